@@ -1,0 +1,152 @@
+//! One error enum. A refusal is a value and says what to do next; a broken promise of the machine
+//! (a failed fsync, a contradiction in the state) is not here: it stops the process.
+
+use thiserror::Error as ThisError;
+
+/// Why a request was refused. `code` is stable: clients and the Python side go by it.
+#[derive(Clone, Debug, PartialEq, Eq, ThisError)]
+pub enum Error {
+    #[error("invalid {what}: {why}")]
+    Invalid { what: &'static str, why: String },
+    #[error("no {kind} `{reference}`; `warrenctl {kind} ls` shows what there is")]
+    NotFound { kind: &'static str, reference: String },
+    #[error("`{reference}` is the beginning of {count} {kind} ids; give more of it")]
+    Ambiguous { kind: &'static str, reference: String, count: usize },
+    #[error("a {kind} named `{name}` exists; choose another name, or update or remove that one")]
+    NameTaken { kind: &'static str, name: String },
+    #[error(
+        "the service is at version {actual}, not {expected}: someone changed it meanwhile; \
+         look at it again and repeat the change"
+    )]
+    VersionConflict { expected: u64, actual: u64 },
+    #[error("service `{name}` is being removed; wait until it is gone")]
+    Removing { name: String },
+    #[error(
+        "no node that could run it has image `{image}`; load it there first: \
+         warrenctl image load ARCHIVE"
+    )]
+    ImageNotLoaded { image: String },
+    #[error("this node belongs to no cluster; create one: warrenctl cluster init")]
+    NotInCluster,
+    #[error("this node already belongs to cluster {cluster}")]
+    AlreadyInCluster { cluster: String },
+    #[error("`{identity}` may not call {method}")]
+    Denied { identity: String, method: String },
+    #[error("{queue} is full ({limit} waiting); try again in a moment")]
+    Overloaded { queue: &'static str, limit: usize },
+    #[error(
+        "no answer in time; the request may still take effect: repeat it with the same request id, \
+         or look at the result before trying anew"
+    )]
+    OutcomeUnknown,
+    #[error("request id is older than what the cluster remembers; make a new request")]
+    RequestTooOld,
+    #[error("request id was used for a different request; make a new request id")]
+    RequestReused,
+    #[error("{what} has {actual_bytes} bytes, the limit is {limit_bytes}")]
+    TooLarge { what: &'static str, actual_bytes: usize, limit_bytes: usize },
+    #[error("no space left for the log in {dir}; free some: writes resume by themselves")]
+    NoSpace { dir: String },
+    #[error("the cluster has no leader at the moment; try again in a few seconds")]
+    NoLeader,
+    #[error("the daemon is shutting down; try again when it is back")]
+    ShuttingDown,
+    #[error("cannot use {path}: {why}")]
+    DataDir { path: String, why: String },
+    #[error(
+        "the log is damaged: {file} at byte {offset}: {why}; refusing to start, because \
+         acknowledged changes could be lost. Restore the data directory from a backup, or move it \
+         away to begin with an empty node"
+    )]
+    LogDamaged { file: String, offset: u64, why: String },
+    #[error("this session has been replaced by a newer one; open a new one")]
+    StaleSession,
+    #[error("unknown method `{method}`; is the client newer than the daemon?")]
+    UnknownMethod { method: String },
+    #[error("the state is at feature level {level}, which this release does not know; upgrade it")]
+    UnknownLevel { level: u32 },
+
+    // Refusals of single items at apply; the orchestrator and the workers see them, not people.
+    #[error("slot {slot} is taken")]
+    SlotTaken { slot: u64 },
+    #[error("the node is not eligible: {why}")]
+    NodeNotEligible { why: &'static str },
+    #[error("the node has not enough free capacity")]
+    NoCapacity,
+    #[error("a state only moves forward")]
+    StateWentBack,
+}
+
+impl Error {
+    /// The stable name of the variant.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Error::Invalid { .. } => "invalid",
+            Error::NotFound { .. } => "not_found",
+            Error::Ambiguous { .. } => "ambiguous",
+            Error::NameTaken { .. } => "name_taken",
+            Error::VersionConflict { .. } => "version_conflict",
+            Error::Removing { .. } => "removing",
+            Error::ImageNotLoaded { .. } => "image_not_loaded",
+            Error::NotInCluster => "not_in_cluster",
+            Error::AlreadyInCluster { .. } => "already_in_cluster",
+            Error::Denied { .. } => "denied",
+            Error::Overloaded { .. } => "overloaded",
+            Error::OutcomeUnknown => "outcome_unknown",
+            Error::RequestTooOld => "request_too_old",
+            Error::RequestReused => "request_reused",
+            Error::TooLarge { .. } => "too_large",
+            Error::NoSpace { .. } => "no_space",
+            Error::NoLeader => "no_leader",
+            Error::ShuttingDown => "shutting_down",
+            Error::DataDir { .. } => "data_dir",
+            Error::LogDamaged { .. } => "log_damaged",
+            Error::StaleSession => "stale_session",
+            Error::UnknownMethod { .. } => "unknown_method",
+            Error::UnknownLevel { .. } => "unknown_level",
+            Error::SlotTaken { .. } => "slot_taken",
+            Error::NodeNotEligible { .. } => "node_not_eligible",
+            Error::NoCapacity => "no_capacity",
+            Error::StateWentBack => "state_went_back",
+        }
+    }
+
+    /// Every code there is, for the other side of the boundary to check itself against.
+    pub const CODES: &'static [&'static str] = &[
+        "invalid",
+        "not_found",
+        "ambiguous",
+        "name_taken",
+        "version_conflict",
+        "removing",
+        "image_not_loaded",
+        "not_in_cluster",
+        "already_in_cluster",
+        "denied",
+        "overloaded",
+        "outcome_unknown",
+        "request_too_old",
+        "request_reused",
+        "too_large",
+        "no_space",
+        "no_leader",
+        "shutting_down",
+        "data_dir",
+        "log_damaged",
+        "stale_session",
+        "unknown_method",
+        "unknown_level",
+        "slot_taken",
+        "node_not_eligible",
+        "no_capacity",
+        "state_went_back",
+    ];
+
+    /// As the message that crosses to clients.
+    pub fn to_pb(&self) -> crate::pb::Error {
+        crate::pb::Error { code: self.code().to_owned(), message: self.to_string() }
+    }
+}
+
+/// The crate's result.
+pub type Result<T, E = Error> = std::result::Result<T, E>;

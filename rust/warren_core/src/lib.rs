@@ -1,0 +1,37 @@
+//! Warren's control plane.
+//!
+//! Read from the bottom; each layer knows only those above it in this list.
+//!
+//! | module | what it is | may use |
+//! |---|---|---|
+//! | [`ids`], [`error`] | newtypes for every identifier; one error enum, one stable code a variant | |
+//! | [`pb`] | the schema `proto/warren/v1`, generated | |
+//! | [`fsm`] | the replicated state: objects, commands, a total `apply`, events, snapshots | `ids error pb` |
+//! | [`scheduler`] | where a container goes, and why not elsewhere | `fsm` |
+//! | [`orchestrator`] | desired against observed, as commands | `scheduler fsm` |
+//! | [`raft`] | the consensus library behind our narrow contract; commands are bytes to it | `ids error` |
+//! | [`wal`] | segmented write-ahead log of opaque frames | nothing |
+//! | [`control`] | all of the above as one sans-IO machine: `step(Input) → Outputs` | all of the above |
+//! | [`host`] | threads, real clock, real disk, completions through one eventfd | `control wal` |
+//! | `py` | the Python bindings, and nothing but bindings | `host` |
+//!
+//! Everything but `host`, the file backend of `wal` and `py` is deterministic: time, randomness
+//! and input come in as arguments, results go out as values. `clippy.toml` bans clocks, files,
+//! sockets and randomness elsewhere.
+
+pub mod control;
+pub mod error;
+pub mod fsm;
+pub mod host;
+pub mod ids;
+pub mod orchestrator;
+pub mod raft;
+pub mod scheduler;
+pub mod wal;
+
+
+/// The schema, generated from `proto/warren/v1`.
+#[allow(clippy::all, missing_docs)]
+pub mod pb {
+    include!(concat!(env!("OUT_DIR"), "/warren.v1.rs"));
+}

@@ -1,0 +1,1 @@
+//! See the layer map in `lib.rs`.
