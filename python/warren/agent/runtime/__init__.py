@@ -1,0 +1,1 @@
+"""What runs containers: one interface (``base``), containerd, and a simulation of it."""

@@ -1,0 +1,167 @@
+"""The interface between the worker and what runs containers.
+
+A runtime knows *attempts*: a container id names what Warren scheduled, an attempt is one run
+of it. At most one attempt of a container exists on a host at a time; ``delete`` of the old one
+comes before ``create`` of the next.
+
+Every operation is idempotent and may be repeated after any failure, also by another process:
+what exists is found by label, never by memory. Cancelling a call does not undo it; ``delete``
+does, whatever was reached.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from warren.pb.v1 import objects_pb2
+
+
+class RuntimeUnavailable(Exception):
+    """The runtime does not answer. Nothing is known about the call: retry when it is back."""
+
+
+class RuntimeRefused(Exception):
+    """The runtime answered and will not do it.
+
+    ``message`` is a sentence for people: what is wrong and what to do. ``permanent`` says that
+    the same request can never succeed on this host (the node rejects the container); otherwise
+    another attempt may (it counts as a failed attempt).
+    """
+
+    def __init__(self, message: str, *, permanent: bool) -> None:
+        super().__init__(message)
+        self.message = message
+        self.permanent = permanent
+
+
+class ContainerRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that is needed to create one attempt of a container.
+
+    ``id``: 32 lowercase hex digits. ``attempt``: from 1. ``spec_digest``: hex, may be empty.
+    ``log_dir``: where the logger keeps this container's files, of all attempts; absolute.
+    """
+
+    id: str
+    attempt: int
+    service_id: str
+    service_name: str
+    slot: int
+    spec_digest: str
+    spec: objects_pb2.ContainerSpec
+    log_dir: Path
+    node_name: str
+
+
+class Phase(enum.Enum):
+    """How far an attempt has come, as the runtime sees it."""
+
+    REMNANT = "remnant"
+    """A snapshot or a container record, but no task: a create or a delete was cut short."""
+    CREATED = "created"
+    """The task is made, its process is not started."""
+    RUNNING = "running"
+    STOPPED = "stopped"
+    """The process has ended; the exit code is kept until ``delete``."""
+    UNKNOWN = "unknown"
+    """It exists and the runtime cannot say more, now: list again later."""
+
+
+class Observed(msgspec.Struct, frozen=True, kw_only=True):
+    """One attempt of ours that is on this host.
+
+    ``attempt`` is 0 and ``spec_digest`` empty where a remnant no longer tells. ``pid`` is 0
+    unless created or running. Times are milliseconds since the Unix epoch, 0 where unknown.
+    ``exit_code`` is 0 to 255 (128 + n: killed by signal n), None unless stopped.
+    ``oom_killed``: the kernel killed a process of it for memory, as far as this host remembers.
+    """
+
+    id: str
+    attempt: int
+    spec_digest: str
+    phase: Phase
+    pid: int = 0
+    exit_code: int | None = None
+    started_at_ms: int = 0
+    exited_at_ms: int = 0
+    oom_killed: bool = False
+
+
+class Exited(msgspec.Struct, frozen=True):
+    """The process of container ``id`` ended."""
+
+    id: str
+    exit_code: int
+    at_ms: int
+    oom_killed: bool
+
+
+class Oom(msgspec.Struct, frozen=True):
+    """The kernel killed a process of container ``id``; the container itself may go on."""
+
+    id: str
+
+
+class Lost(msgspec.Struct, frozen=True):
+    """The runtime went away; containers go on without it, events are missed meanwhile."""
+
+
+class Back(msgspec.Struct, frozen=True):
+    """The runtime answers, at first or again: list, then trust events once more."""
+
+
+RuntimeEvent = Exited | Oom | Lost | Back
+
+
+class Runtime(Protocol):
+    """What runs containers on this host.
+
+    Every method but ``events`` raises ``RuntimeUnavailable`` when the runtime does not answer
+    in time, and is bounded in time by itself. The caller bounds how many run at once.
+    """
+
+    async def open(self) -> None:
+        """Prepares the connection and starts to follow events; does not wait for an answer."""
+
+    async def close(self) -> None:
+        """Ends the connection; containers go on running. Idempotent."""
+
+    async def version(self) -> str:
+        """The runtime's version, as it says it, without a leading ``v``."""
+
+    async def list(self) -> list[Observed]:
+        """Everything on this host that is this node's, also half-made, sorted by id."""
+
+    async def create(self, request: ContainerRequest) -> None:
+        """Makes the attempt ready to start.
+
+        Raises ``RuntimeRefused`` and leaves nothing behind where it cannot be made. If the
+        attempt exists already it is left as it is; a remnant or another attempt of the same
+        container must be deleted first (``RuntimeRefused``, not permanent).
+        """
+
+    async def start(self, id: str) -> int:
+        """Starts the created attempt and returns its pid; of a running one, the pid it has.
+
+        Raises ``RuntimeRefused`` where the process cannot be started, or was before and ended.
+        """
+
+    async def stop(self, id: str, timeout_ms: int) -> None:
+        """Sends SIGTERM, waits up to ``timeout_ms``, sends SIGKILL, and waits for the end.
+
+        What is not running (or not there) is left as it is.
+        """
+
+    async def delete(self, id: str) -> None:
+        """Removes every trace of it, killing what runs. Success if there is nothing."""
+
+    def events(self) -> AsyncIterator[RuntimeEvent]:
+        """What happens from now on. One reader; ``Lost`` and ``Back`` alternate.
+
+        The queue is bounded: where a reader falls behind, events are dropped and it is given
+        ``Lost`` and ``Back`` instead, so that it lists again.
+        """
