@@ -1,0 +1,49 @@
+"""The one exception that carries a refusal through the Python side.
+
+A refusal has a stable code and a sentence that says what is wrong and what to do next. The codes
+of the core are enumerated in Rust; `PYTHON_CODES` are those that only the Python edges raise.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+__all__ = ["PYTHON_CODES", "StartupError", "WarrenError"]
+
+PYTHON_CODES: Final[frozenset[str]] = frozenset(
+    {
+        "archive_invalid",  # an image archive that cannot be read
+        "image_in_use",  # removing an image that containers use
+        "internal",  # a fault of ours; the daemon's log has the details
+        "runtime_unavailable",  # containerd does not answer
+        "unavailable",  # no daemon, or no connection to it
+    }
+)
+
+
+class WarrenError(Exception):
+    """A refusal: `code` is for programs and stable, `message` is a sentence for people."""
+
+    __slots__ = ("code", "message")
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(code, message)
+        self.code = code
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class StartupError(Exception):
+    """Why the daemon cannot start; printed as it is, without a traceback.
+
+    `exit_code`: 1 the host is not as needed (a taken port, an unwritable directory),
+    2 the configuration is wrong.
+    """
+
+    __slots__ = ("exit_code",)
+
+    def __init__(self, message: str, exit_code: int = 1) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
