@@ -1,0 +1,67 @@
+# Warren: everything a person does with the checkout. `make` lists it.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+
+PY := .venv/bin/python
+# One target directory for cargo and the build backend, so that each thing is built once.
+export CARGO_TARGET_DIR ?= $(CURDIR)/target
+# PyO3's build script asks this interpreter, and starts anew whenever the answer changes.
+export PYO3_PYTHON := $(CURDIR)/.venv/bin/python
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+.PHONY: help
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+
+.PHONY: setup
+setup: ## check prerequisites, then build everything into .venv; starts nothing
+	@python=$$(sh scripts/prerequisites.sh) && "$$python" scripts/setup.py
+
+.PHONY: dev
+dev: ## rebuild in place, quickly, for work on Warren (PROFILE=release for a fast result)
+	@python=$$(sh scripts/prerequisites.sh) && "$$python" scripts/setup.py --dev --profile $(or $(PROFILE),dev)
+
+.PHONY: run
+run: setup ## start a one-node cluster, deploy a sample service, show it serving
+	@$(PY) scripts/run_one_node.py start
+
+.PHONY: stop
+stop: ## stop what `make run` started and remove everything it left
+	@test -x $(PY) || { echo "nothing to stop: .venv is not there"; exit 0; }; \
+		$(PY) scripts/run_one_node.py stop
+
+.PHONY: test
+test: setup ## run all tests: Rust, Python, integration against real containerd
+	cargo test --workspace --locked --quiet
+	$(PY) -m pytest tests/unit tests/contract
+	$(PY) -m pytest tests/integration
+
+.PHONY: check
+check: setup ## run all static checks; CI runs this and the tests, and nothing else
+	ruff check .
+	ruff format --check .
+	mypy
+	$(PY) -m mypy.stubtest warren._core warren._histogram warren._cgroup --mypy-config-file pyproject.toml
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked --quiet -- -D warnings
+	cargo clippy --package warren_core --lib --features python --locked --quiet -- -D warnings
+	$(PY) -m pytest tests/contract -q
+	$(PY) scripts/check_advisories.py
+
+.PHONY: bench
+bench: setup ## run the benchmarks (BENCH=name for one, QUICK=1 for small ones)
+	@for file in $(or $(BENCH:%=benches/%.py),$(wildcard benches/[a-z]*.py)); do \
+		$(PY) -m benches.$$(basename $$file .py) $(if $(QUICK),--quick) || exit 1; \
+	done
+
+.PHONY: lock
+lock: ## pin the newest allowed versions of the Python requirements (needs uv)
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+		--no-header --quiet --upgrade --group dev pyproject.toml --output-file requirements/lock.txt
+
+.PHONY: clean
+clean: ## remove everything that was built, .venv too; not the state of `make run`
+	rm -rf .venv dist target .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf python/warren/bin python/warren/*.so python/warren/pb/*/*_pb2.py python/warren/pb/*/*_pb2.pyi
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""The calls of containerd that Warren makes, from ``proto/containerd``."""
