@@ -1,0 +1,62 @@
+//! What the library logs, as values: the caller decides where it goes.
+
+use std::fmt::{self, Write as _};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use slog::{Drain, KV, Level, Logger, Never, OwnedKVList, Record, Serializer};
+
+/// Notes kept between two calls of `take`; more are dropped, the first matter most.
+const NOTES_MAX: usize = 256;
+
+/// One thing the library had to say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Note {
+    pub warning: bool,
+    pub message: String,
+}
+
+#[derive(Clone, Default)]
+pub struct Journal(Arc<Mutex<Vec<Note>>>);
+
+impl Journal {
+    pub fn logger(&self) -> Logger {
+        Logger::root(self.clone().fuse(), slog::o!())
+    }
+
+    pub fn take(&self) -> Vec<Note> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Drain for Journal {
+    type Ok = ();
+    type Err = Never;
+
+    fn log(&self, record: &Record<'_>, context: &OwnedKVList) -> Result<(), Never> {
+        if !record.level().is_at_least(Level::Info) {
+            return Ok(());
+        }
+        let mut notes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if notes.len() < NOTES_MAX {
+            let mut message = Fields(record.msg().to_string());
+            // Rendering into a string cannot fail.
+            let _ = record.kv().serialize(record, &mut message);
+            let _ = context.serialize(record, &mut message);
+            let warning = record.level().is_at_least(Level::Warning);
+            notes.push(Note {
+                warning,
+                message: message.0,
+            });
+        }
+        Ok(())
+    }
+}
+
+struct Fields(String);
+
+impl Serializer for Fields {
+    fn emit_arguments(&mut self, key: slog::Key, value: &fmt::Arguments<'_>) -> slog::Result {
+        write!(self.0, " {key}={value}")?;
+        Ok(())
+    }
+}
