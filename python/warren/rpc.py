@@ -242,7 +242,8 @@ def failure(error: grpc.RpcError) -> WarrenError:
 def _trailing_metadata(error: grpc.RpcError) -> Iterable[tuple[str, Any]]:
     if not hasattr(error, "trailing_metadata"):
         return ()
-    return [(key, value) for key, value in error.trailing_metadata() or ()]
+    metadata: Iterable[Any] = error.trailing_metadata() or ()
+    return [(pair[0], pair[1]) for pair in metadata]
 
 
 def _decoded(value: bytes) -> WarrenError | None:

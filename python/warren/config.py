@@ -1,0 +1,270 @@
+"""The daemon's configuration: one key, four places, and which one won.
+
+Every field of `Config` is a key of the TOML file, a flag (`--data-dir`) and an environment variable
+(`WARREN_DATA_DIR`). A flag wins over the environment, that over the file, that over the default.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import socket
+import tomllib
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+
+from warren.errors import StartupError
+
+__all__ = [
+    "DEFAULT_FILE",
+    "Config",
+    "Resolved",
+    "described",
+    "env_name",
+    "flag_name",
+    "keys",
+    "resolve",
+    "split_address",
+]
+
+DEFAULT_FILE: Final = Path("/etc/warren/warrend.toml")
+
+_ADDRESS = r"^(\[[0-9A-Fa-f:.]+\]|[^:\[\]\s]+):[0-9]{1,5}$"
+
+
+def _text(description: str, expects: str = "text", pattern: str | None = None) -> msgspec.Meta:
+    return msgspec.Meta(pattern=pattern, description=description, extra={"expects": expects})
+
+
+def _path(description: str) -> msgspec.Meta:
+    return msgspec.Meta(description=description, extra={"expects": "an absolute path"})
+
+
+def _number(description: str, lowest: int, highest: int) -> msgspec.Meta:
+    expects = f"a whole number from {lowest:,} to {highest:,}"
+    return msgspec.Meta(ge=lowest, le=highest, description=description, extra={"expects": expects})
+
+
+def _address(description: str) -> msgspec.Meta:
+    return _text(description, "an address as host:port", _ADDRESS)
+
+
+def _hostname() -> str:
+    return socket.gethostname().split(".")[0].lower() or "localhost"
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True):
+    """What `warrend` runs with. Each field's meaning stands in its annotation."""
+
+    data_dir: Annotated[Path, _path("where state and container logs are kept")] = Path(
+        "/var/lib/warren"
+    )
+    socket: Annotated[Path, _path("Unix socket of the API")] = Path("/run/warren/warren.sock")
+    socket_group: Annotated[str, _text("group that may use the socket")] = "warren"
+    listen_addr: Annotated[
+        str, _address("TCP address of the API; served only with certificates")
+    ] = "0.0.0.0:2377"
+    advertise_addr: Annotated[
+        str,
+        _text(
+            "address other nodes reach this one at; empty: the host's own, with listen_addr's port",
+            "an address as host:port, or nothing",
+            rf"^$|{_ADDRESS}",
+        ),
+    ] = ""
+    metrics_addr: Annotated[str, _address("HTTP address of /metrics, /live, /health, /ready")] = (
+        "127.0.0.1:9090"
+    )
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"],
+        _text("least severe records written", "one of debug, info, warning, error"),
+    ] = "info"
+    log_format: Annotated[
+        Literal["auto", "json", "console"],
+        _text("auto: console on a terminal, else json", "one of auto, json, console"),
+    ] = "auto"
+    node_name: Annotated[
+        str,
+        _text(
+            "name of this node; the host's name unless given",
+            "a DNS label: at most 63 of a-z, 0-9 and -, not - at either end",
+            r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$",
+        ),
+    ] = msgspec.field(default_factory=_hostname)
+    labels: Annotated[
+        dict[str, str],
+        msgspec.Meta(
+            description="labels of this node",
+            extra={"expects": "a table of texts (as flag or variable: name=value,name=value)"},
+        ),
+    ] = msgspec.field(default_factory=dict)
+    containerd_address: Annotated[Path, _path("containerd's socket")] = Path(
+        "/run/containerd/containerd.sock"
+    )
+    containerd_namespace: Annotated[
+        str,
+        _text(
+            "containerd namespace that holds everything of this node",
+            "at most 76 letters, digits, - and _, with a letter or digit at either end",
+            r"^[A-Za-z0-9]([-_A-Za-z0-9]{0,74}[A-Za-z0-9])?$",
+        ),
+    ] = "warren"
+    log_max_bytes: Annotated[
+        int, _number("a container's log file is rotated at this size", 4096, 1 << 40)
+    ] = 10 * 1024 * 1024
+    log_max_files: Annotated[
+        int, _number("log files kept per container, with the current one", 1, 100)
+    ] = 5
+    wal_segment_bytes: Annotated[
+        int, _number("size of one preallocated segment of the log", 1 << 20, 1 << 30)
+    ] = 16 * 1024 * 1024
+    worker_concurrency: Annotated[
+        int, _number("container operations under way at once", 1, 128)
+    ] = 8
+
+
+class Resolved(msgspec.Struct, frozen=True):
+    """A configuration and, for each key, the place its value came from, in words."""
+
+    config: Config
+    sources: dict[str, str]
+
+    def rows(self) -> list[tuple[str, str, str]]:
+        """Key, value as text, source; in the order of the keys."""
+        return [(key, _shown(getattr(self.config, key)), self.sources[key]) for key in keys()]
+
+    def as_json(self) -> str:
+        """The same as JSON: `{key: {"value": …, "source": …}}`."""
+        plain = msgspec.to_builtins(self.config, enc_hook=str)
+        return json.dumps(
+            {key: {"value": plain[key], "source": self.sources[key]} for key in keys()}, indent=2
+        )
+
+    def as_table(self) -> str:
+        """The same as aligned columns."""
+        rows = [("KEY", "VALUE", "SOURCE"), *self.rows()]
+        widths = [max(len(row[column]) for row in rows) for column in range(2)]
+        return "\n".join(f"{k:<{widths[0]}}  {v:<{widths[1]}}  {s}" for k, v, s in rows)
+
+
+def keys() -> tuple[str, ...]:
+    """Every key, in the order of the documentation."""
+    return Config.__struct_fields__
+
+
+def flag_name(key: str) -> str:
+    """`data_dir` → `--data-dir`."""
+    return "--" + key.replace("_", "-")
+
+
+def env_name(key: str) -> str:
+    """`data_dir` → `WARREN_DATA_DIR`."""
+    return f"WARREN_{key.upper()}"
+
+
+def described(key: str) -> tuple[str, str]:
+    """What the key means, and what its value has to be."""
+    meta = _annotation(key).__metadata__[0]
+    return meta.description, meta.extra["expects"]
+
+
+def resolve(
+    flags: Mapping[str, str | None], env: Mapping[str, str], file: Path | None = None
+) -> Resolved:
+    """The configuration in force. `file` names one that must exist; else the default may.
+
+    Raises StartupError (exit code 2) for an unknown key, a value that does not fit, or a file that
+    cannot be read.
+    """
+    if file is None and env.get("WARREN_CONFIG"):
+        file = Path(env["WARREN_CONFIG"])
+    path = file or DEFAULT_FILE
+    from_file = _read(path, required=file is not None)
+    values: dict[str, Any] = {}
+    sources = dict.fromkeys(keys(), "default")
+    for key in keys():
+        places = (
+            (from_file.get(key), f"file {path}"),
+            (env.get(env_name(key)), f"environment {env_name(key)}"),
+            (flags.get(key), f"flag {flag_name(key)}"),
+        )
+        for raw, source in places:
+            if raw is not None:
+                values[key] = _converted(key, raw, source)
+                sources[key] = source
+    return Resolved(Config(**values), sources)
+
+
+def _read(path: Path, *, required: bool) -> dict[str, Any]:
+    try:
+        loaded = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if not required:
+            return {}
+        raise StartupError(f"configuration file {path} does not exist", 2) from None
+    except OSError as error:
+        raise StartupError(f"cannot read configuration file {path}: {error.strerror}", 2) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise StartupError(f"configuration file {path} is not valid TOML: {error}", 2) from None
+    for key in loaded:
+        if key not in keys():
+            raise StartupError(_unknown(key, path), 2)
+    return loaded
+
+
+def _unknown(key: str, path: Path) -> str:
+    nearest = difflib.get_close_matches(key.replace("-", "_").lower(), keys(), n=1, cutoff=0.5)
+    hint = f"did you mean `{nearest[0]}`?" if nearest else f"known are: {', '.join(keys())}"
+    return f"unknown key `{key}` in {path}; {hint}"
+
+
+def _annotation(key: str) -> Any:
+    return typing.get_type_hints(Config, include_extras=True)[key]
+
+
+def _converted(key: str, raw: Any, source: str) -> Any:
+    # Flags and variables are always text, so "8" has to pass for 8 there, but not in the file.
+    lax = not source.startswith("file ")
+    try:
+        given = _pairs(raw) if lax and key == "labels" else raw
+        value = msgspec.convert(given, _annotation(key), strict=not lax, dec_hook=_path_from)
+        if isinstance(value, str) and key.endswith("_addr") and value:
+            _check_port(value)
+    except (msgspec.ValidationError, ValueError):
+        expects = described(key)[1]
+        raise StartupError(f"{key} = {raw!r} ({source}): expected {expects}", 2) from None
+    return value
+
+
+def _path_from(kind: type, raw: Any) -> Any:
+    if kind is not Path or not isinstance(raw, str) or not raw.startswith("/") or "\0" in raw:
+        raise ValueError("not an absolute path")
+    return Path(raw)
+
+
+def _pairs(raw: str) -> dict[str, str]:
+    pairs = [pair.partition("=") for pair in raw.split(",") if pair]
+    if not all(name and equals for name, equals, _ in pairs):
+        raise ValueError("not name=value")
+    return {name: value for name, _, value in pairs}
+
+
+def _check_port(address: str) -> None:
+    if int(address.rpartition(":")[2]) > 65535:
+        raise ValueError("ports end at 65535")
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """`host:port` or `[v6]:port` → host without brackets, port."""
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return ",".join(f"{name}={text}" for name, text in sorted(value.items())) or "-"
+    return str(value) or "-"

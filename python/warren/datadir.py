@@ -1,0 +1,134 @@
+"""The daemon's data directory: one daemon at a time, and the node's identity.
+
+lock        flock(2)ed while a daemon runs; holds its pid
+node_id     32 hex digits: this node, for as long as the directory lives
+raft/       the log and snapshots of a manager
+worker.db   what the worker has to do, for when no manager answers
+logs/       one directory per container
+tmp/        archives on their way in; emptied at start
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import re
+import secrets
+import shutil
+from pathlib import Path
+from typing import Final
+
+from warren.errors import StartupError
+
+__all__ = ["DataDir"]
+
+_NODE_ID: Final = re.compile(r"[0-9a-f]{32}\n?")
+
+
+class DataDir:
+    """A locked data directory. Made by `open`; `close` releases the lock."""
+
+    def __init__(self, path: Path, lock_fd: int, node_id: str) -> None:
+        self.path = path
+        self.node_id = node_id
+        self.raft_dir = path / "raft"
+        self.store_file = path / "worker.db"
+        self.logs_dir = path / "logs"
+        self.tmp_dir = path / "tmp"
+        self._lock_fd: int | None = lock_fd
+
+    @classmethod
+    def open(cls, path: Path) -> DataDir:
+        """Make, lock and read it. Raises StartupError where that cannot be done."""
+        try:
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            lock_fd = _lock(path)
+        except OSError as error:
+            raise _unusable(path, error) from None
+        try:
+            directory = cls(path, lock_fd, _node_id(path))
+            shutil.rmtree(directory.tmp_dir, ignore_errors=True)
+            for child in (directory.raft_dir, directory.logs_dir, directory.tmp_dir):
+                child.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            os.close(lock_fd)
+            raise _unusable(path, error) from None
+        except StartupError:
+            os.close(lock_fd)
+            raise
+        return directory
+
+    def close(self) -> None:
+        """Let another daemon have it. Idempotent."""
+        if self._lock_fd is not None:
+            os.close(self._lock_fd)
+            self._lock_fd = None
+
+
+def _unusable(path: Path, error: OSError) -> StartupError:
+    advice = {
+        errno.EACCES: "run warrend as root, or give it a directory that it may write to",
+        errno.EPERM: "run warrend as root, or give it a directory that it may write to",
+        errno.EROFS: "name one on a file system that can be written (data_dir)",
+        errno.ENOSPC: "free some space there",
+        errno.ENOTDIR: "a part of the path is a file; name another directory (data_dir)",
+        errno.EEXIST: "it is a file; name a directory (data_dir)",
+    }.get(error.errno or 0, "see data_dir in the configuration")
+    return StartupError(f"cannot use data directory {path}: {error.strerror}; {advice}")
+
+
+def _lock(path: Path) -> int:
+    fd = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(fd, 32, 0).decode(errors="replace").strip() or "unknown"
+        os.close(fd)
+        raise StartupError(
+            f"data directory {path} is in use by another warrend (pid {holder}); "
+            "stop that one first, or give this one a directory of its own (data_dir)"
+        ) from None
+    try:
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _node_id(path: Path) -> str:
+    file = path / "node_id"
+    try:
+        text = file.read_text(encoding="ascii", errors="replace")
+    except FileNotFoundError:
+        if any((path / "raft").glob("*")):
+            raise StartupError(
+                f"{file} is missing although {path / 'raft'} holds a cluster's log; restore it "
+                "from a backup, or move the data directory away to begin with an empty node"
+            ) from None
+        return _new_node_id(file)
+    if not _NODE_ID.fullmatch(text):
+        raise StartupError(
+            f"{file} is damaged: it has to hold 32 hex digits; restore it from a backup, or move "
+            "the data directory away to begin with an empty node"
+        )
+    return text.strip()
+
+
+def _new_node_id(file: Path) -> str:
+    node_id = secrets.token_hex(16)
+    part = file.with_suffix(".part")
+    with part.open("w", encoding="ascii") as out:
+        out.write(node_id + "\n")
+        out.flush()
+        os.fsync(out.fileno())
+    part.rename(file)
+    # The name, too, has to survive a power loss: containers are labelled with this id.
+    directory = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+    return node_id
