@@ -15,6 +15,9 @@ from pathlib import Path
 
 from . import layout
 
+#: Debug information would be nine tenths of what a wheel weighs.
+_FLAGS = ["-O3", "-g0"]
+
 
 def modules() -> list[str]:
     """Names of the Cython modules, as in ``warren._<name>``."""
@@ -58,7 +61,7 @@ def _compile(names: list[str], work: Path) -> None:
 
     with contextlib.chdir(work / "src"):
         extensions = [
-            Extension(f"warren._{name}", [f"warren/_{name}.pyx"], extra_compile_args=["-O3"])
+            Extension(f"warren._{name}", [f"warren/_{name}.pyx"], extra_compile_args=_FLAGS)
             for name in names
         ]
         extensions = cythonize(
