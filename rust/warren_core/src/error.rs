@@ -43,6 +43,9 @@ pub enum Error {
     RequestTooOld,
     #[error("request id was used for a different request; make a new request id")]
     RequestReused,
+    /// A refusal given before and now repeated; `code` is that of the first time.
+    #[error("{message}")]
+    RefusedBefore { code: &'static str, message: String },
     #[error("{what} has {actual_bytes} bytes, the limit is {limit_bytes}")]
     TooLarge { what: &'static str, actual_bytes: usize, limit_bytes: usize },
     #[error("no space left for the log in {dir}; free some: writes resume by themselves")]
@@ -95,6 +98,7 @@ impl Error {
             Error::OutcomeUnknown => "outcome_unknown",
             Error::RequestTooOld => "request_too_old",
             Error::RequestReused => "request_reused",
+            Error::RefusedBefore { code, .. } => code,
             Error::TooLarge { .. } => "too_large",
             Error::NoSpace { .. } => "no_space",
             Error::NoLeader => "no_leader",

@@ -1,1 +1,40 @@
-//! See the layer map in `lib.rs`.
+//! The replicated state: objects, a total `apply`, events, snapshots.
+//!
+//! A command comes out of the log, [`State::apply`] judges it against the state and answers with
+//! the response of the request behind it and the events that it caused. Every replica does so
+//! with the same commands in the same order and arrives at the same state: nothing in here reads
+//! a clock, rolls dice, iterates an unordered collection or touches a file. A refusal is an
+//! answer like any other, and is as deterministic.
+//!
+//! | file | idea |
+//! |---|---|
+//! | `objects` | the nouns, and the rules of one object alone |
+//! | `convert` | nouns ⇄ messages |
+//! | `table` | records that clone in O(1) |
+//! | `state` | all objects, with their indexes and totals |
+//! | `requests` | who asked what already, and the answer |
+//! | `apply`, `batch` | what each command does |
+//! | `validate`, `reference` | what a spec may say, before and at `apply` |
+//! | `resolve` | what people type → ids and digests |
+//! | `tally` | how far a service is from what is wanted |
+//! | `snapshot` | the state as bytes, and back |
+
+mod apply;
+mod batch;
+mod convert;
+mod objects;
+mod reference;
+mod requests;
+mod resolve;
+pub mod snapshot;
+mod state;
+mod table;
+mod tally;
+pub mod validate;
+
+pub use apply::{Applied, FEATURE_LEVEL_MAX};
+pub use objects::*;
+pub use reference::normalise_reference;
+pub use requests::{Remembered, RequestKey, request_digest};
+pub use state::State;
+pub use tally::{Tally, tally};

@@ -1,1 +1,128 @@
-//! See the layer map in `lib.rs`.
+//! Where a container goes, and why not elsewhere.
+//!
+//! The scheduler proposes, [`State::apply`](crate::fsm::State::apply) verifies. It lives on the
+//! leader only, in memory: an index over the nodes, rebuilt from the state when leadership is
+//! taken, kept up with [`Scheduler::node_put`]. What it places it *holds* until told that the
+//! bind took effect or came to nothing, so that two decisions in flight never count on the same
+//! room.
+//!
+//! Placement fills what is asked one container at a time: first the node with the fewest
+//! containers of the service, then the one that strands least (see `score`), then the emptiest,
+//! then by a seeded draw. It is a plain scan, O(nodes + count log nodes).
+
+mod explain;
+mod place;
+mod score;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::fsm::{Node, Resources, State};
+use crate::ids::{NodeId, ServiceId};
+
+pub use explain::{Explanation, Reason};
+
+/// What is to be placed: `count` containers alike.
+#[derive(Clone, Debug)]
+pub struct Ask<'a> {
+    pub service: ServiceId,
+    pub resources: Resources,
+    pub count: u32,
+    /// In full, for people.
+    pub image: &'a str,
+    /// Manifest digest; a node without these bytes is not considered.
+    pub image_digest: &'a str,
+    /// Containers of the service that each node has and keeps.
+    pub spread: &'a BTreeMap<NodeId, u32>,
+}
+
+/// Where they go. Invariant: the counts in `binds` and `refused` add up to what was asked.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Placed {
+    /// By node id, each node once.
+    pub binds: Vec<(NodeId, u32)>,
+    pub refused: u32,
+}
+
+/// The leader's index of nodes.
+#[derive(Debug)]
+pub struct Scheduler {
+    seed: u64,
+    nodes: BTreeMap<NodeId, Candidate>,
+}
+
+/// A node, as far as placement goes by it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Candidate {
+    refusal: Option<&'static str>,
+    allocatable: Resources,
+    allocated: Resources,
+    containers: u32,
+    images: BTreeSet<String>,
+    /// For binds that are not applied yet.
+    held: Resources,
+    held_containers: u32,
+}
+
+impl Candidate {
+    fn free(&self) -> Resources {
+        self.allocatable.saturating_sub(self.allocated).saturating_sub(self.held)
+    }
+}
+
+impl Scheduler {
+    /// `seed` decides between nodes that are equally good.
+    pub fn new(seed: u64) -> Self {
+        Self { seed, nodes: BTreeMap::new() }
+    }
+
+    /// Forgets everything and takes the nodes as the state has them.
+    pub fn rebuild(&mut self, state: &State) {
+        self.nodes.clear();
+        for node in state.nodes() {
+            self.node_put(state, node);
+        }
+    }
+
+    /// Takes a node as the state has it now; what is held on it stays held.
+    /// True if that is news to the scheduler.
+    pub fn node_put(&mut self, state: &State, node: &Node) -> bool {
+        let known = self.nodes.get(&node.id);
+        let candidate = Candidate {
+            refusal: node.refusal(),
+            allocatable: node.allocatable(),
+            allocated: state.node_allocated(node.id),
+            containers: state.container_count_of_node(node.id) as u32,
+            images: node.description.images.iter().map(|image| image.digest.clone()).collect(),
+            held: known.map(|known| known.held).unwrap_or_default(),
+            held_containers: known.map_or(0, |known| known.held_containers),
+        };
+        let news = known != Some(&candidate);
+        self.nodes.insert(node.id, candidate);
+        news
+    }
+
+    pub fn node_remove(&mut self, id: NodeId) {
+        self.nodes.remove(&id);
+    }
+
+    /// Sets room for one container aside. [`Scheduler::place`] does so by itself.
+    pub fn hold(&mut self, id: NodeId, resources: Resources) {
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.held = node.held.saturating_add(resources);
+            node.held_containers += 1;
+        }
+    }
+
+    /// Gives back what was held for one container.
+    pub fn release(&mut self, id: NodeId, resources: Resources) {
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.held = node.held.saturating_sub(resources);
+            node.held_containers = node.held_containers.saturating_sub(1);
+        }
+    }
+
+    /// Nodes that take new containers, whatever these are.
+    pub fn accepting(&self) -> impl Iterator<Item = NodeId> {
+        self.nodes.iter().filter(|(_, node)| node.refusal.is_none()).map(|(id, _)| *id)
+    }
+}

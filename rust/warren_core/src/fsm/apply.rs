@@ -1,0 +1,309 @@
+//! What each command does. Total: every decodable command gets an answer, none panics.
+
+use std::sync::Arc;
+
+use prost::Message;
+
+use crate::error::{Error, Result};
+use crate::fsm::convert::specified;
+use crate::fsm::objects::{
+    Availability, CPU_MILLI_MAX, Cluster, Event, MEMORY_BYTES_MAX, Node, NodeStatus, Service,
+};
+use crate::fsm::requests::RequestKey;
+use crate::fsm::state::State;
+use crate::fsm::validate;
+use crate::ids::{ClusterId, ENTROPY_BYTES, Index, NodeId, ServiceId, Term};
+use crate::pb::{self, command::Body};
+
+/// The newest feature level this release knows.
+pub const FEATURE_LEVEL_MAX: u32 = 1;
+
+/// Limits of what a node says of itself.
+const NODE_NAME_BYTES_MAX: usize = 253;
+const NODE_DESCRIPTION_BYTES_MAX: usize = 256 << 10;
+
+/// What came of a command.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Applied {
+    /// The encoded response of the API method behind the command, [`pb::BatchResult`] for
+    /// batches, nothing for the cluster's own commands; or why it was refused.
+    pub response: Result<Vec<u8>>,
+    /// In order; none where refused, or where a repeated request was answered from memory.
+    pub events: Vec<Event>,
+}
+
+/// A command in progress: where it stands, and what it has changed so far.
+pub(super) struct Context {
+    pub entropy: Result<[u8; ENTROPY_BYTES]>,
+    pub events: Vec<Event>,
+}
+
+impl State {
+    /// Applies the encoded command of the entry at `index`. An error is no refusal: this release
+    /// cannot know what the others did with the entry, so the process must stop.
+    pub fn apply_bytes(&mut self, index: Index, term: Term, bytes: &[u8]) -> Result<Applied> {
+        let command = pb::Command::decode(bytes).map_err(|error| Error::Invalid {
+            what: "log entry",
+            why: format!("at index {}: {error}; was it written by a newer release?", index.0),
+        })?;
+        let raised = match &command.body {
+            Some(Body::RaiseFeatureLevel(raise)) => raise.level,
+            _ => 0,
+        };
+        match command.level.max(raised) {
+            level if level > FEATURE_LEVEL_MAX => Err(Error::UnknownLevel { level }),
+            _ => Ok(self.apply(index, term, &command)),
+        }
+    }
+
+    /// Applies a command: looks up its request id, judges it, changes the state or refuses.
+    pub fn apply(&mut self, index: Index, term: Term, command: &pb::Command) -> Applied {
+        self.advance(index, term);
+        self.time_ms = self.time_ms.max(command.time_ms);
+        self.requests.evict(index);
+        let key = match command.request.as_ref().map(RequestKey::try_from).transpose() {
+            Ok(key) => key,
+            Err(refusal) => return Applied { response: Err(refusal), events: Vec::new() },
+        };
+        if let Some(response) = key.as_ref().and_then(|key| self.requests.lookup(key)) {
+            return Applied { response, events: Vec::new() };
+        }
+        let entropy = command.entropy[..].try_into().map_err(|_| Error::Invalid {
+            what: "command",
+            why: format!("it carries {} bytes of entropy, not 12", command.entropy.len()),
+        });
+        let mut context = Context { entropy, events: Vec::new() };
+        let response = self.execute(&mut context, command);
+        if let Some(key) = key {
+            self.requests.remember(&key, index, &response);
+            self.requests.evict(index);
+        }
+        Applied { response, events: context.events }
+    }
+
+    fn execute(&mut self, context: &mut Context, command: &pb::Command) -> Result<Vec<u8>> {
+        if command.level > FEATURE_LEVEL_MAX {
+            return Err(Error::UnknownLevel { level: command.level });
+        }
+        let Some(body) = &command.body else {
+            return Err(invalid("command", "it says nothing"));
+        };
+        if self.cluster.is_none() && !matches!(body, Body::CreateCluster(_)) {
+            return Err(Error::NotInCluster);
+        }
+        match body {
+            Body::CreateCluster(c) => self.create_cluster(context, c),
+            Body::RaiseFeatureLevel(c) => self.raise_feature_level(context, c),
+            Body::CreateService(c) => self.create_service(context, c),
+            Body::UpdateService(c) => self.update_service_spec(context, c),
+            Body::RemoveService(c) => self.mark_removing(context, c),
+            Body::ForgetService(c) => self.forget_service(context, c),
+            Body::PutNode(c) => self.describe_node(context, c),
+            Body::SetNodeStatus(c) => self.set_node_status(context, c),
+            Body::Bind(c) => self.bind(context, c),
+            Body::SetDesired(c) => self.set_desired(context, c),
+            Body::ReportStatus(c) => self.report_status(context, c),
+        }
+    }
+
+    fn create_cluster(&mut self, cx: &mut Context, command: &pb::CreateCluster) -> Result<Vec<u8>> {
+        if let Some(cluster) = &self.cluster {
+            return Err(Error::AlreadyInCluster { cluster: cluster.id.to_string() });
+        }
+        let id = ClusterId::from_slice(&command.cluster_id)?;
+        self.cluster = Some(Arc::new(Cluster {
+            id,
+            epoch: command.epoch,
+            created_at_ms: self.time_ms,
+            feature_level: 1,
+        }));
+        cx.events.push(Event::Cluster);
+        // Which node answers is the manager's to fill in.
+        let node_id = Vec::new();
+        Ok(pb::InitClusterResponse { cluster_id: id.to_vec(), node_id }.encode_to_vec())
+    }
+
+    fn raise_feature_level(
+        &mut self,
+        cx: &mut Context,
+        command: &pb::RaiseFeatureLevel,
+    ) -> Result<Vec<u8>> {
+        if command.level > FEATURE_LEVEL_MAX {
+            return Err(Error::UnknownLevel { level: command.level });
+        }
+        let cluster = Arc::make_mut(self.cluster.as_mut().ok_or(Error::NotInCluster)?);
+        if command.level > cluster.feature_level {
+            cluster.feature_level = command.level;
+            cx.events.push(Event::Cluster);
+        }
+        Ok(Vec::new())
+    }
+
+    fn create_service(&mut self, cx: &mut Context, command: &pb::CreateService) -> Result<Vec<u8>> {
+        let (spec, digest) = checked_spec(command.spec.as_ref())?;
+        match self.service_by_name(&spec.name) {
+            Some(known) if known.removing => return Err(Error::Removing { name: spec.name }),
+            Some(_) => return Err(Error::NameTaken { kind: "service", name: spec.name }),
+            None => {}
+        }
+        let id = ServiceId::compose(cx.entropy.clone()?, 0);
+        if self.service(id).is_some() {
+            return Err(invalid("command", "its entropy has been used before"));
+        }
+        let version = 1;
+        self.insert_service(Service {
+            id,
+            name: spec.name.as_str().into(),
+            spec: Arc::new(spec),
+            version,
+            spec_digest: digest,
+            created_at_ms: self.time_ms,
+            updated_at_ms: self.time_ms,
+            removing: false,
+        });
+        cx.events.push(Event::Service { id, gone: false });
+        Ok(pb::CreateServiceResponse { service_id: id.to_vec(), version }.encode_to_vec())
+    }
+
+    fn update_service_spec(
+        &mut self,
+        cx: &mut Context,
+        command: &pb::UpdateService,
+    ) -> Result<Vec<u8>> {
+        let (spec, digest) = checked_spec(command.spec.as_ref())?;
+        let service = self.known_service(&command.service_id)?;
+        if service.removing {
+            return Err(Error::Removing { name: service.name.to_string() });
+        }
+        if service.version != command.expected_version {
+            let (expected, actual) = (command.expected_version, service.version);
+            return Err(Error::VersionConflict { expected, actual });
+        }
+        if spec.name != *service.name {
+            return Err(invalid("service spec", "a service keeps its name; create another one"));
+        }
+        if spec.mode != service.spec.mode {
+            return Err(invalid("service spec", "a service keeps its mode; create another one"));
+        }
+        let (id, version, time_ms) = (service.id, service.version + 1, self.time_ms);
+        self.update_service(id, |service| {
+            service.spec = Arc::new(spec);
+            service.spec_digest = digest;
+            service.version = version;
+            service.updated_at_ms = time_ms;
+        });
+        cx.events.push(Event::Service { id, gone: false });
+        Ok(pb::UpdateServiceResponse { version }.encode_to_vec())
+    }
+
+    fn mark_removing(&mut self, cx: &mut Context, command: &pb::RemoveService) -> Result<Vec<u8>> {
+        let service = self.known_service(&command.service_id)?;
+        let (id, already) = (service.id, service.removing);
+        if !already {
+            let time_ms = self.time_ms;
+            self.update_service(id, |service| {
+                service.removing = true;
+                service.updated_at_ms = time_ms;
+            });
+            cx.events.push(Event::Service { id, gone: false });
+        }
+        Ok(pb::RemoveServiceResponse {}.encode_to_vec())
+    }
+
+    fn forget_service(&mut self, cx: &mut Context, command: &pb::ForgetService) -> Result<Vec<u8>> {
+        let service = self.known_service(&command.service_id)?;
+        let id = service.id;
+        if !service.removing || self.container_count_of_service(id) > 0 {
+            return Err(invalid("command", "only a removed service without containers goes"));
+        }
+        self.remove_service(id);
+        cx.events.push(Event::Service { id, gone: true });
+        Ok(Vec::new())
+    }
+
+    fn describe_node(&mut self, cx: &mut Context, command: &pb::PutNode) -> Result<Vec<u8>> {
+        let id = NodeId::from_slice(&command.node_id)?;
+        let description = checked_description(command.description.as_ref())?;
+        let known = self.node(id);
+        let node = Node {
+            id,
+            description: Arc::new(description),
+            manager: command.manager,
+            worker: command.worker,
+            // It has just spoken.
+            status: known.map_or(NodeStatus::Ready, |node| node.status),
+            availability: known.map_or(Availability::Active, |node| node.availability),
+            joined_at_ms: known.map_or(self.time_ms, |node| node.joined_at_ms),
+            advertise_addr: command.advertise_addr.as_str().into(),
+        };
+        if known != Some(&node) {
+            self.put_node(node);
+            cx.events.push(Event::Node { id });
+        }
+        Ok(Vec::new())
+    }
+
+    fn set_node_status(
+        &mut self,
+        cx: &mut Context,
+        command: &pb::SetNodeStatus,
+    ) -> Result<Vec<u8>> {
+        let id = NodeId::from_slice(&command.node_id)?;
+        let status = specified("node status", command.status, NodeStatus::Unspecified)?;
+        let node = self.node(id).ok_or_else(|| not_found(NodeId::KIND, id))?;
+        if node.status != status {
+            self.put_node(Node { status, ..node.clone() });
+            cx.events.push(Event::Node { id });
+        }
+        Ok(Vec::new())
+    }
+
+    fn known_service(&self, id: &[u8]) -> Result<&Service> {
+        let id = ServiceId::from_slice(id)?;
+        self.service(id).ok_or_else(|| not_found(ServiceId::KIND, id))
+    }
+}
+
+pub(super) fn invalid(what: &'static str, why: &str) -> Error {
+    Error::Invalid { what, why: why.to_owned() }
+}
+
+pub(super) fn not_found(kind: &'static str, id: impl std::fmt::Display) -> Error {
+    Error::NotFound { kind, reference: id.to_string() }
+}
+
+fn checked_spec(
+    spec: Option<&pb::ServiceSpec>,
+) -> Result<(pb::ServiceSpec, crate::ids::SpecDigest)> {
+    let spec = spec.ok_or_else(|| invalid("service spec", "there is none"))?;
+    let spec = validate::check_service_spec(spec)?;
+    let container = spec.container.as_ref().expect("a checked spec has a container");
+    validate::check_image_digest(&container.image_digest)?;
+    let digest = validate::spec_digest(container);
+    Ok((spec, digest))
+}
+
+fn checked_description(description: Option<&pb::NodeDescription>) -> Result<pb::NodeDescription> {
+    let mut description = description
+        .cloned()
+        .ok_or_else(|| invalid("node description", "there is none"))?;
+    let size = description.encoded_len();
+    if size > NODE_DESCRIPTION_BYTES_MAX {
+        return Err(Error::TooLarge {
+            what: "node description",
+            actual_bytes: size,
+            limit_bytes: NODE_DESCRIPTION_BYTES_MAX,
+        });
+    }
+    if description.name.is_empty() || description.name.len() > NODE_NAME_BYTES_MAX {
+        return Err(invalid("node description", "its name must have 1 to 253 bytes"));
+    }
+    let capacity = description.capacity.unwrap_or_default();
+    if capacity.cpu_milli > CPU_MILLI_MAX || capacity.memory_bytes > MEMORY_BYTES_MAX {
+        return Err(invalid("node description", "its capacity exceeds a million CPUs or 1 PiB"));
+    }
+    description
+        .images
+        .sort_by(|a, b| (&a.reference, &a.digest).cmp(&(&b.reference, &b.digest)));
+    Ok(description)
+}

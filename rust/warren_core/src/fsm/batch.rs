@@ -1,0 +1,263 @@
+//! Commands of many items. Each item is judged alone, against the state that the items before it
+//! left: a refused one changes nothing and says why, the others take effect.
+
+use prost::Message;
+
+use crate::error::{Error, Result};
+use crate::fsm::apply::{Context, invalid, not_found};
+use crate::fsm::convert::specified;
+use crate::fsm::objects::{
+    Container, ContainerState, DesiredState, Event, Node, NodeStatus, Resources, Service, Status,
+};
+use crate::fsm::state::State;
+use crate::ids::{ContainerId, NodeId, ServiceId};
+use crate::pb;
+
+/// Most items of one command; a larger one is refused whole.
+pub const BATCH_ITEMS_MAX: usize = 4096;
+
+type Judged = Result<ContainerId>;
+
+impl State {
+    pub(super) fn bind(&mut self, cx: &mut Context, command: &pb::Bind) -> Result<Vec<u8>> {
+        let items = bounded(&command.items)?;
+        let entropy = cx.entropy.clone()?;
+        let judge = |(ordinal, item): (usize, &pb::BindItem)| {
+            let id = ContainerId::compose(entropy, ordinal as u32);
+            self.bind_one(cx, id, item)
+        };
+        Ok(answer(items.iter().enumerate().map(judge)))
+    }
+
+    fn bind_one(&mut self, cx: &mut Context, id: ContainerId, item: &pb::BindItem) -> Judged {
+        let service_id = ServiceId::from_slice(&item.service_id)?;
+        let node_id = NodeId::from_slice(&item.node_id)?;
+        let service =
+            self.service(service_id).ok_or_else(|| not_found(ServiceId::KIND, service_id))?;
+        let node = self.node(node_id).ok_or_else(|| not_found(NodeId::KIND, node_id))?;
+        if self.container(id).is_some() {
+            return Err(invalid("command", "its entropy has been used before"));
+        }
+        judge_service(service, item)?;
+        let replaced = self.judge_slot(service, node, item)?;
+        judge_node(service, node, self.node_allocated(node_id))?;
+        let container = Container {
+            id,
+            service: service_id,
+            service_name: service.name.clone(),
+            slot: item.slot,
+            spec_digest: service.spec_digest,
+            service_version: service.version,
+            node: node_id,
+            desired: DesiredState::Run,
+            status: Status::assigned(),
+            created_at_ms: self.time_ms,
+            resources: service.resources(),
+        };
+        if let Some(replaced) = replaced {
+            self.retire(cx, replaced);
+        }
+        let spec = self.spec(&container.spec_digest).map(|spec| (**spec).clone());
+        self.insert_container(container, || spec.unwrap_or_default());
+        cx.events.push(Event::Container { id, service: service_id, node: node_id, gone: false });
+        Ok(id)
+    }
+
+    /// The slot is free but for what the item replaces: a terminal container, or one whose node
+    /// is down.
+    fn judge_slot(
+        &self,
+        service: &Service,
+        node: &Node,
+        item: &pb::BindItem,
+    ) -> Result<Option<ContainerId>> {
+        let replaced = match &item.replaces[..] {
+            [] => None,
+            bytes => Some(ContainerId::from_slice(bytes)?),
+        };
+        let taken = Error::SlotTaken { slot: item.slot };
+        let mut replaces_occupant = false;
+        for container in self.containers_of_slot(service.id, item.slot) {
+            let same_slot = !service.is_global() || container.node == node.id;
+            if !same_slot || !container.occupies() {
+                continue;
+            }
+            if Some(container.id) != replaced || !self.is_replaceable(container) {
+                return Err(taken);
+            }
+            replaces_occupant = true;
+        }
+        Ok(replaced.filter(|_| replaces_occupant))
+    }
+
+    fn is_replaceable(&self, container: &Container) -> bool {
+        let node = self.node(container.node);
+        container.is_terminal() || node.is_some_and(|node| node.status == NodeStatus::Down)
+    }
+
+    /// Gives up a container for another one in its slot. What may still run on a node that is
+    /// down becomes lost; the node removes it when it is back.
+    fn retire(&mut self, cx: &mut Context, id: ContainerId) {
+        self.change(cx, id, |container| {
+            container.desired = DesiredState::Remove;
+            if !container.is_terminal() {
+                container.status.state = ContainerState::Lost;
+            }
+        });
+    }
+
+    pub(super) fn set_desired(
+        &mut self,
+        cx: &mut Context,
+        command: &pb::SetDesired,
+    ) -> Result<Vec<u8>> {
+        let items = bounded(&command.items)?;
+        Ok(answer(items.iter().map(|item| self.set_desired_one(cx, item))))
+    }
+
+    fn set_desired_one(&mut self, cx: &mut Context, item: &pb::DesiredItem) -> Judged {
+        let id = ContainerId::from_slice(&item.container_id)?;
+        let desired = specified("desired state", item.desired, DesiredState::Unspecified)?;
+        let container = self.container(id).ok_or_else(|| not_found(ContainerId::KIND, id))?;
+        if desired < container.desired {
+            return Err(Error::StateWentBack);
+        }
+        if desired > container.desired {
+            self.change(cx, id, |container| container.desired = desired);
+        }
+        Ok(id)
+    }
+
+    pub(super) fn report_status(
+        &mut self,
+        cx: &mut Context,
+        command: &pb::ReportStatus,
+    ) -> Result<Vec<u8>> {
+        let items = bounded(&command.items)?;
+        let node = NodeId::from_slice(&command.node_id)?;
+        Ok(answer(items.iter().map(|item| self.report_one(cx, node, item))))
+    }
+
+    /// A container of another node is as unknown to this one as one that never was.
+    fn report_one(&mut self, cx: &mut Context, node: NodeId, item: &pb::StatusItem) -> Judged {
+        let id = ContainerId::from_slice(&item.container_id)?;
+        let reported = item
+            .status
+            .as_ref()
+            .ok_or_else(|| invalid("container status", "there is none"))
+            .and_then(Status::try_from)?;
+        if reported.state == ContainerState::Lost {
+            return Err(invalid("container status", "only managers call a container lost"));
+        }
+        let container = self
+            .container(id)
+            .filter(|container| container.node == node)
+            .ok_or_else(|| not_found(ContainerId::KIND, id))?;
+        let next = container.status.advanced(reported)?;
+        if next != container.status {
+            self.change(cx, id, |container| container.status = next);
+        }
+        Ok(id)
+    }
+
+    /// Changes a container and says so; deletes its record if that was the last thing to wait for.
+    fn change(
+        &mut self,
+        cx: &mut Context,
+        id: ContainerId,
+        change: impl FnOnce(&mut Container),
+    ) {
+        self.update_container(id, change);
+        let container = self.container(id).expect("it was there a moment ago");
+        let (service, node) = (container.service, container.node);
+        let gone = container.status.removed && container.desired == DesiredState::Remove;
+        if gone {
+            self.remove_container(id);
+        }
+        cx.events.push(Event::Container { id, service, node, gone });
+    }
+}
+
+impl Status {
+    fn assigned() -> Self {
+        Self {
+            attempt: 1,
+            state: ContainerState::Assigned,
+            message: "".into(),
+            exit_code: None,
+            oom_killed: false,
+            pid: 0,
+            started_at_ms: 0,
+            finished_at_ms: 0,
+            retry_at_ms: 0,
+            removed: false,
+        }
+    }
+
+    /// The status after this report. (attempt, state) only grows; details of a state may change
+    /// until it is terminal. That nothing is left on the node may be said with any report, and
+    /// stays said.
+    fn advanced(&self, reported: Status) -> Result<Status> {
+        let removed = self.removed || reported.removed;
+        let terminal = crate::fsm::objects::is_terminal(self.state);
+        let before = (self.attempt, self.state);
+        let forward = !terminal && (reported.attempt, reported.state) >= before;
+        let same = Status { removed: self.removed, ..reported.clone() } == *self;
+        if forward {
+            Ok(Status { removed, ..reported })
+        } else if same || reported.removed {
+            Ok(Status { removed, ..self.clone() })
+        } else {
+            Err(Error::StateWentBack)
+        }
+    }
+}
+
+fn judge_service(service: &Service, item: &pb::BindItem) -> Result<()> {
+    if service.removing {
+        return Err(Error::Removing { name: service.name.to_string() });
+    }
+    if service.version != item.service_version {
+        let (expected, actual) = (item.service_version, service.version);
+        return Err(Error::VersionConflict { expected, actual });
+    }
+    let slots = if service.is_global() { 0..=0 } else { 1..=u64::from(service.spec.replicas) };
+    if slots.contains(&item.slot) {
+        Ok(())
+    } else {
+        Err(invalid("slot", "the service has no such slot"))
+    }
+}
+
+fn judge_node(service: &Service, node: &Node, allocated: Resources) -> Result<()> {
+    if let Some(why) = node.refusal() {
+        return Err(Error::NodeNotEligible { why });
+    }
+    if !node.has_image(&service.container_spec().image_digest) {
+        return Err(Error::NodeNotEligible { why: "it has not the image" });
+    }
+    let free = node.allocatable().saturating_sub(allocated);
+    if service.resources().fits(free) { Ok(()) } else { Err(Error::NoCapacity) }
+}
+
+fn bounded<T>(items: &[T]) -> Result<&[T]> {
+    if items.len() <= BATCH_ITEMS_MAX {
+        Ok(items)
+    } else {
+        Err(invalid("command", "it has more than 4,096 items"))
+    }
+}
+
+fn answer(judged: impl Iterator<Item = Judged>) -> Vec<u8> {
+    let item = |judged: Judged| match judged {
+        Ok(id) => {
+            pb::ItemResult { applied: true, rejected: String::new(), container_id: id.to_vec() }
+        }
+        Err(refusal) => pb::ItemResult {
+            applied: false,
+            rejected: refusal.code().to_owned(),
+            container_id: Vec::new(),
+        },
+    };
+    pb::BatchResult { items: judged.map(item).collect() }.encode_to_vec()
+}

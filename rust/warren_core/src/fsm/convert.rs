@@ -1,0 +1,237 @@
+//! Between the objects and their messages: the only place that does either.
+//!
+//! Towards objects a message may hold anything; what does not make sense is [`Error::Invalid`].
+
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::fsm::objects::{
+    Cluster, Container, ContainerState, DesiredState, Node, Resources, Revision, Service, Status,
+};
+use crate::ids::{ClusterId, ContainerId, NodeId, ServiceId, SpecDigest};
+use crate::pb;
+
+/// Longest message of a status; the rest is cut off.
+const STATUS_MESSAGE_BYTES_MAX: usize = 1024;
+
+fn invalid(what: &'static str, why: impl Into<String>) -> Error {
+    Error::Invalid { what, why: why.into() }
+}
+
+impl From<pb::Resources> for Resources {
+    fn from(r: pb::Resources) -> Self {
+        Self { cpu_milli: r.cpu_milli, memory_bytes: r.memory_bytes }
+    }
+}
+
+impl From<Resources> for pb::Resources {
+    fn from(r: Resources) -> Self {
+        Self { cpu_milli: r.cpu_milli, memory_bytes: r.memory_bytes }
+    }
+}
+
+impl From<Revision> for pb::Revision {
+    fn from(r: Revision) -> Self {
+        Self { epoch: r.epoch, index: r.index, ordinal: r.ordinal }
+    }
+}
+
+impl From<&Cluster> for pb::Cluster {
+    fn from(c: &Cluster) -> Self {
+        Self {
+            id: c.id.to_vec(),
+            epoch: c.epoch,
+            created_at_ms: c.created_at_ms,
+            feature_level: c.feature_level,
+        }
+    }
+}
+
+impl TryFrom<pb::Cluster> for Cluster {
+    type Error = Error;
+
+    fn try_from(c: pb::Cluster) -> Result<Self> {
+        Ok(Self {
+            id: ClusterId::from_slice(&c.id)?,
+            epoch: c.epoch,
+            created_at_ms: c.created_at_ms,
+            feature_level: c.feature_level,
+        })
+    }
+}
+
+impl From<&Service> for pb::Service {
+    fn from(s: &Service) -> Self {
+        Self {
+            id: s.id.to_vec(),
+            spec: Some((*s.spec).clone()),
+            version: s.version,
+            spec_digest: s.spec_digest.0.to_vec(),
+            created_at_ms: s.created_at_ms,
+            updated_at_ms: s.updated_at_ms,
+            removing: s.removing,
+        }
+    }
+}
+
+impl TryFrom<pb::Service> for Service {
+    type Error = Error;
+
+    fn try_from(s: pb::Service) -> Result<Self> {
+        let spec = s.spec.ok_or_else(|| invalid("service", "it has no spec"))?;
+        let container = spec.container.as_ref();
+        let digest = container.map(super::validate::spec_digest);
+        if digest != Some(spec_digest(&s.spec_digest)?) {
+            return Err(invalid("service", "its spec does not match the digest"));
+        }
+        Ok(Self {
+            id: ServiceId::from_slice(&s.id)?,
+            name: spec.name.as_str().into(),
+            spec_digest: spec_digest(&s.spec_digest)?,
+            spec: Arc::new(spec),
+            version: s.version,
+            created_at_ms: s.created_at_ms,
+            updated_at_ms: s.updated_at_ms,
+            removing: s.removing,
+        })
+    }
+}
+
+/// From a message's bytes; there must be 32.
+pub fn spec_digest(bytes: &[u8]) -> Result<SpecDigest> {
+    let length = || invalid("spec digest", format!("it has {} bytes, not 32", bytes.len()));
+    bytes.try_into().map(SpecDigest).map_err(|_| length())
+}
+
+impl From<&Status> for pb::ContainerStatus {
+    fn from(s: &Status) -> Self {
+        Self {
+            attempt: s.attempt,
+            state: s.state.into(),
+            message: s.message.to_string(),
+            exit_code: s.exit_code.unwrap_or_default(),
+            exited: s.exit_code.is_some(),
+            oom_killed: s.oom_killed,
+            pid: s.pid,
+            started_at_ms: s.started_at_ms,
+            finished_at_ms: s.finished_at_ms,
+            retry_at_ms: s.retry_at_ms,
+            removed: s.removed,
+        }
+    }
+}
+
+impl TryFrom<&pb::ContainerStatus> for Status {
+    type Error = Error;
+
+    fn try_from(s: &pb::ContainerStatus) -> Result<Self> {
+        let state = specified("container state", s.state, ContainerState::Unspecified)?;
+        if s.attempt == 0 {
+            return Err(invalid("container status", "attempts count from 1"));
+        }
+        Ok(Self {
+            attempt: s.attempt,
+            state,
+            message: truncated(&s.message, STATUS_MESSAGE_BYTES_MAX).into(),
+            exit_code: s.exited.then_some(s.exit_code),
+            oom_killed: s.oom_killed,
+            pid: s.pid,
+            started_at_ms: s.started_at_ms,
+            finished_at_ms: s.finished_at_ms,
+            retry_at_ms: s.retry_at_ms,
+            removed: s.removed,
+        })
+    }
+}
+
+fn truncated(text: &str, bytes_max: usize) -> &str {
+    &text[..text.floor_char_boundary(bytes_max)]
+}
+
+/// The enumeration's value, unless it is unknown or unspecified.
+pub(super) fn specified<E: TryFrom<i32> + PartialEq>(
+    what: &'static str,
+    value: i32,
+    unspecified: E,
+) -> Result<E> {
+    match E::try_from(value) {
+        Ok(known) if known != unspecified => Ok(known),
+        _ => Err(invalid(what, format!("{value} is no known value"))),
+    }
+}
+
+impl From<&Container> for pb::Container {
+    fn from(c: &Container) -> Self {
+        Self {
+            id: c.id.to_vec(),
+            service_id: c.service.to_vec(),
+            service_name: c.service_name.to_string(),
+            slot: c.slot,
+            spec_digest: c.spec_digest.0.to_vec(),
+            service_version: c.service_version,
+            node_id: c.node.to_vec(),
+            desired: c.desired.into(),
+            status: Some((&c.status).into()),
+            created_at_ms: c.created_at_ms,
+            resources: Some(c.resources.into()),
+        }
+    }
+}
+
+impl TryFrom<pb::Container> for Container {
+    type Error = Error;
+
+    fn try_from(c: pb::Container) -> Result<Self> {
+        let status = c.status.as_ref().ok_or_else(|| invalid("container", "it has no status"))?;
+        Ok(Self {
+            id: ContainerId::from_slice(&c.id)?,
+            service: ServiceId::from_slice(&c.service_id)?,
+            service_name: c.service_name.as_str().into(),
+            slot: c.slot,
+            spec_digest: spec_digest(&c.spec_digest)?,
+            service_version: c.service_version,
+            node: NodeId::from_slice(&c.node_id)?,
+            desired: specified("desired state", c.desired, DesiredState::Unspecified)?,
+            status: status.try_into()?,
+            created_at_ms: c.created_at_ms,
+            resources: c.resources.unwrap_or_default().into(),
+        })
+    }
+}
+
+impl From<&Node> for pb::Node {
+    fn from(n: &Node) -> Self {
+        Self {
+            id: n.id.to_vec(),
+            description: Some((*n.description).clone()),
+            manager: n.manager,
+            worker: n.worker,
+            status: n.status.into(),
+            availability: n.availability.into(),
+            joined_at_ms: n.joined_at_ms,
+            advertise_addr: n.advertise_addr.to_string(),
+        }
+    }
+}
+
+impl TryFrom<pb::Node> for Node {
+    type Error = Error;
+
+    fn try_from(n: pb::Node) -> Result<Self> {
+        let description = n.description.ok_or_else(|| invalid("node", "it has no description"))?;
+        Ok(Self {
+            id: NodeId::from_slice(&n.id)?,
+            description: Arc::new(description),
+            manager: n.manager,
+            worker: n.worker,
+            status: specified("node status", n.status, pb::NodeStatus::Unspecified)?,
+            availability: specified(
+                "availability",
+                n.availability,
+                pb::Availability::Unspecified,
+            )?,
+            joined_at_ms: n.joined_at_ms,
+            advertise_addr: n.advertise_addr.as_str().into(),
+        })
+    }
+}

@@ -1,0 +1,223 @@
+//! The objects of the replicated state, as the core sees them: ids are types, enumerations are
+//! never unspecified. `convert` turns them into messages and back.
+
+use std::sync::Arc;
+
+use crate::ids::{ClusterId, ContainerId, NodeId, ServiceId, SpecDigest};
+use crate::pb;
+
+pub use crate::pb::{
+    Availability, ContainerState, DesiredState, NodeStatus, RestartCondition, ServiceMode,
+};
+
+/// Upper bounds of what a node may claim and a container may ask: a million CPUs, a pebibyte.
+/// With them no sum or product of the scheduler leaves its integers.
+pub const CPU_MILLI_MAX: u64 = 1_000_000_000;
+pub const MEMORY_BYTES_MAX: u64 = 1 << 50;
+
+/// How much of a node's capacity may be allocated, in percent. One place to change when nodes
+/// get a setting of their own.
+pub const OVERCOMMIT_PERCENT: u64 = 100;
+
+/// An amount of what nodes have and containers hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Resources {
+    pub cpu_milli: u64,
+    pub memory_bytes: u64,
+}
+
+impl Resources {
+    pub fn saturating_add(self, other: Self) -> Self {
+        Self {
+            cpu_milli: self.cpu_milli.saturating_add(other.cpu_milli),
+            memory_bytes: self.memory_bytes.saturating_add(other.memory_bytes),
+        }
+    }
+
+    pub fn saturating_sub(self, other: Self) -> Self {
+        Self {
+            cpu_milli: self.cpu_milli.saturating_sub(other.cpu_milli),
+            memory_bytes: self.memory_bytes.saturating_sub(other.memory_bytes),
+        }
+    }
+
+    /// Whether `self` can be taken from `free`. Asking for none of a resource always fits, also
+    /// on a node that is over-allocated in it since it shrank.
+    pub fn fits(self, free: Self) -> bool {
+        (self.cpu_milli == 0 || self.cpu_milli <= free.cpu_milli)
+            && (self.memory_bytes == 0 || self.memory_bytes <= free.memory_bytes)
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cluster {
+    pub id: ClusterId,
+    /// Raised by a restore or a recovery from lost quorum.
+    pub epoch: u64,
+    pub created_at_ms: u64,
+    pub feature_level: u32,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Service {
+    pub id: ServiceId,
+    pub name: Arc<str>,
+    /// As `validate::check_service_spec` left it: complete and normal.
+    pub spec: Arc<pb::ServiceSpec>,
+    /// Raised by each update; updates carry the one they expect.
+    pub version: u64,
+    pub spec_digest: SpecDigest,
+    pub created_at_ms: u64,
+    pub updated_at_ms: u64,
+    /// Gets no new containers, and is forgotten when its last one is gone.
+    pub removing: bool,
+}
+
+impl Service {
+    pub fn mode(&self) -> ServiceMode {
+        self.spec.mode()
+    }
+
+    pub fn is_global(&self) -> bool {
+        self.mode() == ServiceMode::Global
+    }
+
+    /// What each of its containers runs.
+    pub fn container_spec(&self) -> &pb::ContainerSpec {
+        self.spec.container.as_ref().expect("a stored spec has a container")
+    }
+
+    pub fn resources(&self) -> Resources {
+        self.container_spec().resources.unwrap_or_default().into()
+    }
+}
+
+/// What a node last said of its container. Invariant: `attempt` ≥ 1, and (`attempt`, `state`)
+/// only grows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    pub attempt: u32,
+    pub state: ContainerState,
+    /// A sentence for people.
+    pub message: Arc<str>,
+    /// Of the last exit, where there was one.
+    pub exit_code: Option<i32>,
+    pub oom_killed: bool,
+    pub pid: u32,
+    pub started_at_ms: u64,
+    pub finished_at_ms: u64,
+    pub retry_at_ms: u64,
+    /// Nothing of it is left on its node.
+    pub removed: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Container {
+    pub id: ContainerId,
+    pub service: ServiceId,
+    pub service_name: Arc<str>,
+    /// From 1; 0 for global services, where the node is the slot.
+    pub slot: u64,
+    pub spec_digest: SpecDigest,
+    pub service_version: u64,
+    /// For life.
+    pub node: NodeId,
+    pub desired: DesiredState,
+    pub status: Status,
+    pub created_at_ms: u64,
+    /// Held on the node until a terminal state.
+    pub resources: Resources,
+}
+
+impl Container {
+    pub fn is_terminal(&self) -> bool {
+        is_terminal(self.status.state)
+    }
+
+    /// Whether it keeps its slot from being filled: it is meant to run, or may still be running.
+    pub fn occupies(&self) -> bool {
+        self.desired == DesiredState::Run || !self.is_terminal()
+    }
+
+    /// What it holds of its node now.
+    pub fn held(&self) -> Resources {
+        if self.is_terminal() { Resources::default() } else { self.resources }
+    }
+}
+
+/// States that a container never leaves: it runs no more and holds nothing.
+pub fn is_terminal(state: ContainerState) -> bool {
+    use ContainerState::*;
+    matches!(state, Complete | Failed | Shutdown | Rejected | Lost)
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Node {
+    pub id: NodeId,
+    pub description: Arc<pb::NodeDescription>,
+    pub manager: bool,
+    pub worker: bool,
+    pub status: NodeStatus,
+    pub availability: Availability,
+    pub joined_at_ms: u64,
+    pub advertise_addr: Arc<str>,
+}
+
+impl Node {
+    pub fn name(&self) -> &str {
+        &self.description.name
+    }
+
+    pub fn capacity(&self) -> Resources {
+        self.description.capacity.unwrap_or_default().into()
+    }
+
+    /// Capacity times what may be allocated of it.
+    pub fn allocatable(&self) -> Resources {
+        let Resources { cpu_milli, memory_bytes } = self.capacity();
+        let scale = |amount: u64| amount.saturating_mul(OVERCOMMIT_PERCENT) / 100;
+        Resources { cpu_milli: scale(cpu_milli), memory_bytes: scale(memory_bytes) }
+    }
+
+    /// Whether new containers may be bound to it, whatever they are.
+    pub fn accepts_work(&self) -> bool {
+        self.refusal().is_none()
+    }
+
+    /// Why no container may be bound to it, whatever it is.
+    pub fn refusal(&self) -> Option<&'static str> {
+        if !self.worker {
+            Some("it is no worker")
+        } else if self.status != NodeStatus::Ready {
+            Some("it is down")
+        } else {
+            match self.availability {
+                Availability::Active => None,
+                Availability::Drain => Some("it is being drained"),
+                _ => Some("it is paused"),
+            }
+        }
+    }
+
+    pub fn has_image(&self, digest: &str) -> bool {
+        self.description.images.iter().any(|image| image.digest == digest)
+    }
+}
+
+/// A position in the history of the state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Revision {
+    pub epoch: u64,
+    pub index: u64,
+    pub ordinal: u32,
+}
+
+/// What an applied command changed. The revision of event number `n` of an entry is
+/// (epoch, index of the entry, n).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    Cluster,
+    Service { id: ServiceId, gone: bool },
+    Node { id: NodeId },
+    Container { id: ContainerId, service: ServiceId, node: NodeId, gone: bool },
+}

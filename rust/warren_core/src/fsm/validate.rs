@@ -1,0 +1,245 @@
+//! What a service spec may say. Pure: control runs it before a command is built, `apply` again.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use prost::Message;
+use sha2::{Digest, Sha256};
+
+use crate::error::{Error, Result};
+use crate::fsm::objects::{
+    CPU_MILLI_MAX, MEMORY_BYTES_MAX, RestartCondition, ServiceMode,
+};
+use crate::fsm::reference::{is_digest, normalise_reference};
+use crate::ids::SpecDigest;
+use crate::pb;
+
+pub const SPEC_BYTES_MAX: usize = 64 << 10;
+pub const REPLICAS_MAX: u32 = 100_000;
+pub const NAME_BYTES_MAX: usize = 63;
+pub const COMMAND_WORDS_MAX: usize = 1024;
+pub const ENV_MAX: usize = 1024;
+pub const MOUNTS_MAX: usize = 64;
+pub const LABELS_MAX: usize = 128;
+pub const LABEL_KEY_BYTES_MAX: usize = 256;
+pub const LABEL_VALUE_BYTES_MAX: usize = 4096;
+pub const USER_BYTES_MAX: usize = 256;
+pub const PATH_BYTES_MAX: usize = 4096;
+pub const STOP_TIMEOUT_MS_DEFAULT: u32 = 10_000;
+pub const STOP_TIMEOUT_MS_MAX: u32 = 3_600_000;
+/// Less than the kernel's smallest useful cgroup limit: a container could not even start.
+pub const MEMORY_BYTES_MIN: u64 = 4 << 20;
+
+fn refuse<T>(what: &'static str, why: impl Into<String>) -> Result<T> {
+    Err(Error::Invalid { what, why: why.into() })
+}
+
+/// The spec, complete: defaults filled in, the image reference in full. The image's digest is
+/// left as it is.
+pub fn check_service_spec(spec: &pb::ServiceSpec) -> Result<pb::ServiceSpec> {
+    let size = spec.encoded_len();
+    if size > SPEC_BYTES_MAX {
+        let (what, limit_bytes) = ("service spec", SPEC_BYTES_MAX);
+        return Err(Error::TooLarge { what, actual_bytes: size, limit_bytes });
+    }
+    check_name(&spec.name)?;
+    check_labels(&spec.labels)?;
+    let mut spec = spec.clone();
+    check_mode(&mut spec)?;
+    let Some(container) = spec.container.as_mut() else {
+        return refuse("service spec", "it does not say what to run; give an image");
+    };
+    complete_container(container)?;
+    check_container(container)?;
+    Ok(spec)
+}
+
+/// SHA-256 of the canonical encoding: fields in order, maps sorted by key.
+pub fn spec_digest(spec: &pb::ContainerSpec) -> SpecDigest {
+    SpecDigest(Sha256::digest(spec.encode_to_vec()).into())
+}
+
+/// A spec that is stored names the image's bytes.
+pub fn check_image_digest(digest: &str) -> Result<()> {
+    if is_digest(digest) {
+        Ok(())
+    } else {
+        refuse("image digest", format!("`{digest}` is not sha256: and 64 hex digits"))
+    }
+}
+
+/// A DNS label (RFC 1123).
+fn check_name(name: &str) -> Result<()> {
+    let inside = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    if (1..=NAME_BYTES_MAX).contains(&name.len())
+        && name.bytes().all(inside)
+        && !name.starts_with('-')
+        && !name.ends_with('-')
+    {
+        return Ok(());
+    }
+    let shown: String = name.chars().take(NAME_BYTES_MAX + 1).collect();
+    refuse(
+        "service name",
+        format!(
+            "`{shown}` is no DNS label: 1 to 63 lower-case letters, digits and dashes, \
+             no dash at either end"
+        ),
+    )
+}
+
+fn check_mode(spec: &mut pb::ServiceSpec) -> Result<()> {
+    if spec.mode == ServiceMode::Unspecified as i32 {
+        spec.mode = ServiceMode::Replicated.into();
+    }
+    match ServiceMode::try_from(spec.mode) {
+        Ok(ServiceMode::Global) if spec.replicas != 0 => {
+            refuse("replicas", "a global service runs once on every node; leave replicas out")
+        }
+        Ok(_) if spec.replicas > REPLICAS_MAX => {
+            refuse("replicas", format!("{} is more than {REPLICAS_MAX}", spec.replicas))
+        }
+        Ok(_) => Ok(()),
+        Err(_) => refuse("mode", format!("{} is no known mode", spec.mode)),
+    }
+}
+
+fn complete_container(spec: &mut pb::ContainerSpec) -> Result<()> {
+    spec.image = normalise_reference(&spec.image)?;
+    if spec.restart == RestartCondition::Unspecified as i32 {
+        spec.restart = RestartCondition::Any.into();
+    }
+    if spec.network == pb::NetworkMode::Unspecified as i32 {
+        spec.network = pb::NetworkMode::None.into();
+    }
+    if spec.stop_timeout_ms == 0 {
+        spec.stop_timeout_ms = STOP_TIMEOUT_MS_DEFAULT;
+    }
+    // One form for "nothing asked", so that equal specs have equal digests.
+    spec.resources = spec.resources.filter(|asked| *asked != pb::Resources::default());
+    Ok(())
+}
+
+fn check_container(spec: &pb::ContainerSpec) -> Result<()> {
+    check_command(&spec.command)?;
+    check_env(&spec.env)?;
+    check_mounts(&spec.mounts)?;
+    check_resources(&spec.resources.unwrap_or_default())?;
+    check_labels(&spec.labels)?;
+    if RestartCondition::try_from(spec.restart).is_err() {
+        return refuse("restart", format!("{} is no known condition", spec.restart));
+    }
+    if pb::NetworkMode::try_from(spec.network).is_err() {
+        return refuse("network", format!("{} is no known network mode", spec.network));
+    }
+    if spec.stop_timeout_ms > STOP_TIMEOUT_MS_MAX {
+        return refuse("stop timeout", "it is more than an hour");
+    }
+    if spec.user.len() > USER_BYTES_MAX || spec.user.contains(['\0', '\n', ' ']) {
+        return refuse("user", "give a name, or uid[:gid]");
+    }
+    if !spec.workdir.is_empty() {
+        check_path("workdir", &spec.workdir)?;
+    }
+    Ok(())
+}
+
+fn check_command(command: &[String]) -> Result<()> {
+    if command.len() > COMMAND_WORDS_MAX {
+        return refuse("command", format!("it has more than {COMMAND_WORDS_MAX} words"));
+    }
+    if command.first().is_some_and(String::is_empty) {
+        return refuse("command", "its first word is empty");
+    }
+    if command.iter().any(|word| word.contains('\0')) {
+        return refuse("command", "a word contains a NUL byte");
+    }
+    Ok(())
+}
+
+fn check_env(env: &[String]) -> Result<()> {
+    if env.len() > ENV_MAX {
+        return refuse("env", format!("there are more than {ENV_MAX} variables"));
+    }
+    for entry in env {
+        let named = entry.split_once('=').is_some_and(|(name, _)| !name.is_empty());
+        if !named || entry.contains('\0') {
+            let shown: String = entry.chars().take(40).collect();
+            return refuse("env", format!("`{shown}` is not NAME=value"));
+        }
+    }
+    Ok(())
+}
+
+fn check_mounts(mounts: &[pb::Mount]) -> Result<()> {
+    if mounts.len() > MOUNTS_MAX {
+        return refuse("mount", format!("there are more than {MOUNTS_MAX}"));
+    }
+    let mut targets = BTreeSet::new();
+    for mount in mounts {
+        check_path("mount target", &mount.target)?;
+        if mount.target.trim_end_matches('/').is_empty() {
+            return refuse("mount target", "nothing can be mounted over the root");
+        }
+        if !targets.insert(mount.target.trim_end_matches('/')) {
+            return refuse("mount", format!("`{}` is mounted twice", mount.target));
+        }
+        match pb::MountType::try_from(mount.r#type) {
+            Ok(pb::MountType::Bind) => check_path("mount source", &mount.source)?,
+            Ok(pb::MountType::Tmpfs) if !mount.source.is_empty() => {
+                return refuse("mount", "a tmpfs has no source");
+            }
+            Ok(pb::MountType::Tmpfs) => {}
+            _ => return refuse("mount", "its type must be bind or tmpfs"),
+        }
+        if mount.tmpfs_size_bytes != 0 && mount.r#type != pb::MountType::Tmpfs as i32 {
+            return refuse("mount", "only a tmpfs has a size");
+        }
+        if mount.tmpfs_size_bytes > MEMORY_BYTES_MAX {
+            return refuse("mount", "the tmpfs is larger than 1 PiB");
+        }
+    }
+    Ok(())
+}
+
+/// Absolute, and without parts that climb out.
+fn check_path(what: &'static str, path: &str) -> Result<()> {
+    let shown: String = path.chars().take(80).collect();
+    if !path.starts_with('/') {
+        return refuse(what, format!("`{shown}` is not an absolute path"));
+    }
+    if path.len() > PATH_BYTES_MAX || path.contains('\0') {
+        return refuse(what, format!("`{shown}` is no path that Linux would take"));
+    }
+    if path.split('/').any(|part| part == "..") {
+        return refuse(what, format!("`{shown}` contains `..`"));
+    }
+    Ok(())
+}
+
+fn check_resources(asked: &pb::Resources) -> Result<()> {
+    if asked.cpu_milli > CPU_MILLI_MAX {
+        return refuse("cpus", "it is more than a million");
+    }
+    if asked.memory_bytes > MEMORY_BYTES_MAX {
+        return refuse("memory", "it is more than 1 PiB");
+    }
+    if (1..MEMORY_BYTES_MIN).contains(&asked.memory_bytes) {
+        return refuse("memory", "it is less than 4 MiB, with which no container starts");
+    }
+    Ok(())
+}
+
+fn check_labels(labels: &BTreeMap<String, String>) -> Result<()> {
+    if labels.len() > LABELS_MAX {
+        return refuse("label", format!("there are more than {LABELS_MAX}"));
+    }
+    for (key, value) in labels {
+        if key.is_empty() || key.len() > LABEL_KEY_BYTES_MAX {
+            return refuse("label", format!("a key has 1 to {LABEL_KEY_BYTES_MAX} bytes"));
+        }
+        if value.len() > LABEL_VALUE_BYTES_MAX {
+            return refuse("label", format!("`{key}` has more than {LABEL_VALUE_BYTES_MAX} bytes"));
+        }
+    }
+    Ok(())
+}
