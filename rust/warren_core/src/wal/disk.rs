@@ -3,6 +3,12 @@
 //! Everything the log does to a disk goes through [`Disk`] and [`File`], so that a simulated disk can
 //! lose, tear and refuse what a real one may lose, tear and refuse.
 
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "the file backend is what touches files"
+)]
+
 use std::fs;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -23,7 +29,7 @@ pub trait Disk: Send + Sync {
     /// Opens an existing file for reading and writing.
     fn open(&self, path: &Path) -> io::Result<Box<dyn File>>;
 
-    /// Renames within one directory, replacing nothing that exists.
+    /// Renames within one directory; `to` must not exist.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
 
     fn remove(&self, path: &Path) -> io::Result<()>;
@@ -64,11 +70,17 @@ impl Disk for FileDisk {
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
         let names = fs::read_dir(dir)?.map(|entry| entry.map(|entry| entry.file_name()));
-        names.filter_map(|name| name.map(|name| name.into_string().ok()).transpose()).collect()
+        names
+            .filter_map(|name| name.map(|name| name.into_string().ok()).transpose())
+            .collect()
     }
 
     fn create(&self, path: &Path, bytes: u64) -> io::Result<Box<dyn File>> {
-        let file = fs::OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
+        let file = fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(path)?;
         let allocated = allocate(&file, bytes).and_then(|()| file.sync_all());
         if let Err(error) = allocated {
             // The first failure is the one to report; a file left behind is found at the next open.
@@ -79,7 +91,9 @@ impl Disk for FileDisk {
     }
 
     fn open(&self, path: &Path) -> io::Result<Box<dyn File>> {
-        Ok(Box::new(fs::OpenOptions::new().read(true).write(true).open(path)?))
+        Ok(Box::new(
+            fs::OpenOptions::new().read(true).write(true).open(path)?,
+        ))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {

@@ -22,14 +22,22 @@ pub enum WalError {
          several managers, remove this member and join again with an empty data directory; on a \
          single manager, restore the data directory from a backup"
     )]
-    Damaged { file: String, offset: u64, why: String },
+    Damaged {
+        file: String,
+        offset: u64,
+        why: String,
+    },
 
     /// Written by a release whose format this one does not know.
     #[error(
         "{file} has log format {found}, this release reads format {known}: start the release that \
          wrote it, or a newer one"
     )]
-    Version { file: String, found: u32, known: u32 },
+    Version {
+        file: String,
+        found: u32,
+        known: u32,
+    },
 
     /// The next segment cannot be allocated. The log is intact; retry when there is room.
     #[error(
@@ -43,11 +51,19 @@ pub enum WalError {
         "{op} of {file} failed: {why}. The log takes no more writes, because the kernel may have \
          dropped the data: check the disk, then restart"
     )]
-    SyncFailed { op: &'static str, file: String, why: String },
+    SyncFailed {
+        op: &'static str,
+        file: String,
+        why: String,
+    },
 
     /// Any other failure of the disk, before anything was written.
     #[error("{op} of {file} failed: {source}: check the disk and the permissions, then restart")]
-    Io { op: &'static str, file: String, source: io::Error },
+    Io {
+        op: &'static str,
+        file: String,
+        source: io::Error,
+    },
 
     /// The batch in hand cannot take this record.
     #[error(
@@ -62,7 +78,12 @@ pub enum WalError {
 
     /// An index that neither follows the log nor overwrites a part of it: a caller's mistake.
     #[error("index {index} does not fit a log of ({snapshot_index}, {last_index}]: {why}")]
-    OutOfOrder { index: u64, snapshot_index: u64, last_index: u64, why: &'static str },
+    OutOfOrder {
+        index: u64,
+        snapshot_index: u64,
+        last_index: u64,
+        why: &'static str,
+    },
 
     /// Options outside their range.
     #[error("segment_bytes is {segment_bytes}: use a multiple of 4096 from 16384 to 1073741824")]
@@ -90,5 +111,8 @@ impl WalError {
 
 /// Whether the disk, or our share of it, is full: the one failure that passes by itself.
 pub(super) fn is_out_of_space(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
 }

@@ -32,8 +32,8 @@ mod outline;
 mod replay;
 mod segment;
 
-#[cfg(any(test, feature = "sim"))]
-pub mod sim_disk;
+#[cfg(test)]
+mod sim_disk;
 #[cfg(test)]
 mod tests;
 
@@ -47,7 +47,7 @@ pub use log::{Durable, Recovered, Stats, Wal};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Identity {
     pub cluster_id: [u8; 16],
-    /// Raised by restore and by quorum recovery; never falls within one log.
+    /// Raised by restore and by quorum recovery, which begin a new log.
     pub epoch: u64,
     /// The consensus member, bound to this data directory and never reused.
     pub member_id: u64,
@@ -59,6 +59,14 @@ pub struct Entry {
     pub index: u64,
     pub term: u64,
     pub payload: Vec<u8>,
+}
+
+/// A place in the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Location {
+    /// Name within the log's directory.
+    pub file: String,
+    pub offset: u64,
 }
 
 /// How a log is laid out on disk.
@@ -73,7 +81,10 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { segment_bytes: 64 << 20, spare_segments_max: 2 }
+        Self {
+            segment_bytes: 64 << 20,
+            spare_segments_max: 2,
+        }
     }
 }
 

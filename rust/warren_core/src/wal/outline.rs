@@ -25,7 +25,11 @@ struct TermRun {
 impl Outline {
     /// An outline that starts in the middle of a log: what came before was in dropped segments.
     pub fn starting_after(last: Position) -> Self {
-        Self { snapshot: Position::default(), last, runs: Vec::new() }
+        Self {
+            snapshot: Position::default(),
+            last,
+            runs: Vec::new(),
+        }
     }
 
     /// What the newest snapshot covers; zero if there is none.
@@ -46,11 +50,18 @@ impl Outline {
         if at.index <= self.snapshot.index {
             return Err("a snapshot already covers it");
         }
-        while self.runs.last().is_some_and(|run| run.first_index >= at.index) {
+        while self
+            .runs
+            .last()
+            .is_some_and(|run| run.first_index >= at.index)
+        {
             self.runs.pop();
         }
         if self.runs.last().is_none_or(|run| run.term != at.term) {
-            self.runs.push(TermRun { first_index: at.index, term: at.term });
+            self.runs.push(TermRun {
+                first_index: at.index,
+                term: at.term,
+            });
         }
         self.last = at;
         Ok(())
@@ -72,7 +83,9 @@ impl Outline {
         }
         self.snapshot = at;
         if keep_suffix {
-            let below = self.runs.partition_point(|run| run.first_index <= at.index + 1);
+            let below = self
+                .runs
+                .partition_point(|run| run.first_index <= at.index + 1);
             self.runs.drain(..below.saturating_sub(1));
         } else {
             self.runs.clear();
@@ -156,7 +169,11 @@ mod tests {
                 let held = twin.get((index - start - 1) as usize) == Some(&term);
                 assert_eq!(log.continues(at(index, term)), held);
                 log.mark(at(index, term), held).unwrap();
-                let drop = if held { (index - start) as usize } else { twin.len() };
+                let drop = if held {
+                    (index - start) as usize
+                } else {
+                    twin.len()
+                };
                 twin.drain(..drop);
                 start = index;
             }

@@ -1,0 +1,447 @@
+//! The log being written: batches, segments, compaction.
+
+mod files;
+mod open;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use self::files::{allocate, install, no_space, remove, sync_error};
+pub use self::open::Recovered;
+use super::disk::{Disk, File};
+use super::error::is_out_of_space;
+use super::frame::{COMMIT_FRAME_BYTES, Commit, FrameKind, Marker, encode, frame_bytes, seal};
+use super::outline::{Outline, Position};
+use super::replay::io_error;
+use super::segment::{HEADER_BYTES, Header, segment_name, spare_name};
+use super::{HARD_STATE_BYTES_MAX, Identity, Options, WalError};
+
+/// Kept free at the end of every segment, so that a full disk never prevents the compaction that
+/// frees space, nor the end mark.
+const RESERVE_BYTES: usize = 1024;
+/// What the buffer of pending frames keeps between batches.
+const PENDING_BYTES_KEPT: usize = 1 << 20;
+
+/// The last entry that is durable, or what the snapshot covers if that is all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Durable {
+    pub index: u64,
+    pub term: u64,
+}
+
+/// Counts since the log was opened, and its present size.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    pub batches_total: u64,
+    pub frames_total: u64,
+    pub written_bytes_total: u64,
+    pub segments: usize,
+    pub spare_segments: usize,
+    /// Of the segments in use and the spare ones.
+    pub allocated_bytes: u64,
+}
+
+/// A log open for appending. One writer per directory; the caller holds the lock.
+///
+/// Invariants: everything below `active.end` is durable; no frame is written before the batch before
+/// it is durable; once `failure` is set, nothing is written again.
+pub struct Wal {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    options: Options,
+    identity: Identity,
+    /// Oldest first; the last is the active one.
+    segments: VecDeque<Facts>,
+    active: Active,
+    /// Allocated files by number; true if the file is fresh, all zeros.
+    spares: BTreeMap<u64, bool>,
+    /// The oldest segment that the newest snapshot marker needs.
+    first_sequence: u64,
+    batch: u64,
+    /// Includes what is pending.
+    outline: Outline,
+    durable: Durable,
+    hard_state: Option<Vec<u8>>,
+    pending: Pending,
+    failure: Option<Failure>,
+    stats: Stats,
+}
+
+struct Facts {
+    sequence: u64,
+    bytes: u64,
+    index_max: u64,
+}
+
+struct Active {
+    file: Box<dyn File>,
+    sequence: u64,
+    bytes: u64,
+    seed: u32,
+    /// Where the next batch goes.
+    end: u64,
+    /// Of the last frame.
+    checksum: u32,
+}
+
+#[derive(Default)]
+struct Pending {
+    buf: Vec<u8>,
+    frames: u32,
+    index_max: u64,
+}
+
+struct Failure {
+    op: &'static str,
+    file: String,
+    why: String,
+}
+
+impl Wal {
+    /// Adds an entry to the pending batch. It follows the last entry, or overwrites everything from
+    /// its index on.
+    ///
+    /// # Errors
+    /// `OutOfOrder`, `BatchFull`, `SyncFailed`; the batch is then unchanged.
+    pub fn append_entry(&mut self, index: u64, term: u64, payload: &[u8]) -> Result<(), WalError> {
+        self.check_pending_room(payload.len())?;
+        let at = Position { index, term };
+        self.outline
+            .push(at)
+            .map_err(|why| self.out_of_order(index, why))?;
+        self.pending.index_max = self.pending.index_max.max(index);
+        self.push(FrameKind::Entry, at, payload);
+        Ok(())
+    }
+
+    /// Adds a hard state to the pending batch; append it before the entries that it covers.
+    ///
+    /// # Errors
+    /// `HardStateTooLong`, `BatchFull`, `SyncFailed`; the batch is then unchanged.
+    pub fn append_hard_state(&mut self, payload: &[u8]) -> Result<(), WalError> {
+        if payload.len() > HARD_STATE_BYTES_MAX {
+            let (bytes, limit) = (payload.len(), HARD_STATE_BYTES_MAX);
+            return Err(WalError::HardStateTooLong { bytes, limit });
+        }
+        self.check_pending_room(payload.len())?;
+        self.hard_state = Some(payload.to_vec());
+        self.push(FrameKind::HardState, Position::default(), payload);
+        Ok(())
+    }
+
+    /// Writes the pending batch and makes it durable with one fdatasync. Without one it does nothing.
+    ///
+    /// # Errors
+    /// `NoSpace`: nothing is lost, the batch stays pending and the call can be repeated.
+    /// `SyncFailed`: for ever.
+    pub fn commit(&mut self) -> Result<Durable, WalError> {
+        self.check_failure()?;
+        if self.pending.frames > 0 {
+            self.make_room(self.pending.buf.len(), RESERVE_BYTES)?;
+            self.write_batch(FrameKind::Commit)?;
+        }
+        Ok(self.durable)
+    }
+
+    /// Records durably that a snapshot covers everything up to `index`, then drops the segments that
+    /// only hold such entries. The snapshot must be durable before. Entries after `index` stay if the
+    /// entry at `index` has this `term`, else they are of another history and go too. Commits what
+    /// is pending; may be repeated after a failure.
+    ///
+    /// # Errors
+    /// `OutOfOrder` if a newer snapshot is recorded; `NoSpace`, `Io`, `SyncFailed`.
+    pub fn compact(&mut self, index: u64, term: u64) -> Result<Durable, WalError> {
+        self.commit()?;
+        let at = Position { index, term };
+        if at != self.outline.snapshot() {
+            let hard_state = self.hard_state.take().unwrap_or_default();
+            let bytes = frame_bytes(Marker::BYTES) + frame_bytes(hard_state.len());
+            let marked = self.mark(at, bytes);
+            if marked.is_ok() && !hard_state.is_empty() {
+                // The one in an older segment may be dropped with it.
+                self.push(FrameKind::HardState, Position::default(), &hard_state);
+            }
+            self.hard_state = Some(hard_state).filter(|state| !state.is_empty());
+            marked?;
+            self.write_batch(FrameKind::Commit)?;
+        }
+        self.drop_segments()?;
+        Ok(self.durable)
+    }
+
+    fn mark(&mut self, at: Position, bytes: usize) -> Result<(), WalError> {
+        self.make_room(bytes, COMMIT_FRAME_BYTES)?;
+        let keep_suffix = self.outline.continues(at);
+        let marked = self.outline.mark(at, keep_suffix);
+        marked.map_err(|why| self.out_of_order(at.index, why))?;
+        let needed = self
+            .segments
+            .iter()
+            .find(|segment| segment.index_max > at.index);
+        self.first_sequence = needed.map_or(self.active.sequence, |segment| segment.sequence);
+        let marker = Marker {
+            first_sequence: self.first_sequence,
+            keep_suffix,
+        };
+        self.push(FrameKind::Snapshot, at, &marker.encode());
+        Ok(())
+    }
+
+    /// Allocates the next segment before it is needed. Call it after each commit, and again before
+    /// accepting new work while it fails: that is how a full disk refuses writes early instead of
+    /// late.
+    ///
+    /// # Errors
+    /// `NoSpace`, `Io`; the log is unchanged. `SyncFailed`.
+    pub fn allocate_ahead(&mut self) -> Result<(), WalError> {
+        self.check_failure()?;
+        if self.spares.is_empty() {
+            let number = self.active.sequence + 1;
+            allocate(&*self.disk, &self.dir, number, self.options.segment_bytes)?;
+            self.spares.insert(number, true);
+        }
+        Ok(())
+    }
+
+    /// Commits what is pending and marks a clean shutdown.
+    ///
+    /// # Errors
+    /// As [`commit`](Self::commit).
+    pub fn close(mut self) -> Result<(), WalError> {
+        self.commit()?;
+        // A reserve used up by compactions leaves no room: the next start then only looks unclean.
+        if self.fits(0, 0) {
+            self.write_batch(FrameKind::End)
+        } else {
+            Ok(())
+        }
+    }
+
+    pub fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    /// The last entry, pending ones included, or what the snapshot covers.
+    pub fn last_index(&self) -> u64 {
+        self.outline.last().index
+    }
+
+    pub fn durable(&self) -> Durable {
+        self.durable
+    }
+
+    /// Bytes of the pending batch, against [`batch_bytes_max`](Self::batch_bytes_max).
+    pub fn pending_bytes(&self) -> usize {
+        self.pending.buf.len()
+    }
+
+    /// The largest batch, in bytes of frames: 32 a record, plus its payload, rounded up to 8.
+    pub fn batch_bytes_max(&self) -> usize {
+        self.options.segment_bytes as usize - HEADER_BYTES - COMMIT_FRAME_BYTES - RESERVE_BYTES
+    }
+
+    pub fn stats(&self) -> Stats {
+        let segment_bytes: u64 = self.segments.iter().map(|segment| segment.bytes).sum();
+        let spare_bytes = self.spares.len() as u64 * self.options.segment_bytes;
+        Stats {
+            segments: self.segments.len(),
+            spare_segments: self.spares.len(),
+            allocated_bytes: segment_bytes + spare_bytes,
+            ..self.stats
+        }
+    }
+
+    fn push(&mut self, kind: FrameKind, at: Position, payload: &[u8]) {
+        encode(&mut self.pending.buf, kind, at, payload);
+        self.pending.frames += 1;
+    }
+
+    fn check_pending_room(&self, payload_bytes: usize) -> Result<(), WalError> {
+        self.check_failure()?;
+        let bytes = self.pending.buf.len() + frame_bytes(payload_bytes);
+        let limit = self.batch_bytes_max();
+        if bytes > limit {
+            Err(WalError::BatchFull { bytes, limit })
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Whether a batch of `bytes` fits the active segment and leaves `reserve` beside the room for an
+    /// end mark.
+    fn fits(&self, bytes: usize, reserve: usize) -> bool {
+        let end = self.active.end + (bytes + COMMIT_FRAME_BYTES + reserve) as u64;
+        end <= self.active.bytes
+    }
+
+    fn make_room(&mut self, bytes: usize, reserve: usize) -> Result<(), WalError> {
+        if self.fits(bytes, reserve) {
+            Ok(())
+        } else {
+            self.roll()
+        }
+    }
+
+    /// Goes on in the next segment. The active one is complete and durable, and the next header says
+    /// where it ends.
+    fn roll(&mut self) -> Result<(), WalError> {
+        self.allocate_ahead()?;
+        let (number, fresh) = self.spares.pop_last().expect("just allocated");
+        let durable = Position {
+            index: self.durable.index,
+            term: self.durable.term,
+        };
+        let header = Header {
+            identity: self.identity,
+            sequence: self.active.sequence + 1,
+            segment_bytes: self.options.segment_bytes,
+            recycled: !fresh,
+            prev_end: self.active.end,
+            prev_checksum: self.active.checksum,
+            first_sequence: self.first_sequence,
+            batch: self.batch,
+            last: durable,
+        };
+        match install(&*self.disk, &self.dir, number, &header) {
+            Ok(active) => self.active = active,
+            Err(error @ WalError::NoSpace { .. }) => {
+                self.spares.insert(number, fresh);
+                return Err(error);
+            }
+            Err(error) => return Err(self.poison(error)),
+        }
+        let (sequence, bytes) = (header.sequence, header.segment_bytes);
+        self.segments.push_back(Facts {
+            sequence,
+            bytes,
+            index_max: 0,
+        });
+        Ok(())
+    }
+
+    /// Writes the pending frames and the frame that ends them, and syncs.
+    fn write_batch(&mut self, ending: FrameKind) -> Result<(), WalError> {
+        let mut buf = std::mem::take(&mut self.pending.buf);
+        let pending_bytes = buf.len();
+        let last = self.outline.last();
+        let commit = Commit {
+            batch: self.batch + 1,
+            batch_start: self.active.end,
+            durable_index: self.durable.index,
+            frames: self.pending.frames,
+        };
+        encode(&mut buf, ending, last, &commit.encode());
+        let checksum = seal(&mut buf, self.active.seed, self.active.checksum);
+        if let Err(error) = self.write_active(&buf, self.active.end) {
+            buf.truncate(pending_bytes);
+            self.pending.buf = buf;
+            return Err(error);
+        }
+        self.sync_active()?;
+        self.active.end += buf.len() as u64;
+        self.active.checksum = checksum;
+        self.batch += 1;
+        self.durable = Durable {
+            index: last.index,
+            term: last.term,
+        };
+        let facts = self.segments.back_mut().expect("the active segment");
+        facts.index_max = facts.index_max.max(self.pending.index_max);
+        self.stats.batches_total += 1;
+        self.stats.frames_total += u64::from(self.pending.frames) + 1;
+        self.stats.written_bytes_total += buf.len() as u64;
+        buf.clear();
+        buf.shrink_to(PENDING_BYTES_KEPT);
+        self.pending = Pending {
+            buf,
+            ..Pending::default()
+        };
+        Ok(())
+    }
+
+    /// Drops the segments before the first that the snapshot marker needs, oldest first, each
+    /// durably before the next: a crash must not leave a hole.
+    fn drop_segments(&mut self) -> Result<(), WalError> {
+        while self.segments[0].sequence < self.first_sequence {
+            let Facts {
+                sequence, bytes, ..
+            } = self.segments[0];
+            let name = segment_name(sequence);
+            let keep = bytes == self.options.segment_bytes
+                && self.spares.len() < self.options.spare_segments_max;
+            if keep {
+                let spare = self.dir.join(spare_name(sequence));
+                let renamed = self.disk.rename(&self.dir.join(&name), &spare);
+                renamed.map_err(|error| io_error("renaming", &name, error))?;
+                self.spares.insert(sequence, false);
+            } else {
+                remove(&*self.disk, &self.dir, &name)?;
+            }
+            self.segments.pop_front();
+            if let Err(error) = self.disk.sync_dir(&self.dir) {
+                let dir = self.dir.to_string_lossy().into_owned();
+                return Err(self.poison(sync_error("fsync", &dir, &error)));
+            }
+        }
+        Ok(())
+    }
+
+    fn write_active(&mut self, buf: &[u8], offset: u64) -> Result<(), WalError> {
+        let Err(error) = self.active.file.write_at(buf, offset) else {
+            return Ok(());
+        };
+        if is_out_of_space(&error) {
+            return Err(no_space(&self.dir, buf.len() as u64));
+        }
+        Err(self.poison(sync_error(
+            "write",
+            &segment_name(self.active.sequence),
+            &error,
+        )))
+    }
+
+    fn sync_active(&mut self) -> Result<(), WalError> {
+        let Err(error) = self.active.file.sync_data() else {
+            return Ok(());
+        };
+        Err(self.poison(sync_error(
+            "fsync",
+            &segment_name(self.active.sequence),
+            &error,
+        )))
+    }
+
+    /// From here on nothing is written: what the disk holds is unknown.
+    fn poison(&mut self, error: WalError) -> WalError {
+        if let WalError::SyncFailed { op, file, why } = &error {
+            self.failure = Some(Failure {
+                op,
+                file: file.clone(),
+                why: why.clone(),
+            });
+        }
+        error
+    }
+
+    fn check_failure(&self) -> Result<(), WalError> {
+        let Some(Failure { op, file, why }) = &self.failure else {
+            return Ok(());
+        };
+        Err(WalError::SyncFailed {
+            op,
+            file: file.clone(),
+            why: why.clone(),
+        })
+    }
+
+    fn out_of_order(&self, index: u64, why: &'static str) -> WalError {
+        let snapshot_index = self.outline.snapshot().index;
+        WalError::OutOfOrder {
+            index,
+            snapshot_index,
+            last_index: self.last_index(),
+            why,
+        }
+    }
+}

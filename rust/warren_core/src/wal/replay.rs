@@ -1,0 +1,404 @@
+//! Reading a log back: which frames count, where it ends, and whether it may be trusted.
+//!
+//! Nothing here writes. [`Wal::open`](super::Wal::open) acts on the result; the offline readers
+//! print it.
+
+use std::path::Path;
+
+use super::disk::{Disk, File};
+use super::frame::{Commit, Frame, FrameKind, Marker, decode, latest_batch_start};
+use super::outline::{Outline, Position};
+use super::segment::{BadHeader, FORMAT_VERSION, FileName, HEADER_BYTES, Header, segment_name};
+use super::{Entry, Identity, Location, WalError};
+
+/// Called for each intact frame in log order: file, offset, frame.
+pub(super) type Visit<'a> = &'a mut dyn FnMut(&str, u64, &Frame<'_>);
+
+/// Everything a log says.
+pub(super) struct Replay {
+    /// Oldest first; never empty.
+    pub segments: Vec<Segment>,
+    pub outline: Outline,
+    /// All after the snapshot, without a gap.
+    pub entries: Vec<Entry>,
+    pub hard_state: Option<Vec<u8>>,
+    /// The oldest segment that the newest snapshot marker still needs.
+    pub first_sequence: u64,
+    /// Batches so far.
+    pub batch: u64,
+    pub frames: u64,
+    pub tail: Tail,
+}
+
+pub(super) struct Segment {
+    pub header: Header,
+    /// Seeds the checksums of its frames.
+    pub seed: u32,
+    pub file: Box<dyn File>,
+    /// The highest index ever appended here, overwritten since or not.
+    pub index_max: u64,
+}
+
+/// How the last segment ends.
+#[derive(Default)]
+pub(super) struct Tail {
+    /// The offset after its last intact batch.
+    pub end: u64,
+    /// Of its last intact frame.
+    pub checksum: u32,
+    /// Where its last intact batch begins; equal to `end` if it has none.
+    pub batch_start: u64,
+    /// The last intact frame is an end mark; this is the checksum of the frame before it.
+    pub end_mark: Option<u32>,
+    /// An incomplete batch follows; its first bad frame is here.
+    pub torn_at: Option<u64>,
+}
+
+impl Replay {
+    pub fn identity(&self) -> Identity {
+        self.active().header.identity
+    }
+
+    pub fn active(&self) -> &Segment {
+        self.segments.last().expect("a log has a segment")
+    }
+
+    pub fn torn_tail(&self) -> Option<Location> {
+        let file = segment_name(self.active().header.sequence);
+        self.tail.torn_at.map(|offset| Location { file, offset })
+    }
+
+    pub fn clean_shutdown(&self) -> bool {
+        self.tail.end_mark.is_some() && self.tail.torn_at.is_none()
+    }
+}
+
+/// Reads the log in `dir`.
+pub(super) fn replay(disk: &dyn Disk, dir: &Path, visit: Visit<'_>) -> Result<Replay, WalError> {
+    let segments = open_segments(disk, dir)?;
+    let first = segments[0].header;
+    let mut replay = Replay {
+        outline: Outline::starting_after(first.last),
+        entries: Vec::new(),
+        hard_state: None,
+        first_sequence: first.first_sequence,
+        batch: first.batch,
+        frames: 0,
+        tail: Tail::default(),
+        segments,
+    };
+    let mut bytes = Vec::new();
+    for position in 0..replay.segments.len() {
+        let next = replay
+            .segments
+            .get(position + 1)
+            .map(|segment| segment.header);
+        read_segment(&replay.segments[position], &mut bytes)?;
+        replay.scan(position, &bytes, next.map(|next| next.prev_end), visit)?;
+        if let Some(next) = next {
+            replay.check_joint(&next)?;
+        }
+    }
+    replay.check_complete()?;
+    Ok(replay)
+}
+
+fn open_segments(disk: &dyn Disk, dir: &Path) -> Result<Vec<Segment>, WalError> {
+    let names = disk
+        .list(dir)
+        .map_err(|error| io_error("listing", &dir.to_string_lossy(), error));
+    let mut sequences: Vec<u64> = names?
+        .iter()
+        .filter_map(|name| match FileName::parse(name) {
+            Some(FileName::Segment(sequence)) => Some(sequence),
+            _ => None,
+        })
+        .collect();
+    sequences.sort_unstable();
+    let Some(first) = sequences.first() else {
+        return Err(WalError::NotFound {
+            dir: dir.display().to_string(),
+        });
+    };
+    if let Some((gap, _)) = (*first..)
+        .zip(&sequences)
+        .find(|(want, have)| want != *have)
+    {
+        return Err(damaged(
+            gap,
+            0,
+            "the file is missing, though later ones exist",
+        ));
+    }
+    sequences
+        .into_iter()
+        .map(|sequence| open_segment(disk, dir, sequence))
+        .collect()
+}
+
+fn open_segment(disk: &dyn Disk, dir: &Path, sequence: u64) -> Result<Segment, WalError> {
+    let name = segment_name(sequence);
+    let file = disk
+        .open(&dir.join(&name))
+        .map_err(|error| io_error("opening", &name, error))?;
+    let size_bytes = file
+        .size_bytes()
+        .map_err(|error| io_error("reading", &name, error))?;
+    let mut page = vec![0; HEADER_BYTES.min(size_bytes as usize)];
+    file.read_at(&mut page, 0)
+        .map_err(|error| io_error("reading", &name, error))?;
+    let (header, seed) = Header::decode(&page).map_err(|bad| match bad {
+        BadHeader::Damaged(why) => damaged(sequence, 0, why),
+        BadHeader::Version(found) => WalError::Version {
+            file: name,
+            found,
+            known: FORMAT_VERSION,
+        },
+    })?;
+    if header.sequence != sequence {
+        return Err(damaged(
+            sequence,
+            0,
+            "the header is that of another segment",
+        ));
+    }
+    if size_bytes < header.segment_bytes {
+        return Err(damaged(
+            sequence,
+            size_bytes,
+            "the file is shorter than its header says",
+        ));
+    }
+    Ok(Segment {
+        header,
+        seed,
+        file,
+        index_max: 0,
+    })
+}
+
+/// Whole segments are read at once: it keeps scanning pure and is as fast as the disk.
+fn read_segment(segment: &Segment, bytes: &mut Vec<u8>) -> Result<(), WalError> {
+    bytes.resize(segment.header.segment_bytes as usize, 0);
+    let name = segment_name(segment.header.sequence);
+    segment
+        .file
+        .read_at(bytes, 0)
+        .map_err(|error| io_error("reading", &name, error))
+}
+
+impl Replay {
+    /// Reads one segment's frames. `end` is where its successor says it ends; only the last segment
+    /// has none and may be torn.
+    fn scan(
+        &mut self,
+        position: usize,
+        bytes: &[u8],
+        end: Option<u64>,
+        visit: Visit<'_>,
+    ) -> Result<(), WalError> {
+        let Segment { header, seed, .. } = self.segments[position];
+        let (sequence, name) = (header.sequence, segment_name(header.sequence));
+        let mut tail = Tail {
+            checksum: seed,
+            ..Tail::default()
+        };
+        let mut offset = HEADER_BYTES;
+        let mut batch_start = offset;
+        let mut checksum = seed;
+        let mut batch = Vec::new();
+        tail.batch_start = offset as u64;
+        tail.end = offset as u64;
+        let why = loop {
+            if end == Some(tail.end) && batch.is_empty() {
+                self.tail = tail;
+                return Ok(());
+            }
+            let frame = match next_frame(&bytes[offset..], seed, checksum) {
+                Ok(frame) => frame,
+                Err(why) => break why,
+            };
+            visit(&name, offset as u64, &frame);
+            self.frames += 1;
+            let frame_offset = offset as u64;
+            offset += frame.bytes();
+            if frame.kind.ends_batch() {
+                let index_max = self
+                    .apply_batch(&batch, &frame, batch_start as u64)
+                    .map_err(|why| damaged(sequence, frame_offset, why))?;
+                let segment = &mut self.segments[position];
+                segment.index_max = segment.index_max.max(index_max);
+                tail.end_mark = (frame.kind == FrameKind::End).then_some(checksum);
+                tail.batch_start = batch_start as u64;
+                tail.end = offset as u64;
+                tail.checksum = frame.checksum;
+                batch_start = offset;
+                batch.clear();
+            } else {
+                batch.push(frame);
+            }
+            checksum = frame.checksum;
+        };
+        if end.is_some() {
+            return Err(damaged(sequence, offset as u64, why));
+        }
+        let rest = &bytes[offset..];
+        tail.torn_at = self.judge_tail(rest, offset as u64, batch_start as u64, why)?;
+        self.tail = tail;
+        Ok(())
+    }
+
+    /// The last segment has no good frame at `offset`, where `rest` begins. Damage, a torn batch (then
+    /// returns the offset), or simply the end?
+    fn judge_tail(
+        &self,
+        rest: &[u8],
+        offset: u64,
+        batch_start: u64,
+        why: &str,
+    ) -> Result<Option<u64>, WalError> {
+        let Segment { header, seed, .. } = self.active();
+        let latest = latest_batch_start(rest, *seed);
+        if latest.is_some_and(|latest| latest > batch_start) {
+            let why = format!("{why}, and a later batch proves that it had been durable");
+            return Err(damaged(header.sequence, offset, why));
+        }
+        // In a file that was never used before, bytes other than zero are an attempt to write.
+        let scribbled = !header.recycled && !is_zero(rest);
+        let torn = latest.is_some() || offset > batch_start || scribbled;
+        Ok(torn.then_some(offset))
+    }
+
+    /// Takes over a batch whose frames are all intact. Returns its highest index.
+    fn apply_batch(
+        &mut self,
+        batch: &[Frame<'_>],
+        commit_frame: &Frame<'_>,
+        batch_start: u64,
+    ) -> Result<u64, &'static str> {
+        let commit = Commit::decode(commit_frame.payload).ok_or("the commit frame is malformed")?;
+        let expected = Commit {
+            batch: self.batch + 1,
+            batch_start,
+            durable_index: self.outline.last().index,
+            frames: batch.len() as u32,
+        };
+        if commit != expected {
+            return Err("the commit frame is not that of the batch before it");
+        }
+        for frame in batch {
+            self.apply_frame(frame)?;
+        }
+        if commit_frame.at != self.outline.last() {
+            return Err("the commit frame names another last entry");
+        }
+        self.batch += 1;
+        let entries = batch.iter().filter(|frame| frame.kind == FrameKind::Entry);
+        Ok(entries.map(|frame| frame.at.index).max().unwrap_or(0))
+    }
+
+    fn apply_frame(&mut self, frame: &Frame<'_>) -> Result<(), &'static str> {
+        let Position { index, term } = frame.at;
+        match frame.kind {
+            FrameKind::Entry => {
+                self.outline.push(frame.at)?;
+                self.entries
+                    .truncate(self.entries.partition_point(|entry| entry.index < index));
+                self.entries.push(Entry {
+                    index,
+                    term,
+                    payload: frame.payload.to_vec(),
+                });
+            }
+            FrameKind::HardState => self.hard_state = Some(frame.payload.to_vec()),
+            FrameKind::Snapshot => {
+                let marker = Marker::decode(frame.payload).ok_or("the marker is malformed")?;
+                self.outline.mark(frame.at, marker.keep_suffix)?;
+                let covered = self.entries.partition_point(|entry| entry.index <= index);
+                self.entries.drain(
+                    ..if marker.keep_suffix {
+                        covered
+                    } else {
+                        self.entries.len()
+                    },
+                );
+                self.first_sequence = marker.first_sequence;
+            }
+            FrameKind::Commit | FrameKind::End => unreachable!("they end a batch"),
+        }
+        Ok(())
+    }
+
+    /// `next` must begin exactly where the log stands now.
+    fn check_joint(&mut self, next: &Header) -> Result<(), WalError> {
+        if next.identity != self.segments[0].header.identity {
+            return Err(damaged(
+                next.sequence,
+                0,
+                "the segment is that of another member",
+            ));
+        }
+        if next.prev_checksum != self.tail.checksum
+            || next.batch != self.batch
+            || next.last != self.outline.last()
+        {
+            return Err(damaged(
+                next.sequence,
+                0,
+                "the segment does not follow the one before it",
+            ));
+        }
+        self.first_sequence = next.first_sequence;
+        Ok(())
+    }
+
+    /// No segment is missing at the front, and no entry between the snapshot and the last.
+    fn check_complete(&self) -> Result<(), WalError> {
+        let sequence = self.segments[0].header.sequence;
+        if sequence > self.first_sequence {
+            return Err(damaged(
+                self.first_sequence,
+                0,
+                "the file is missing, but still needed",
+            ));
+        }
+        let (snapshot, last) = (self.outline.snapshot().index, self.outline.last().index);
+        let first = self.entries.first().map_or(last + 1, |entry| entry.index);
+        if last > snapshot && first != snapshot + 1 {
+            let why = format!("entries {} to {} are missing", snapshot + 1, first - 1);
+            return Err(damaged(sequence, HEADER_BYTES as u64, why));
+        }
+        Ok(())
+    }
+}
+
+fn is_zero(bytes: &[u8]) -> bool {
+    static ZEROS: [u8; 4096] = [0; 4096];
+    bytes
+        .chunks(ZEROS.len())
+        .all(|chunk| *chunk == ZEROS[..chunk.len()])
+}
+
+fn next_frame(rest: &[u8], seed: u32, prev_checksum: u32) -> Result<Frame<'_>, &'static str> {
+    let frame = decode(rest, seed)?;
+    if frame.prev_checksum != prev_checksum {
+        return Err("the frame does not follow the one before it");
+    }
+    Ok(frame)
+}
+
+fn damaged(sequence: u64, offset: u64, why: impl Into<String>) -> WalError {
+    WalError::Damaged {
+        file: segment_name(sequence),
+        offset,
+        why: why.into(),
+    }
+}
+
+pub(super) fn io_error(op: &'static str, file: &str, source: std::io::Error) -> WalError {
+    WalError::Io {
+        op,
+        file: file.to_owned(),
+        source,
+    }
+}

@@ -1,0 +1,199 @@
+//! Bytes that rot, files that vanish.
+
+use super::super::sim_disk::{Fate, Random, SimDisk};
+use super::super::{Entry, FrameKind, Recovered, WalError, dump, verify};
+use super::{AMPLE_BYTES, create, dir, open};
+
+/// Three segments, several batches in each; the last holds two batches.
+fn three_segments(clean: bool) -> SimDisk {
+    let disk = SimDisk::new(AMPLE_BYTES);
+    let mut wal = create(&disk).unwrap();
+    wal.append_hard_state(b"term 1").unwrap();
+    let mut index = 0;
+    while wal.stats().segments < 3 {
+        for _ in 0..2 {
+            index += 1;
+            wal.append_entry(index, 1, &[index as u8; 700]).unwrap();
+        }
+        wal.commit().unwrap();
+    }
+    wal.append_entry(index + 1, 2, b"the last batch").unwrap();
+    wal.commit().unwrap();
+    if clean {
+        wal.close().unwrap();
+    }
+    disk
+}
+
+/// (file, offset) of every byte that carries meaning: headers and frames.
+fn meaningful_bytes(disk: &SimDisk) -> Vec<(String, u64)> {
+    let mut places = Vec::new();
+    for name in disk.file_names() {
+        places.extend(
+            (0..4096)
+                .step_by(37)
+                .chain(4088..4096)
+                .map(|at| (name.clone(), at)),
+        );
+    }
+    dump(disk, dir(), &mut |frame| {
+        let end = frame.offset + (32 + frame.payload.len() as u64).next_multiple_of(8);
+        places.extend((frame.offset..end).map(|at| (frame.file.to_owned(), at)));
+    })
+    .unwrap();
+    places
+}
+
+fn intact(disk: &SimDisk) -> Recovered {
+    open(&disk.fork()).unwrap().1
+}
+
+/// Flips every byte in turn: each is refused with its place, or cut as a torn tail that says so.
+#[test]
+fn a_flipped_byte_is_refused_or_cut_but_never_read() {
+    for clean in [true, false] {
+        let disk = three_segments(clean);
+        let intact = intact(&disk);
+        let before_last: Vec<Entry> = intact.entries[..intact.entries.len() - 1].to_vec();
+        let (mut refused, mut cut) = (0, 0);
+        for (name, offset) in meaningful_bytes(&disk) {
+            let flipped = disk.fork();
+            flipped.damage(&name, |bytes| bytes[offset as usize] ^= 1 << (offset % 8));
+            match open(&flipped) {
+                Err(WalError::Damaged {
+                    file, offset: at, ..
+                }) => {
+                    // Found where it is, or at the frame that holds it, or at the next joint.
+                    assert!(
+                        file > name || (file == name && at <= offset),
+                        "{name} {offset}"
+                    );
+                    refused += 1;
+                }
+                Err(error) => panic!("{name} {offset}: {error}"),
+                Ok((_, recovered)) => {
+                    assert!(
+                        recovered.torn_tail.is_some(),
+                        "{name} {offset} went unnoticed"
+                    );
+                    assert!(!recovered.clean_shutdown);
+                    let kept = if clean { &intact.entries } else { &before_last };
+                    assert_eq!(&recovered.entries, kept, "{name} {offset}");
+                    assert_eq!(recovered.hard_state, intact.hard_state);
+                    cut += 1;
+                }
+            }
+        }
+        // The last frames are those of one small batch, or of the end mark alone.
+        assert_eq!(cut, if clean { 64 } else { 48 + 64 });
+        assert!(refused > 20_000, "only {refused}");
+    }
+}
+
+#[test]
+fn a_missing_segment_is_named() {
+    let disk = three_segments(false);
+    let names = disk.file_names();
+    for lost in &names[..2] {
+        let disk = disk.fork();
+        disk.lose(lost);
+        let error = open(&disk).err().unwrap();
+        assert!(
+            matches!(&error, WalError::Damaged { file, .. } if file == lost),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn a_segment_of_another_log_is_refused() {
+    let (disk, other) = (three_segments(false), SimDisk::new(AMPLE_BYTES));
+    let mut wal = create(&other).unwrap();
+    for index in 1..=30 {
+        wal.append_entry(index, 9, &[1; 800]).unwrap();
+        wal.commit().unwrap();
+    }
+    let names = disk.file_names();
+    let refusal = |name: &str, contents: Vec<u8>| {
+        let disk = disk.fork();
+        disk.damage(name, |bytes| bytes.copy_from_slice(&contents));
+        open(&disk).err().unwrap().to_string()
+    };
+    let renamed = refusal(&names[1], disk.contents(&names[2]));
+    assert!(
+        renamed.contains("the header is that of another segment"),
+        "{renamed}"
+    );
+    let foreign = refusal(&names[1], other.contents(&names[1]));
+    assert!(foreign.contains(&names[0]), "{foreign}");
+}
+
+#[test]
+fn a_shortened_file_is_refused() {
+    let disk = three_segments(false);
+    let name = disk.file_names()[1].clone();
+    disk.damage(&name, |bytes| bytes.truncate(10_000));
+    let error = open(&disk).err().unwrap().to_string();
+    assert!(
+        error.contains(&name) && error.contains("offset 10000"),
+        "{error}"
+    );
+}
+
+#[test]
+fn random_damage_never_panics() {
+    let disk = three_segments(false);
+    let names = disk.file_names();
+    let mut random = Random::new(11);
+    for _ in 0..500 {
+        let disk = disk.fork();
+        let name = &names[random.below(3) as usize];
+        for _ in 0..1 + random.below(8) {
+            let (at, byte) = (random.below(16 << 10) as usize, random.next() as u8);
+            disk.damage(name, |bytes| bytes[at] = byte);
+        }
+        if let Err(error) = open(&disk) {
+            assert!(matches!(error.code(), "wal_damaged"), "{error}");
+        }
+    }
+}
+
+#[test]
+fn the_offline_readers_change_nothing_and_show_every_frame() {
+    let disk = three_segments(true);
+    let operations = disk.operations();
+    let mut kinds = Vec::new();
+    let summary = dump(&disk, dir(), &mut |frame| kinds.push(frame.kind)).unwrap();
+    assert_eq!(disk.operations(), operations);
+    assert_eq!(summary, verify(&disk, dir()).unwrap());
+    assert_eq!(summary.frames, kinds.len() as u64);
+    assert_eq!(
+        (kinds[0], *kinds.last().unwrap()),
+        (FrameKind::HardState, FrameKind::End)
+    );
+    assert!(summary.clean_shutdown && summary.torn_tail.is_none());
+    assert_eq!((summary.segments, summary.last_term), (3, 2));
+}
+
+/// Recycled files keep the frames of their former life; none of them may come back.
+#[test]
+fn old_frames_in_a_recycled_segment_stay_dead() {
+    let disk = SimDisk::new(AMPLE_BYTES);
+    let mut wal = create(&disk).unwrap();
+    for index in 1..=200 {
+        wal.append_entry(index, 1, &[7; 700]).unwrap();
+        wal.commit().unwrap();
+        if index % 10 == 0 {
+            wal.compact(index, 1).unwrap();
+        }
+    }
+    assert!(wal.stats().segments <= 2 && wal.stats().spare_segments >= 1);
+    drop(wal);
+    disk.restart(Fate::Lost, &mut Random::new(0));
+    let (_, recovered) = open(&disk).unwrap();
+    assert_eq!(
+        (recovered.snapshot, recovered.entries.len()),
+        (Some((200, 1)), 0)
+    );
+    assert_eq!(recovered.torn_tail, None);
+}
