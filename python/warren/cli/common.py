@@ -1,0 +1,125 @@
+"""What all commands share: the options of every command, the settings they fill, the groups.
+
+Imported for `--help`: nothing heavy.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+import click
+
+__all__ = ["DEFAULT_HOST", "Command", "Group", "Settings", "common_options", "detach_option"]
+
+DEFAULT_HOST: Final = "unix:///run/warren/warren.sock"
+FORMATS: Final = ("table", "json", "yaml")
+
+_HELP_WIDTH_MAX: Final = 100
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Settings:
+    """What the options of every command say. `timeout_ms` is None where none was given."""
+
+    __slots__ = ("format", "host", "timeout_ms")
+
+    def __init__(self) -> None:
+        self.host = os.environ.get("WARREN_HOST") or DEFAULT_HOST
+        self.format = "table"
+        self.timeout_ms: int | None = None
+
+    def timeout_s(self, default_s: float) -> float:
+        """The time limit for the whole command, in seconds."""
+        return default_s if self.timeout_ms is None else self.timeout_ms / 1000
+
+
+class Command(click.Command):
+    """A command whose help is as wide as the terminal."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs["context_settings"] = _context_settings(kwargs.get("context_settings"))
+        super().__init__(*args, **kwargs)
+
+
+class Group(click.Group):
+    """A group of such commands."""
+
+    command_class = Command
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs["context_settings"] = _context_settings(kwargs.get("context_settings"))
+        super().__init__(*args, **kwargs)
+
+
+def _context_settings(given: dict[str, Any] | None) -> dict[str, Any]:
+    # click would import shutil, and with it three compression libraries, to learn the width.
+    return {
+        "help_option_names": ["-h", "--help"],
+        "terminal_width": _terminal_columns(),
+        "max_content_width": _HELP_WIDTH_MAX,
+        **(given or {}),
+    }
+
+
+def _terminal_columns() -> int:
+    try:
+        columns = int(os.environ.get("COLUMNS", "0")) or os.get_terminal_size(1).columns
+    except (ValueError, OSError):
+        columns = 80
+    return max(40, min(columns, _HELP_WIDTH_MAX))
+
+
+def _keep(ctx: click.Context, param: click.Parameter, value: Any) -> None:
+    if value is None:
+        return
+    setattr(ctx.ensure_object(Settings), str(param.name), value)
+
+
+def _duration(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
+    if value is None:
+        return
+    from warren.cli.parse import duration_ms
+
+    try:
+        ctx.ensure_object(Settings).timeout_ms = duration_ms(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error), ctx, param) from None
+
+
+def common_options(function: F) -> F:
+    """`--host`, `--timeout` and `--format`: on every command, before or after the noun."""
+    for option in (
+        click.option(
+            "--format",
+            type=click.Choice(FORMATS),
+            expose_value=False,
+            callback=_keep,
+            help="How to print.  [default: table]",
+        ),
+        click.option(
+            "--timeout",
+            metavar="DURATION",
+            expose_value=False,
+            callback=_duration,
+            help="Give up after this long, as in 90s or 5m.",
+        ),
+        click.option(
+            "--host",
+            metavar="ADDRESS",
+            expose_value=False,
+            callback=_keep,
+            help=f"The daemon's socket.  [env: WARREN_HOST; default: {DEFAULT_HOST}]",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def detach_option(function: F) -> F:
+    """`--detach`: on every command that would wait."""
+    return click.option("--detach", "-d", is_flag=True, help="Do not wait for the outcome.")(
+        function
+    )

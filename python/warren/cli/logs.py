@@ -1,0 +1,247 @@
+"""`warrenctl service logs`: the lines of all containers of a service, as they come."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from warren.cli.common import Command, Settings, common_options
+
+if TYPE_CHECKING:
+    from warren.cli.client import Client
+    from warren.pb.v1 import node_pb2, objects_pb2
+
+__all__ = ["logs"]
+
+LIST_PAUSE_S: Final = 1.0
+"""How often a follower looks for containers that have come since."""
+
+_QUEUE_MAX: Final = 256
+# A line without an end is given out in pieces of this size.
+_LINE_BYTES_MAX: Final = 1 << 20
+_COLORS: Final = ("cyan", "yellow", "green", "magenta", "blue", "red")
+
+
+@click.command(cls=Command)
+@click.argument("service")
+@click.option("--follow", "-f", is_flag=True, help="Go on with lines as they are written.")
+@click.option(
+    "--tail", "-n", type=click.IntRange(0), metavar="N", help="Only the last N of each container."
+)
+@click.option("--since", metavar="TIME", help="Only since a time (RFC 3339) or an age, as in 10m.")
+@click.option("--timestamps", "-t", is_flag=True, help="Show when each line was written.")
+@common_options
+@click.pass_obj
+def logs(
+    settings: Settings,
+    service: str,
+    follow: bool,
+    tail: int | None,
+    since: str | None,
+    timestamps: bool,
+) -> None:
+    """Show what the containers of a service wrote.
+
+    Lines from standard error go to standard error.
+    """
+    import time
+
+    from warren.cli.client import Client
+    from warren.cli.parse import since_ms
+    from warren.pb.v1 import node_pb2
+
+    request = node_pb2.LogsRequest(follow=follow, tail=-1 if tail is None else tail)
+    if since is not None:
+        try:
+            request.since_ms = since_ms(since, int(time.time() * 1000))
+        except ValueError as error:
+            raise click.BadParameter(str(error), param_hint="--since") from None
+    with Client(settings) as client:
+        follower = _Follower(client, service, request)
+        chunks = follower.lines() if follow else follower.once()
+        printer = _Printer(settings, timestamps)
+        for record, line in chunks:
+            printer.take(record, line)
+        printer.flush()
+
+
+Lines = Iterator[tuple["objects_pb2.Container", "node_pb2.LogLine"]]
+
+
+class _Follower:
+    """The log lines of a service's containers, those included that come while it is read."""
+
+    def __init__(self, client: Client, service: str, request: node_pb2.LogsRequest) -> None:
+        self._client = client
+        self._service = service
+        self._request = request
+        self._seen: dict[bytes, objects_pb2.Container] = {}
+
+    def once(self) -> Lines:
+        """What has been written so far."""
+        fresh = self._fresh()
+        if not fresh:
+            return
+        yield from self._read(fresh, self._client.deadline.remaining_s())
+
+    def lines(self) -> Lines:
+        """What has been and will be written; ends when the service is gone."""
+        import queue
+        import threading
+
+        from warren.errors import WarrenError
+
+        # One stream per batch of new containers, each in a thread that ends with the process.
+        arrived: queue.Queue[Any] = queue.Queue(_QUEUE_MAX)
+
+        def pump(fresh: list[bytes]) -> None:
+            try:
+                for item in self._read(fresh, None):
+                    arrived.put(item)
+            except WarrenError as error:
+                arrived.put(error)
+
+        while True:
+            try:
+                fresh = self._fresh()
+            except WarrenError as error:
+                if error.code == "not_found" and self._seen:
+                    return
+                raise
+            if fresh:
+                threading.Thread(target=pump, args=(fresh,), daemon=True).start()
+                self._request.since_ms = 0
+                self._request.tail = -1
+            yield from _until_pause(arrived)
+
+    def _fresh(self) -> list[bytes]:
+        """Containers on the daemon's node that were not there the last time."""
+        from warren.cli.client import Deadline
+        from warren.pb.v1 import api_pb2, node_pb2
+
+        if self._seen:
+            self._client.deadline = Deadline(self._client.deadline.timeout_s)
+        daemon: node_pb2.GetDaemonResponse = self._client.call(
+            "GetDaemon", node_pb2.GetDaemonRequest()
+        )
+        answer: api_pb2.ListSlotsResponse = self._client.call(
+            "ListSlots", api_pb2.ListSlotsRequest(ref=self._service, all=True)
+        )
+        fresh = []
+        for slot in answer.slots:
+            record = slot.container
+            if not record.id or record.id in self._seen:
+                continue
+            self._seen[record.id] = record
+            if record.node_id == daemon.node_id:
+                fresh.append(record.id)
+            else:
+                click.echo(
+                    f"{_label(record)} is on node {slot.node_name}: "
+                    "its log is read there, with warrenctl on that host",
+                    err=True,
+                )
+        return fresh
+
+    def _read(self, containers: list[bytes], timeout_s: float | None) -> Lines:
+        from warren.pb.v1 import node_pb2
+
+        request = node_pb2.LogsRequest()
+        request.CopyFrom(self._request)
+        request.container_ids.extend(containers)
+        for chunk in self._client.stream("Logs", request, timeout_s):
+            for line in chunk.lines:
+                yield self._seen[line.container_id], line
+
+
+def _until_pause(arrived: Any) -> Lines:
+    """What arrives until it is time to look for new containers again."""
+    import queue
+    import time
+
+    end_s = time.monotonic() + LIST_PAUSE_S
+    while (left_s := end_s - time.monotonic()) > 0:
+        try:
+            item = arrived.get(timeout=left_s)
+        except queue.Empty:
+            return
+        if isinstance(item, Exception):
+            raise item
+        yield item
+
+
+def _label(record: objects_pb2.Container) -> str:
+    # A global service has no slot numbers: the node makes the difference.
+    return f"{record.service_name}.{record.slot or record.node_id.hex()[:12]}"
+
+
+class _Printer:
+    """Joins the pieces of long lines and prints whole ones."""
+
+    def __init__(self, settings: Settings, timestamps: bool) -> None:
+        import os
+
+        self._settings = settings
+        self._timestamps = timestamps
+        self._colored = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+        self._pieces: dict[tuple[bytes, bool], bytes] = {}
+        self._last: dict[tuple[bytes, bool], tuple[Any, Any]] = {}
+
+    def take(self, record: objects_pb2.Container, line: node_pb2.LogLine) -> None:
+        key = (line.container_id, line.stderr)
+        text = self._pieces.pop(key, b"") + line.line
+        if line.partial and len(text) < _LINE_BYTES_MAX:
+            self._pieces[key] = text
+            self._last[key] = (record, line)
+            return
+        self._print(record, line, text)
+
+    def flush(self) -> None:
+        """Print what never got its end."""
+        for key, text in self._pieces.items():
+            self._print(*self._last[key], text)
+        self._pieces.clear()
+
+    def _print(self, record: Any, line: Any, text: bytes) -> None:
+        if self._settings.format != "table":
+            self._print_data(record, line, text)
+            return
+        label = _label(record)
+        if self._colored:
+            label = click.style(label, fg=_COLORS[record.slot % len(_COLORS)])
+        stamp = f"{_time(line.time_ns)} " if self._timestamps else ""
+        out = sys.stderr if line.stderr else sys.stdout
+        # Bytes: what a container writes is not always text.
+        out.buffer.write(f"{label} | {stamp}".encode() + text + b"\n")
+        out.buffer.flush()
+
+    def _print_data(self, record: Any, line: Any, text: bytes) -> None:
+        import msgspec
+
+        from warren.cli.shapes import LogLineView
+
+        view = LogLineView(
+            service=record.service_name,
+            slot=record.slot,
+            container_id=record.id.hex(),
+            time=_time(line.time_ns),
+            stream="stderr" if line.stderr else "stdout",
+            line=text.decode(errors="replace"),
+        )
+        if self._settings.format == "json":
+            click.echo(msgspec.json.encode(view))
+            return
+        import yaml
+
+        fields = msgspec.to_builtins(view)
+        click.echo(yaml.safe_dump(fields, sort_keys=False, explicit_start=True), nl=False)
+
+
+def _time(time_ns: int) -> str:
+    from datetime import UTC, datetime
+
+    seconds, nanoseconds = divmod(time_ns, 1_000_000_000)
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{nanoseconds:09d}Z"

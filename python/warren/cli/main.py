@@ -1,0 +1,124 @@
+"""The entry point of `warrenctl`: finds the command, turns what went wrong into an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+from itertools import pairwise
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from warren.cli.common import Group, Settings, common_options
+from warren.cli.exits import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, exit_of
+from warren.errors import WarrenError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["cli", "main"]
+
+PROG: Final = "warrenctl"
+
+# Module and short help, so that listing them imports none.
+_COMMANDS: Final = {
+    "cluster": ("warren.cli.cluster", "Create the cluster and look at it."),
+    "completion": ("warren.cli.completion", "Print a completion script for a shell."),
+    "container": ("warren.cli.container", "Look at containers."),
+    "image": ("warren.cli.image", "Load, list and remove images on this host."),
+    "node": ("warren.cli.node", "Look at the hosts of the cluster."),
+    "service": ("warren.cli.service", "Create, change, watch and remove services."),
+    "version": ("warren.cli.version", "Show the version of the client and of the daemon."),
+}
+
+
+class LazyGroup(Group):
+    """A group that imports a command's module when the command is named."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        command = getattr(import_module(_COMMANDS[cmd_name][0]), cmd_name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, _COMMANDS[name][1]) for name in sorted(_COMMANDS)])
+
+
+@click.group(cls=LazyGroup, name=PROG)
+@common_options
+@click.pass_context
+def cli(ctx: click.Context) -> None:
+    """Run containers on a fleet of Linux hosts.
+
+    Talks to the daemon, warrend, over its Unix socket.
+
+    Exit codes: 0 done, 1 failed, 2 usage, 3 cannot reach a manager, 4 not found, 5 exists,
+    6 denied.
+    """
+    ctx.ensure_object(Settings)
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run `warrenctl` and exit. `args`: without the program's name; default: the process's own."""
+    arguments = sys.argv[1:] if args is None else list(args)
+    sys.exit(_run(arguments))
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        # Of click's way to end the process only the exit codes are wanted; the words are ours.
+        result = cli.main(arguments, prog_name=PROG, standalone_mode=False)
+        sys.stdout.flush()
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return EXIT_USAGE
+    except click.ClickException as error:
+        _complain(arguments, "invalid", error.format_message(), _usage_hint(error))
+        return EXIT_USAGE if isinstance(error, click.UsageError) else EXIT_FAILED
+    except WarrenError as error:
+        _complain(arguments, error.code, error.message)
+        return exit_of(error.code)
+    except (click.Abort, KeyboardInterrupt):
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has gone: nobody to tell, and nothing more to flush at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
+    except OSError as error:
+        _complain(arguments, "failed", f"{error.strerror or error}: {error.filename or 'output'}")
+        return EXIT_FAILED
+    return result if isinstance(result, int) else 0
+
+
+def _usage_hint(error: click.ClickException) -> str:
+    context = getattr(error, "ctx", None)
+    return f"See '{context.command_path} --help'." if context is not None else ""
+
+
+def _complain(arguments: list[str], code: str, message: str, hint: str = "") -> None:
+    if _wants_json(arguments):
+        import msgspec
+
+        click.echo(msgspec.json.encode({"error": {"code": code, "message": message}}), err=True)
+        return
+    click.echo(f"{PROG}: {message}", err=True)
+    if hint:
+        click.echo(hint, err=True)
+
+
+def _wants_json(arguments: list[str]) -> bool:
+    """Whether `--format json` stands among the arguments.
+
+    Read from the words themselves: a wrong word before it ends click's parsing before the option
+    is seen.
+    """
+    own = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    pairs = pairwise(own)
+    return "--format=json" in own or ("--format", "json") in pairs

@@ -1,0 +1,69 @@
+"""`warrenctl node`: the hosts of the cluster."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from warren.cli.common import Group, Settings, common_options
+
+if TYPE_CHECKING:
+    from warren.cli.shapes import NodeView
+    from warren.pb.v1 import api_pb2
+
+__all__ = ["node"]
+
+
+@click.group(cls=Group)
+def node() -> None:
+    """Look at the hosts of the cluster."""
+
+
+@node.command()
+@common_options
+@click.pass_obj
+def ls(settings: Settings) -> None:
+    """List the nodes."""
+    from warren.cli import render, views
+    from warren.cli.client import Client
+    from warren.pb.v1 import api_pb2
+
+    with Client(settings) as client:
+        answer: api_pb2.ListNodesResponse = client.call("ListNodes", api_pb2.ListNodesRequest())
+    nodes = sorted((views.node(view) for view in answer.nodes), key=lambda each: each.name)
+    header = ("ID", "NAME", "STATUS", "AVAILABILITY", "ROLES", "CONTAINERS", "CPUS", "MEMORY")
+    render.show_list(settings, nodes, header, _row)
+
+
+def _row(each: NodeView) -> tuple[str, ...]:
+    from warren.cli.render import bytes_text, cpus_text, short
+
+    roles = [("leader" if each.leader else "manager")] if each.manager else []
+    roles += ["worker"] if each.worker else []
+    used, whole = each.allocated, each.capacity
+    return (
+        short(each.id),
+        each.name,
+        each.status,
+        each.availability,
+        ", ".join(roles) or "-",
+        f"{each.containers_running}/{each.containers}",
+        f"{cpus_text(used.cpu_milli)}/{cpus_text(whole.cpu_milli)}",
+        f"{bytes_text(used.memory_bytes)}/{bytes_text(whole.memory_bytes)}",
+    )
+
+
+@node.command()
+@click.argument("node")
+@common_options
+@click.pass_obj
+def inspect(settings: Settings, node: str) -> None:
+    """Show everything about a node, and the containers assigned to it."""
+    from warren.cli import render, views
+    from warren.cli.client import Client
+    from warren.pb.v1 import api_pb2
+
+    with Client(settings) as client:
+        answer: api_pb2.GetNodeResponse = client.call("GetNode", api_pb2.GetNodeRequest(ref=node))
+    render.show(settings, views.node_detail(answer))

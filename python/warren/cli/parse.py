@@ -1,0 +1,223 @@
+"""Reading what people write in flags. Pure: each function takes text and returns a value.
+
+What cannot be read raises ValueError with a sentence that says what would do.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+__all__ = [
+    "MountFlag",
+    "age_text",
+    "cpu_milli",
+    "duration_ms",
+    "env_file",
+    "env_variable",
+    "label",
+    "memory_bytes",
+    "mount",
+    "scale",
+    "since_ms",
+]
+
+_UINT64_MAX: Final = 2**64 - 1
+_UINT32_MAX: Final = 2**32 - 1
+
+_MEMORY: Final = re.compile(r"(\d+)(?:\.(\d+))?\s*([kmgtp]?)(i?b)?", re.IGNORECASE | re.ASCII)
+_MEMORY_SHIFT: Final = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40, "p": 50}
+_CPUS: Final = re.compile(r"(\d*)(?:\.(\d*))?", re.ASCII)
+_DURATION: Final = re.compile(
+    r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+)(?:\.(\d{1,3}))?s)?(?:(\d+)ms)?", re.ASCII
+)
+_MOUNT_KEYS: Final = {
+    "type": "type",
+    "source": "source",
+    "src": "source",
+    "target": "target",
+    "dst": "target",
+    "destination": "target",
+    "readonly": "readonly",
+    "ro": "readonly",
+    "tmpfs-size": "tmpfs-size",
+}
+_TRUE: Final = {"", "1", "t", "true"}
+_FALSE: Final = {"0", "f", "false"}
+
+
+def memory_bytes(text: str) -> int:
+    """Bytes of `64m`, `1.5GiB`, `4096`; units are powers of 1,024 as in Docker."""
+    match = _MEMORY.fullmatch(text.strip())
+    if not match or (match[4] and not match[3] and match[4].lower() != "b"):
+        raise ValueError(f"'{text}' is no size; write a number and a unit, as in 64m or 1.5g")
+    shift = _MEMORY_SHIFT[match[3].lower()]
+    fraction = match[2] or ""
+    total: int = (int(match[1] + fraction) << shift) // 10 ** len(fraction)
+    if total > _UINT64_MAX:
+        raise ValueError(f"'{text}' is more memory than can be counted")
+    return total
+
+
+def cpu_milli(text: str) -> int:
+    """Thousandths of a CPU of `0.5`, `2`, `.25`."""
+    match = _CPUS.fullmatch(text.strip())
+    if not match or not (match[1] or match[2]):
+        raise ValueError(f"'{text}' is no number of CPUs; write it as in 0.5 or 2")
+    fraction = (match[2] or "").rstrip("0")
+    if len(fraction) > 3:
+        raise ValueError(f"'{text}' is too fine; the smallest step is 0.001 of a CPU")
+    total = int(match[1] or "0") * 1000 + int(fraction.ljust(3, "0"))
+    if total > _UINT64_MAX:
+        raise ValueError(f"'{text}' is more CPUs than can be counted")
+    return total
+
+
+def duration_ms(text: str) -> int:
+    """Milliseconds of `10s`, `1m30s`, `500ms`; a number alone is seconds."""
+    stripped = text.strip()
+    match = _DURATION.fullmatch(stripped + "s" if stripped.isdigit() else stripped)
+    if not stripped or not match:
+        raise ValueError(f"'{text}' is no duration; write it as in 10s, 1m30s or 500ms")
+    days, hours, minutes, seconds = (int(match[group] or 0) for group in (1, 2, 3, 4))
+    milliseconds = int((match[5] or "").ljust(3, "0")) + int(match[6] or 0)
+    total = (((days * 24 + hours) * 60 + minutes) * 60 + seconds) * 1000 + milliseconds
+    if total > _UINT32_MAX:
+        raise ValueError(f"'{text}' is too long; the longest is 49 days")
+    return total
+
+
+def since_ms(text: str, now_ms: int) -> int:
+    """Milliseconds since the epoch of a time (RFC 3339) or of a duration before `now_ms`."""
+    from datetime import datetime
+
+    try:
+        return max(0, now_ms - duration_ms(text))
+    except ValueError:
+        pass
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError(
+            f"'{text}' is neither a duration (10m) nor a time (2026-01-31T08:00:00Z)"
+        ) from None
+    return max(0, int(moment.timestamp() * 1000))
+
+
+def label(text: str) -> tuple[str, str]:
+    """Name and value of `NAME=VALUE`; without `=` the value is empty."""
+    name, _, value = text.partition("=")
+    if not name or name != name.strip():
+        raise ValueError(f"'{text}' is no label; write NAME=VALUE")
+    return name, value
+
+
+def env_variable(text: str, environ: Mapping[str, str]) -> str:
+    """`NAME=VALUE`; for a bare `NAME` the value that `environ` has."""
+    name, equals, _ = text.partition("=")
+    if not name or any(c.isspace() or c == "\0" for c in name):
+        raise ValueError(f"'{text}' is no variable; write NAME=VALUE")
+    if equals:
+        return text
+    if name not in environ:
+        raise ValueError(f"{name} is not set in this shell; write {name}=VALUE")
+    return f"{name}={environ[name]}"
+
+
+def env_file(lines: Iterable[str], name: str, environ: Mapping[str, str]) -> list[str]:
+    """The variables in a file: a `NAME=VALUE` a line; blank lines and `#` comments are skipped.
+
+    Values are taken as they stand: quotes are part of them. `name`: of the file, for the errors.
+    """
+    variables = []
+    for number, line in enumerate(lines, start=1):
+        text = line.removeprefix("\ufeff").rstrip("\r\n").lstrip()
+        if not text.strip() or text.startswith("#"):
+            continue
+        try:
+            variables.append(env_variable(text, environ))
+        except ValueError as error:
+            raise ValueError(f"{name}, line {number}: {error}") from None
+    return variables
+
+
+@dataclass(frozen=True, slots=True)
+class MountFlag:
+    """A mount as written. `tmpfs_size_bytes` is 0 where no limit was given."""
+
+    kind: str  # "bind" or "tmpfs"
+    source: str
+    target: str
+    read_only: bool
+    tmpfs_size_bytes: int
+
+
+def mount(text: str) -> MountFlag:
+    """`type=bind,source=/a,target=/b[,readonly]` or `type=tmpfs,target=/b[,tmpfs-size=64m]`."""
+    fields = _mount_fields(text)
+    kind = fields.get("type", "")
+    if kind not in ("bind", "tmpfs"):
+        raise ValueError(f"'{text}': write type=bind or type=tmpfs")
+    target = fields.get("target", "")
+    if not target.startswith("/"):
+        raise ValueError(f"'{text}': write target=, an absolute path in the container")
+    source = fields.get("source", "")
+    if kind == "bind" and not source.startswith("/"):
+        raise ValueError(f"'{text}': write source=, an absolute path on the host")
+    if kind == "bind" and "tmpfs-size" in fields:
+        raise ValueError(f"'{text}': tmpfs-size goes with type=tmpfs only")
+    if kind == "tmpfs" and source:
+        raise ValueError(f"'{text}': a tmpfs has no source")
+    read_only = fields.get("readonly", "false").lower()
+    if read_only not in _TRUE | _FALSE:
+        raise ValueError(f"'{text}': readonly is true or false")
+    return MountFlag(
+        kind=kind,
+        source=source,
+        target=target,
+        read_only=read_only in _TRUE,
+        tmpfs_size_bytes=memory_bytes(fields.get("tmpfs-size", "0")),
+    )
+
+
+def _mount_fields(text: str) -> dict[str, str]:
+    fields: dict[str, str] = {}
+    # A path with a comma can be quoted, as in "source=/a,b".
+    for part in next(csv.reader([text]), []):
+        written, equals, value = part.partition("=")
+        key = _MOUNT_KEYS.get(written.strip().lower())
+        if key is None:
+            near = difflib.get_close_matches(written, _MOUNT_KEYS, n=1)
+            known = f"did you mean {near[0]}?" if near else f"known are {', '.join(_MOUNT_KEYS)}"
+            raise ValueError(f"'{text}': unknown key '{written}'; {known}")
+        if key in fields:
+            raise ValueError(f"'{text}': {key} is given twice")
+        if not equals and key != "readonly":
+            raise ValueError(f"'{text}': write {key}=VALUE")
+        fields[key] = value
+    return fields
+
+
+def scale(text: str) -> tuple[str, int]:
+    """Service and replicas of `web=3`."""
+    name, _, count = text.rpartition("=")
+    if not name or not re.fullmatch(r"\d+", count, re.ASCII):
+        raise ValueError(
+            f"'{text}' says no number of replicas; write SERVICE=REPLICAS, as in web=3"
+        )
+    if int(count) > _UINT32_MAX:
+        raise ValueError(f"'{text}': {count} replicas are more than can be counted")
+    return name, int(count)
+
+
+def age_text(age_ms: int) -> str:
+    """A time span for people, in the largest unit of which there are two: `90s`, `5m`, `3d`."""
+    seconds = max(0, age_ms) // 1000
+    for unit, length in (("d", 86_400), ("h", 3_600), ("m", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds // length}{unit}"
+    return f"{seconds}s"

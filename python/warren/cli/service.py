@@ -1,0 +1,111 @@
+"""`warrenctl service`: the group, and the commands that only look."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from warren.cli.common import Group, Settings, common_options
+from warren.cli.logs import logs
+from warren.cli.service_changes import create, remove, scale, update
+
+if TYPE_CHECKING:
+    from warren.cli.shapes import ServiceView, SlotView
+    from warren.pb.v1 import api_pb2
+
+__all__ = ["service"]
+
+
+@click.group(cls=Group)
+def service() -> None:
+    """Create, change, watch and remove services."""
+
+
+for command in (create, update, scale, remove, logs):
+    service.add_command(command)
+
+
+@service.command()
+@common_options
+@click.pass_obj
+def ls(settings: Settings) -> None:
+    """List the services."""
+    from warren.cli import render, views
+    from warren.cli.client import Client
+    from warren.pb.v1 import api_pb2
+
+    with Client(settings) as client:
+        answer: api_pb2.ListServicesResponse = client.call(
+            "ListServices", api_pb2.ListServicesRequest()
+        )
+
+    def row(each: ServiceView) -> tuple[str, ...]:
+        running = f"{each.running}/{each.desired}"
+        return (
+            render.short(each.id),
+            each.name,
+            each.mode,
+            f"{running} (being removed)" if each.removing else running,
+            render.age(each.created_at),
+            each.container.image,
+        )
+
+    services = sorted((views.service(view) for view in answer.services), key=lambda s: s.name)
+    render.show_list(settings, services, ("ID", "NAME", "MODE", "RUNNING", "AGE", "IMAGE"), row)
+
+
+@service.command()
+@click.argument("service")
+@click.option("--all", "-a", "everything", is_flag=True, help="Also those stopped or leaving.")
+@common_options
+@click.pass_obj
+def ps(settings: Settings, service: str, everything: bool) -> None:
+    """List the slots of a service: what runs where, and why what does not."""
+    from warren.cli import render, views
+    from warren.cli.client import Client
+    from warren.pb.v1 import api_pb2
+
+    with Client(settings) as client:
+        answer: api_pb2.ListSlotsResponse = client.call(
+            "ListSlots", api_pb2.ListSlotsRequest(ref=service, all=everything)
+        )
+    slots = [views.slot(message, answer.service) for message in answer.slots]
+    header = ("SLOT", "CONTAINER", "NODE", "DESIRED", "STATE", "ATTEMPT", "AGE", "WHY")
+    render.show_list(settings, slots, header, _slot_row)
+
+
+def _slot_row(each: SlotView) -> tuple[str, ...]:
+    from warren.cli import render
+
+    why = each.reason or ""
+    if each.exit_code is not None and str(each.exit_code) not in why:
+        why = f"{why}; exit code {each.exit_code}" if why else f"exit code {each.exit_code}"
+    node = each.node or render.short(each.node_id)
+    return (
+        f"{each.service}.{each.slot}" if each.slot else f"{each.service}.{node}",
+        render.short(each.container_id),
+        node,
+        each.desired,
+        each.state,
+        str(each.attempt) if each.attempt else "-",
+        render.age(each.started_at or each.created_at),
+        why,
+    )
+
+
+@service.command()
+@click.argument("service")
+@common_options
+@click.pass_obj
+def inspect(settings: Settings, service: str) -> None:
+    """Show everything about a service."""
+    from warren.cli import render, views
+    from warren.cli.client import Client
+    from warren.pb.v1 import api_pb2
+
+    with Client(settings) as client:
+        answer: api_pb2.GetServiceResponse = client.call(
+            "GetService", api_pb2.GetServiceRequest(ref=service)
+        )
+    render.show(settings, views.service(answer.service))

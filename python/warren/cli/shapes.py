@@ -1,0 +1,218 @@
+"""The shapes that `--format json` and `yaml` print: a contract, described in docs/cli.md.
+
+Ids and digests are lowercase hex, times RFC 3339 in UTC, enumerations lowercase words; what does
+not apply is null.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+__all__ = [
+    "ClusterCreated",
+    "ClusterView",
+    "ContainerDetail",
+    "ContainerSpecView",
+    "ContainerView",
+    "DaemonView",
+    "ImageRemoved",
+    "ImageView",
+    "LogLineView",
+    "MountView",
+    "NodeDetail",
+    "NodeView",
+    "ResourcesView",
+    "ServiceChanged",
+    "ServiceRemoved",
+    "ServiceView",
+    "SlotView",
+    "VersionView",
+]
+
+
+class ResourcesView(Struct, frozen=True):
+    cpu_milli: int
+    memory_bytes: int
+
+
+class ClusterView(Struct, frozen=True):
+    id: str
+    epoch: int
+    created_at: str | None
+    feature_level: int
+    node_id: str
+    leader_node_id: str | None
+    term: int
+    last_index: int
+    applied_index: int
+    managers: int
+    workers: int
+    nodes_ready: int
+    services: int
+    containers: int
+    containers_running: int
+    capacity: ResourcesView
+    allocated: ResourcesView
+
+
+class ClusterCreated(Struct, frozen=True):
+    id: str
+    node_id: str
+
+
+class ImageView(Struct, frozen=True):
+    reference: str
+    digest: str
+    size_bytes: int
+
+
+class ImageRemoved(Struct, frozen=True):
+    reference: str
+
+
+class NodeView(Struct, frozen=True):
+    id: str
+    name: str
+    status: str
+    availability: str
+    manager: bool
+    worker: bool
+    leader: bool
+    advertise_addr: str | None
+    capacity: ResourcesView
+    allocated: ResourcesView
+    containers: int
+    containers_running: int
+    labels: dict[str, str]
+    images: list[ImageView]
+    architecture: str
+    os_name: str
+    kernel: str
+    warren_version: str
+    containerd_version: str | None
+    joined_at: str | None
+
+
+class MountView(Struct, frozen=True):
+    type: str
+    source: str | None
+    target: str
+    read_only: bool
+    tmpfs_size_bytes: int | None
+
+
+class ContainerSpecView(Struct, frozen=True):
+    image: str
+    image_digest: str | None
+    command: list[str]
+    env: list[str]
+    mounts: list[MountView]
+    resources: ResourcesView
+    restart: str
+    restart_max_attempts: int | None
+    network: str
+    user: str | None
+    workdir: str | None
+    stop_timeout_ms: int
+    labels: dict[str, str]
+
+
+class ServiceView(Struct, frozen=True):
+    id: str
+    name: str
+    mode: str
+    replicas: int | None
+    desired: int
+    running: int
+    version: int
+    removing: bool
+    labels: dict[str, str]
+    spec_digest: str
+    container: ContainerSpecView
+    created_at: str | None
+    updated_at: str | None
+
+
+class ServiceChanged(Struct, frozen=True):
+    id: str
+    name: str
+    version: int
+
+
+class ServiceRemoved(Struct, frozen=True):
+    id: str
+    name: str
+
+
+class ContainerView(Struct, frozen=True):
+    id: str
+    service_id: str
+    service: str
+    slot: int
+    node_id: str
+    node: str | None
+    desired: str
+    state: str
+    attempt: int
+    reason: str | None
+    exit_code: int | None
+    oom_killed: bool
+    pid: int | None
+    resources: ResourcesView
+    service_version: int
+    spec_digest: str
+    created_at: str | None
+    started_at: str | None
+    finished_at: str | None
+    retry_at: str | None
+
+
+class NodeDetail(NodeView, frozen=True):
+    assigned: list[ContainerView]
+
+
+class ContainerDetail(ContainerView, frozen=True):
+    spec: ContainerSpecView
+
+
+class SlotView(Struct, frozen=True):
+    service: str
+    slot: int
+    container_id: str | None
+    node_id: str | None
+    node: str | None
+    desired: str
+    state: str
+    attempt: int
+    reason: str | None
+    exit_code: int | None
+    oom_killed: bool
+    pid: int | None
+    service_version: int
+    created_at: str | None
+    started_at: str | None
+    finished_at: str | None
+    retry_at: str | None
+
+
+class LogLineView(Struct, frozen=True):
+    service: str
+    slot: int
+    container_id: str
+    time: str
+    stream: str
+    line: str
+
+
+class DaemonView(Struct, frozen=True):
+    version: str
+    node_id: str
+    node: str
+    in_cluster: bool
+    ready: bool
+    ready_message: str | None
+
+
+class VersionView(Struct, frozen=True):
+    client: str
+    daemon: DaemonView | None

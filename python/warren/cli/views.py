@@ -1,0 +1,282 @@
+"""From messages to the shapes that are printed. Pure."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from warren.cli.shapes import (
+    ClusterView,
+    ContainerDetail,
+    ContainerSpecView,
+    ContainerView,
+    DaemonView,
+    ImageView,
+    MountView,
+    NodeDetail,
+    NodeView,
+    ResourcesView,
+    ServiceView,
+    SlotView,
+)
+from warren.pb.v1.objects_pb2 import (
+    SERVICE_MODE_REPLICATED,
+    Availability,
+    ContainerState,
+    DesiredState,
+    MountType,
+    NetworkMode,
+    NodeStatus,
+    RestartCondition,
+    ServiceMode,
+)
+
+if TYPE_CHECKING:
+    from warren.pb.v1 import api_pb2, node_pb2, objects_pb2
+
+__all__ = [
+    "cluster",
+    "container",
+    "container_detail",
+    "container_spec",
+    "daemon",
+    "image",
+    "mount",
+    "node",
+    "node_detail",
+    "reason",
+    "resources",
+    "service",
+    "slot",
+    "time_text",
+    "word",
+]
+
+
+def time_text(time_ms: int) -> str | None:
+    """RFC 3339 with milliseconds; None for 0, which stands for "never"."""
+    if not time_ms:
+        return None
+    seconds, milliseconds = divmod(time_ms, 1000)
+    moment = datetime.fromtimestamp(seconds, UTC)
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{milliseconds:03d}Z"
+
+
+def word(enum: Any, number: int) -> str:
+    """The lowercase word of an enumeration's value; of an unknown one the number."""
+    prefix = enum.Name(0).removesuffix("UNSPECIFIED")
+    try:
+        name: str = enum.Name(number)
+    except ValueError:
+        return str(number)
+    return name.removeprefix(prefix).lower().replace("_", "-")
+
+
+def resources(message: objects_pb2.Resources) -> ResourcesView:
+    return ResourcesView(cpu_milli=message.cpu_milli, memory_bytes=message.memory_bytes)
+
+
+def cluster(answer: api_pb2.GetClusterResponse) -> ClusterView:
+    return ClusterView(
+        id=answer.cluster.id.hex(),
+        epoch=answer.cluster.epoch,
+        created_at=time_text(answer.cluster.created_at_ms),
+        feature_level=answer.cluster.feature_level,
+        node_id=answer.node_id.hex(),
+        leader_node_id=answer.leader_node_id.hex() or None,
+        term=answer.term,
+        last_index=answer.last_index,
+        applied_index=answer.applied_index,
+        managers=answer.managers,
+        workers=answer.workers,
+        nodes_ready=answer.nodes_ready,
+        services=answer.services,
+        containers=answer.containers,
+        containers_running=answer.containers_running,
+        capacity=resources(answer.capacity),
+        allocated=resources(answer.allocated),
+    )
+
+
+def image(message: objects_pb2.NodeImage) -> ImageView:
+    return ImageView(message.reference, message.digest, message.size_bytes)
+
+
+def _node_fields(view: api_pb2.NodeView) -> dict[str, Any]:
+    node, about = view.node, view.node.description
+    return {
+        "id": node.id.hex(),
+        "name": about.name,
+        "status": word(NodeStatus, node.status),
+        "availability": word(Availability, node.availability),
+        "manager": node.manager,
+        "worker": node.worker,
+        "leader": view.leader,
+        "advertise_addr": node.advertise_addr or None,
+        "capacity": resources(about.capacity),
+        "allocated": resources(view.allocated),
+        "containers": view.containers,
+        "containers_running": view.containers_running,
+        "labels": dict(sorted(about.labels.items())),
+        "images": [image(message) for message in about.images],
+        "architecture": about.architecture,
+        "os_name": about.os_name,
+        "kernel": about.kernel,
+        "warren_version": about.warren_version,
+        "containerd_version": about.containerd_version or None,
+        "joined_at": time_text(node.joined_at_ms),
+    }
+
+
+def node(view: api_pb2.NodeView) -> NodeView:
+    return NodeView(**_node_fields(view))
+
+
+def node_detail(answer: api_pb2.GetNodeResponse) -> NodeDetail:
+    name = answer.node.node.description.name
+    assigned = [ContainerView(**_container_fields(each, name)) for each in answer.containers]
+    assigned.sort(key=lambda each: (each.service, each.slot, each.id))
+    return NodeDetail(**_node_fields(answer.node), assigned=assigned)
+
+
+def mount(message: objects_pb2.Mount) -> MountView:
+    return MountView(
+        type=word(MountType, message.type),
+        source=message.source or None,
+        target=message.target,
+        read_only=message.read_only,
+        tmpfs_size_bytes=message.tmpfs_size_bytes or None,
+    )
+
+
+def container_spec(spec: objects_pb2.ContainerSpec) -> ContainerSpecView:
+    return ContainerSpecView(
+        image=spec.image,
+        image_digest=spec.image_digest or None,
+        command=list(spec.command),
+        env=list(spec.env),
+        mounts=[mount(message) for message in spec.mounts],
+        resources=resources(spec.resources),
+        restart=word(RestartCondition, spec.restart),
+        restart_max_attempts=spec.restart_max_attempts or None,
+        network=word(NetworkMode, spec.network),
+        user=spec.user or None,
+        workdir=spec.workdir or None,
+        stop_timeout_ms=spec.stop_timeout_ms,
+        labels=dict(sorted(spec.labels.items())),
+    )
+
+
+def service(view: api_pb2.ServiceView) -> ServiceView:
+    record = view.service
+    replicated = record.spec.mode == SERVICE_MODE_REPLICATED
+    return ServiceView(
+        id=record.id.hex(),
+        name=record.spec.name,
+        mode=word(ServiceMode, record.spec.mode),
+        replicas=record.spec.replicas if replicated else None,
+        desired=view.desired,
+        running=view.running,
+        version=record.version,
+        removing=record.removing,
+        labels=dict(sorted(record.spec.labels.items())),
+        spec_digest=record.spec_digest.hex(),
+        container=container_spec(record.spec.container),
+        created_at=time_text(record.created_at_ms),
+        updated_at=time_text(record.updated_at_ms),
+    )
+
+
+def reason(status: objects_pb2.ContainerStatus) -> str | None:
+    """Why a container is in its state, in words; None where there is nothing to say."""
+    words = [status.message] if status.message else []
+    if status.oom_killed and "memory" not in status.message:
+        words.append("killed because it used more memory than its limit")
+    if status.exited and not words:
+        words.append(f"exited with code {status.exit_code}")
+    return "; ".join(words) or None
+
+
+def _status_fields(record: objects_pb2.Container) -> dict[str, Any]:
+    status = record.status
+    return {
+        "desired": word(DesiredState, record.desired),
+        "state": word(ContainerState, status.state),
+        "attempt": status.attempt,
+        "reason": reason(status),
+        "exit_code": status.exit_code if status.exited else None,
+        "oom_killed": status.oom_killed,
+        "pid": status.pid or None,
+        "service_version": record.service_version,
+        "created_at": time_text(record.created_at_ms),
+        "started_at": time_text(status.started_at_ms),
+        "finished_at": time_text(status.finished_at_ms),
+        "retry_at": time_text(status.retry_at_ms),
+    }
+
+
+def _container_fields(record: objects_pb2.Container, node_name: str) -> dict[str, Any]:
+    return {
+        **_status_fields(record),
+        "id": record.id.hex(),
+        "service_id": record.service_id.hex(),
+        "service": record.service_name,
+        "slot": record.slot,
+        "node_id": record.node_id.hex(),
+        "node": node_name or None,
+        "resources": resources(record.resources),
+        "spec_digest": record.spec_digest.hex(),
+    }
+
+
+def container(view: api_pb2.ContainerView) -> ContainerView:
+    return ContainerView(**_container_fields(view.container, view.node_name))
+
+
+def container_detail(view: api_pb2.ContainerView) -> ContainerDetail:
+    fields = _container_fields(view.container, view.node_name)
+    return ContainerDetail(**fields, spec=container_spec(view.spec))
+
+
+def slot(message: api_pb2.Slot, service_view: api_pb2.ServiceView) -> SlotView:
+    name = service_view.service.spec.name
+    where: dict[str, Any] = {
+        "service": name,
+        "slot": message.slot,
+        "node": message.node_name or None,
+    }
+    if message.HasField("container"):
+        return SlotView(
+            **where,
+            **_status_fields(message.container),
+            container_id=message.container.id.hex(),
+            node_id=message.container.node_id.hex(),
+        )
+    return SlotView(
+        **where,
+        container_id=None,
+        node_id=message.node_id.hex() or None,
+        desired="run",
+        state="pending",
+        attempt=0,
+        reason=message.pending_reason or None,
+        exit_code=None,
+        oom_killed=False,
+        pid=None,
+        service_version=service_view.service.version,
+        created_at=None,
+        started_at=None,
+        finished_at=None,
+        retry_at=None,
+    )
+
+
+def daemon(answer: node_pb2.GetDaemonResponse) -> DaemonView:
+    return DaemonView(
+        version=answer.version,
+        node_id=answer.node_id.hex(),
+        node=answer.node_name,
+        in_cluster=answer.in_cluster,
+        ready=not answer.ready_message,
+        ready_message=answer.ready_message or None,
+    )
