@@ -85,15 +85,15 @@ def install_wheel(done: dict[str, str]) -> None:
 
 
 def install_checkout(done: dict[str, str], profile: str) -> None:
-    """Rebuilds in place, and points ``.venv`` at the checkout if it does not yet."""
-    run(PYTHON, "-m", "warren_build", "--profile", profile)
+    """Points ``.venv`` at the checkout if it does not yet, and rebuilds in place."""
     project = digest([ROOT / "pyproject.toml"])
-    if done.get("mode") == "dev" and done.get("project") == project:
-        return
-    say("pointing .venv at the checkout")
-    flags = ("--quiet", "--no-deps", "--no-build-isolation", "--editable")
-    run(PYTHON, "-m", "pip", "install", *flags, ROOT)
-    done.update(mode="dev", project=project, sources="")
+    if done.get("mode") != "dev" or done.get("project") != project:
+        say("pointing .venv at the checkout")
+        flags = ("--quiet", "--no-deps", "--no-build-isolation", "--config-settings=build=no")
+        run(PYTHON, "-m", "pip", "install", *flags, "--editable", ROOT)
+        done.update(mode="dev", project=project, sources="")
+        write_stamp(done)
+    run(PYTHON, "-m", "warren_build", "--profile", profile)
 
 
 def interpreter() -> str:

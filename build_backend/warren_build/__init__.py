@@ -77,9 +77,11 @@ def build_editable(
 ) -> str:
     """Builds everything in place, and a wheel that only points at the checkout.
 
-    ``make dev`` installs it once, without build isolation, and from then on only rebuilds in place.
+    With the setting ``build=no`` it only points: ``make dev`` builds afterwards, so that a core that
+    does not compile stops nobody's work on the rest.
     """
-    in_place(profile="dev")
+    if (config_settings or {}).get("build") != "no":
+        in_place(profile="dev")
     return editable.write(wheel_directory, prepare_metadata_for_build_wheel)
 
 
