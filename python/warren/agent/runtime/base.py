@@ -21,11 +21,11 @@ import msgspec
 from warren.pb.v1 import objects_pb2
 
 
-class RuntimeUnavailable(Exception):
+class RuntimeUnavailable(Exception):  # noqa: N818 - a state of the world, not a fault
     """The runtime does not answer. Nothing is known about the call: retry when it is back."""
 
 
-class RuntimeRefused(Exception):
+class RuntimeRefused(Exception):  # noqa: N818 - an answer
     """The runtime answered and will not do it.
 
     ``message`` is a sentence for people: what is wrong and what to do. ``permanent`` says that
@@ -144,19 +144,19 @@ class Runtime(Protocol):
         container must be deleted first (``RuntimeRefused``, not permanent).
         """
 
-    async def start(self, id: str) -> int:
+    async def start(self, container_id: str, /) -> int:
         """Starts the created attempt and returns its pid; of a running one, the pid it has.
 
         Raises ``RuntimeRefused`` where the process cannot be started, or was before and ended.
         """
 
-    async def stop(self, id: str, timeout_ms: int) -> None:
+    async def stop(self, container_id: str, timeout_ms: int, /) -> None:
         """Sends SIGTERM, waits up to ``timeout_ms``, sends SIGKILL, and waits for the end.
 
         What is not running (or not there) is left as it is.
         """
 
-    async def delete(self, id: str) -> None:
+    async def delete(self, container_id: str, /) -> None:
         """Removes every trace of it, killing what runs. Success if there is nothing."""
 
     def events(self) -> AsyncIterator[RuntimeEvent]:
