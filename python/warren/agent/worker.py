@@ -1,0 +1,453 @@
+"""Makes the containers of this host what they should be, again and again.
+
+The worker holds three tables (assigned, observed, remembered), asks `converge` what to do about
+what changed, and does it: one action per container at a time, a bounded number at once. It works
+from its store alone where no manager answers, and waits where the runtime does not.
+
+Everything here runs on the event loop; only the store's writer and file removal use threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, Protocol
+
+import msgspec
+
+from warren.agent import converge as plans
+from warren.agent.board import Board
+from warren.agent.converge import Assigned, Create, Delete, Memory, Start, Stop
+from warren.agent.outbox import Outbox
+from warren.agent.runtime.base import (
+    Back,
+    ContainerRequest,
+    Exited,
+    Lost,
+    Observed,
+    Oom,
+    Phase,
+    Runtime,
+    RuntimeEvent,
+    RuntimeRefused,
+    RuntimeUnavailable,
+)
+from warren.agent.store import Journal
+
+__all__ = ["Durations", "Worker"]
+
+SWEEP_S: Final = 30.0  # everything is listed again, whether or not an event asked for it
+LIST_RETRY_S: Final = 1.0
+EXIT_EVENT_WAIT_S: Final = 0.5
+_log = logging.getLogger("warren.worker")
+
+RuntimeAction = Create | Start | Stop | Delete
+
+
+class _Duration(Protocol):
+    def observe(self, seconds: float, /) -> None: ...
+
+
+class Durations(Protocol):
+    """Where the times of container operations go, in seconds."""
+
+    @property
+    def create(self) -> _Duration: ...
+    @property
+    def start(self) -> _Duration: ...
+    @property
+    def stop(self) -> _Duration: ...
+
+
+class Worker:
+    """One host's containers. `clock_ms`: milliseconds since the epoch. `run` does everything."""
+
+    def __init__(
+        self,
+        *,
+        runtime: Runtime,
+        board: Board,
+        journal: Journal,
+        outbox: Outbox,
+        node_name: str,
+        logs_dir: Path,
+        clock_ms: Callable[[], int],
+        durations: Durations,
+        concurrency: int = 8,
+    ) -> None:
+        self._runtime = runtime
+        self._board = board
+        self._journal = journal
+        self._outbox = outbox
+        self._node_name = node_name
+        self._logs_dir = logs_dir
+        self._clock_ms = clock_ms
+        self._durations = durations
+        self._concurrency = concurrency
+        self._observed: dict[str, Observed] = {}
+        self._busy: dict[str, asyncio.Task[None]] = {}
+        self._held: dict[str, _Hold] = {}
+        self._exit_waits: dict[str, asyncio.Event] = {}
+        self._created_ms: dict[str, int] = {}
+        # What was touched after a listing began is newer than what the listing says of it.
+        self._touched: dict[str, int] = {}
+        self._touches = 0
+        self._wakeup_ms: int | None = None
+        self._wake = asyncio.Event()
+        self._list_wanted = asyncio.Event()
+        self._runtime_up = False
+        self._listed = asyncio.Event()
+        self._list_later: asyncio.TimerHandle | None = None
+        board.on_change = self._wake.set
+
+    @property
+    def runtime_up(self) -> bool:
+        """The runtime answered last time, as far as its events tell."""
+        return self._runtime_up
+
+    @property
+    def listed(self) -> bool:
+        """The runtime was listed once, so that what is on this host is known."""
+        return self._listed.is_set()
+
+    async def first_listing(self, timeout_s: float) -> bool:
+        """Wait until it was; False where the runtime does not answer within `timeout_s`."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._listed.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    @property
+    def busy(self) -> int:
+        """Actions under way; never more than `concurrency`."""
+        return len(self._busy)
+
+    @property
+    def observed(self) -> dict[str, Observed]:
+        """What is on this host, as far as known; not to be changed."""
+        return self._observed
+
+    async def run(self) -> None:
+        """Work until cancelled. Containers, and actions that containerd has begun, go on."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._journal.run())
+                group.create_task(self._follow_events())
+                group.create_task(self._keep_listing())
+                group.create_task(self._keep_converging())
+        finally:
+            if self._list_later is not None:
+                self._list_later.cancel()
+            under_way = list(self._busy.values())
+            for task in under_way:
+                task.cancel()
+            await asyncio.gather(*under_way, return_exceptions=True)
+
+    # What the runtime says
+
+    async def _follow_events(self) -> None:
+        async for event in self._runtime.events():
+            self._take(event)
+
+    def _take(self, event: RuntimeEvent) -> None:
+        match event:
+            case Lost():
+                self._runtime_up = False
+                _log.warning("containerd does not answer; containers go on, changes wait for it")
+            case Back():
+                self._runtime_up = True
+                _log.info("containerd answers")
+                self._list_wanted.set()
+            case Oom(id=id):
+                self._amend(id, oom_killed=True)
+            case Exited():
+                self._take_exit(event)
+
+    def _take_exit(self, event: Exited) -> None:
+        # A late word about an earlier attempt; the present one was created after it.
+        if event.at_ms < self._created_ms.get(event.id, 0):
+            return
+        seen = self._observed.get(event.id)
+        self._amend(
+            event.id,
+            phase=Phase.STOPPED,
+            pid=0,
+            exit_code=event.exit_code,
+            exited_at_ms=event.at_ms,
+            oom_killed=event.oom_killed or (seen is not None and seen.oom_killed),
+        )
+        if (waiting := self._exit_waits.get(event.id)) is not None:
+            waiting.set()
+
+    def _amend(self, id: str, **changes: object) -> None:
+        if (seen := self._observed.get(id)) is not None:
+            self._see(id, msgspec.structs.replace(seen, **changes))
+
+    def _see(self, id: str, observed: Observed | None) -> None:
+        self._touches += 1
+        self._touched[id] = self._touches
+        if observed is None:
+            self._observed.pop(id, None)
+            self._created_ms.pop(id, None)
+        else:
+            self._observed[id] = observed
+        self._board.mark(id)
+
+    async def _keep_listing(self) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(SWEEP_S):
+                    await self._list_wanted.wait()
+            except TimeoutError:
+                if not self._runtime_up:
+                    continue
+            self._list_wanted.clear()
+            try:
+                await self._list()
+            except RuntimeUnavailable:
+                await asyncio.sleep(LIST_RETRY_S)
+                self._list_wanted.set()
+
+    async def _list(self) -> None:
+        began = self._touches
+        found = {seen.id: seen for seen in await self._runtime.list()}
+        for id in found.keys() | self._observed.keys():
+            if id in self._busy or self._touched.get(id, 0) > began:
+                continue
+            seen = found.get(id)
+            if seen is None:
+                self._observed.pop(id, None)
+            else:
+                self._observed[id] = seen
+        self._touched = {id: at for id, at in self._touched.items() if at > began}
+        self._listed.set()
+        self._board.mark_all()
+
+    def _list_soon(self) -> None:
+        """For what the runtime could not say: asking again at once would ask without end."""
+        if self._list_later is None:
+            loop = asyncio.get_running_loop()
+            self._list_later = loop.call_later(LIST_RETRY_S, self._list_again)
+
+    def _list_again(self) -> None:
+        self._list_later = None
+        self._list_wanted.set()
+
+    # What to do about it
+
+    async def _keep_converging(self) -> None:
+        while True:
+            timeout = None
+            if self._wakeup_ms is not None:
+                # The wall clock may jump; nothing waits for longer than the longest pause.
+                pause_ms = min(self._wakeup_ms - self._clock_ms(), plans.BACKOFF_MAX_MS)
+                timeout = max(0, pause_ms) / 1000
+            try:
+                async with asyncio.timeout(timeout):
+                    await self._wake.wait()
+            except TimeoutError:
+                self._wakeup_ms = None
+                self._board.mark_all()
+            self._wake.clear()
+            if self._listed.is_set():
+                self._converge()
+
+    def _converge(self) -> None:
+        now_ms = self._clock_ms()
+        ids = [id for id in self._board.take_marked(self._observed) if id not in self._busy]
+        ids = [id for id in ids if not self._held_back(id, now_ms)]
+        plan = plans.converge(
+            self._board.assigned,
+            self._observed,
+            self._board.memory,
+            now_ms,
+            ids=(id for id in ids if id not in self._board.without_spec),
+            set_known=self._board.set_known,
+        )
+        for action in plan.actions:
+            self._act(action)
+        if plan.wakeup_ms is not None:
+            self._wake_by(plan.wakeup_ms)
+
+    def _act(self, action: plans.Action) -> None:
+        match action:
+            case plans.Report(id=id, memory=memory):
+                self._remember(id, memory)
+            case plans.Forget(id=id):
+                self._board.remember(id, None)
+                self._held.pop(id, None)
+            case plans.Inspect():
+                self._list_soon()
+            case Create() | Start() | Stop() | Delete():
+                self._begin(action)
+
+    def _begin(self, action: RuntimeAction) -> None:
+        if not self._runtime_up:
+            return  # everything is marked again when it is back
+        if len(self._busy) >= self._concurrency:
+            self._board.mark(action.id, wake=False)  # asked again when an action ends
+            return
+        task = asyncio.create_task(self._perform(action), name=f"container {action.id}")
+        self._busy[action.id] = task
+
+    def _remember(self, id: str, memory: Memory) -> None:
+        before = self._board.memory.get(id)
+        self._board.remember(id, memory)
+        self._outbox.put(id, memory)
+        if before is None or (before.attempt, before.state) != (memory.attempt, memory.state):
+            self._board.log_transition(id, memory)
+
+    def _held_back(self, id: str, now_ms: int) -> bool:
+        hold = self._held.get(id)
+        # A clock that jumped back must not hold anything for longer than the longest pause.
+        if hold is None or not now_ms < hold.until_ms <= now_ms + plans.BACKOFF_MAX_MS:
+            return False
+        self._wake_by(hold.until_ms)
+        return True
+
+    def _wake_by(self, at_ms: int) -> None:
+        if self._wakeup_ms is None or at_ms < self._wakeup_ms:
+            self._wakeup_ms = at_ms
+
+    # Doing it
+
+    async def _perform(self, action: RuntimeAction) -> None:
+        id = action.id
+        try:
+            await self._execute(action)
+            self._held.pop(id, None)
+        except RuntimeUnavailable:
+            # Nobody knows how far it came.
+            seen = self._observed.get(id) or Observed(
+                id=id, attempt=0, spec_digest="", phase=Phase.UNKNOWN
+            )
+            self._see(id, msgspec.structs.replace(seen, phase=Phase.UNKNOWN))
+            self._list_wanted.set()
+        except RuntimeRefused as refusal:
+            self._refused(action, refusal)
+        except Exception as error:
+            _log.exception("a container operation failed unexpectedly", extra=_about(action))
+            self._hold(action, f"internal error: {error!r}")
+        finally:
+            del self._busy[id]
+            self._board.mark(id)
+
+    async def _execute(self, action: RuntimeAction) -> None:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        match action:
+            case Create():
+                await self._create(action)
+                self._durations.create.observe(loop.time() - began)
+            case Start():
+                await self._start(action)
+                self._durations.start.observe(loop.time() - began)
+            case Stop():
+                await self._stop(action)
+                self._durations.stop.observe(loop.time() - began)
+            case Delete():
+                await self._delete(action)
+
+    async def _create(self, action: Create) -> None:
+        assignment = self._board.assignments[action.id]
+        digest = assignment.spec_digest
+        self._created_ms[action.id] = self._clock_ms()
+        await self._runtime.create(
+            ContainerRequest(
+                id=action.id,
+                attempt=action.attempt,
+                service_id=assignment.service_id.hex(),
+                service_name=assignment.service_name,
+                slot=assignment.slot,
+                spec_digest=digest.hex(),
+                spec=self._board.specs[digest],
+                log_dir=self._logs_dir / action.id,
+                node_name=self._node_name,
+            )
+        )
+        made = Observed(
+            id=action.id, attempt=action.attempt, spec_digest=digest.hex(), phase=Phase.CREATED
+        )
+        self._see(action.id, made)
+
+    async def _start(self, action: Start) -> None:
+        pid = await self._runtime.start(action.id)
+        seen = self._observed.get(action.id)
+        # It may have ended before the answer to `start` came; then the event was here first.
+        if seen is not None and seen.phase is Phase.CREATED:
+            self._amend(action.id, phase=Phase.RUNNING, pid=pid, started_at_ms=self._clock_ms())
+
+    async def _stop(self, action: Stop) -> None:
+        ended = self._exit_waits[action.id] = asyncio.Event()
+        try:
+            await self._runtime.stop(action.id, action.timeout_ms)
+            await self._exit_code_of(action.id, ended)
+        finally:
+            del self._exit_waits[action.id]
+
+    async def _exit_code_of(self, id: str, ended: asyncio.Event) -> None:
+        """The exit event follows the end of `stop` closely; without it there is no exit code."""
+        try:
+            async with asyncio.timeout(EXIT_EVENT_WAIT_S):
+                await ended.wait()
+        except TimeoutError:
+            seen = self._observed.get(id)
+            if seen is not None and seen.phase is Phase.RUNNING:
+                self._amend(id, phase=Phase.STOPPED, pid=0, exited_at_ms=self._clock_ms())
+
+    async def _delete(self, action: Delete) -> None:
+        # Until it is deleted the runtime tells how it ended; afterwards only the store does.
+        await self._journal.durable()
+        await self._runtime.delete(action.id)
+        if action.logs:
+            await asyncio.to_thread(shutil.rmtree, self._logs_dir / action.id, True)
+        self._see(action.id, None)
+
+    def _refused(self, action: RuntimeAction, refusal: RuntimeRefused) -> None:
+        wanted = self._board.assigned.get(action.id)
+        memory = self._board.memory.get(action.id)
+        if isinstance(action, Create | Start) and wanted is not None and memory is not None:
+            self._attempt_failed(action, wanted, memory, refusal)
+        else:
+            self._hold(action, refusal.message)
+
+    def _attempt_failed(
+        self, action: Create | Start, wanted: Assigned, memory: Memory, refusal: RuntimeRefused
+    ) -> None:
+        failed = plans.failed_attempt(
+            wanted, memory, refusal.message, self._clock_ms(), permanent=refusal.permanent
+        )
+        self._remember(action.id, failed)
+        # Whatever is left of it goes before the next attempt; deleting nothing is no fault.
+        rest = Observed(id=action.id, attempt=action.attempt, spec_digest="", phase=Phase.REMNANT)
+        self._see(action.id, rest)
+
+    def _hold(self, action: RuntimeAction, why: str) -> None:
+        """Try no more for a while: 1, 2, 4 … 60 s."""
+        before = self._held.get(action.id)
+        failures = 1 if before is None else before.failures + 1
+        pause_ms = plans.backoff_ms(failures)
+        self._held[action.id] = _Hold(failures, self._clock_ms() + pause_ms)
+        verb = type(action).__name__.lower()
+        _log.warning(
+            "could not %s a container; trying again after %d s: %s",
+            verb,
+            pause_ms // 1000,
+            why,
+            extra=_about(action),
+        )
+        self._list_wanted.set()
+
+
+class _Hold(msgspec.Struct, frozen=True):
+    failures: int
+    until_ms: int
+
+
+def _about(action: RuntimeAction) -> dict[str, str]:
+    return {"container_id": action.id, "operation": type(action).__name__.lower()}

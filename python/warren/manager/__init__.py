@@ -1,0 +1,1 @@
+"""A manager's edges: API and sessions, passed to the core as the bytes that came."""

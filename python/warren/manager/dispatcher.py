@@ -1,0 +1,102 @@
+"""Sessions with workers: one gRPC stream each, tied to one stream of the core.
+
+What the core has for the worker goes out as it is. What the worker says goes to the core under
+the session's id, one message at a time: a report is taken when it is applied, and until then the
+worker's next one waits in its own bounded outbox.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
+from typing import Any, Final
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from warren import rpc
+from warren.errors import WarrenError
+from warren.manager.core_port import LOCAL, CorePort
+from warren.pb.v1 import session_pb2
+
+__all__ = ["SessionCount", "service"]
+
+HELLO_TIMEOUT_S: Final = 10.0
+MESSAGE_TIMEOUT_S: Final = 10.0
+_log = logging.getLogger("warren.session")
+
+Context = grpc.aio.ServicerContext[Any, Any]
+SessionCount = Callable[[int], None]
+
+
+def service(core: CorePort, count: SessionCount) -> grpc.GenericRpcHandler:
+    """The gRPC service `warren.v1.Dispatcher` over `core`; `count` gets +1 and -1."""
+
+    async def session(requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
+        count(1)
+        try:
+            hello = await _hello(requests)
+            # The worker's identity is its node: over the Unix socket everybody is `local`.
+            stream = core.stream(LOCAL, "Session", hello.SerializeToString())
+            async with aclosing(stream) as items:  # type: ignore[type-var]
+                async for item in _both_ways(core, requests, items):
+                    yield item
+        except WarrenError as error:
+            await rpc.abort(context, error)
+        finally:
+            count(-1)
+
+    return rpc.service(rpc.DISPATCHER, {"Session": session}, raw=True)
+
+
+async def _hello(requests: AsyncIterator[bytes]) -> session_pb2.Hello:
+    try:
+        async with asyncio.timeout(HELLO_TIMEOUT_S):
+            first = session_pb2.WorkerMessage.FromString(await anext(requests))
+    except (TimeoutError, StopAsyncIteration, DecodeError):
+        raise WarrenError("invalid", "a session has to begin with a hello") from None
+    if first.WhichOneof("body") != "hello":
+        raise WarrenError("invalid", "a session has to begin with a hello")
+    return first.hello
+
+
+async def _both_ways(
+    core: CorePort, requests: AsyncIterator[bytes], items: AsyncIterator[bytes]
+) -> AsyncIterator[bytes]:
+    """What the core has for the worker; meanwhile, what the worker says goes to the core.
+
+    Ends with the core's stream; raises what made the other direction end.
+    """
+    welcome = await anext(items, None)
+    if welcome is None:
+        raise WarrenError("stale_session", "the session ended before it began; open a new one")
+    session_id = session_pb2.ManagerMessage.FromString(welcome).welcome.session_id
+    yield welcome
+    listening = asyncio.create_task(_listen(core, session_id, requests))
+    try:
+        while True:
+            following = asyncio.ensure_future(anext(items, None))
+            await asyncio.wait({following, listening}, return_when=asyncio.FIRST_COMPLETED)
+            if listening.done():
+                following.cancel()
+                await asyncio.gather(following, return_exceptions=True)
+                listening.result()
+                return
+            item = following.result()
+            if item is None:
+                raise WarrenError("stale_session", "a newer session took over; open a new one")
+            yield item
+    finally:
+        listening.cancel()
+        await asyncio.gather(listening, return_exceptions=True)
+
+
+async def _listen(core: CorePort, session_id: bytes, requests: AsyncIterator[bytes]) -> None:
+    async for message in requests:
+        if len(message) > rpc.MESSAGE_LIMIT_BYTES:
+            raise rpc.too_large("the worker's message", len(message))
+        # The worker takes what it has sent for told, so a message that is refused ends the
+        # session: the next hello tells everything again.
+        await core.call(LOCAL, "SessionMessage", session_id + message, MESSAGE_TIMEOUT_S)
