@@ -154,7 +154,7 @@ fn frame(message: &impl Message) -> Vec<u8> {
 /// Reads a whole snapshot. Whatever is in the bytes, the outcome is the state that was written or
 /// an error.
 pub fn read(input: impl Read) -> Result<(State, pb::SnapshotHeader), ReadError> {
-    let mut reader = Reader { input, offset: 0 };
+    let mut reader = Reader { input, offset: 0, ahead: None };
     let header: pb::SnapshotHeader = reader.message()?;
     if header.format > FORMAT || header.feature_level > FEATURE_LEVEL_MAX {
         return Err(ReadError::UnknownFormat(header.format.max(header.feature_level)));
@@ -166,8 +166,8 @@ pub fn read(input: impl Read) -> Result<(State, pb::SnapshotHeader), ReadError> 
     let trailer = loop {
         let start = reader.offset;
         let body = reader.body()?;
-        // Chunks come first; a trailer is told from a chunk by what is still missing, which is
-        // known only from the trailer. So the last frame is the one after which input ends.
+        // The trailer is the last frame. A chunk in its place, after a cut, is none: a trailer
+        // counts at least one chunk, in a field that a chunk has with another type.
         if reader.at_end()? {
             break decode::<pb::SnapshotTrailer>(&body, start)?;
         }
@@ -176,7 +176,7 @@ pub fn read(input: impl Read) -> Result<(State, pb::SnapshotHeader), ReadError> 
         objects += restore(&mut state, &mut specs, chunk)
             .map_err(|error| damaged(start, error.to_string()))?;
     };
-    if (trailer.chunks, trailer.objects) != (chunks, objects) {
+    if trailer.chunks == 0 || (trailer.chunks, trailer.objects) != (chunks, objects) {
         return Err(damaged(reader.offset, "parts of it are missing"));
     }
     Ok((state, header))
@@ -278,10 +278,12 @@ fn decode<T: Message + Default>(body: &[u8], offset: u64) -> Result<T, ReadError
     T::decode(body).map_err(|error| damaged(offset, error.to_string()))
 }
 
-/// Reads frames, one ahead of what it hands out.
+/// Reads frames, and can tell whether one follows.
 struct Reader<R> {
     input: R,
+    /// Of the next byte that `exact` hands out.
     offset: u64,
+    ahead: Option<u8>,
 }
 
 impl<R: Read> Reader<R> {
@@ -291,10 +293,48 @@ impl<R: Read> Reader<R> {
     }
 
     fn body(&mut self) -> Result<Vec<u8>, ReadError> {
-        todo!()
+        let start = self.offset;
+        let mut head = [0; FRAME_HEADER_BYTES];
+        self.exact(&mut head, start)?;
+        let [a, b, c, d, e, f, g, h] = head;
+        let length = u32::from_le_bytes([a, b, c, d]) as usize;
+        if length > FRAME_BYTES_MAX {
+            return Err(damaged(start, format!("a frame of {length} bytes; the limit is 1 MiB")));
+        }
+        let mut body = vec![0; length];
+        self.exact(&mut body, start)?;
+        if crc32c::crc32c(&body) != u32::from_le_bytes([e, f, g, h]) {
+            return Err(damaged(start, "the checksum does not match"));
+        }
+        Ok(body)
+    }
+
+    fn exact(&mut self, buffer: &mut [u8], frame_start: u64) -> Result<(), ReadError> {
+        let mut filled = 0;
+        if let (Some(first), false) = (self.ahead, buffer.is_empty()) {
+            buffer[0] = first;
+            (self.ahead, filled) = (None, 1);
+        }
+        self.input.read_exact(&mut buffer[filled..]).map_err(|error| match error.kind() {
+            std::io::ErrorKind::UnexpectedEof => damaged(frame_start, "it ends within a frame"),
+            _ => ReadError::Io(error),
+        })?;
+        self.offset += buffer.len() as u64;
+        Ok(())
     }
 
     fn at_end(&mut self) -> Result<bool, ReadError> {
-        todo!()
+        let mut byte = [0];
+        loop {
+            match self.input.read(&mut byte) {
+                Ok(0) => return Ok(true),
+                Ok(_) => {
+                    self.ahead = Some(byte[0]);
+                    return Ok(false);
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
     }
 }

@@ -1,14 +1,167 @@
-//! Why a container cannot be placed, over all nodes at once.
+//! Why a container cannot be placed, over all nodes at once: each node counts under the first
+//! filter that turned it away.
 
-/// A filter that turned nodes away.
+use std::collections::BTreeMap;
+use std::fmt;
+
+use crate::fsm::Resources;
+use crate::ids::NodeId;
+use crate::scheduler::{Ask, Candidate, Scheduler};
+
+/// Nodes that a filter turned away, and what it says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reason {
     pub nodes: u32,
     pub why: String,
 }
 
-/// What keeps an ask from being placed.
+/// Every reason against an ask, the one that most nodes have first. Reads like "3 nodes: not
+/// enough memory (asked 512 MiB, most free 300 MiB); 2: no image docker.io/library/web:latest".
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Explanation {
     pub reasons: Vec<Reason>,
+}
+
+/// A filter that turns a node away; in the order in which they are asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Filter {
+    Refusal(&'static str),
+    Image,
+    Capacity { cpu: bool, memory: bool },
+}
+
+impl Scheduler {
+    /// What keeps one of these from being placed now. Nodes that would take it do not count.
+    pub fn explain(&self, ask: &Ask) -> Explanation {
+        let workers = self.nodes.values().filter(|node| node.refusal != Some(NO_WORKER));
+        explain(workers, ask)
+    }
+
+    pub(super) fn why_not(&self, id: NodeId, ask: &Ask) -> Reason {
+        let mut explanation = explain(self.nodes.get(&id).into_iter(), ask);
+        explanation
+            .reasons
+            .pop()
+            .unwrap_or_else(|| Reason { nodes: 1, why: "the node is gone".to_owned() })
+    }
+}
+
+/// As `Node::refusal` says it; managers that run nothing are no reason worth telling.
+const NO_WORKER: &str = "it is no worker";
+
+fn explain<'a>(nodes: impl Iterator<Item = &'a Candidate>, ask: &Ask) -> Explanation {
+    let mut groups: BTreeMap<Filter, (u32, Resources)> = BTreeMap::new();
+    for node in nodes {
+        let Some(filter) = first_filter(node, ask) else { continue };
+        let (count, most_free) = groups.entry(filter).or_default();
+        let free = node.free();
+        *count += 1;
+        most_free.cpu_milli = most_free.cpu_milli.max(free.cpu_milli);
+        most_free.memory_bytes = most_free.memory_bytes.max(free.memory_bytes);
+    }
+    let mut reasons: Vec<_> = groups
+        .into_iter()
+        .map(|(filter, (nodes, free))| Reason { nodes, why: filter.why(ask, free) })
+        .collect();
+    reasons.sort_by_key(|reason| std::cmp::Reverse(reason.nodes));
+    Explanation { reasons }
+}
+
+fn first_filter(node: &Candidate, ask: &Ask) -> Option<Filter> {
+    if let Some(why) = node.refusal {
+        return Some(Filter::Refusal(why));
+    }
+    if !node.images.contains(ask.image_digest) {
+        return Some(Filter::Image);
+    }
+    let (asked, free) = (ask.resources, node.free());
+    let cpu = asked.cpu_milli > free.cpu_milli && asked.cpu_milli > 0;
+    let memory = asked.memory_bytes > free.memory_bytes && asked.memory_bytes > 0;
+    (cpu || memory).then_some(Filter::Capacity { cpu, memory })
+}
+
+impl Filter {
+    fn why(self, ask: &Ask, most_free: Resources) -> String {
+        let cpus = || {
+            let (asked, free) = (Cpus(ask.resources.cpu_milli), Cpus(most_free.cpu_milli));
+            format!("not enough CPU (asked {asked}, most free {free})")
+        };
+        let memory = || {
+            let asked = Bytes(ask.resources.memory_bytes);
+            let free = Bytes(most_free.memory_bytes);
+            format!("not enough memory (asked {asked}, most free {free})")
+        };
+        match self {
+            Filter::Refusal(why) => why.trim_start_matches("it is ").to_owned(),
+            Filter::Image => format!("no image {}", ask.image),
+            Filter::Capacity { cpu: true, memory: true } => format!("{} and {}", cpus(), memory()),
+            Filter::Capacity { cpu: true, .. } => cpus(),
+            Filter::Capacity { .. } => memory(),
+        }
+    }
+}
+
+impl fmt::Display for Explanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.reasons.is_empty() {
+            return f.write_str("the cluster has no worker that takes it; join one, or wait");
+        }
+        for (position, Reason { nodes, why }) in self.reasons.iter().enumerate() {
+            match (position, nodes) {
+                (0, 1) => write!(f, "1 node: {why}")?,
+                (0, _) => write!(f, "{nodes} nodes: {why}")?,
+                _ => write!(f, "; {nodes}: {why}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Thousandths of a CPU, shown as CPUs.
+struct Cpus(u64);
+
+impl fmt::Display for Cpus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (whole, milli) = (self.0 / 1000, self.0 % 1000);
+        let fraction = format!("{milli:03}");
+        match fraction.trim_end_matches('0') {
+            "" => write!(f, "{whole}"),
+            digits => write!(f, "{whole}.{digits}"),
+        }
+    }
+}
+
+/// Bytes in the largest binary unit that is not below 1, rounded down: what is shown as free is
+/// never more than there is.
+struct Bytes(u64);
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const UNITS: [&str; 6] = ["bytes", "KiB", "MiB", "GiB", "TiB", "PiB"];
+        let exponent = (self.0.max(1).ilog2() / 10).min(5);
+        let unit = UNITS[exponent as usize];
+        let tenths = (u128::from(self.0) * 10) >> (10 * exponent);
+        match (tenths / 10, tenths % 10) {
+            (whole, 0) => write!(f, "{whole} {unit}"),
+            (whole, tenth) => write!(f, "{whole}.{tenth} {unit}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn amounts_read_as_people_write_them() {
+        let shown = [0, 1, 1023, 1024, 300 << 20, (3 << 30) / 2, (1 << 30) - 1, 1 << 50];
+        assert_eq!(
+            shown.map(|n| Bytes(n).to_string()),
+            [
+                "0 bytes", "1 bytes", "1023 bytes", "1 KiB", "300 MiB", "1.5 GiB", "1023.9 MiB",
+                "1 PiB"
+            ]
+        );
+        assert_eq!([0, 250, 1000, 2500].map(|n| Cpus(n).to_string()), ["0", "0.25", "1", "2.5"]);
+    }
 }

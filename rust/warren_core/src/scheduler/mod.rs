@@ -101,6 +101,17 @@ impl Scheduler {
         news
     }
 
+    /// Takes over what a node's containers hold, cheaper than [`Scheduler::node_put`]. True if
+    /// there is more room than before.
+    pub fn node_refresh(&mut self, state: &State, id: NodeId) -> bool {
+        let Some(node) = self.nodes.get_mut(&id) else { return false };
+        let before = node.allocated;
+        node.allocated = state.node_allocated(id);
+        node.containers = state.container_count_of_node(id) as u32;
+        node.allocated.cpu_milli < before.cpu_milli
+            || node.allocated.memory_bytes < before.memory_bytes
+    }
+
     pub fn node_remove(&mut self, id: NodeId) {
         self.nodes.remove(&id);
     }
