@@ -12,10 +12,8 @@ import argparse
 import json
 import sys
 import timeit
-from collections.abc import Callable
 
 import prometheus_client
-
 from warren._histogram import Histogram
 
 VALUE_SECONDS = 0.003
@@ -30,9 +28,7 @@ class _Owner:
         self.latency = latency
 
 
-def _best_ns(
-    statement: str, names: dict[str, object], calls: int, repeats: int
-) -> float:
+def _best_ns(statement: str, names: dict[str, object], calls: int, repeats: int) -> float:
     seconds = min(timeit.repeat(statement, globals=names, number=calls, repeat=repeats))
     return seconds / calls * 1e9
 
@@ -51,9 +47,7 @@ def run(*, quick: bool = False) -> dict[str, float]:
     results = {
         "empty_call_ns": measure("f(x)", f=abs),
         "observe_ns": measure("observe(x)", observe=ours.observe),
-        "observe_through_two_attributes_ns": measure(
-            "owner.latency.observe(x)", owner=owner
-        ),
+        "observe_through_two_attributes_ns": measure("owner.latency.observe(x)", owner=owner),
         "observe_64_buckets_ns": measure("observe(x)", observe=fine.observe),
         "timer_block_ns": measure("with time(): pass", time=ours.time),
         "prometheus_observe_ns": measure("observe(x)", observe=theirs.observe),
@@ -69,23 +63,10 @@ def test_runs_small() -> None:
     assert all(value > 0 for value in results.values())
 
 
-def test_observe(benchmark: Callable[..., None]) -> None:
-    benchmark(Histogram().observe, VALUE_SECONDS)
-
-
-def test_prometheus_observe(benchmark: Callable[..., None]) -> None:
-    theirs = prometheus_client.Histogram("bench", "Bench.", registry=None)
-    benchmark(theirs.observe, VALUE_SECONDS)
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benches.histogram", description=__doc__
-    )
+    parser = argparse.ArgumentParser(prog="python -m benches.histogram", description=__doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument(
-        "--quick", action="store_true", help="a smaller, less exact run"
-    )
+    parser.add_argument("--quick", action="store_true", help="a smaller, less exact run")
     options = parser.parse_args()
     results = run(quick=options.quick)
     if options.json:

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from warren import _cgroup
 
 U64_MAX = 2**64 - 1
@@ -42,9 +41,7 @@ EVERY = [
 MEMORY_EVENTS = b"low 0\nhigh 3\nmax 41\noom 2\noom_kill 7\noom_group_kill 1\n"
 OOM_CONTROL = b"oom_kill_disable 0\nunder_oom 0\noom_kill 7\n"
 CPU_STAT = b"usage_usec 1234567\nuser_usec 1000000\nsystem_usec 234567\nnr_periods 0\n"
-MEMORY_STAT_V1 = (
-    b"cache 4096\ninactive_file 11\ntotal_cache 8192\ntotal_inactive_file 22\n"
-)
+MEMORY_STAT_V1 = b"cache 4096\ninactive_file 11\ntotal_cache 8192\ntotal_inactive_file 22\n"
 MEMINFO = b"MemTotal:       24576000 kB\nMemFree:          102400 kB\n"
 
 
@@ -57,11 +54,7 @@ def twin_keyed(data: bytes, key: str) -> int | None:
     for line in data.split(b"\n"):
         if line.startswith(key.encode() + b" "):
             value = line[len(key) + 1 :]
-            return (
-                int(value)
-                if re.fullmatch(rb"[0-9]+", value) and int(value) <= U64_MAX
-                else None
-            )
+            return int(value) if re.fullmatch(rb"[0-9]+", value) and int(value) <= U64_MAX else None
     return None
 
 
@@ -105,16 +98,12 @@ keyed_lines = st.lists(
 def test_keyed_numbers_agree_with_the_twin(lines: bytes, tail: bytes) -> None:
     data = lines + tail
     assert answer(_cgroup.oom_kills_v2, data) == twin_keyed(data, "oom_kill")
-    assert answer(_cgroup.memory_inactive_file_bytes_v2, data) == twin_keyed(
-        data, "inactive_file"
-    )
+    assert answer(_cgroup.memory_inactive_file_bytes_v2, data) == twin_keyed(data, "inactive_file")
 
 
 @pytest.mark.parametrize(("parse", "kind"), SINGLE)
 @given(value=st.integers(0, 2**62 - 1))
-def test_every_single_number(
-    parse: Callable[[bytes], int], kind: str, value: int
-) -> None:
+def test_every_single_number(parse: Callable[[bytes], int], kind: str, value: int) -> None:
     assert parse(b"%d\n" % value) == parse(b"%d" % value) == value
 
 
@@ -123,9 +112,7 @@ def test_every_single_number(
     "data", [b"", b"\n", b"-1\n", b"+1\n", b" 1\n", b"1 \n", b"1\n\n", b"1\0", b"max1\n",
              b"18446744073709551616\n", b"9" * 1000]
 )  # fmt: skip
-def test_damage_names_the_file(
-    parse: Callable[[bytes], int], kind: str, data: bytes
-) -> None:
+def test_damage_names_the_file(parse: Callable[[bytes], int], kind: str, data: bytes) -> None:
     with pytest.raises(ValueError, match=re.escape(kind)):
         parse(data)
 
@@ -160,9 +147,7 @@ def test_a_missing_or_damaged_line_names_file_and_key(
 
 
 def test_scaling_does_not_wrap() -> None:
-    assert (
-        _cgroup.cpu_usage_ns_v2(b"usage_usec 18446744073709551") == 18446744073709551000
-    )
+    assert _cgroup.cpu_usage_ns_v2(b"usage_usec 18446744073709551") == 18446744073709551000
     with pytest.raises(ValueError, match=r"cpu\.stat"):
         _cgroup.cpu_usage_ns_v2(b"usage_usec 18446744073709552")
     with pytest.raises(ValueError, match="meminfo"):
@@ -187,9 +172,7 @@ def stat_line(pid: int, comm: bytes, numbers: list[int]) -> bytes:
     st.binary(max_size=15) | st.text(") (S\n0", max_size=15).map(str.encode),
     st.lists(u64, min_size=49, max_size=49),
 )
-def test_proc_stat_agrees_with_the_twin(
-    pid: int, comm: bytes, numbers: list[int]
-) -> None:
+def test_proc_stat_agrees_with_the_twin(pid: int, comm: bytes, numbers: list[int]) -> None:
     numbers[4] = -1  # tpgid, the one that is negative in practice
     stat = _cgroup.proc_stat(stat_line(pid, comm, numbers))
     # proc(5) numbers from 1, and field 4 is the first in our list.
@@ -224,10 +207,7 @@ def test_every_cut_of_a_stat_is_refused_or_complete() -> None:
 
 
 @pytest.mark.parametrize("parse", EVERY)
-@given(
-    data=st.binary(max_size=120)
-    | st.text("0123456789() RS\nkB:", max_size=120).map(str.encode)
-)
+@given(data=st.binary(max_size=120) | st.text("0123456789() RS\nkB:", max_size=120).map(str.encode))
 def test_random_bytes_never_do_worse_than_a_value_error(
     parse: Callable[[bytes], object], data: bytes
 ) -> None:

@@ -11,7 +11,6 @@ from bisect import bisect_left
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from warren._histogram import (
     BOUNDS_MAX,
     DEFAULT_BOUNDS,
@@ -33,24 +32,18 @@ quantiles = st.floats(0, 1)
 class Twin:
     """Keeps what it was given, sorts, and counts."""
 
-    def __init__(
-        self, values: list[float], bounds: tuple[float, ...] = DEFAULT_BOUNDS
-    ) -> None:
+    def __init__(self, values: list[float], bounds: tuple[float, ...] = DEFAULT_BOUNDS) -> None:
         self.values = sorted(values)
         self.bounds = bounds
 
     def cumulative(self) -> list[int]:
-        return [
-            sum(v <= bound for v in self.values) for bound in (*self.bounds, math.inf)
-        ]
+        return [sum(v <= bound for v in self.values) for bound in (*self.bounds, math.inf)]
 
     def quantile(self, q: float) -> float:
         return self.values[max(1, math.ceil(q * len(self.values))) - 1]
 
 
-def recorded(
-    values: list[float], bounds: tuple[float, ...] = DEFAULT_BOUNDS
-) -> Histogram:
+def recorded(values: list[float], bounds: tuple[float, ...] = DEFAULT_BOUNDS) -> Histogram:
     histogram = Histogram(bounds)
     for value in values:
         histogram.observe(value)
@@ -78,9 +71,7 @@ def test_slot_edges(exponent: int, sub: int) -> None:
     edge = 2.0**exponent * (1 + sub / 64)
     width = 2.0**exponent / 64
     assert recorded([edge]).slots() == [(edge, edge + width, 1)]
-    assert recorded([math.nextafter(edge + width, 0)]).slots() == [
-        (edge, edge + width, 1)
-    ]
+    assert recorded([math.nextafter(edge + width, 0)]).slots() == [(edge, edge + width, 1)]
 
 
 @given(st.lists(acceptable | st.sampled_from(DEFAULT_BOUNDS), max_size=100))
@@ -95,14 +86,10 @@ def test_classic_counts_and_totals_are_exact(values: list[float]) -> None:
 
 
 @given(
-    st.lists(st.floats(1e-6, 1e6), max_size=BOUNDS_MAX, unique=True)
-    .map(sorted)
-    .map(tuple),
+    st.lists(st.floats(1e-6, 1e6), max_size=BOUNDS_MAX, unique=True).map(sorted).map(tuple),
     st.lists(acceptable, max_size=50),
 )
-def test_any_bounds_are_counted_exactly(
-    bounds: tuple[float, ...], values: list[float]
-) -> None:
+def test_any_bounds_are_counted_exactly(bounds: tuple[float, ...], values: list[float]) -> None:
     histogram = recorded(values, bounds)
     assert histogram.bounds == bounds
     assert histogram.snapshot()[0] == Twin(values, bounds).cumulative()
@@ -113,9 +100,7 @@ def test_nanoseconds_count_as_their_seconds(values: list[int]) -> None:
     histogram = Histogram()
     for value in values:
         histogram.observe_ns(value)
-    assert (
-        histogram.to_bytes() == recorded([value / 1e9 for value in values]).to_bytes()
-    )
+    assert histogram.to_bytes() == recorded([value / 1e9 for value in values]).to_bytes()
 
 
 def test_nanoseconds_on_a_bound_are_inside_it() -> None:
@@ -200,9 +185,7 @@ def overflowing(slot_count: int, bounds: tuple[float, ...] = (1.0,)) -> Histogra
     return Histogram.from_bytes(bytes(export))
 
 
-@pytest.mark.parametrize(
-    "start", [2**32 - 2, 2**32 - 1, 2**32, 2**33 - 1, SLOT_MAX - 1]
-)
+@pytest.mark.parametrize("start", [2**32 - 2, 2**32 - 1, 2**32, 2**33 - 1, SLOT_MAX - 1])
 def test_a_slot_carries_beyond_32_bits(start: int) -> None:
     histogram = overflowing(start)
     histogram.observe(0.5)
@@ -304,11 +287,7 @@ def test_a_changed_export_is_refused_or_consistent(data: st.DataObject) -> None:
         return
     cumulative, _ = histogram.snapshot()
     assert cumulative == sorted(cumulative)
-    assert (
-        cumulative[-1]
-        == histogram.count
-        == sum(count for _, _, count in histogram.slots())
-    )
+    assert cumulative[-1] == histogram.count == sum(count for _, _, count in histogram.slots())
     assert histogram.min <= histogram.quantile(0.5) <= histogram.max
 
 
@@ -330,9 +309,7 @@ def test_summary_and_comparison() -> None:
     assert slow.summary()["max"] == 0.5
     ratios = slow.compare(fast)
     assert ratios["count"] == 1.0
-    assert all(
-        ratios[key] == pytest.approx(2.0) for key in ("sum", "min", "p50", "p99", "max")
-    )
+    assert all(ratios[key] == pytest.approx(2.0) for key in ("sum", "min", "p50", "p99", "max"))
     assert math.isnan(slow.compare(Histogram())["p50"])
 
 

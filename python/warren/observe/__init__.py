@@ -1,0 +1,1 @@
+"""What an operator sees: metrics, health, logs, and the small HTTP server that shows them."""

@@ -1,0 +1,65 @@
+"""The paths that the daemon's metrics address serves."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator
+from http import HTTPStatus
+
+import msgspec
+from prometheus_client.metrics_core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from warren.observe.health import Answer, Health
+from warren.observe.http import Handler, HttpServer, Response
+from warren.observe.metrics import CONTENT_TYPE, Metrics, Scraper
+
+
+def routes(health: Health, scraper: Scraper) -> dict[str, Handler]:
+    """`/live`, `/health`, `/ready` and `/metrics`."""
+
+    async def live() -> Answer:
+        return health.live()
+
+    async def metrics() -> Response:
+        return Response(HTTPStatus.OK, await scraper.scrape(), CONTENT_TYPE)
+
+    return {
+        "/live": _probe(live),
+        "/health": _probe(health.health),
+        "/ready": _probe(health.ready),
+        "/metrics": metrics,
+    }
+
+
+def declare_http(metrics: Metrics, server: HttpServer) -> None:
+    """Export how busy the server is and what it refused."""
+    metrics.gauge_function(
+        "warren_observe_http_connections",
+        "Open connections to the metrics address.",
+        lambda: server.connections,
+    )
+    metrics.register(_Refusals(server))
+
+
+def _probe(ask: Callable[[], Awaitable[Answer]]) -> Handler:
+    async def handler() -> Response:
+        answer = await ask()
+        status = HTTPStatus.OK if answer.ok else HTTPStatus.SERVICE_UNAVAILABLE
+        return Response(status, msgspec.json.encode(answer.body) + b"\n")
+
+    return handler
+
+
+class _Refusals(Collector):
+    def __init__(self, server: HttpServer) -> None:
+        self._server = server
+
+    def collect(self) -> Iterator[Metric]:
+        family = CounterMetricFamily(
+            "warren_observe_http_refusals",
+            "Connections and requests to the metrics address that no handler answered.",
+            labels=("reason",),
+        )
+        for reason, count in sorted(self._server.refusals.copy().items()):
+            family.add_metric((reason,), count)
+        yield family

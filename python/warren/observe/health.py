@@ -1,0 +1,214 @@
+"""What `/live`, `/health` and `/ready` say.
+
+Components register a check. A background task measures each of them again and again; an answer
+is made from what was measured at most STALE_MS ago, so that probes cost nothing and never hang,
+and a component that dies shows within two seconds. When the background task itself was held up,
+the answer measures first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+REFRESH_MS: Final = 400
+CHECK_TIMEOUT_MS: Final = 500
+STALE_MS: Final = 1000
+
+NO_CLUSTER: Final = (
+    "this host belongs to no cluster yet: run `warrenctl cluster init` to create one here"
+)
+
+CheckResult = tuple[bool, str]
+Check = Callable[[], Awaitable[CheckResult]]
+
+_log = logging.getLogger("warren.health")
+
+
+class Role(enum.Flag):
+    """What this daemon is in its cluster; `NONE` while it belongs to none."""
+
+    NONE = 0
+    MANAGER = enum.auto()
+    WORKER = enum.auto()
+
+
+def critical_components(role: Role) -> tuple[str, ...]:
+    """The components that `/ready` waits for: what the role has.
+
+    A worker that is no manager has no `raft`, but depends on its `session` with one.
+    """
+    if role is Role.NONE:
+        return ()
+    names = ["raft"] if Role.MANAGER in role else ["session"]
+    if Role.WORKER in role:
+        names.append("containerd")
+    return (*names, "api")
+
+
+def format_uptime(seconds: float) -> str:
+    """`2h15m30s`: whole seconds, without leading zero units."""
+    minutes, second = divmod(int(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    if hours:
+        return f"{hours}h{minute}m{second}s"
+    return f"{minute}m{second}s" if minute else f"{second}s"
+
+
+def format_time(when: datetime) -> str:
+    """RFC 3339 in UTC with milliseconds: `2031-05-04T03:02:01.123Z`."""
+    return when.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A probe's answer: whether it is a 200 or a 503, and the body's fields."""
+
+    ok: bool
+    body: dict[str, object]
+
+
+@dataclass(slots=True)
+class _Component:
+    name: str
+    check: Check
+    why: str = "not checked yet"
+    measured_at: float = float("-inf")
+    running: asyncio.Task[None] | None = None
+
+
+class Health:
+    """The health of one daemon. `clock` is monotonic, in seconds; `wall` gives the date."""
+
+    def __init__(
+        self,
+        version: str,
+        *,
+        role: Role = Role.NONE,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], datetime] = lambda: datetime.now(UTC),
+        refresh_ms: int = REFRESH_MS,
+        check_timeout_ms: int = CHECK_TIMEOUT_MS,
+        stale_ms: int = STALE_MS,
+    ) -> None:
+        self._version = version
+        self._role = role
+        self._clock = clock
+        self._wall = wall
+        self._started_at = clock()
+        self._refresh = refresh_ms / 1000
+        self._timeout = check_timeout_ms / 1000
+        self._stale = stale_ms / 1000
+        self._components: dict[str, _Component] = {}
+
+    def add(self, name: str, check: Check) -> None:
+        """Register a component. `check` answers `(ok, why not)`; raising or taking longer than
+        the time limit is a failure too. ValueError when the name is taken.
+        """
+        if name in self._components:
+            raise ValueError(f"health component {name!r} is registered already")
+        self._components[name] = _Component(name, check)
+
+    def remove(self, name: str) -> None:
+        """Forget a component; nothing happens when it is not registered."""
+        component = self._components.pop(name, None)
+        if component is not None and component.running is not None:
+            component.running.cancel()
+
+    def set_role(self, role: Role) -> None:
+        """What `/ready` waits for from now on."""
+        self._role = role
+
+    async def run(self) -> None:
+        """Measure all components every `refresh_ms` until cancelled."""
+        while True:
+            await self._measure(list(self._components.values()))
+            await asyncio.sleep(self._refresh)
+
+    def live(self) -> Answer:
+        """`/live`: that there is an answer is the answer."""
+        return Answer(True, {"status": "alive", "uptime": self._uptime()})
+
+    async def health(self) -> Answer:
+        """`/health`: whether every component that exists works."""
+        await self._measure_stale()
+        why = self._why_not()
+        states = {name: f"unhealthy: {why[name]}" if why[name] else "healthy" for name in why}
+        failed = [name for name in why if why[name]]
+        message = f"failing: {', '.join(failed)}" if failed else ""
+        return self._answer(not failed, ("healthy", "unhealthy"), states, message)
+
+    async def ready(self) -> Answer:
+        """`/ready`: whether all that the role needs works, and if not, what it waits for."""
+        await self._measure_stale()
+        why = self._why_not()
+        critical = critical_components(self._role)
+        why |= {name: "not started yet" for name in critical if name not in why}
+        states = {name: f"not ready: {why[name]}" if why[name] else "ready" for name in why}
+        waiting = [f"{name} ({why[name]})" for name in critical if why[name]]
+        message = f"waiting for {', '.join(waiting)}" if waiting else ""
+        if self._role is Role.NONE:
+            message = NO_CLUSTER
+        return self._answer(not message, ("ready", "not_ready"), states, message)
+
+    def _why_not(self) -> dict[str, str]:
+        """Why each component does not work; empty for those that do."""
+        oldest = self._clock() - self._stale
+        return {
+            name: component.why if component.measured_at >= oldest else "its check hangs"
+            for name, component in sorted(self._components.items())
+        }
+
+    def _uptime(self) -> str:
+        return format_uptime(self._clock() - self._started_at)
+
+    def _answer(
+        self, ok: bool, statuses: tuple[str, str], states: dict[str, str], message: str
+    ) -> Answer:
+        body: dict[str, object] = {
+            "status": statuses[0] if ok else statuses[1],
+            "timestamp": format_time(self._wall()),
+            "version": self._version,
+            "uptime": self._uptime(),
+            "components": states,
+        }
+        if message:
+            body["message"] = message
+        return Answer(ok, body)
+
+    async def _measure_stale(self) -> None:
+        oldest = self._clock() - self._stale
+        stale = [c for c in self._components.values() if c.measured_at < oldest]
+        if stale:
+            await self._measure(stale)
+
+    async def _measure(self, components: list[_Component]) -> None:
+        """Measure these side by side; joins a measurement that is under way."""
+        for component in components:
+            if component.running is None or component.running.done():
+                component.running = asyncio.create_task(self._check(component))
+        running = [c.running for c in components if c.running is not None]
+        if running:
+            # Twice: a check that does not even heed its cancellation must not hold up the rest.
+            await asyncio.wait(running, timeout=2 * self._timeout)
+
+    async def _check(self, component: _Component) -> None:
+        try:
+            async with asyncio.timeout(self._timeout):
+                ok, why = await component.check()
+        except TimeoutError:
+            ok, why = False, f"no answer within {self._timeout * 1000:.0f} ms"
+        except Exception as error:  # noqa: BLE001 - whatever a check raises is its answer
+            ok, why = False, str(error) or type(error).__name__
+        if ok == bool(component.why):
+            level = logging.INFO if ok else logging.WARNING
+            state = "works" if ok else "does not work"
+            _log.log(level, "%s %s", component.name, state, extra={"why": why} if why else None)
+        component.why = "" if ok else why or "no reason given"
+        component.measured_at = self._clock()
