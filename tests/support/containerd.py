@@ -16,9 +16,6 @@ from typing import Any, TypeVar
 import grpc
 from google.protobuf import empty_pb2
 from google.protobuf.message import Message
-
-from tests.support import oci
-from tests.support.node import eventually
 from warren.agent.runtime.containerd import api
 from warren.pb.containerd import (
     containers_pb2,
@@ -29,6 +26,9 @@ from warren.pb.containerd import (
     snapshots_pb2,
     tasks_pb2,
 )
+
+from tests.support import oci
+from tests.support.node import eventually
 
 Q = TypeVar("Q", bound=Message)
 R = TypeVar("R", bound=Message)
@@ -144,6 +144,9 @@ class Containerd:
         for namespace in self._namespaces:
             end_tasks(self.address, namespace)
         self.stop()
+        for pid, words, _ in processes():
+            if os.path.basename(words[0]).startswith("containerd-shim") and self.address in words:
+                os.kill(pid, signal.SIGKILL)
         for line in Path("/proc/self/mounts").read_text().splitlines():
             target = line.split()[1]
             if target.startswith(f"{self.root}/"):

@@ -13,10 +13,36 @@ from pathlib import Path
 from typing import Any
 
 BUSYBOX = Path("/usr/bin/busybox")
-APPLETS = (
-    "sh cat echo sleep true false httpd id env pwd ls mount grep head dd kill trap stat wc mkdir "
-    "seq touch tr hostname ip nslookup df free"
-).split()
+APPLETS = [
+    "sh",
+    "cat",
+    "echo",
+    "sleep",
+    "true",
+    "false",
+    "httpd",
+    "id",
+    "env",
+    "pwd",
+    "ls",
+    "mount",
+    "grep",
+    "head",
+    "dd",
+    "kill",
+    "trap",
+    "stat",
+    "wc",
+    "mkdir",
+    "seq",
+    "touch",
+    "tr",
+    "hostname",
+    "ip",
+    "nslookup",
+    "df",
+    "free",
+]
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 CONFIG = "application/vnd.oci.image.config.v1+json"

@@ -44,6 +44,14 @@ _PATTERNS: Final[list[tuple[re.Pattern[str], bool, Sentence]]] = [
         ),
     ),
     (
+        re.compile(r"error during container init: mkdir (?P<dir>[^:]+): (?P<why>not a directory)"),
+        False,
+        lambda found: (
+            f'the working directory "{found["dir"]}" is {found["why"]} in the image; '
+            "give another with --workdir"
+        ),
+    ),
+    (
         re.compile(r"chdir to cwd \(\"(?P<dir>[^\"]*)\"\).*: (?P<why>[^:]+?)(?:: unknown)?$"),
         False,
         lambda found: (
@@ -73,8 +81,8 @@ _PATTERNS: Final[list[tuple[re.Pattern[str], bool, Sentence]]] = [
     ),
     (
         re.compile(
-            r"cannot allocate memory|minimum memory limit|memory limit .*too low"
-            r"|container init was OOM-killed"
+            r"cannot allocate memory|unable to set memory limit|minimum memory limit"
+            r"|memory limit .*too low|container init was OOM-killed"
         ),
         False,
         lambda _: "the memory limit is too low to start the container; give it more",

@@ -179,7 +179,7 @@ class ContainerdRuntime:
             await self._undo(request.id)
             raise
 
-    async def start(self, container_id: str) -> int:
+    async def start(self, container_id: str, /) -> int:
         """See `Runtime.start`."""
         try:
             request = tasks_pb2.StartRequest(container_id=container_id)
@@ -194,7 +194,7 @@ class ContainerdRuntime:
                 return process.pid
             raise refusals.refused(error.details) from error
 
-    async def stop(self, container_id: str, timeout_ms: int) -> None:
+    async def stop(self, container_id: str, timeout_ms: int, /) -> None:
         """See `Runtime.stop`."""
         with _refusing():
             process = await self._process(container_id)
@@ -204,7 +204,7 @@ class ContainerdRuntime:
                     return
             await self._kill_for_good(container_id, process)
 
-    async def delete(self, container_id: str) -> None:
+    async def delete(self, container_id: str, /) -> None:
         """See `Runtime.delete`. In the reverse order of `create`, so that it can be resumed."""
         with _refusing():
             await self._kill_for_good(container_id, await self._process(container_id))

@@ -1,0 +1,171 @@
+"""What is local to this host, as a gRPC service: its images, its containers' logs, the daemon."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any, Final
+
+import grpc
+
+from warren import rpc
+from warren.agent import logs
+from warren.agent.runtime.base import RuntimeUnavailable
+from warren.agent.runtime.containerd.client import CallFailed
+from warren.agent.runtime.containerd.images import Images
+from warren.errors import WarrenError
+from warren.pb.v1 import node_pb2
+
+LOADS_MAX: Final = 4
+"""Archives that may arrive at once; each takes its size of disk."""
+
+_PIECE_TIMEOUT_S: Final = 300.0
+
+_EXPECTED: Final = (WarrenError, RuntimeUnavailable, CallFailed, OSError)
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class NodeLocal:
+    """The service of `node.proto`. ``describe`` tells what `GetDaemon` answers."""
+
+    def __init__(
+        self,
+        images: Images,
+        log_root: Path,
+        describe: Callable[[], node_pb2.GetDaemonResponse],
+    ) -> None:
+        self._images = images
+        self._log_root = log_root
+        self._describe = describe
+        self.loads = 0
+
+    def handler(self) -> grpc.GenericRpcHandler:
+        """For ``server.add_generic_rpc_handlers``."""
+        return rpc.service(
+            rpc.NODE_LOCAL,
+            {
+                "LoadImage": self.load_image,
+                "ListImages": self.list_images,
+                "RemoveImage": self.remove_image,
+                "Logs": self.logs,
+                "GetDaemon": self.get_daemon,
+            },
+        )
+
+    async def load_image(
+        self, requests: AsyncIterator[node_pb2.LoadImageRequest], context: Context
+    ) -> AsyncIterator[node_pb2.LoadImageProgress]:
+        """Receives an archive in pieces and loads it; tells what it is doing."""
+        if self.loads >= LOADS_MAX:
+            await rpc.abort(
+                context,
+                WarrenError(
+                    "overloaded",
+                    f"{LOADS_MAX} archives are being loaded already; try again when one is done",
+                ),
+            )
+        self.loads += 1
+        try:
+            first = await _next(requests)
+            reference = first.reference if first is not None else ""
+            async for progress in self._images.load(_pieces(first, requests), reference):
+                yield progress
+        except _EXPECTED as error:
+            await _abort(context, error)
+        finally:
+            self.loads -= 1
+
+    async def list_images(
+        self, request: node_pb2.ListImagesRequest, context: Context
+    ) -> node_pb2.ListImagesResponse:
+        """The images that can run here."""
+        try:
+            return node_pb2.ListImagesResponse(images=await self._images.list())
+        except _EXPECTED as error:
+            await _abort(context, error)
+            raise
+
+    async def remove_image(
+        self, request: node_pb2.RemoveImageRequest, context: Context
+    ) -> node_pb2.RemoveImageResponse:
+        """Removes an image by name."""
+        try:
+            name = await self._images.remove(request.reference, force=request.force)
+        except _EXPECTED as error:
+            await _abort(context, error)
+            raise
+        return node_pb2.RemoveImageResponse(reference=name)
+
+    async def logs(
+        self, request: node_pb2.LogsRequest, context: Context
+    ) -> AsyncIterator[node_pb2.LogsChunk]:
+        """The lines of containers of this host."""
+        try:
+            ids = _ids(request)
+            async for chunk in logs.read(
+                self._log_root,
+                ids,
+                tail=request.tail,
+                since_ms=request.since_ms,
+                follow=request.follow,
+            ):
+                yield chunk
+        except _EXPECTED as error:
+            await _abort(context, error)
+
+    async def get_daemon(
+        self, request: node_pb2.GetDaemonRequest, context: Context
+    ) -> node_pb2.GetDaemonResponse:
+        """Who answers, and whether it is ready."""
+        return self._describe()
+
+
+async def _next(
+    requests: AsyncIterator[node_pb2.LoadImageRequest],
+) -> node_pb2.LoadImageRequest | None:
+    try:
+        async with asyncio.timeout(_PIECE_TIMEOUT_S):
+            return await anext(requests, None)
+    except TimeoutError as error:
+        raise WarrenError(
+            "archive_invalid",
+            f"nothing of the archive arrived for {_PIECE_TIMEOUT_S:.0f} s; load it again",
+        ) from error
+
+
+async def _pieces(
+    first: node_pb2.LoadImageRequest | None, requests: AsyncIterator[node_pb2.LoadImageRequest]
+) -> AsyncIterator[bytes]:
+    request = first
+    while request is not None:
+        if request.data:
+            yield request.data
+        request = await _next(requests)
+
+
+def _ids(request: node_pb2.LogsRequest) -> list[str]:
+    if len(request.container_ids) > logs.CONTAINERS_MAX:
+        raise WarrenError(
+            "invalid",
+            f"logs of at most {logs.CONTAINERS_MAX} containers can be read at once; name fewer",
+        )
+    if any(len(one) != 16 for one in request.container_ids):
+        raise WarrenError("invalid", "a container's id is 16 bytes long")
+    return [one.hex() for one in request.container_ids]
+
+
+async def _abort(context: Context, error: Exception) -> None:
+    """Ends the call with what the error means. Does not return."""
+    if isinstance(error, WarrenError):
+        refusal = error
+    elif isinstance(error, RuntimeUnavailable):
+        refusal = WarrenError("runtime_unavailable", str(error))
+    elif isinstance(error, CallFailed):
+        refusal = WarrenError(
+            "internal", f"containerd refused it: {error.details}; its log has more"
+        )
+    else:
+        refusal = WarrenError("internal", f"reading on the node failed ({error}); check its disk")
+    await rpc.abort(context, refusal)
