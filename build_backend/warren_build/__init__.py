@@ -24,7 +24,7 @@ Settings = Mapping[str, Any] | None
 
 
 def get_requires_for_build_wheel(config_settings: Settings = None) -> list[str]:
-    """Nothing beyond ``build-system.requires``: a missing Rust toolchain is reported, not fetched."""
+    """Nothing beyond ``build-system.requires``: a Rust toolchain is asked for, not fetched."""
     return []
 
 
@@ -77,8 +77,8 @@ def build_editable(
 ) -> str:
     """Builds everything in place, and a wheel that only points at the checkout.
 
-    With the setting ``build=no`` it only points: ``make dev`` builds afterwards, so that a core that
-    does not compile stops nobody's work on the rest.
+    With the setting ``build=no`` it only points: ``make dev`` builds afterwards, so that a core
+    that does not compile stops nobody's work on the rest.
     """
     if (config_settings or {}).get("build") != "no":
         in_place(profile="dev")
@@ -98,7 +98,9 @@ def _maturin() -> Any:
     cargo.require()
     # Without build isolation pip does not put the environment's scripts on the path, and maturin
     # is started as a command. Last, so that an isolated environment's own maturin wins.
-    os.environ["PATH"] = os.pathsep.join([os.environ.get("PATH", ""), os.path.dirname(sys.executable)])
+    os.environ["PATH"] = os.pathsep.join(
+        [os.environ.get("PATH", ""), os.path.dirname(sys.executable)]
+    )
     os.chdir(layout.ROOT)
     import maturin
 

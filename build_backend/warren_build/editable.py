@@ -40,6 +40,6 @@ def _record(members: dict[str, bytes], record: str) -> bytes:
     lines = []
     for name, content in members.items():
         if name != record:
-            digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
-            lines.append(f"{name},sha256={digest},{len(content)}")
+            digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest())
+            lines.append(f"{name},sha256={digest.decode().rstrip('=')},{len(content)}")
     return "\n".join([*lines, f"{record},,", ""]).encode()

@@ -76,15 +76,16 @@ def _compile(found: list[Path]) -> list[Path]:
             base = Path(folder) / source.relative_to(layout.PROTO).with_suffix("")
             for out in _outputs(source):
                 text = base.with_name(out.name).read_text(encoding="utf-8")
-                rerooted = _IMPORT.sub(_reroot, text)
-                if layout.write_if_changed(out, rerooted.encode("utf-8")):
+                if layout.write_if_changed(out, reroot(text).encode("utf-8")):
                     changed.append(out)
     return changed
 
 
-def _reroot(match: re.Match[str]) -> str:
-    package = PACKAGES[match[2].replace(".", "/")]
-    return f"{match[1]} warren.pb.{package}"
+def reroot(text: str) -> str:
+    """``text`` of a generated module, with the schema's own modules imported from ``warren.pb``."""
+    return _IMPORT.sub(
+        lambda match: f"{match[1]} warren.pb.{PACKAGES[match[2].replace('.', '/')]}", text
+    )
 
 
 def _protoc(found: list[Path], outputs: list[str]) -> None:
@@ -94,7 +95,7 @@ def _protoc(found: list[Path], outputs: list[str]) -> None:
     includes = [f"-I{layout.PROTO}", f"-I{Path(grpc_tools.__file__).parent / '_proto'}"]
     names = [source.relative_to(layout.PROTO).as_posix() for source in found]
     if protoc.main(["protoc", *includes, *outputs, *names]) != 0:
-        raise SchemaError("warren: the schema under proto/ does not compile; protoc's words are above")
+        raise SchemaError("warren: proto/ does not compile; protoc's words are above")
 
 
 def _outputs(source: Path) -> list[Path]:

@@ -43,11 +43,11 @@ PYTHON_ONLY: dict[str, tuple[str, ...]] = {
     "warren._cgroup": ("warren.observe", "warren.agent"),
 }
 
-_COMMENT_OR_STRING = re.compile(
-    r'//[^\n]*|/\*.*?\*/|r#*".*?"#*|"(?:\\.|[^"\\])*"', re.DOTALL
-)
+_COMMENT_OR_STRING = re.compile(r'//[^\n]*|/\*.*?\*/|r#*".*?"#*|"(?:\\.|[^"\\])*"', re.DOTALL)
 _CRATE_PATH = re.compile(r"\bcrate\s*::\s*(\{|\w+)")
 _SUPER_PATH = re.compile(r"\bsuper((?:\s*::\s*super)*)\s*::\s*(\{|\w+)")
+#: A lazily imported module is named by a string.
+_LAZY = re.compile(r"warren(\.\w+)+(:\w+)?")
 _MODULE = re.compile(r"^\s*(?:pub(?:\([^)]*\))?\s+)?mod\s+(\w+)\s*[;{]", re.MULTILINE)
 
 
@@ -153,10 +153,8 @@ def _python_uses(tree: ast.Module, module: str, package: bool) -> Iterator[tuple
             base = _resolve(node, module, package)
             yield base, node.lineno
             yield from ((f"{base}.{alias.name}", node.lineno) for alias in node.names)
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            # A lazily imported module is named by a string.
-            if re.fullmatch(r"warren(\.\w+)+(:\w+)?", node.value):
-                yield node.value.partition(":")[0], node.lineno
+        elif isinstance(node, ast.Constant) and _LAZY.fullmatch(str(node.value)):
+            yield str(node.value).partition(":")[0], node.lineno
 
 
 def _resolve(node: ast.ImportFrom, module: str, package: bool) -> str:

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from google.protobuf import descriptor_pb2
+
 from warren_build import stubs
 
 LOCK = Path(__file__).with_name("schema.lock")
@@ -114,7 +115,7 @@ def parse(text: str) -> Numbers:
 
 def render(numbers: Numbers) -> str:
     """Writes a lock file, by message and number."""
-    head = "# Every number of proto/warren/v1 that was ever given out. See tests/contract/schema.py.\n"
+    head = "# Every number that proto/warren/v1 ever gave out. See tests/contract/schema.py.\n"
     order = sorted(numbers.items(), key=lambda item: (_owner(item[0]), item[1][0], item[0]))
     return head + "".join(f"{name} = {number}: {kind}\n" for name, (number, kind) in order)
 

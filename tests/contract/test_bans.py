@@ -70,9 +70,7 @@ def test_clippy_enforces_the_bans(tmp_path: Path) -> None:
     (tmp_path / "src" / "lib.rs").write_text("pub fn f() {\n" + "\n".join(uses) + "\n}\n")
     (tmp_path / "clippy.toml").write_text(
         "\n".join(
-            f"disallowed-{kind} = ["
-            + ", ".join(f'"{path}"' for path in paths)
-            + "]"
+            f"disallowed-{kind} = [" + ", ".join(f'"{path}"' for path in paths) + "]"
             for kind, paths in (("methods", methods), ("types", types))
         )
     )

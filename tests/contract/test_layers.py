@@ -35,7 +35,11 @@ def test_something_was_scanned() -> None:
         ("raft/mod.rs", "use crate::fsm;", "`raft` may not use `fsm`"),
         ("raft/mod.rs", "use crate::pb::Command;", "`raft` may not use `pb`"),
         ("wal/mod.rs", "use crate::raft::Entry;", "`wal` may not use `raft`"),
-        ("scheduler/place.rs", "use crate::orchestrator;", "`scheduler` may not use `orchestrator`"),
+        (
+            "scheduler/place.rs",
+            "use crate::orchestrator;",
+            "`scheduler` may not use `orchestrator`",
+        ),
         ("control.rs", "use crate::host::Thread;", "`control` may not use `host`"),
         ("host/mod.rs", "use crate::sim::Disk;", "`host` may not use `sim`"),
         ("sim/mod.rs", "use crate::host::Disk;", "`sim` may not use `host`"),
@@ -55,7 +59,7 @@ def test_a_planted_rust_violation_is_found(
     ("where", "text"),
     [
         ("fsm/apply.rs", "use crate::ids::NodeId; use super::state::State;"),
-        ("fsm/apply.rs", "// use crate::host;\n/* crate::raft */ const A: &str = \"crate::py\";"),
+        ("fsm/apply.rs", '// use crate::host;\n/* crate::raft */ const A: &str = "crate::py";'),
         ("fsm/mod.rs", "use crate::{error::Error, ids::{raft, host}};"),
         ("control.rs", "use crate::{fsm, orchestrator, raft, scheduler};"),
         ("host/mod.rs", "use crate::control::Control;"),

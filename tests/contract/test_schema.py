@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from warren_build import stubs
 
 from tests.contract import schema
+from warren_build import stubs
 
 #: A schema that was released, for the comparisons.
 LOCKED: schema.Numbers = {"w.A.x": (1, "uint64"), "w.A.y": (2, "string"), "w.E.ON": (1, "value")}
