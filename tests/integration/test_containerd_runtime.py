@@ -1,5 +1,6 @@
 """The containerd runtime against the real containerd."""
 
+# ruff: noqa: ASYNC240 - small files, and nobody else is on the loop
 from __future__ import annotations
 
 import asyncio
@@ -343,7 +344,7 @@ async def test_a_refusal_is_a_sentence_and_leaves_nothing(
 # -- a daemon that is killed between two steps -----------------------------------------------
 
 
-class Killed(Exception):
+class Killed(Exception):  # noqa: N818 - the daemon's end is what is meant
     """The daemon ended before this call."""
 
 
@@ -374,9 +375,13 @@ async def test_what_a_killed_create_leaves_is_found_and_removed(
     request = bench.request("sleep", "1000")
     dying = bench.new_runtime()
     kill_before(dying, method)
-    with pytest.raises(Killed):
+
+    async def create_and_start() -> None:
         await dying.create(request)
         await dying.start(request.id)
+
+    with pytest.raises(Killed):
+        await create_and_start()
     await dying.close()
     found = await bench.runtime.list()
     assert [(one.id, one.phase, one.attempt) for one in found] == (
@@ -476,7 +481,7 @@ async def test_a_runtime_opens_before_containerd(
 async def test_an_image_that_was_never_unpacked_is(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As `ctr images import --no-unpack` leaves it."""
+    """As a collector leaves it that took the snapshots: the content has to do."""
     request = bench.request("true")
     prepare: Callable[..., Any] = bench.runtime.client.unary
     failed = []

@@ -16,6 +16,9 @@ from typing import Any, TypeVar
 import grpc
 from google.protobuf import empty_pb2
 from google.protobuf.message import Message
+
+from tests.support import oci
+from tests.support.node import eventually
 from warren.agent.runtime.containerd import api
 from warren.pb.containerd import (
     containers_pb2,
@@ -26,9 +29,6 @@ from warren.pb.containerd import (
     snapshots_pb2,
     tasks_pb2,
 )
-
-from tests.support import oci
-from tests.support.node import eventually
 
 Q = TypeVar("Q", bound=Message)
 R = TypeVar("R", bound=Message)
