@@ -44,7 +44,10 @@ impl State {
     pub fn apply_bytes(&mut self, index: Index, term: Term, bytes: &[u8]) -> Result<Applied> {
         let command = pb::Command::decode(bytes).map_err(|error| Error::Invalid {
             what: "log entry",
-            why: format!("at index {}: {error}; was it written by a newer release?", index.0),
+            why: format!(
+                "at index {}: {error}; was it written by a newer release?",
+                index.0
+            ),
         })?;
         let raised = match &command.body {
             Some(Body::RaiseFeatureLevel(raise)) => raise.level,
@@ -61,29 +64,53 @@ impl State {
         self.advance(index, term);
         self.time_ms = self.time_ms.max(command.time_ms);
         self.requests.evict(index);
-        let key = match command.request.as_ref().map(RequestKey::try_from).transpose() {
+        let key = match command
+            .request
+            .as_ref()
+            .map(RequestKey::try_from)
+            .transpose()
+        {
             Ok(key) => key,
-            Err(refusal) => return Applied { response: Err(refusal), events: Vec::new() },
+            Err(refusal) => {
+                return Applied {
+                    response: Err(refusal),
+                    events: Vec::new(),
+                };
+            }
         };
         if let Some(response) = key.as_ref().and_then(|key| self.requests.lookup(key)) {
-            return Applied { response, events: Vec::new() };
+            return Applied {
+                response,
+                events: Vec::new(),
+            };
         }
         let entropy = command.entropy[..].try_into().map_err(|_| Error::Invalid {
             what: "command",
-            why: format!("it carries {} bytes of entropy, not 12", command.entropy.len()),
+            why: format!(
+                "it carries {} bytes of entropy, not 12",
+                command.entropy.len()
+            ),
         });
-        let mut context = Context { entropy, events: Vec::new() };
+        let mut context = Context {
+            entropy,
+            events: Vec::new(),
+        };
         let response = self.execute(&mut context, command);
         if let Some(key) = key {
             self.requests.remember(&key, index, &response);
             self.requests.evict(index);
         }
-        Applied { response, events: context.events }
+        Applied {
+            response,
+            events: context.events,
+        }
     }
 
     fn execute(&mut self, context: &mut Context, command: &pb::Command) -> Result<Vec<u8>> {
         if command.level > FEATURE_LEVEL_MAX {
-            return Err(Error::UnknownLevel { level: command.level });
+            return Err(Error::UnknownLevel {
+                level: command.level,
+            });
         }
         let Some(body) = &command.body else {
             return Err(invalid("command", "it says nothing"));
@@ -108,7 +135,9 @@ impl State {
 
     fn create_cluster(&mut self, cx: &mut Context, command: &pb::CreateCluster) -> Result<Vec<u8>> {
         if let Some(cluster) = &self.cluster {
-            return Err(Error::AlreadyInCluster { cluster: cluster.id.to_string() });
+            return Err(Error::AlreadyInCluster {
+                cluster: cluster.id.to_string(),
+            });
         }
         let id = ClusterId::from_slice(&command.cluster_id)?;
         self.cluster = Some(Arc::new(Cluster {
@@ -120,7 +149,11 @@ impl State {
         cx.events.push(Event::Cluster);
         // Which node answers is the manager's to fill in.
         let node_id = Vec::new();
-        Ok(pb::InitClusterResponse { cluster_id: id.to_vec(), node_id }.encode_to_vec())
+        Ok(pb::InitClusterResponse {
+            cluster_id: id.to_vec(),
+            node_id,
+        }
+        .encode_to_vec())
     }
 
     fn raise_feature_level(
@@ -129,7 +162,9 @@ impl State {
         command: &pb::RaiseFeatureLevel,
     ) -> Result<Vec<u8>> {
         if command.level > FEATURE_LEVEL_MAX {
-            return Err(Error::UnknownLevel { level: command.level });
+            return Err(Error::UnknownLevel {
+                level: command.level,
+            });
         }
         let cluster = Arc::make_mut(self.cluster.as_mut().ok_or(Error::NotInCluster)?);
         if command.level > cluster.feature_level {
@@ -143,7 +178,12 @@ impl State {
         let (spec, digest) = checked_spec(command.spec.as_ref())?;
         match self.service_by_name(&spec.name) {
             Some(known) if known.removing => return Err(Error::Removing { name: spec.name }),
-            Some(_) => return Err(Error::NameTaken { kind: "service", name: spec.name }),
+            Some(_) => {
+                return Err(Error::NameTaken {
+                    kind: "service",
+                    name: spec.name,
+                });
+            }
             None => {}
         }
         let id = ServiceId::compose(cx.entropy.clone()?, 0);
@@ -162,7 +202,11 @@ impl State {
             removing: false,
         });
         cx.events.push(Event::Service { id, gone: false });
-        Ok(pb::CreateServiceResponse { service_id: id.to_vec(), version }.encode_to_vec())
+        Ok(pb::CreateServiceResponse {
+            service_id: id.to_vec(),
+            version,
+        }
+        .encode_to_vec())
     }
 
     fn update_service_spec(
@@ -173,17 +217,25 @@ impl State {
         let (spec, digest) = checked_spec(command.spec.as_ref())?;
         let service = self.known_service(&command.service_id)?;
         if service.removing {
-            return Err(Error::Removing { name: service.name.to_string() });
+            return Err(Error::Removing {
+                name: service.name.to_string(),
+            });
         }
         if service.version != command.expected_version {
             let (expected, actual) = (command.expected_version, service.version);
             return Err(Error::VersionConflict { expected, actual });
         }
         if spec.name != *service.name {
-            return Err(invalid("service spec", "a service keeps its name; create another one"));
+            return Err(invalid(
+                "service spec",
+                "a service keeps its name; create another one",
+            ));
         }
         if spec.mode != service.spec.mode {
-            return Err(invalid("service spec", "a service keeps its mode; create another one"));
+            return Err(invalid(
+                "service spec",
+                "a service keeps its mode; create another one",
+            ));
         }
         let (id, version, time_ms) = (service.id, service.version + 1, self.time_ms);
         self.update_service(id, |service| {
@@ -214,7 +266,10 @@ impl State {
         let service = self.known_service(&command.service_id)?;
         let id = service.id;
         if !service.removing || self.container_count_of_service(id) > 0 {
-            return Err(invalid("command", "only a removed service without containers goes"));
+            return Err(invalid(
+                "command",
+                "only a removed service without containers goes",
+            ));
         }
         self.remove_service(id);
         cx.events.push(Event::Service { id, gone: true });
@@ -252,7 +307,10 @@ impl State {
         let status = specified("node status", command.status, NodeStatus::Unspecified)?;
         let node = self.node(id).ok_or_else(|| not_found(NodeId::KIND, id))?;
         if node.status != status {
-            self.put_node(Node { status, ..node.clone() });
+            self.put_node(Node {
+                status,
+                ..node.clone()
+            });
             cx.events.push(Event::Node { id });
         }
         Ok(Vec::new())
@@ -260,16 +318,23 @@ impl State {
 
     fn known_service(&self, id: &[u8]) -> Result<&Service> {
         let id = ServiceId::from_slice(id)?;
-        self.service(id).ok_or_else(|| not_found(ServiceId::KIND, id))
+        self.service(id)
+            .ok_or_else(|| not_found(ServiceId::KIND, id))
     }
 }
 
 pub(super) fn invalid(what: &'static str, why: &str) -> Error {
-    Error::Invalid { what, why: why.to_owned() }
+    Error::Invalid {
+        what,
+        why: why.to_owned(),
+    }
 }
 
 pub(super) fn not_found(kind: &'static str, id: impl std::fmt::Display) -> Error {
-    Error::NotFound { kind, reference: id.to_string() }
+    Error::NotFound {
+        kind,
+        reference: id.to_string(),
+    }
 }
 
 fn checked_spec(
@@ -277,7 +342,10 @@ fn checked_spec(
 ) -> Result<(pb::ServiceSpec, crate::ids::SpecDigest)> {
     let spec = spec.ok_or_else(|| invalid("service spec", "there is none"))?;
     let spec = validate::check_service_spec(spec)?;
-    let container = spec.container.as_ref().expect("a checked spec has a container");
+    let container = spec
+        .container
+        .as_ref()
+        .expect("a checked spec has a container");
     validate::check_image_digest(&container.image_digest)?;
     let digest = validate::spec_digest(container);
     Ok((spec, digest))
@@ -296,11 +364,17 @@ fn checked_description(description: Option<&pb::NodeDescription>) -> Result<pb::
         });
     }
     if description.name.is_empty() || description.name.len() > NODE_NAME_BYTES_MAX {
-        return Err(invalid("node description", "its name must have 1 to 253 bytes"));
+        return Err(invalid(
+            "node description",
+            "its name must have 1 to 253 bytes",
+        ));
     }
     let capacity = description.capacity.unwrap_or_default();
     if capacity.cpu_milli > CPU_MILLI_MAX || capacity.memory_bytes > MEMORY_BYTES_MAX {
-        return Err(invalid("node description", "its capacity exceeds a million CPUs or 1 PiB"));
+        return Err(invalid(
+            "node description",
+            "its capacity exceeds a million CPUs or 1 PiB",
+        ));
     }
     description
         .images

@@ -32,9 +32,12 @@ impl State {
     fn bind_one(&mut self, cx: &mut Context, id: ContainerId, item: &pb::BindItem) -> Judged {
         let service_id = ServiceId::from_slice(&item.service_id)?;
         let node_id = NodeId::from_slice(&item.node_id)?;
-        let service =
-            self.service(service_id).ok_or_else(|| not_found(ServiceId::KIND, service_id))?;
-        let node = self.node(node_id).ok_or_else(|| not_found(NodeId::KIND, node_id))?;
+        let service = self
+            .service(service_id)
+            .ok_or_else(|| not_found(ServiceId::KIND, service_id))?;
+        let node = self
+            .node(node_id)
+            .ok_or_else(|| not_found(NodeId::KIND, node_id))?;
         if self.container(id).is_some() {
             return Err(invalid("command", "its entropy has been used before"));
         }
@@ -57,9 +60,16 @@ impl State {
         if let Some(replaced) = replaced {
             self.retire(cx, replaced);
         }
-        let spec = self.spec(&container.spec_digest).map(|spec| (**spec).clone());
+        let spec = self
+            .spec(&container.spec_digest)
+            .map(|spec| (**spec).clone());
         self.insert_container(container, || spec.unwrap_or_default());
-        cx.events.push(Event::Container { id, service: service_id, node: node_id, gone: false });
+        cx.events.push(Event::Container {
+            id,
+            service: service_id,
+            node: node_id,
+            gone: false,
+        });
         Ok(id)
     }
 
@@ -112,13 +122,17 @@ impl State {
         command: &pb::SetDesired,
     ) -> Result<Vec<u8>> {
         let items = bounded(&command.items)?;
-        Ok(answer(items.iter().map(|item| self.set_desired_one(cx, item))))
+        Ok(answer(
+            items.iter().map(|item| self.set_desired_one(cx, item)),
+        ))
     }
 
     fn set_desired_one(&mut self, cx: &mut Context, item: &pb::DesiredItem) -> Judged {
         let id = ContainerId::from_slice(&item.container_id)?;
         let desired = specified("desired state", item.desired, DesiredState::Unspecified)?;
-        let container = self.container(id).ok_or_else(|| not_found(ContainerId::KIND, id))?;
+        let container = self
+            .container(id)
+            .ok_or_else(|| not_found(ContainerId::KIND, id))?;
         if desired < container.desired {
             return Err(Error::StateWentBack);
         }
@@ -135,7 +149,9 @@ impl State {
     ) -> Result<Vec<u8>> {
         let items = bounded(&command.items)?;
         let node = NodeId::from_slice(&command.node_id)?;
-        Ok(answer(items.iter().map(|item| self.report_one(cx, node, item))))
+        Ok(answer(
+            items.iter().map(|item| self.report_one(cx, node, item)),
+        ))
     }
 
     /// A container of another node is as unknown to this one as one that never was.
@@ -147,7 +163,10 @@ impl State {
             .ok_or_else(|| invalid("container status", "there is none"))
             .and_then(Status::try_from)?;
         if reported.state == ContainerState::Lost {
-            return Err(invalid("container status", "only managers call a container lost"));
+            return Err(invalid(
+                "container status",
+                "only managers call a container lost",
+            ));
         }
         let container = self
             .container(id)
@@ -161,12 +180,7 @@ impl State {
     }
 
     /// Changes a container and says so; deletes its record if that was the last thing to wait for.
-    fn change(
-        &mut self,
-        cx: &mut Context,
-        id: ContainerId,
-        change: impl FnOnce(&mut Container),
-    ) {
+    fn change(&mut self, cx: &mut Context, id: ContainerId, change: impl FnOnce(&mut Container)) {
         self.update_container(id, change);
         let container = self.container(id).expect("it was there a moment ago");
         let (service, node) = (container.service, container.node);
@@ -174,7 +188,12 @@ impl State {
         if gone {
             self.remove_container(id);
         }
-        cx.events.push(Event::Container { id, service, node, gone });
+        cx.events.push(Event::Container {
+            id,
+            service,
+            node,
+            gone,
+        });
     }
 }
 
@@ -202,11 +221,20 @@ impl Status {
         let terminal = crate::fsm::objects::is_terminal(self.state);
         let before = (self.attempt, self.state);
         let forward = !terminal && (reported.attempt, reported.state) >= before;
-        let same = Status { removed: self.removed, ..reported.clone() } == *self;
+        let same = Status {
+            removed: self.removed,
+            ..reported.clone()
+        } == *self;
         if forward {
-            Ok(Status { removed, ..reported })
+            Ok(Status {
+                removed,
+                ..reported
+            })
         } else if same || reported.removed {
-            Ok(Status { removed, ..self.clone() })
+            Ok(Status {
+                removed,
+                ..self.clone()
+            })
         } else {
             Err(Error::StateWentBack)
         }
@@ -215,13 +243,19 @@ impl Status {
 
 fn judge_service(service: &Service, item: &pb::BindItem) -> Result<()> {
     if service.removing {
-        return Err(Error::Removing { name: service.name.to_string() });
+        return Err(Error::Removing {
+            name: service.name.to_string(),
+        });
     }
     if service.version != item.service_version {
         let (expected, actual) = (item.service_version, service.version);
         return Err(Error::VersionConflict { expected, actual });
     }
-    let slots = if service.is_global() { 0..=0 } else { 1..=u64::from(service.spec.replicas) };
+    let slots = if service.is_global() {
+        0..=0
+    } else {
+        1..=u64::from(service.spec.replicas)
+    };
     if slots.contains(&item.slot) {
         Ok(())
     } else {
@@ -234,10 +268,16 @@ fn judge_node(service: &Service, node: &Node, allocated: Resources) -> Result<()
         return Err(Error::NodeNotEligible { why });
     }
     if !node.has_image(&service.container_spec().image_digest) {
-        return Err(Error::NodeNotEligible { why: "it has not the image" });
+        return Err(Error::NodeNotEligible {
+            why: "it has not the image",
+        });
     }
     let free = node.allocatable().saturating_sub(allocated);
-    if service.resources().fits(free) { Ok(()) } else { Err(Error::NoCapacity) }
+    if service.resources().fits(free) {
+        Ok(())
+    } else {
+        Err(Error::NoCapacity)
+    }
 }
 
 fn bounded<T>(items: &[T]) -> Result<&[T]> {
@@ -250,14 +290,19 @@ fn bounded<T>(items: &[T]) -> Result<&[T]> {
 
 fn answer(judged: impl Iterator<Item = Judged>) -> Vec<u8> {
     let item = |judged: Judged| match judged {
-        Ok(id) => {
-            pb::ItemResult { applied: true, rejected: String::new(), container_id: id.to_vec() }
-        }
+        Ok(id) => pb::ItemResult {
+            applied: true,
+            rejected: String::new(),
+            container_id: id.to_vec(),
+        },
         Err(refusal) => pb::ItemResult {
             applied: false,
             rejected: refusal.code().to_owned(),
             container_id: Vec::new(),
         },
     };
-    pb::BatchResult { items: judged.map(item).collect() }.encode_to_vec()
+    pb::BatchResult {
+        items: judged.map(item).collect(),
+    }
+    .encode_to_vec()
 }

@@ -15,24 +15,37 @@ use crate::pb;
 const STATUS_MESSAGE_BYTES_MAX: usize = 1024;
 
 fn invalid(what: &'static str, why: impl Into<String>) -> Error {
-    Error::Invalid { what, why: why.into() }
+    Error::Invalid {
+        what,
+        why: why.into(),
+    }
 }
 
 impl From<pb::Resources> for Resources {
     fn from(r: pb::Resources) -> Self {
-        Self { cpu_milli: r.cpu_milli, memory_bytes: r.memory_bytes }
+        Self {
+            cpu_milli: r.cpu_milli,
+            memory_bytes: r.memory_bytes,
+        }
     }
 }
 
 impl From<Resources> for pb::Resources {
     fn from(r: Resources) -> Self {
-        Self { cpu_milli: r.cpu_milli, memory_bytes: r.memory_bytes }
+        Self {
+            cpu_milli: r.cpu_milli,
+            memory_bytes: r.memory_bytes,
+        }
     }
 }
 
 impl From<Revision> for pb::Revision {
     fn from(r: Revision) -> Self {
-        Self { epoch: r.epoch, index: r.index, ordinal: r.ordinal }
+        Self {
+            epoch: r.epoch,
+            index: r.index,
+            ordinal: r.ordinal,
+        }
     }
 }
 
@@ -99,7 +112,12 @@ impl TryFrom<pb::Service> for Service {
 
 /// From a message's bytes; there must be 32.
 pub fn spec_digest(bytes: &[u8]) -> Result<SpecDigest> {
-    let length = || invalid("spec digest", format!("it has {} bytes, not 32", bytes.len()));
+    let length = || {
+        invalid(
+            "spec digest",
+            format!("it has {} bytes, not 32", bytes.len()),
+        )
+    };
     bytes.try_into().map(SpecDigest).map_err(|_| length())
 }
 
@@ -182,7 +200,10 @@ impl TryFrom<pb::Container> for Container {
     type Error = Error;
 
     fn try_from(c: pb::Container) -> Result<Self> {
-        let status = c.status.as_ref().ok_or_else(|| invalid("container", "it has no status"))?;
+        let status = c
+            .status
+            .as_ref()
+            .ok_or_else(|| invalid("container", "it has no status"))?;
         Ok(Self {
             id: ContainerId::from_slice(&c.id)?,
             service: ServiceId::from_slice(&c.service_id)?,
@@ -218,7 +239,9 @@ impl TryFrom<pb::Node> for Node {
     type Error = Error;
 
     fn try_from(n: pb::Node) -> Result<Self> {
-        let description = n.description.ok_or_else(|| invalid("node", "it has no description"))?;
+        let description = n
+            .description
+            .ok_or_else(|| invalid("node", "it has no description"))?;
         Ok(Self {
             id: NodeId::from_slice(&n.id)?,
             description: Arc::new(description),

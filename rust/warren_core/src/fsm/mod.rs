@@ -33,8 +33,9 @@ mod tally;
 pub mod validate;
 
 pub use apply::{Applied, FEATURE_LEVEL_MAX};
+pub use batch::BATCH_ITEMS_MAX;
 pub use objects::*;
 pub use reference::normalise_reference;
 pub use requests::{Remembered, RequestKey, request_digest};
 pub use state::State;
-pub use tally::{Tally, tally};
+pub use tally::{Tally, is_wanted, rests, tally};

@@ -84,7 +84,10 @@ impl Service {
 
     /// What each of its containers runs.
     pub fn container_spec(&self) -> &pb::ContainerSpec {
-        self.spec.container.as_ref().expect("a stored spec has a container")
+        self.spec
+            .container
+            .as_ref()
+            .expect("a stored spec has a container")
     }
 
     pub fn resources(&self) -> Resources {
@@ -141,7 +144,11 @@ impl Container {
 
     /// What it holds of its node now.
     pub fn held(&self) -> Resources {
-        if self.is_terminal() { Resources::default() } else { self.resources }
+        if self.is_terminal() {
+            Resources::default()
+        } else {
+            self.resources
+        }
     }
 }
 
@@ -174,9 +181,15 @@ impl Node {
 
     /// Capacity times what may be allocated of it.
     pub fn allocatable(&self) -> Resources {
-        let Resources { cpu_milli, memory_bytes } = self.capacity();
+        let Resources {
+            cpu_milli,
+            memory_bytes,
+        } = self.capacity();
         let scale = |amount: u64| amount.saturating_mul(OVERCOMMIT_PERCENT) / 100;
-        Resources { cpu_milli: scale(cpu_milli), memory_bytes: scale(memory_bytes) }
+        Resources {
+            cpu_milli: scale(cpu_milli),
+            memory_bytes: scale(memory_bytes),
+        }
     }
 
     /// Whether new containers may be bound to it, whatever they are.
@@ -200,7 +213,10 @@ impl Node {
     }
 
     pub fn has_image(&self, digest: &str) -> bool {
-        self.description.images.iter().any(|image| image.digest == digest)
+        self.description
+            .images
+            .iter()
+            .any(|image| image.digest == digest)
     }
 }
 
@@ -217,7 +233,17 @@ pub struct Revision {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
     Cluster,
-    Service { id: ServiceId, gone: bool },
-    Node { id: NodeId },
-    Container { id: ContainerId, service: ServiceId, node: NodeId, gone: bool },
+    Service {
+        id: ServiceId,
+        gone: bool,
+    },
+    Node {
+        id: NodeId,
+    },
+    Container {
+        id: ContainerId,
+        service: ServiceId,
+        node: NodeId,
+        gone: bool,
+    },
 }

@@ -31,9 +31,15 @@ pub fn normalise_reference(reference: &str) -> Result<String> {
         return Err(fail("the registry's host is not valid"));
     }
     if !path.split('/').all(is_component) {
-        return Err(fail("a name has lower-case letters and digits, joined by single . _ - or /"));
+        return Err(fail(
+            "a name has lower-case letters and digits, joined by single . _ - or /",
+        ));
     }
-    let library = if domain == "docker.io" && !path.contains('/') { "library/" } else { "" };
+    let library = if domain == "docker.io" && !path.contains('/') {
+        "library/"
+    } else {
+        ""
+    };
     let mut full = format!("{domain}/{library}{path}");
     if full.len() > NAME_BYTES_MAX {
         return Err(fail("the name is longer than 255 bytes"));
@@ -79,7 +85,9 @@ fn is_domain(domain: &str) -> bool {
         !label.is_empty()
             && !label.starts_with('-')
             && !label.ends_with('-')
-            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+            && label
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'-')
     };
     host.split('.').all(label) && !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit())
 }
@@ -92,9 +100,9 @@ fn is_component(component: &str) -> bool {
     if bytes.is_empty() || !ends_in_words(bytes) {
         return false;
     }
-    bytes.split(|b| word(*b)).all(|joint| {
-        matches!(joint, b"" | b"." | b"_" | b"__") || joint.iter().all(|b| *b == b'-')
-    })
+    bytes
+        .split(|b| word(*b))
+        .all(|joint| matches!(joint, b"" | b"." | b"_" | b"__") || joint.iter().all(|b| *b == b'-'))
 }
 
 fn is_tag(tag: &str) -> bool {
@@ -115,16 +123,35 @@ mod tests {
             ("busybox", "docker.io/library/busybox:latest".to_owned()),
             ("busybox:1.36", "docker.io/library/busybox:1.36".to_owned()),
             ("me/app", "docker.io/me/app:latest".to_owned()),
-            ("docker.io/busybox", "docker.io/library/busybox:latest".to_owned()),
-            ("index.docker.io/busybox", "docker.io/library/busybox:latest".to_owned()),
+            (
+                "docker.io/busybox",
+                "docker.io/library/busybox:latest".to_owned(),
+            ),
+            (
+                "index.docker.io/busybox",
+                "docker.io/library/busybox:latest".to_owned(),
+            ),
             ("localhost/app", "localhost/app:latest".to_owned()),
-            ("localhost:5000/a/b__c:v1", "localhost:5000/a/b__c:v1".to_owned()),
+            (
+                "localhost:5000/a/b__c:v1",
+                "localhost:5000/a/b__c:v1".to_owned(),
+            ),
             ("ghcr.io/a/b-c.d", "ghcr.io/a/b-c.d:latest".to_owned()),
-            (&format!("app@{digest}"), format!("docker.io/library/app@{digest}")),
-            (&format!("app:v1@{digest}"), format!("docker.io/library/app:v1@{digest}")),
+            (
+                &format!("app@{digest}"),
+                format!("docker.io/library/app@{digest}"),
+            ),
+            (
+                &format!("app:v1@{digest}"),
+                format!("docker.io/library/app:v1@{digest}"),
+            ),
         ] {
             assert_eq!(normalise_reference(given).as_ref(), Ok(&full), "{given}");
-            assert_eq!(normalise_reference(&full), Ok(full.clone()), "normal forms stay: {full}");
+            assert_eq!(
+                normalise_reference(&full),
+                Ok(full.clone()),
+                "normal forms stay: {full}"
+            );
         }
     }
 
@@ -133,8 +160,28 @@ mod tests {
         let id = "a".repeat(64);
         let long = "a".repeat(256);
         for given in [
-            "", ":", "/", "a/", "/a", "A", "a//b", "a:b:c", "a b", "a@sha256:12", "a@", "a:", "-a",
-            "a-", "a..b", "a___b", "host:x/a", "-h.x/a", &id, &long, "a:.tag", "ä",
+            "",
+            ":",
+            "/",
+            "a/",
+            "/a",
+            "A",
+            "a//b",
+            "a:b:c",
+            "a b",
+            "a@sha256:12",
+            "a@",
+            "a:",
+            "-a",
+            "a-",
+            "a..b",
+            "a___b",
+            "host:x/a",
+            "-h.x/a",
+            &id,
+            &long,
+            "a:.tag",
+            "ä",
         ] {
             let refused = normalise_reference(given).expect_err(given);
             assert_eq!(refused.code(), "invalid", "{given}");

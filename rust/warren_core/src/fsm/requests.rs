@@ -57,11 +57,18 @@ impl TryFrom<&pb::RequestId> for RequestKey {
     type Error = Error;
 
     fn try_from(id: &pb::RequestId) -> Result<Self> {
-        let wrong = |why: &str| Error::Invalid { what: "request id", why: why.to_owned() };
+        let wrong = |why: &str| Error::Invalid {
+            what: "request id",
+            why: why.to_owned(),
+        };
         Ok(Self {
-            client: id.client[..].try_into().map_err(|_| wrong("client must have 16 bytes"))?,
+            client: id.client[..]
+                .try_into()
+                .map_err(|_| wrong("client must have 16 bytes"))?,
             sequence: id.sequence,
-            digest: id.digest[..].try_into().map_err(|_| wrong("digest must have 32 bytes"))?,
+            digest: id.digest[..]
+                .try_into()
+                .map_err(|_| wrong("digest must have 32 bytes"))?,
         })
     }
 }
@@ -116,8 +123,14 @@ impl Requests {
     }
 
     pub fn remember(&mut self, key: &RequestKey, index: Index, response: &Result<Vec<u8>>) {
-        let answer = response.clone().map_err(|error| (error.code(), error.to_string()));
-        let known = Remembered { index, digest: key.digest, answer };
+        let answer = response
+            .clone()
+            .map_err(|error| (error.code(), error.to_string()));
+        let known = Remembered {
+            index,
+            digest: key.digest,
+            answer,
+        };
         self.insert(key.client, key.sequence, known);
     }
 
@@ -160,13 +173,15 @@ impl Requests {
 
     /// Answers in the order they were given.
     pub fn answers(&self) -> impl Iterator<Item = (&ClientId, u64, &Remembered)> {
-        self.order.iter().map(|(_, client, sequence)| {
-            (client, *sequence, &self.answers[&(*client, *sequence)])
-        })
+        self.order
+            .iter()
+            .map(|(_, client, sequence)| (client, *sequence, &self.answers[&(*client, *sequence)]))
     }
 
     /// (client, floor, index of the last answer forgotten), by client.
     pub fn floors(&self) -> impl Iterator<Item = (&ClientId, u64, Index)> {
-        self.floors.iter().map(|(client, floor)| (client, floor.sequence, floor.index))
+        self.floors
+            .iter()
+            .map(|(client, floor)| (client, floor.sequence, floor.index))
     }
 }

@@ -15,7 +15,13 @@ impl State {
     pub fn resolve_service(&self, reference: &str) -> Result<ServiceId> {
         match self.service_by_name(reference) {
             Some(service) => Ok(service.id),
-            None => by_prefix(self.service_ids(), reference, ServiceId::KIND, ServiceId, |id| id.0),
+            None => by_prefix(
+                self.service_ids(),
+                reference,
+                ServiceId::KIND,
+                ServiceId,
+                |id| id.0,
+            ),
         }
     }
 
@@ -39,7 +45,9 @@ impl State {
             Some(container) => Ok(container.id),
             None => {
                 let kind = ContainerId::KIND;
-                by_prefix(self.container_ids(), reference, kind, ContainerId, |id| id.0)
+                by_prefix(self.container_ids(), reference, kind, ContainerId, |id| {
+                    id.0
+                })
             }
         }
     }
@@ -65,7 +73,9 @@ impl State {
         let winner = votes.into_iter().find(|(_, count)| Some(*count) == most);
         winner
             .map(|(digest, _)| digest.to_owned())
-            .ok_or_else(|| Error::ImageNotLoaded { image: reference.to_owned() })
+            .ok_or_else(|| Error::ImageNotLoaded {
+                image: reference.to_owned(),
+            })
     }
 }
 
@@ -84,16 +94,21 @@ fn by_prefix<I: Copy + Ord>(
     make: impl Fn([u8; 16]) -> I,
     bytes: impl Fn(&I) -> [u8; 16],
 ) -> Result<I> {
-    let not_found = || Error::NotFound { kind, reference: reference.to_owned() };
+    let not_found = || Error::NotFound {
+        kind,
+        reference: reference.to_owned(),
+    };
     let (low, high) = prefix_bounds(reference).ok_or_else(not_found)?;
     let mut matching = ids.range(make(low)..=make(high)).map(|(id, _)| *id);
     let first = matching.next().ok_or_else(not_found)?;
     debug_assert!((low..=high).contains(&bytes(&first)));
     match matching.count() {
         0 => Ok(first),
-        more => {
-            Err(Error::Ambiguous { kind, reference: reference.to_owned(), count: more + 1 })
-        }
+        more => Err(Error::Ambiguous {
+            kind,
+            reference: reference.to_owned(),
+            count: more + 1,
+        }),
     }
 }
 
@@ -120,7 +135,10 @@ mod tests {
     #[test]
     fn a_prefix_bounds_the_ids_that_begin_with_it() {
         let (low, high) = prefix_bounds("a7f").unwrap();
-        assert_eq!((low[..3].to_vec(), high[..3].to_vec()), (vec![0xa7, 0xf0, 0], vec![0xa7, 0xff, 0xff]));
+        assert_eq!(
+            (low[..3].to_vec(), high[..3].to_vec()),
+            (vec![0xa7, 0xf0, 0], vec![0xa7, 0xff, 0xff])
+        );
         assert_eq!(prefix_bounds("xyz"), None);
         assert_eq!(prefix_bounds(""), None);
         assert_eq!(prefix_bounds(&"a".repeat(33)), None);

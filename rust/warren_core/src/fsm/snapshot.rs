@@ -48,7 +48,9 @@ pub fn header(state: &State, conf_state: Vec<u8>) -> pb::SnapshotHeader {
     let cluster = state.cluster();
     pb::SnapshotHeader {
         format: FORMAT,
-        cluster_id: cluster.map(|cluster| cluster.id.to_vec()).unwrap_or_default(),
+        cluster_id: cluster
+            .map(|cluster| cluster.id.to_vec())
+            .unwrap_or_default(),
         epoch: cluster.map_or(0, |cluster| cluster.epoch),
         index: state.index().0,
         term: state.term().0,
@@ -64,11 +66,20 @@ pub fn write<E>(
     sink: &mut dyn FnMut(&[u8]) -> Result<(), E>,
 ) -> Result<(), E> {
     sink(&frame(header))?;
-    let mut writer = Writer { sink, chunk: pb::SnapshotChunk::default(), bytes: 0, chunks: 0, objects: 0 };
+    let mut writer = Writer {
+        sink,
+        chunk: pb::SnapshotChunk::default(),
+        bytes: 0,
+        chunks: 0,
+        objects: 0,
+    };
     writer.chunk.time_ms = state.time_ms();
     writer.chunk.cluster = state.cluster().map(Into::into);
     for (digest, spec) in state.specs() {
-        let spec = pb::SnapshotSpec { digest: digest.0.to_vec(), spec: Some((**spec).clone()) };
+        let spec = pb::SnapshotSpec {
+            digest: digest.0.to_vec(),
+            spec: Some((**spec).clone()),
+        };
         writer.put(spec, |chunk| &mut chunk.specs)?;
     }
     for service in state.services() {
@@ -78,13 +89,18 @@ pub fn write<E>(
         writer.put(pb::Node::from(node), |chunk| &mut chunk.nodes)?;
     }
     for container in state.containers() {
-        writer.put(pb::Container::from(container), |chunk| &mut chunk.containers)?;
+        writer.put(pb::Container::from(container), |chunk| {
+            &mut chunk.containers
+        })?;
     }
     for request in requests(state) {
         writer.put(request, |chunk| &mut chunk.requests)?;
     }
     writer.flush()?;
-    let trailer = pb::SnapshotTrailer { chunks: writer.chunks, objects: writer.objects };
+    let trailer = pb::SnapshotTrailer {
+        chunks: writer.chunks,
+        objects: writer.objects,
+    };
     sink(&frame(&trailer))
 }
 
@@ -94,23 +110,37 @@ fn requests(state: &State) -> impl Iterator<Item = pb::SnapshotRequest> {
         let (response, refused) = match &known.answer {
             Ok(response) => (response.clone(), false),
             Err((code, message)) => {
-                let error = pb::Error { code: (*code).to_owned(), message: message.clone() };
+                let error = pb::Error {
+                    code: (*code).to_owned(),
+                    message: message.clone(),
+                };
                 (error.encode_to_vec(), true)
             }
         };
         pb::SnapshotRequest {
-            request: Some(pb::RequestId { client: client.to_vec(), sequence, digest }),
+            request: Some(pb::RequestId {
+                client: client.to_vec(),
+                sequence,
+                digest,
+            }),
             index: known.index.0,
             response,
             refused,
         }
     });
-    let floors = state.requests.floors().map(|(client, sequence, index)| pb::SnapshotRequest {
-        request: Some(pb::RequestId { client: client.to_vec(), sequence, digest: Vec::new() }),
-        index: index.0,
-        response: Vec::new(),
-        refused: false,
-    });
+    let floors = state
+        .requests
+        .floors()
+        .map(|(client, sequence, index)| pb::SnapshotRequest {
+            request: Some(pb::RequestId {
+                client: client.to_vec(),
+                sequence,
+                digest: Vec::new(),
+            }),
+            index: index.0,
+            response: Vec::new(),
+            refused: false,
+        });
     answers.chain(floors)
 }
 
@@ -131,7 +161,11 @@ impl<E> Writer<'_, E> {
         self.bytes += object.encoded_len();
         self.objects += 1;
         list(&mut self.chunk).push(object);
-        if self.bytes >= CHUNK_BYTES_TARGET { self.flush() } else { Ok(()) }
+        if self.bytes >= CHUNK_BYTES_TARGET {
+            self.flush()
+        } else {
+            Ok(())
+        }
     }
 
     fn flush(&mut self) -> Result<(), E> {
@@ -154,10 +188,16 @@ fn frame(message: &impl Message) -> Vec<u8> {
 /// Reads a whole snapshot. Whatever is in the bytes, the outcome is the state that was written or
 /// an error.
 pub fn read(input: impl Read) -> Result<(State, pb::SnapshotHeader), ReadError> {
-    let mut reader = Reader { input, offset: 0, ahead: None };
+    let mut reader = Reader {
+        input,
+        offset: 0,
+        ahead: None,
+    };
     let header: pb::SnapshotHeader = reader.message()?;
     if header.format > FORMAT || header.feature_level > FEATURE_LEVEL_MAX {
-        return Err(ReadError::UnknownFormat(header.format.max(header.feature_level)));
+        return Err(ReadError::UnknownFormat(
+            header.format.max(header.feature_level),
+        ));
     }
     let mut state = State::new();
     state.advance(Index(header.index), Term(header.term));
@@ -249,29 +289,52 @@ fn restore_container(
 fn restore_request(state: &mut State, request: pb::SnapshotRequest) -> crate::error::Result<()> {
     let id = request.request.unwrap_or_default();
     let index = Index(request.index);
-    let client = id.client[..].try_into().map_err(|_| broken("a client id has not 16 bytes"))?;
+    let client = id.client[..]
+        .try_into()
+        .map_err(|_| broken("a client id has not 16 bytes"))?;
     if id.digest.is_empty() {
         state.requests.set_floor(client, id.sequence, index);
         return Ok(());
     }
-    let digest = id.digest[..].try_into().map_err(|_| broken("a digest has not 32 bytes"))?;
-    let answer = if request.refused { Err(refusal(&request.response)?) } else { Ok(request.response) };
-    state.requests.insert(client, id.sequence, Remembered { index, digest, answer });
+    let digest = id.digest[..]
+        .try_into()
+        .map_err(|_| broken("a digest has not 32 bytes"))?;
+    let answer = if request.refused {
+        Err(refusal(&request.response)?)
+    } else {
+        Ok(request.response)
+    };
+    state.requests.insert(
+        client,
+        id.sequence,
+        Remembered {
+            index,
+            digest,
+            answer,
+        },
+    );
     Ok(())
 }
 
 fn refusal(bytes: &[u8]) -> crate::error::Result<(&'static str, String)> {
     let error = pb::Error::decode(bytes).map_err(|_| broken("a stored refusal is unreadable"))?;
     let code = Error::CODES.iter().find(|code| **code == error.code);
-    code.map(|code| (*code, error.message)).ok_or_else(|| broken("a refusal has an unknown code"))
+    code.map(|code| (*code, error.message))
+        .ok_or_else(|| broken("a refusal has an unknown code"))
 }
 
 fn broken(why: &str) -> Error {
-    Error::Invalid { what: "snapshot", why: why.to_owned() }
+    Error::Invalid {
+        what: "snapshot",
+        why: why.to_owned(),
+    }
 }
 
 fn damaged(offset: u64, why: impl Into<String>) -> ReadError {
-    ReadError::Damaged { offset, why: why.into() }
+    ReadError::Damaged {
+        offset,
+        why: why.into(),
+    }
 }
 
 fn decode<T: Message + Default>(body: &[u8], offset: u64) -> Result<T, ReadError> {
@@ -299,7 +362,10 @@ impl<R: Read> Reader<R> {
         let [a, b, c, d, e, f, g, h] = head;
         let length = u32::from_le_bytes([a, b, c, d]) as usize;
         if length > FRAME_BYTES_MAX {
-            return Err(damaged(start, format!("a frame of {length} bytes; the limit is 1 MiB")));
+            return Err(damaged(
+                start,
+                format!("a frame of {length} bytes; the limit is 1 MiB"),
+            ));
         }
         let mut body = vec![0; length];
         self.exact(&mut body, start)?;
@@ -315,10 +381,12 @@ impl<R: Read> Reader<R> {
             buffer[0] = first;
             (self.ahead, filled) = (None, 1);
         }
-        self.input.read_exact(&mut buffer[filled..]).map_err(|error| match error.kind() {
-            std::io::ErrorKind::UnexpectedEof => damaged(frame_start, "it ends within a frame"),
-            _ => ReadError::Io(error),
-        })?;
+        self.input
+            .read_exact(&mut buffer[filled..])
+            .map_err(|error| match error.kind() {
+                std::io::ErrorKind::UnexpectedEof => damaged(frame_start, "it ends within a frame"),
+                _ => ReadError::Io(error),
+            })?;
         self.offset += buffer.len() as u64;
         Ok(())
     }

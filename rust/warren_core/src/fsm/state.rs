@@ -8,9 +8,7 @@ use std::sync::Arc;
 use imbl::OrdMap;
 use imbl::ordmap::Entry;
 
-use crate::fsm::objects::{
-    Cluster, Container, ContainerState, Node, Resources, Revision, Service,
-};
+use crate::fsm::objects::{Cluster, Container, ContainerState, Node, Resources, Revision, Service};
 use crate::fsm::requests::{Remembered, Requests};
 use crate::fsm::table::{Handle, Table};
 use crate::ids::{ContainerId, Index, NodeId, ServiceId, SpecDigest, Term};
@@ -96,7 +94,11 @@ impl State {
     /// The position before the first event of the next entry.
     pub fn revision(&self) -> Revision {
         let epoch = self.cluster().map_or(0, |cluster| cluster.epoch);
-        Revision { epoch, index: self.index.0, ordinal: 0 }
+        Revision {
+            epoch,
+            index: self.index.0,
+            ordinal: 0,
+        }
     }
 
     /// Notes an entry that holds no command: a leader's first, or a change of the configuration.
@@ -107,13 +109,25 @@ impl State {
 
     /// By name.
     pub fn services(&self) -> impl Iterator<Item = &Service> {
-        self.service_names.values().map(|handle| &self.services.get(*handle).service)
+        self.service_names
+            .values()
+            .map(|handle| &self.services.get(*handle).service)
     }
 
     /// Ids after `after`, in order: for walks that stop and go on later.
     pub fn service_ids_after(&self, after: Option<ServiceId>) -> impl Iterator<Item = ServiceId> {
         let from = after.map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
-        self.service_ids.range((from, std::ops::Bound::Unbounded)).map(|(id, _)| *id)
+        self.service_ids
+            .range((from, std::ops::Bound::Unbounded))
+            .map(|(id, _)| *id)
+    }
+
+    /// Like [`State::service_ids_after`].
+    pub fn node_ids_after(&self, after: Option<NodeId>) -> impl Iterator<Item = NodeId> {
+        let from = after.map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
+        self.node_ids
+            .range((from, std::ops::Bound::Unbounded))
+            .map(|(id, _)| *id)
     }
 
     pub fn service_count(&self) -> usize {
@@ -125,12 +139,16 @@ impl State {
     }
 
     pub fn service_by_name(&self, name: &str) -> Option<&Service> {
-        self.service_names.get(name).map(|handle| &self.services.get(*handle).service)
+        self.service_names
+            .get(name)
+            .map(|handle| &self.services.get(*handle).service)
     }
 
     /// By id.
     pub fn nodes(&self) -> impl Iterator<Item = &Node> {
-        self.node_ids.values().map(|handle| &self.nodes.get(*handle).node)
+        self.node_ids
+            .values()
+            .map(|handle| &self.nodes.get(*handle).node)
     }
 
     pub fn node_count(&self) -> usize {
@@ -143,12 +161,16 @@ impl State {
 
     /// What its containers hold; nothing for an unknown node.
     pub fn node_allocated(&self, id: NodeId) -> Resources {
-        self.node_row(id).map(|row| row.allocated).unwrap_or_default()
+        self.node_row(id)
+            .map(|row| row.allocated)
+            .unwrap_or_default()
     }
 
     /// By id.
     pub fn containers(&self) -> impl Iterator<Item = &Container> {
-        self.container_ids.values().map(|handle| self.containers.get(*handle))
+        self.container_ids
+            .values()
+            .map(|handle| self.containers.get(*handle))
     }
 
     pub fn container_count(&self) -> usize {
@@ -161,13 +183,16 @@ impl State {
     }
 
     pub fn container(&self, id: ContainerId) -> Option<&Container> {
-        self.container_ids.get(&id).map(|handle| self.containers.get(*handle))
+        self.container_ids
+            .get(&id)
+            .map(|handle| self.containers.get(*handle))
     }
 
     /// By slot, then id.
     pub fn containers_of_service(&self, id: ServiceId) -> impl Iterator<Item = &Container> {
         let row = self.service_row(id).into_iter();
-        row.flat_map(|row| row.containers.values()).map(|handle| self.containers.get(*handle))
+        row.flat_map(|row| row.containers.values())
+            .map(|handle| self.containers.get(*handle))
     }
 
     pub fn container_count_of_service(&self, id: ServiceId) -> usize {
@@ -175,11 +200,7 @@ impl State {
     }
 
     /// By id; those of every node for a global service's slot 0.
-    pub fn containers_of_slot(
-        &self,
-        id: ServiceId,
-        slot: u64,
-    ) -> impl Iterator<Item = &Container> {
+    pub fn containers_of_slot(&self, id: ServiceId, slot: u64) -> impl Iterator<Item = &Container> {
         let bounds = (slot, ContainerId([0; 16]))..=(slot, ContainerId([0xff; 16]));
         let row = self.service_row(id).into_iter();
         row.flat_map(move |row| row.containers.range(bounds.clone()))
@@ -189,7 +210,8 @@ impl State {
     /// By id.
     pub fn containers_of_node(&self, id: NodeId) -> impl Iterator<Item = &Container> {
         let row = self.node_row(id).into_iter();
-        row.flat_map(|row| row.containers.values()).map(|handle| self.containers.get(*handle))
+        row.flat_map(|row| row.containers.values())
+            .map(|handle| self.containers.get(*handle))
     }
 
     pub fn container_count_of_node(&self, id: NodeId) -> usize {
@@ -228,7 +250,9 @@ impl State {
     }
 
     fn service_row(&self, id: ServiceId) -> Option<&ServiceRow> {
-        self.service_ids.get(&id).map(|handle| self.services.get(*handle))
+        self.service_ids
+            .get(&id)
+            .map(|handle| self.services.get(*handle))
     }
 
     fn node_row(&self, id: NodeId) -> Option<&NodeRow> {
@@ -241,9 +265,18 @@ impl State {
     pub(super) fn insert_service(&mut self, service: Service) {
         let (id, name) = (service.id, service.name.clone());
         self.use_spec(service.spec_digest, || service.container_spec().clone());
-        let handle = self.services.insert(ServiceRow { service, containers: OrdMap::new() });
-        assert!(self.service_ids.insert(id, handle).is_none(), "a service id is issued once");
-        assert!(self.service_names.insert(name, handle).is_none(), "a name has one service");
+        let handle = self.services.insert(ServiceRow {
+            service,
+            containers: OrdMap::new(),
+        });
+        assert!(
+            self.service_ids.insert(id, handle).is_none(),
+            "a service id is issued once"
+        );
+        assert!(
+            self.service_names.insert(name, handle).is_none(),
+            "a name has one service"
+        );
     }
 
     /// `change` may touch anything but id and name.
@@ -261,7 +294,10 @@ impl State {
     pub(super) fn remove_service(&mut self, id: ServiceId) {
         let handle = self.service_ids.remove(&id).expect("the service exists");
         let row = self.services.remove(handle);
-        assert!(row.containers.is_empty(), "a service goes after its containers");
+        assert!(
+            row.containers.is_empty(),
+            "a service goes after its containers"
+        );
         self.service_names.remove(&row.service.name);
         self.drop_spec(row.service.spec_digest);
     }
@@ -271,7 +307,11 @@ impl State {
             Some(handle) => self.nodes.get_mut(*handle).node = node,
             None => {
                 let id = node.id;
-                let row = NodeRow { node, containers: OrdMap::new(), allocated: <_>::default() };
+                let row = NodeRow {
+                    node,
+                    containers: OrdMap::new(),
+                    allocated: <_>::default(),
+                };
                 self.node_ids.insert(id, self.nodes.insert(row));
             }
         }
@@ -289,11 +329,17 @@ impl State {
         self.use_spec(container.spec_digest, spec);
         self.by_state[container.status.state as usize] += 1;
         let handle = self.containers.insert(container);
-        self.services.get_mut(service).containers.insert((slot, id), handle);
+        self.services
+            .get_mut(service)
+            .containers
+            .insert((slot, id), handle);
         let node = self.nodes.get_mut(node);
         node.containers.insert(id, handle);
         node.allocated = node.allocated.saturating_add(held);
-        assert!(self.container_ids.insert(id, handle).is_none(), "a container id is issued once");
+        assert!(
+            self.container_ids.insert(id, handle).is_none(),
+            "a container id is issued once"
+        );
     }
 
     /// `change` may touch desired state and status.
@@ -310,12 +356,18 @@ impl State {
         self.by_state[state as usize] += 1;
         if held != held_before {
             let row = self.nodes.get_mut(self.node_ids[&node]);
-            row.allocated = row.allocated.saturating_sub(held_before).saturating_add(held);
+            row.allocated = row
+                .allocated
+                .saturating_sub(held_before)
+                .saturating_add(held);
         }
     }
 
     pub(super) fn remove_container(&mut self, id: ContainerId) -> Container {
-        let handle = self.container_ids.remove(&id).expect("the container exists");
+        let handle = self
+            .container_ids
+            .remove(&id)
+            .expect("the container exists");
         let container = self.containers.remove(handle);
         self.by_state[container.status.state as usize] -= 1;
         let service = self.services.get_mut(self.service_ids[&container.service]);
@@ -331,7 +383,10 @@ impl State {
         match self.specs.entry(digest) {
             Entry::Occupied(mut row) => row.get_mut().users += 1,
             Entry::Vacant(place) => {
-                place.insert(SpecRow { spec: Arc::new(spec()), users: 1 });
+                place.insert(SpecRow {
+                    spec: Arc::new(spec()),
+                    users: 1,
+                });
             }
         }
     }

@@ -29,13 +29,21 @@ type Page<T> = [Option<T>; PAGE_RECORDS];
 
 impl<T> Default for Table<T> {
     fn default() -> Self {
-        Self { pages: Vector::new(), vacant: Vector::new(), length: 0 }
+        Self {
+            pages: Vector::new(),
+            vacant: Vector::new(),
+            length: 0,
+        }
     }
 }
 
 impl<T> Clone for Table<T> {
     fn clone(&self) -> Self {
-        Self { pages: self.pages.clone(), vacant: self.vacant.clone(), length: self.length }
+        Self {
+            pages: self.pages.clone(),
+            vacant: self.vacant.clone(),
+            length: self.length,
+        }
     }
 }
 
@@ -43,7 +51,8 @@ impl<T: Clone> Table<T> {
     pub fn insert(&mut self, record: T) -> Handle {
         let handle = Handle(self.vacant.pop_back().unwrap_or_else(|| {
             if self.length as usize == self.pages.len() * PAGE_RECORDS {
-                self.pages.push_back(Arc::new([const { None }; PAGE_RECORDS]));
+                self.pages
+                    .push_back(Arc::new([const { None }; PAGE_RECORDS]));
             }
             self.length += 1;
             self.length - 1
@@ -55,16 +64,22 @@ impl<T: Clone> Table<T> {
     /// Handles come from `insert` and die with `remove`; another one is a bug here, not input.
     pub fn get(&self, handle: Handle) -> &T {
         let (page, record) = position(handle);
-        self.pages[page][record].as_ref().expect("a handle names a live record")
+        self.pages[page][record]
+            .as_ref()
+            .expect("a handle names a live record")
     }
 
     pub fn get_mut(&mut self, handle: Handle) -> &mut T {
-        self.cell(handle).as_mut().expect("a handle names a live record")
+        self.cell(handle)
+            .as_mut()
+            .expect("a handle names a live record")
     }
 
     pub fn remove(&mut self, handle: Handle) -> T {
         self.vacant.push_back(handle.0);
-        self.cell(handle).take().expect("a handle names a live record")
+        self.cell(handle)
+            .take()
+            .expect("a handle names a live record")
     }
 
     fn cell(&mut self, handle: Handle) -> &mut Option<T> {
@@ -88,7 +103,10 @@ mod tests {
         let before = table.clone();
         *table.get_mut(handles[40]) = 1000;
         table.remove(handles[41]);
-        assert_eq!((*before.get(handles[40]), *before.get(handles[41])), (40, 41));
+        assert_eq!(
+            (*before.get(handles[40]), *before.get(handles[41])),
+            (40, 41)
+        );
         assert_eq!(*table.get(handles[40]), 1000);
     }
 
@@ -98,8 +116,12 @@ mod tests {
         let handles: Vec<_> = (0..PAGE_RECORDS * 3).map(|n| table.insert(n)).collect();
         let before = table.clone();
         *table.get_mut(handles[PAGE_RECORDS]) = 0;
-        let shared: Vec<_> =
-            before.pages.iter().zip(&table.pages).map(|(a, b)| Arc::ptr_eq(a, b)).collect();
+        let shared: Vec<_> = before
+            .pages
+            .iter()
+            .zip(&table.pages)
+            .map(|(a, b)| Arc::ptr_eq(a, b))
+            .collect();
         assert_eq!(shared, [true, false, true]);
     }
 

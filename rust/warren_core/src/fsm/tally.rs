@@ -30,8 +30,9 @@ pub fn tally(state: &State, service: &Service) -> Tally {
             continue;
         }
         let status = &container.status;
-        let node_ready =
-            state.node(container.node).is_some_and(|node| node.status == NodeStatus::Ready);
+        let node_ready = state
+            .node(container.node)
+            .is_some_and(|node| node.status == NodeStatus::Ready);
         match status.state {
             ContainerState::Running if node_ready => tally.running += 1,
             ContainerState::Failed | ContainerState::Rejected => tally.failing += 1,
@@ -59,7 +60,12 @@ pub fn is_wanted(service: &Service, container: &Container) -> bool {
     !service.removing
         && container.desired == DesiredState::Run
         && container.spec_digest == service.spec_digest
-        && container.slot <= u64::from(if service.is_global() { 0 } else { service.spec.replicas })
+        && container.slot
+            <= u64::from(if service.is_global() {
+                0
+            } else {
+                service.spec.replicas
+            })
 }
 
 /// Whether a container that has ended is left alone, by the service's restart condition.

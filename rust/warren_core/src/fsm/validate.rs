@@ -6,9 +6,7 @@ use prost::Message;
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
-use crate::fsm::objects::{
-    CPU_MILLI_MAX, MEMORY_BYTES_MAX, RestartCondition, ServiceMode,
-};
+use crate::fsm::objects::{CPU_MILLI_MAX, MEMORY_BYTES_MAX, RestartCondition, ServiceMode};
 use crate::fsm::reference::{is_digest, normalise_reference};
 use crate::ids::SpecDigest;
 use crate::pb;
@@ -30,7 +28,10 @@ pub const STOP_TIMEOUT_MS_MAX: u32 = 3_600_000;
 pub const MEMORY_BYTES_MIN: u64 = 4 << 20;
 
 fn refuse<T>(what: &'static str, why: impl Into<String>) -> Result<T> {
-    Err(Error::Invalid { what, why: why.into() })
+    Err(Error::Invalid {
+        what,
+        why: why.into(),
+    })
 }
 
 /// The spec, complete: defaults filled in, the image reference in full. The image's digest is
@@ -39,7 +40,11 @@ pub fn check_service_spec(spec: &pb::ServiceSpec) -> Result<pb::ServiceSpec> {
     let size = spec.encoded_len();
     if size > SPEC_BYTES_MAX {
         let (what, limit_bytes) = ("service spec", SPEC_BYTES_MAX);
-        return Err(Error::TooLarge { what, actual_bytes: size, limit_bytes });
+        return Err(Error::TooLarge {
+            what,
+            actual_bytes: size,
+            limit_bytes,
+        });
     }
     check_name(&spec.name)?;
     check_labels(&spec.labels)?;
@@ -63,7 +68,10 @@ pub fn check_image_digest(digest: &str) -> Result<()> {
     if is_digest(digest) {
         Ok(())
     } else {
-        refuse("image digest", format!("`{digest}` is not sha256: and 64 hex digits"))
+        refuse(
+            "image digest",
+            format!("`{digest}` is not sha256: and 64 hex digits"),
+        )
     }
 }
 
@@ -92,12 +100,14 @@ fn check_mode(spec: &mut pb::ServiceSpec) -> Result<()> {
         spec.mode = ServiceMode::Replicated.into();
     }
     match ServiceMode::try_from(spec.mode) {
-        Ok(ServiceMode::Global) if spec.replicas != 0 => {
-            refuse("replicas", "a global service runs once on every node; leave replicas out")
-        }
-        Ok(_) if spec.replicas > REPLICAS_MAX => {
-            refuse("replicas", format!("{} is more than {REPLICAS_MAX}", spec.replicas))
-        }
+        Ok(ServiceMode::Global) if spec.replicas != 0 => refuse(
+            "replicas",
+            "a global service runs once on every node; leave replicas out",
+        ),
+        Ok(_) if spec.replicas > REPLICAS_MAX => refuse(
+            "replicas",
+            format!("{} is more than {REPLICAS_MAX}", spec.replicas),
+        ),
         Ok(_) => Ok(()),
         Err(_) => refuse("mode", format!("{} is no known mode", spec.mode)),
     }
@@ -115,7 +125,9 @@ fn complete_container(spec: &mut pb::ContainerSpec) -> Result<()> {
         spec.stop_timeout_ms = STOP_TIMEOUT_MS_DEFAULT;
     }
     // One form for "nothing asked", so that equal specs have equal digests.
-    spec.resources = spec.resources.filter(|asked| *asked != pb::Resources::default());
+    spec.resources = spec
+        .resources
+        .filter(|asked| *asked != pb::Resources::default());
     Ok(())
 }
 
@@ -129,7 +141,10 @@ fn check_container(spec: &pb::ContainerSpec) -> Result<()> {
         return refuse("restart", format!("{} is no known condition", spec.restart));
     }
     if pb::NetworkMode::try_from(spec.network).is_err() {
-        return refuse("network", format!("{} is no known network mode", spec.network));
+        return refuse(
+            "network",
+            format!("{} is no known network mode", spec.network),
+        );
     }
     if spec.stop_timeout_ms > STOP_TIMEOUT_MS_MAX {
         return refuse("stop timeout", "it is more than an hour");
@@ -145,7 +160,10 @@ fn check_container(spec: &pb::ContainerSpec) -> Result<()> {
 
 fn check_command(command: &[String]) -> Result<()> {
     if command.len() > COMMAND_WORDS_MAX {
-        return refuse("command", format!("it has more than {COMMAND_WORDS_MAX} words"));
+        return refuse(
+            "command",
+            format!("it has more than {COMMAND_WORDS_MAX} words"),
+        );
     }
     if command.first().is_some_and(String::is_empty) {
         return refuse("command", "its first word is empty");
@@ -161,7 +179,9 @@ fn check_env(env: &[String]) -> Result<()> {
         return refuse("env", format!("there are more than {ENV_MAX} variables"));
     }
     for entry in env {
-        let named = entry.split_once('=').is_some_and(|(name, _)| !name.is_empty());
+        let named = entry
+            .split_once('=')
+            .is_some_and(|(name, _)| !name.is_empty());
         if !named || entry.contains('\0') {
             let shown: String = entry.chars().take(40).collect();
             return refuse("env", format!("`{shown}` is not NAME=value"));
@@ -224,7 +244,10 @@ fn check_resources(asked: &pb::Resources) -> Result<()> {
         return refuse("memory", "it is more than 1 PiB");
     }
     if (1..MEMORY_BYTES_MIN).contains(&asked.memory_bytes) {
-        return refuse("memory", "it is less than 4 MiB, with which no container starts");
+        return refuse(
+            "memory",
+            "it is less than 4 MiB, with which no container starts",
+        );
     }
     Ok(())
 }
@@ -235,10 +258,16 @@ fn check_labels(labels: &BTreeMap<String, String>) -> Result<()> {
     }
     for (key, value) in labels {
         if key.is_empty() || key.len() > LABEL_KEY_BYTES_MAX {
-            return refuse("label", format!("a key has 1 to {LABEL_KEY_BYTES_MAX} bytes"));
+            return refuse(
+                "label",
+                format!("a key has 1 to {LABEL_KEY_BYTES_MAX} bytes"),
+            );
         }
         if value.len() > LABEL_VALUE_BYTES_MAX {
-            return refuse("label", format!("`{key}` has more than {LABEL_VALUE_BYTES_MAX} bytes"));
+            return refuse(
+                "label",
+                format!("`{key}` has more than {LABEL_VALUE_BYTES_MAX} bytes"),
+            );
         }
     }
     Ok(())

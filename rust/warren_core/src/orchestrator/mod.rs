@@ -1,17 +1,65 @@
-//! Desired against observed, as commands. On the leader only.
+//! Desired against observed, as commands. On the leader only, in memory only.
+//!
+//! Applied events mark services dirty; [`Orchestrator::step`] takes dirty services one by one,
+//! derives from the state what each lacks (`plan`), and proposes it. Marks are an optimisation:
+//! taking leadership marks everything, and a slow sweep derives what nobody marked. What it finds
+//! is counted as missed, and is a bug.
+//!
+//! Nothing is proposed twice: what a proposal is about is busy until its outcome is known
+//! (`in_flight`). Nothing here is trusted by `apply`, which judges each item again.
+//!
+//! The rules, in short:
+//! - a slot gets a container when nothing occupies it; the scheduler says where;
+//! - a container of an older spec is stopped first and its slot filled afterwards, at most a
+//!   quarter of the slots (at least one) being away at a time, and only if its successor would
+//!   find room;
+//! - a container that has ended is replaced as the restart condition says, after a back-off of
+//!   1, 2, 4 … 60 s that a minute of running resets;
+//! - a container on a node that is down is replaced elsewhere, as soon as there is room;
+//! - surplus slots go, the highest first; a removed service is forgotten after its last container.
+//!
+//! | file | idea |
+//! |---|---|
+//! | `plan` | one service: what is there, what is missing. Pure |
+//! | `reconcile` | a plan → placements → proposals |
+//! | `in_flight` | proposals on their way, and what they make busy |
+//! | `outbox` | items → commands of bounded size |
+//! | `marks` | dirty services, timers |
+//! | `backoff` | how long a slot waits before it is filled again |
+//! | `liveness` | which workers are there |
+//! | `sweep` | re-derives what nobody marked |
 
+mod backoff;
+mod in_flight;
 mod liveness;
+mod marks;
+mod outbox;
+mod plan;
+mod reconcile;
+mod sweep;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::error::Result;
-use crate::fsm::{Event, State};
+use crate::fsm::{ContainerState, Event, State, is_wanted, tally};
 use crate::ids::{NodeId, ServiceId};
 use crate::pb;
+use crate::scheduler::Scheduler;
 
+use backoff::BackOff;
+use in_flight::InFlight;
+use liveness::Liveness;
+use marks::Marks;
+use outbox::Outbox;
+use plan::Slot;
+use sweep::Sweep;
+
+pub use in_flight::PROPOSALS_MAX;
 pub use liveness::NODE_GRACE_MS;
+pub use outbox::{BIND_ITEMS_MAX, DESIRED_ITEMS_MAX};
 
-/// Names a proposal of one leadership.
+/// Names a proposal; never used again by the same orchestrator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Token(pub u64);
 
@@ -23,7 +71,7 @@ pub struct Proposal {
     pub body: pb::command::Body,
 }
 
-/// A slot without a container, and why.
+/// A slot that waits for a node, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PendingSlot {
     pub slot: u64,
@@ -39,92 +87,300 @@ pub struct Stats {
     pub cycles: u64,
     /// Containers bound.
     pub scheduled: u64,
-    /// Placements that failed: no node, or refused at apply.
+    /// Placements that failed: no node would take the container, or `apply` refused the bind.
     pub failed: u64,
     /// What the sweep found and nobody had marked.
     pub missed: u64,
 }
 
+/// The leader's plans for every service. See the module.
 #[derive(Debug)]
 pub struct Orchestrator {
-    seed: u64,
+    leading: bool,
+    scheduler: Scheduler,
+    marks: Marks,
+    in_flight: InFlight,
+    outbox: Outbox,
+    backoff: BackOff,
+    liveness: Liveness,
+    sweep: Sweep,
+    /// Services with one slot per node: every change of a node concerns them.
+    globals: BTreeSet<ServiceId>,
+    /// Slots that wait for room, with reasons; services without any are absent.
+    pending: BTreeMap<ServiceId, Vec<PendingSlot>>,
+    /// Services whose update waits for room.
+    blocked: BTreeMap<ServiceId, Arc<str>>,
+    /// Since when slots have had no node.
+    unplaced: BTreeMap<ServiceId, BTreeMap<Slot, u64>>,
+    stats: Stats,
+    latencies_ms: Vec<u64>,
 }
 
 impl Orchestrator {
     /// `seed` decides between nodes that are equally good.
     pub fn new(seed: u64) -> Self {
-        Self { seed }
+        Self {
+            leading: false,
+            scheduler: Scheduler::new(seed),
+            marks: Marks::default(),
+            in_flight: InFlight::default(),
+            outbox: Outbox::default(),
+            backoff: BackOff::default(),
+            liveness: Liveness::default(),
+            sweep: Sweep::default(),
+            globals: BTreeSet::new(),
+            pending: BTreeMap::new(),
+            blocked: BTreeMap::new(),
+            unplaced: BTreeMap::new(),
+            stats: Stats::default(),
+            latencies_ms: Vec::new(),
+        }
     }
 
-    /// Takes leadership, at `now_ms` of the monotonic clock; an entry of the own term is applied.
-    pub fn lead(&mut self, _state: &State, _now_ms: u64) {
-        todo!()
+    /// Takes leadership at `now_ms` of the monotonic clock, once an entry of the own term is
+    /// applied. Every worker has a full grace period from here.
+    pub fn lead(&mut self, state: &State, now_ms: u64) {
+        self.follow();
+        self.leading = true;
+        self.scheduler.rebuild(state);
+        self.liveness.lead(state);
+        self.sweep.begin(now_ms);
+        for service in state.services() {
+            self.marks.mark(service.id);
+            if service.is_global() {
+                self.globals.insert(service.id);
+            }
+        }
     }
 
-    /// Gives leadership up: everything but the statistics is forgotten.
+    /// Gives leadership up, and forgets everything but tokens and statistics.
     pub fn follow(&mut self) {
-        todo!()
+        self.leading = false;
+        self.scheduler.clear();
+        self.marks = Marks::default();
+        self.in_flight.clear();
+        self.backoff = BackOff::default();
+        self.liveness.follow();
+        self.globals.clear();
+        self.pending.clear();
+        self.blocked.clear();
+        self.unplaced.clear();
     }
 
-    /// Marks what an applied entry made worth looking at.
-    pub fn observe(&mut self, _state: &State, _events: &[Event]) {
-        todo!()
+    /// Marks what an applied entry makes worth looking at. `state` has it applied.
+    pub fn observe(&mut self, state: &State, events: &[Event]) {
+        if !self.leading {
+            return;
+        }
+        let mut room = false;
+        for event in events {
+            match *event {
+                Event::Cluster => {}
+                Event::Service { id, gone: true } => self.forget(id),
+                Event::Service { id, gone: false } => {
+                    self.marks.mark(id);
+                    if state.service(id).is_some_and(|service| service.is_global()) {
+                        self.globals.insert(id);
+                    }
+                }
+                Event::Node { id } => {
+                    self.observe_node(state, id);
+                    room = true;
+                }
+                Event::Container { service, node, .. } => {
+                    self.marks.mark(service);
+                    room |= self.scheduler.node_refresh(state, node);
+                }
+            }
+        }
+        if room {
+            self.mark_waiting();
+        }
     }
 
-    /// Derives what to do next: at most about `budget` items in all, each command within the
-    /// limits of a command. Call again, at once while [`Orchestrator::next_wakeup`] is due.
-    pub fn step(&mut self, _state: &State, _now_ms: u64, _budget: usize) -> Vec<Proposal> {
-        todo!()
+    fn observe_node(&mut self, state: &State, id: NodeId) {
+        if let Some(node) = state.node(id) {
+            self.scheduler.node_put(state, node);
+            self.liveness.known(node);
+        }
+        let concerned = state
+            .containers_of_node(id)
+            .map(|container| container.service);
+        for service in concerned.chain(self.globals.iter().copied()) {
+            self.marks.mark(service);
+        }
     }
 
-    /// The outcome of a proposal: `apply`'s response, or why it never came to that. `state` is
-    /// the state after it, its events observed.
-    pub fn resolved(&mut self, _state: &State, _now_ms: u64, _token: Token, _r: Result<&[u8]>) {
-        todo!()
+    /// There is room, or a new node: whoever waits for that may have what it needs.
+    fn mark_waiting(&mut self) {
+        for service in self.pending.keys().chain(self.blocked.keys()) {
+            self.marks.mark(*service);
+        }
     }
 
-    /// Slots of a service without a container, by (slot, node).
-    pub fn pending(&self, _service: ServiceId) -> &[PendingSlot] {
-        todo!()
+    fn forget(&mut self, service: ServiceId) {
+        self.marks.forget(service);
+        self.backoff.forget(service);
+        self.globals.remove(&service);
+        self.pending.remove(&service);
+        self.blocked.remove(&service);
+        self.unplaced.remove(&service);
+    }
+
+    /// Derives what to do next: stops after about `budget` items, each proposal within the limits
+    /// of a command. What is left is taken up by the next call.
+    pub fn step(&mut self, state: &State, now_ms: u64, budget: usize) -> Vec<Proposal> {
+        if !self.leading {
+            return Vec::new();
+        }
+        self.marks.wake(now_ms);
+        self.judge_nodes(state);
+        let mut left = budget;
+        if !self.marks.is_clean() && !self.in_flight.is_full() {
+            self.stats.cycles += 1;
+        }
+        while left > 0 && !self.in_flight.is_full() {
+            let Some(service) = self.marks.take() else {
+                break;
+            };
+            left = left.saturating_sub(self.reconcile(state, service, now_ms, left));
+        }
+        // Sent before the sweep, so that it finds busy what was just proposed.
+        let mut proposals = self.send();
+        if left > 0 && !self.in_flight.is_full() && self.sweep.is_due(now_ms) {
+            self.sweep_slice(state, now_ms, left);
+            proposals.append(&mut self.send());
+        }
+        proposals
+    }
+
+    fn judge_nodes(&mut self, state: &State) {
+        for (node, status) in self.liveness.verdicts(state) {
+            if !self.in_flight.is_full() && !self.in_flight.has_node(node) {
+                self.outbox.node_status(node, status);
+            }
+        }
+    }
+
+    fn send(&mut self) -> Vec<Proposal> {
+        let letters = self.outbox.take();
+        letters
+            .into_iter()
+            .map(|(body, subject)| Proposal {
+                token: self.in_flight.send(subject),
+                body,
+            })
+            .collect()
+    }
+
+    /// The outcome of a proposal: the response that `apply` gave, or why it did not come to that.
+    /// `state` is the one after it, and its events have been observed.
+    pub fn resolved(&mut self, state: &State, now_ms: u64, token: Token, outcome: Result<&[u8]>) {
+        if let Some(subject) = self.in_flight.take(token) {
+            self.settle(state, now_ms, subject, outcome);
+        }
+    }
+
+    /// Slots of a service that wait for a node, by (slot, node).
+    pub fn pending(&self, service: ServiceId) -> &[PendingSlot] {
+        self.pending.get(&service).map_or(&[], Vec::as_slice)
     }
 
     /// How far a service is; `gone` if there is none.
-    pub fn progress(&self, _state: &State, _service: ServiceId) -> pb::ServiceProgress {
-        todo!()
+    pub fn progress(&self, state: &State, id: ServiceId) -> pb::ServiceProgress {
+        let Some(service) = state.service(id) else {
+            let service_id = id.to_vec();
+            return pb::ServiceProgress {
+                service_id,
+                gone: true,
+                ..Default::default()
+            };
+        };
+        let counts = tally(state, service);
+        pb::ServiceProgress {
+            service_id: id.to_vec(),
+            version: service.version,
+            desired: counts.desired,
+            running: counts.running,
+            leaving: counts.leaving,
+            pending: self.pending(id).len() as u32,
+            failing: counts.failing,
+            reason: self.reason(state, id),
+            gone: false,
+        }
     }
 
-    /// When to call [`Orchestrator::step`] next, if nothing happens before; `None` when not
-    /// leading.
-    pub fn next_wakeup(&self, _now_ms: u64) -> Option<u64> {
-        todo!()
+    /// The most telling reason for what does not run: no room, then what a container says of its
+    /// failure, then an update that waits.
+    fn reason(&self, state: &State, id: ServiceId) -> String {
+        let no_room = self.pending(id).first().map(|slot| slot.reason.to_string());
+        let failing = || {
+            let service = state.service(id)?;
+            let ailing = state
+                .containers_of_service(id)
+                .filter(|c| is_wanted(service, c));
+            ailing
+                .filter(|c| c.status.state != ContainerState::Running)
+                .find(|c| !c.status.message.is_empty())
+                .map(|c| c.status.message.to_string())
+        };
+        let blocked = || self.blocked.get(&id).map(|reason| reason.to_string());
+        no_room
+            .or_else(failing)
+            .or_else(blocked)
+            .unwrap_or_default()
+    }
+
+    /// When to call [`Orchestrator::step`] next if nothing happens before; not in the past.
+    /// `None` when not leading.
+    pub fn next_wakeup(&self, now_ms: u64) -> Option<u64> {
+        if !self.leading {
+            return None;
+        }
+        // With everything in flight that may be, only an outcome changes anything.
+        if self.in_flight.is_full() {
+            return Some(self.sweep.due_ms().max(now_ms + 1));
+        }
+        if !self.marks.is_clean() || self.liveness.has_news() {
+            return Some(now_ms);
+        }
+        let timer = self.marks.next_timer().unwrap_or(u64::MAX);
+        Some(timer.min(self.sweep.due_ms()).max(now_ms))
     }
 
     /// A worker's stream is open.
-    pub fn session_up(&mut self, _node: NodeId, _now_ms: u64) {
-        todo!()
+    pub fn session_up(&mut self, node: NodeId, now_ms: u64) {
+        self.liveness.session_up(node, now_ms);
     }
 
-    /// A worker's stream is gone; its grace period runs.
-    pub fn session_down(&mut self, _node: NodeId, _now_ms: u64) {
-        todo!()
+    /// A worker's stream is gone; unless it comes back, the node is down a grace period after it
+    /// was last heard of.
+    pub fn session_down(&mut self, node: NodeId, now_ms: u64) {
+        self.liveness.session_down(node, now_ms);
     }
 
     /// A worker was heard of.
-    pub fn alive(&mut self, _node: NodeId, _now_ms: u64) {
-        todo!()
+    pub fn alive(&mut self, node: NodeId, now_ms: u64) {
+        self.liveness.alive(node, now_ms);
     }
 
-    /// The event loop that hears the workers is alive.
-    pub fn pulse(&mut self, _now_ms: u64) {
-        todo!()
+    /// The event loop that hears the workers is itself alive. To be called about every second:
+    /// silence is held against a worker only while these come.
+    pub fn pulse(&mut self, now_ms: u64) {
+        self.liveness.pulse(now_ms);
     }
 
     pub fn stats(&self) -> Stats {
-        todo!()
+        self.stats
     }
 
-    /// How long each container bound since the last call had no node, in milliseconds.
+    /// How long each container bound since the last call had waited for a node, in milliseconds.
     pub fn take_scheduling_latencies_ms(&mut self) -> Vec<u64> {
-        todo!()
+        std::mem::take(&mut self.latencies_ms)
+    }
+
+    /// Proposals whose outcome is not known yet; at most [`PROPOSALS_MAX`] and one step's worth.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.len()
     }
 }

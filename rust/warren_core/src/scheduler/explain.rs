@@ -33,16 +33,19 @@ enum Filter {
 impl Scheduler {
     /// What keeps one of these from being placed now. Nodes that would take it do not count.
     pub fn explain(&self, ask: &Ask) -> Explanation {
-        let workers = self.nodes.values().filter(|node| node.refusal != Some(NO_WORKER));
+        let workers = self
+            .nodes
+            .values()
+            .filter(|node| node.refusal != Some(NO_WORKER));
         explain(workers, ask)
     }
 
     pub(super) fn why_not(&self, id: NodeId, ask: &Ask) -> Reason {
         let mut explanation = explain(self.nodes.get(&id).into_iter(), ask);
-        explanation
-            .reasons
-            .pop()
-            .unwrap_or_else(|| Reason { nodes: 1, why: "the node is gone".to_owned() })
+        explanation.reasons.pop().unwrap_or_else(|| Reason {
+            nodes: 1,
+            why: "the node is gone".to_owned(),
+        })
     }
 }
 
@@ -52,7 +55,9 @@ const NO_WORKER: &str = "it is no worker";
 fn explain<'a>(nodes: impl Iterator<Item = &'a Candidate>, ask: &Ask) -> Explanation {
     let mut groups: BTreeMap<Filter, (u32, Resources)> = BTreeMap::new();
     for node in nodes {
-        let Some(filter) = first_filter(node, ask) else { continue };
+        let Some(filter) = first_filter(node, ask) else {
+            continue;
+        };
         let (count, most_free) = groups.entry(filter).or_default();
         let free = node.free();
         *count += 1;
@@ -61,7 +66,10 @@ fn explain<'a>(nodes: impl Iterator<Item = &'a Candidate>, ask: &Ask) -> Explana
     }
     let mut reasons: Vec<_> = groups
         .into_iter()
-        .map(|(filter, (nodes, free))| Reason { nodes, why: filter.why(ask, free) })
+        .map(|(filter, (nodes, free))| Reason {
+            nodes,
+            why: filter.why(ask, free),
+        })
         .collect();
     reasons.sort_by_key(|reason| std::cmp::Reverse(reason.nodes));
     Explanation { reasons }
@@ -94,7 +102,10 @@ impl Filter {
         match self {
             Filter::Refusal(why) => why.trim_start_matches("it is ").to_owned(),
             Filter::Image => format!("no image {}", ask.image),
-            Filter::Capacity { cpu: true, memory: true } => format!("{} and {}", cpus(), memory()),
+            Filter::Capacity {
+                cpu: true,
+                memory: true,
+            } => format!("{} and {}", cpus(), memory()),
             Filter::Capacity { cpu: true, .. } => cpus(),
             Filter::Capacity { .. } => memory(),
         }
@@ -154,14 +165,32 @@ mod tests {
 
     #[test]
     fn amounts_read_as_people_write_them() {
-        let shown = [0, 1, 1023, 1024, 300 << 20, (3 << 30) / 2, (1 << 30) - 1, 1 << 50];
+        let shown = [
+            0,
+            1,
+            1023,
+            1024,
+            300 << 20,
+            (3 << 30) / 2,
+            (1 << 30) - 1,
+            1 << 50,
+        ];
         assert_eq!(
             shown.map(|n| Bytes(n).to_string()),
             [
-                "0 bytes", "1 bytes", "1023 bytes", "1 KiB", "300 MiB", "1.5 GiB", "1023.9 MiB",
+                "0 bytes",
+                "1 bytes",
+                "1023 bytes",
+                "1 KiB",
+                "300 MiB",
+                "1.5 GiB",
+                "1023.9 MiB",
                 "1 PiB"
             ]
         );
-        assert_eq!([0, 250, 1000, 2500].map(|n| Cpus(n).to_string()), ["0", "0.25", "1", "2.5"]);
+        assert_eq!(
+            [0, 250, 1000, 2500].map(|n| Cpus(n).to_string()),
+            ["0", "0.25", "1", "2.5"]
+        );
     }
 }

@@ -65,19 +65,28 @@ struct Candidate {
 
 impl Candidate {
     fn free(&self) -> Resources {
-        self.allocatable.saturating_sub(self.allocated).saturating_sub(self.held)
+        self.allocatable
+            .saturating_sub(self.allocated)
+            .saturating_sub(self.held)
     }
 }
 
 impl Scheduler {
     /// `seed` decides between nodes that are equally good.
     pub fn new(seed: u64) -> Self {
-        Self { seed, nodes: BTreeMap::new() }
+        Self {
+            seed,
+            nodes: BTreeMap::new(),
+        }
+    }
+
+    pub fn clear(&mut self) {
+        self.nodes.clear();
     }
 
     /// Forgets everything and takes the nodes as the state has them.
     pub fn rebuild(&mut self, state: &State) {
-        self.nodes.clear();
+        self.clear();
         for node in state.nodes() {
             self.node_put(state, node);
         }
@@ -92,7 +101,12 @@ impl Scheduler {
             allocatable: node.allocatable(),
             allocated: state.node_allocated(node.id),
             containers: state.container_count_of_node(node.id) as u32,
-            images: node.description.images.iter().map(|image| image.digest.clone()).collect(),
+            images: node
+                .description
+                .images
+                .iter()
+                .map(|image| image.digest.clone())
+                .collect(),
             held: known.map(|known| known.held).unwrap_or_default(),
             held_containers: known.map_or(0, |known| known.held_containers),
         };
@@ -104,7 +118,9 @@ impl Scheduler {
     /// Takes over what a node's containers hold, cheaper than [`Scheduler::node_put`]. True if
     /// there is more room than before.
     pub fn node_refresh(&mut self, state: &State, id: NodeId) -> bool {
-        let Some(node) = self.nodes.get_mut(&id) else { return false };
+        let Some(node) = self.nodes.get_mut(&id) else {
+            return false;
+        };
         let before = node.allocated;
         node.allocated = state.node_allocated(id);
         node.containers = state.container_count_of_node(id) as u32;
@@ -134,6 +150,9 @@ impl Scheduler {
 
     /// Nodes that take new containers, whatever these are.
     pub fn accepting(&self) -> impl Iterator<Item = NodeId> {
-        self.nodes.iter().filter(|(_, node)| node.refusal.is_none()).map(|(id, _)| *id)
+        self.nodes
+            .iter()
+            .filter(|(_, node)| node.refusal.is_none())
+            .map(|(id, _)| *id)
     }
 }

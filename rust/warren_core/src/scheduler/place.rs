@@ -31,16 +31,27 @@ impl Scheduler {
         let mut heap: BinaryHeap<_> = ranks.collect();
         let mut binds = BTreeMap::new();
         let mut left = ask.count;
-        while left > 0 && let Some(Reverse(best)) = heap.pop() {
+        while left > 0
+            && let Some(Reverse(best)) = heap.pop()
+        {
             left -= 1;
             *binds.entry(best.node).or_insert(0) += 1;
             self.hold(best.node, ask.resources);
             let node = &self.nodes[&best.node];
             if node.takes(ask) {
-                heap.push(Reverse(self.rank(&mix, ask, best.node, node, best.of_service + 1)));
+                heap.push(Reverse(self.rank(
+                    &mix,
+                    ask,
+                    best.node,
+                    node,
+                    best.of_service + 1,
+                )));
             }
         }
-        Placed { binds: binds.into_iter().collect(), refused: left }
+        Placed {
+            binds: binds.into_iter().collect(),
+            refused: left,
+        }
     }
 
     /// Holds room for one on this very node, or says why it cannot take it.
@@ -58,7 +69,11 @@ impl Scheduler {
     pub fn would_fit(&self, ask: &Ask, node: NodeId, freed: Resources) -> bool {
         let after = |candidate: &Candidate| {
             let allocated = candidate.allocated.saturating_sub(freed);
-            Candidate { allocated, ..candidate.clone() }.takes(ask)
+            Candidate {
+                allocated,
+                ..candidate.clone()
+            }
+            .takes(ask)
         };
         self.nodes.get(&node).is_some_and(after)
             || self.nodes.values().any(|candidate| candidate.takes(ask))
@@ -80,12 +95,17 @@ impl Scheduler {
         let mut containers = 0;
         for node in self.nodes.values() {
             total = total.saturating_add(node.allocatable);
-            used = used.saturating_add(node.allocated).saturating_add(node.held);
+            used = used
+                .saturating_add(node.allocated)
+                .saturating_add(node.held);
             containers += u64::from(node.containers + node.held_containers);
         }
         let mean = |sum: u64| sum.checked_div(containers);
         let demand = match (mean(used.cpu_milli), mean(used.memory_bytes)) {
-            (Some(cpu_milli), Some(memory_bytes)) => Resources { cpu_milli, memory_bytes },
+            (Some(cpu_milli), Some(memory_bytes)) => Resources {
+                cpu_milli,
+                memory_bytes,
+            },
             _ => ask.resources,
         };
         Mix { demand, total }

@@ -47,18 +47,27 @@ mod tests {
     use super::*;
 
     fn of(cpu_milli: u64, memory_bytes: u64) -> Resources {
-        Resources { cpu_milli, memory_bytes }
+        Resources {
+            cpu_milli,
+            memory_bytes,
+        }
     }
 
     #[test]
     fn what_fits_the_ratio_strands_nothing() {
-        let mix = Mix { demand: of(1000, 4000), total: of(10_000, 40_000) };
+        let mix = Mix {
+            demand: of(1000, 4000),
+            total: of(10_000, 40_000),
+        };
         assert_eq!(mix.stranding(of(5000, 20_000), of(1000, 4000)), 0);
     }
 
     #[test]
     fn a_lopsided_ask_belongs_on_a_lopsided_node() {
-        let mix = Mix { demand: of(1000, 4000), total: of(10_000, 40_000) };
+        let mix = Mix {
+            demand: of(1000, 4000),
+            total: of(10_000, 40_000),
+        };
         let ask = of(1000, 1000);
         let balanced = mix.stranding(of(5000, 20_000), ask);
         let rich_in_cpu = mix.stranding(of(5000, 8000), ask);
@@ -68,8 +77,15 @@ mod tests {
     #[test]
     fn the_largest_amounts_do_not_overflow() {
         let max = of(crate::fsm::CPU_MILLI_MAX, crate::fsm::MEMORY_BYTES_MAX);
-        let mix = Mix { demand: max, total: max };
+        let mix = Mix {
+            demand: max,
+            total: max,
+        };
         mix.stranding(max, of(1, 1));
-        Mix { demand: of(1, 1), total: of(1, 1) }.stranding(max, of(0, max.memory_bytes));
+        Mix {
+            demand: of(1, 1),
+            total: of(1, 1),
+        }
+        .stranding(max, of(0, max.memory_bytes));
     }
 }

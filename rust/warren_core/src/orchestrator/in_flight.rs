@@ -1,0 +1,125 @@
+//! Proposals on their way. What one is about is busy until its outcome is known, so that nothing
+//! is proposed twice; room that a bind will take stays held.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::fsm::Resources;
+use crate::ids::{ContainerId, NodeId, ServiceId};
+use crate::orchestrator::Token;
+use crate::orchestrator::plan::Slot;
+
+/// Proposals without an outcome, above which nothing new is derived.
+pub const PROPOSALS_MAX: usize = 64;
+
+/// A bind that was proposed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bound {
+    pub service: ServiceId,
+    pub slot: Slot,
+    pub node: NodeId,
+    /// Held by the scheduler.
+    pub resources: Resources,
+    /// Since when the slot had no node.
+    pub since_ms: u64,
+}
+
+/// What a proposal is about; items in the order of the command's.
+#[derive(Clone, Debug)]
+pub(super) enum Subject {
+    Binds(Vec<Bound>),
+    Desired(Vec<(ContainerId, ServiceId)>),
+    Forget(ServiceId),
+    Node(NodeId),
+}
+
+#[derive(Debug, Default)]
+pub(super) struct InFlight {
+    last: u64,
+    subjects: BTreeMap<Token, Subject>,
+    slots: BTreeMap<(ServiceId, Slot), NodeId>,
+    containers: BTreeSet<ContainerId>,
+    services: BTreeSet<ServiceId>,
+    nodes: BTreeSet<NodeId>,
+}
+
+impl InFlight {
+    /// Notes a proposal and names it.
+    pub fn send(&mut self, subject: Subject) -> Token {
+        self.last += 1;
+        match &subject {
+            Subject::Binds(binds) => {
+                self.slots
+                    .extend(binds.iter().map(|b| ((b.service, b.slot), b.node)));
+            }
+            Subject::Desired(items) => self.containers.extend(items.iter().map(|item| item.0)),
+            Subject::Forget(service) => {
+                self.services.insert(*service);
+            }
+            Subject::Node(node) => {
+                self.nodes.insert(*node);
+            }
+        }
+        self.subjects.insert(Token(self.last), subject);
+        Token(self.last)
+    }
+
+    /// What the proposal was about, which is busy no more; `None` for one of a past leadership.
+    pub fn take(&mut self, token: Token) -> Option<Subject> {
+        let subject = self.subjects.remove(&token)?;
+        match &subject {
+            Subject::Binds(binds) => {
+                for bound in binds {
+                    self.slots.remove(&(bound.service, bound.slot));
+                }
+            }
+            Subject::Desired(items) => {
+                for (container, _) in items {
+                    self.containers.remove(container);
+                }
+            }
+            Subject::Forget(service) => {
+                self.services.remove(service);
+            }
+            Subject::Node(node) => {
+                self.nodes.remove(node);
+            }
+        }
+        Some(subject)
+    }
+
+    /// Everything but the numbering of tokens.
+    pub fn clear(&mut self) {
+        *self = Self {
+            last: self.last,
+            ..Self::default()
+        };
+    }
+
+    pub fn len(&self) -> usize {
+        self.subjects.len()
+    }
+
+    pub fn is_full(&self) -> bool {
+        self.len() >= PROPOSALS_MAX
+    }
+
+    /// Slots of the service for which a bind is on its way, and to which node.
+    pub fn slots_of(&self, service: ServiceId) -> impl Iterator<Item = (Slot, NodeId)> {
+        self.slots
+            .range((service, Slot::FIRST)..)
+            .take_while(move |((of, _), _)| *of == service)
+            .map(|((_, slot), node)| (*slot, *node))
+    }
+
+    pub fn has_container(&self, container: ContainerId) -> bool {
+        self.containers.contains(&container)
+    }
+
+    pub fn has_service(&self, service: ServiceId) -> bool {
+        self.services.contains(&service)
+    }
+
+    pub fn has_node(&self, node: NodeId) -> bool {
+        self.nodes.contains(&node)
+    }
+}

@@ -1,0 +1,120 @@
+//! What holds of every state, recomputed from its objects alone.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use warren_core::fsm::{Container, ContainerState, Resources, State, is_terminal};
+use warren_core::ids::{ContainerId, NodeId};
+
+/// Panics with what is wrong.
+pub fn check(state: &State) {
+    totals(state);
+    references(state);
+    slots(state);
+}
+
+fn totals(state: &State) {
+    let mut allocated: BTreeMap<NodeId, Resources> = BTreeMap::new();
+    let mut by_state = BTreeMap::new();
+    for container in state.containers() {
+        *by_state.entry(container.status.state).or_insert(0) += 1;
+        if !is_terminal(container.status.state) {
+            let sum = allocated.entry(container.node).or_default();
+            *sum = sum.saturating_add(container.resources);
+        }
+    }
+    for number in 1..=ContainerState::Lost as i32 {
+        let state_of = ContainerState::try_from(number).unwrap();
+        let counted = by_state.get(&state_of).copied().unwrap_or_default();
+        assert_eq!(state.containers_in(state_of), counted, "{state_of:?}");
+    }
+    for node in state.nodes() {
+        let sum = allocated.get(&node.id).copied().unwrap_or_default();
+        assert_eq!(
+            state.node_allocated(node.id),
+            sum,
+            "allocated on {}",
+            node.name()
+        );
+        let on_node: Vec<_> = state.containers_of_node(node.id).map(|c| c.id).collect();
+        let scanned = state
+            .containers()
+            .filter(|c| c.node == node.id)
+            .map(|c| c.id);
+        assert_eq!(on_node, scanned.collect::<Vec<_>>());
+    }
+}
+
+fn references(state: &State) {
+    for container in state.containers() {
+        assert!(
+            state.service(container.service).is_some(),
+            "{container:?} has no service"
+        );
+        assert!(
+            state.node(container.node).is_some(),
+            "{container:?} has no node"
+        );
+        assert!(
+            state.spec(&container.spec_digest).is_some(),
+            "{container:?} has no spec"
+        );
+        assert!(container.status.attempt >= 1);
+    }
+    for service in state.services() {
+        assert_eq!(
+            state.service_by_name(&service.name).map(|s| s.id),
+            Some(service.id)
+        );
+        assert!(
+            state.spec(&service.spec_digest).is_some(),
+            "{service:?} has no spec"
+        );
+        let own = state
+            .containers()
+            .filter(|c| c.service == service.id)
+            .count();
+        assert_eq!(state.container_count_of_service(service.id), own);
+    }
+}
+
+/// A slot has at most one container that is meant to run or may be running.
+fn slots(state: &State) {
+    let mut taken = BTreeSet::new();
+    for container in state.containers().filter(|container| container.occupies()) {
+        let node = (container.slot == 0).then_some(container.node);
+        let slot = (container.service, container.slot, node);
+        assert!(taken.insert(slot), "slot filled twice: {container:?}");
+    }
+}
+
+/// Holds one state against a later one: (attempt, state) and the desired state never go back,
+/// and what a container is never changes.
+#[derive(Default)]
+pub struct History {
+    seen: BTreeMap<ContainerId, Container>,
+}
+
+impl History {
+    pub fn observe(&mut self, state: &State) {
+        for now in state.containers() {
+            if let Some(before) = self.seen.insert(now.id, now.clone()) {
+                let position = |c: &Container| (c.status.attempt, c.status.state);
+                assert!(
+                    position(now) >= position(&before),
+                    "{before:?} went back to {now:?}"
+                );
+                assert!(
+                    now.desired >= before.desired,
+                    "{before:?} is wanted again: {now:?}"
+                );
+                let terminal = is_terminal(before.status.state);
+                assert!(
+                    !terminal || now.status.state == before.status.state,
+                    "{now:?} rose"
+                );
+                let fixed = |c: &Container| (c.service, c.slot, c.node, c.spec_digest);
+                assert_eq!(fixed(now), fixed(&before));
+            }
+        }
+    }
+}
