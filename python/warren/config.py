@@ -21,14 +21,14 @@ from warren.errors import StartupError
 
 __all__ = [
     "DEFAULT_FILE",
+    "KEYS",
     "Config",
     "Resolved",
+    "advertised",
     "described",
     "env_name",
     "flag_name",
-    "keys",
     "resolve",
-    "split_address",
 ]
 
 DEFAULT_FILE: Final = Path("/etc/warren/warrend.toml")
@@ -80,8 +80,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         "127.0.0.1:9090"
     )
     log_level: Annotated[
-        Literal["debug", "info", "warning", "error"],
-        _text("least severe records written", "one of debug, info, warning, error"),
+        Literal["debug", "info", "warn", "error"],
+        _text("least severe records written", "one of debug, info, warn, error"),
     ] = "info"
     log_format: Annotated[
         Literal["auto", "json", "console"],
@@ -127,6 +127,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     ] = 8
 
 
+KEYS: Final[tuple[str, ...]] = Config.__struct_fields__
+"""Every key, in the order of the documentation."""
+
+
 class Resolved(msgspec.Struct, frozen=True):
     """A configuration and, for each key, the place its value came from, in words."""
 
@@ -135,13 +139,13 @@ class Resolved(msgspec.Struct, frozen=True):
 
     def rows(self) -> list[tuple[str, str, str]]:
         """Key, value as text, source; in the order of the keys."""
-        return [(key, _shown(getattr(self.config, key)), self.sources[key]) for key in keys()]
+        return [(key, _shown(getattr(self.config, key)), self.sources[key]) for key in KEYS]
 
     def as_json(self) -> str:
         """The same as JSON: `{key: {"value": …, "source": …}}`."""
         plain = msgspec.to_builtins(self.config, enc_hook=str)
         return json.dumps(
-            {key: {"value": plain[key], "source": self.sources[key]} for key in keys()}, indent=2
+            {key: {"value": plain[key], "source": self.sources[key]} for key in KEYS}, indent=2
         )
 
     def as_table(self) -> str:
@@ -149,11 +153,6 @@ class Resolved(msgspec.Struct, frozen=True):
         rows = [("KEY", "VALUE", "SOURCE"), *self.rows()]
         widths = [max(len(row[column]) for row in rows) for column in range(2)]
         return "\n".join(f"{k:<{widths[0]}}  {v:<{widths[1]}}  {s}" for k, v, s in rows)
-
-
-def keys() -> tuple[str, ...]:
-    """Every key, in the order of the documentation."""
-    return Config.__struct_fields__
 
 
 def flag_name(key: str) -> str:
@@ -185,8 +184,8 @@ def resolve(
     path = file or DEFAULT_FILE
     from_file = _read(path, required=file is not None)
     values: dict[str, Any] = {}
-    sources = dict.fromkeys(keys(), "default")
-    for key in keys():
+    sources = dict.fromkeys(KEYS, "default")
+    for key in KEYS:
         places = (
             (from_file.get(key), f"file {path}"),
             (env.get(env_name(key)), f"environment {env_name(key)}"),
@@ -211,14 +210,14 @@ def _read(path: Path, *, required: bool) -> dict[str, Any]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise StartupError(f"configuration file {path} is not valid TOML: {error}", 2) from None
     for key in loaded:
-        if key not in keys():
+        if key not in KEYS:
             raise StartupError(_unknown(key, path), 2)
     return loaded
 
 
 def _unknown(key: str, path: Path) -> str:
-    nearest = difflib.get_close_matches(key.replace("-", "_").lower(), keys(), n=1, cutoff=0.5)
-    hint = f"did you mean `{nearest[0]}`?" if nearest else f"known are: {', '.join(keys())}"
+    nearest = difflib.get_close_matches(key.replace("-", "_").lower(), KEYS, n=1, cutoff=0.5)
+    hint = f"did you mean `{nearest[0]}`?" if nearest else f"known are: {', '.join(KEYS)}"
     return f"unknown key `{key}` in {path}; {hint}"
 
 
@@ -258,13 +257,28 @@ def _check_port(address: str) -> None:
         raise ValueError("ports end at 65535")
 
 
-def split_address(address: str) -> tuple[str, int]:
-    """`host:port` or `[v6]:port` → host without brackets, port."""
-    host, _, port = address.rpartition(":")
-    return host.strip("[]"), int(port)
-
-
 def _shown(value: Any) -> str:
     if isinstance(value, dict):
         return ",".join(f"{name}={text}" for name, text in sorted(value.items())) or "-"
     return str(value) or "-"
+
+
+def advertised(config: Config) -> str:
+    """`advertise_addr`, or this host's own address on the default route with the API's port."""
+    if config.advertise_addr:
+        return config.advertise_addr
+    port = config.listen_addr.rpartition(":")[2]
+    host = config.listen_addr.rpartition(":")[0]
+    if host not in ("0.0.0.0", "[::]"):  # noqa: S104 - compared, not bound
+        return config.listen_addr
+    return f"{_own_address()}:{port}"
+
+
+def _own_address() -> str:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            # Sends nothing; the kernel picks the address that it would send from (RFC 5737 net).
+            probe.connect(("192.0.2.1", 9))
+            return str(probe.getsockname()[0])
+        except OSError:
+            return "127.0.0.1"

@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 
 from warren.agent import status
-from warren.agent.converge import Assigned, Memory
+from warren.agent.converge import Assigned, Memory, backoff_ms
 from warren.agent.runtime.base import Observed, Phase
 from warren.agent.store import Fence, Journal, Meta, Stored
 from warren.pb.v1 import objects_pb2, session_pb2
@@ -53,9 +53,9 @@ class Board:
         self._journal = journal
         self._marked: dict[str, None] = {}
         self._all_marked = True
-        for id in self.assignments:
-            self.set_hash += status.set_hash_term(self.assignments[id])
-            self._derive(id)
+        for container_id in self.assignments:
+            self.set_hash += status.set_hash_term(self.assignments[container_id])
+            self._derive(container_id)
         self.set_hash %= _MODULUS
 
     def mark(self, *ids: str, wake: bool = True) -> None:
@@ -77,13 +77,13 @@ class Board:
             marked = dict.fromkeys((*self.assignments, *self.memory, *observed))
         return marked
 
-    def remember(self, id: str, memory: Memory | None) -> None:
+    def remember(self, container_id: str, memory: Memory | None) -> None:
         """Set or drop what is remembered of a container."""
         if memory is None:
-            self.memory.pop(id, None)
+            self.memory.pop(container_id, None)
         else:
-            self.memory[id] = memory
-        self._journal.put_container(id, self.assignments.get(id), memory)
+            self.memory[container_id] = memory
+        self._journal.put_container(container_id, self.assignments.get(container_id), memory)
 
     # The manager's word
 
@@ -103,13 +103,13 @@ class Board:
             self.specs[blob.digest] = blob.spec
         self._journal.put_specs({blob.digest: blob.spec for blob in message.specs})
         given = {assignment.container_id.hex(): assignment for assignment in message.upsert}
-        removed = [id.hex() for id in message.remove]
+        removed = [container_id.hex() for container_id in message.remove]
         if message.complete:
             removed = list(self.assignments.keys() - given.keys())
-        for id in removed:
-            self._assign(id, None)
-        for id, assignment in given.items():
-            self._assign(id, assignment)
+        for container_id in removed:
+            self._assign(container_id, None)
+        for container_id, assignment in given.items():
+            self._assign(container_id, assignment)
         agreed = self.set_hash == message.set_hash and not self.without_spec
         if agreed:
             revision = message.revision.SerializeToString()
@@ -127,7 +127,9 @@ class Board:
         nothing uses any more can be dropped now.
         """
         self._drop_unused_specs()
-        items = [status.status_item(id, memory) for id, memory in self.memory.items()]
+        items = [
+            status.status_item(container_id, memory) for container_id, memory in self.memory.items()
+        ]
         items += [
             status.observed_item(seen)
             for seen in observed
@@ -145,44 +147,46 @@ class Board:
             hello.set_hash = self.set_hash
         return hello
 
-    def log_transition(self, id: str, memory: Memory) -> None:
+    def log_transition(self, container_id: str, memory: Memory) -> None:
         """One line for people about what became of a container."""
-        assignment = self.assignments.get(id)
-        name = f"{assignment.service_name}.{assignment.slot}" if assignment else id[:12]
+        assignment = self.assignments.get(container_id)
+        name = f"{assignment.service_name}.{assignment.slot}" if assignment else container_id[:12]
         state = objects_pb2.ContainerState.Name(objects_pb2.ContainerState.ValueType(memory.state))
         word = state.removeprefix("CONTAINER_STATE_").lower()
         level = logging.INFO if memory.state in _TOLD_AT_INFO else logging.DEBUG
-        fields = {"container_id": id, "attempt": memory.attempt}
+        fields: dict[str, object] = {"container_id": container_id, "attempt": memory.attempt}
         if assignment:
             fields |= {
                 "service_name": assignment.service_name,
                 "service_id": assignment.service_id.hex(),
             }
+        if memory.state == objects_pb2.CONTAINER_STATE_PENDING and memory.retry_at_ms:
+            fields["backoff_ms"] = backoff_ms(memory.failures)
         why = f": {memory.message}" if memory.message else ""
         _log.log(level, "container %s is %s%s", name, word, why, extra=fields)
 
-    def _assign(self, id: str, assignment: session_pb2.Assignment | None) -> None:
-        before = self.assignments.pop(id, None)
+    def _assign(self, container_id: str, assignment: session_pb2.Assignment | None) -> None:
+        before = self.assignments.pop(container_id, None)
         if before is not None:
             self.set_hash -= status.set_hash_term(before)
         if assignment is not None:
-            self.assignments[id] = assignment
+            self.assignments[container_id] = assignment
             self.set_hash += status.set_hash_term(assignment)
         self.set_hash %= _MODULUS
-        self._derive(id)
-        self._journal.put_container(id, assignment, self.memory.get(id))
+        self._derive(container_id)
+        self._journal.put_container(container_id, assignment, self.memory.get(container_id))
 
-    def _derive(self, id: str) -> None:
-        self.assigned.pop(id, None)
-        self.without_spec.discard(id)
-        assignment = self.assignments.get(id)
+    def _derive(self, container_id: str) -> None:
+        self.assigned.pop(container_id, None)
+        self.without_spec.discard(container_id)
+        assignment = self.assignments.get(container_id)
         if assignment is None:
             return
         derived = status.assigned(assignment, self.specs.get(assignment.spec_digest))
         if derived is None:
-            self.without_spec.add(id)
+            self.without_spec.add(container_id)
         else:
-            self.assigned[id] = derived
+            self.assigned[container_id] = derived
 
     def _drop_unused_specs(self) -> None:
         used = {assignment.spec_digest for assignment in self.assignments.values()}

@@ -171,11 +171,13 @@ def converge(
         ids = assigned.keys() | observed.keys() | memory.keys()
     actions: list[Action] = []
     wakeup_ms: int | None = None
-    for id in sorted(ids):
-        wanted = assigned.get(id)
+    for container_id in sorted(ids):
+        wanted = assigned.get(container_id)
         if wanted is None and not set_known:
             continue
-        steps, at_ms = decide(id, wanted, observed.get(id), memory.get(id), now_ms)
+        steps, at_ms = decide(
+            container_id, wanted, observed.get(container_id), memory.get(container_id), now_ms
+        )
         actions += steps
         if at_ms is not None:
             wakeup_ms = at_ms if wakeup_ms is None else min(wakeup_ms, at_ms)
@@ -183,7 +185,7 @@ def converge(
 
 
 def decide(
-    id: str,
+    container_id: str,
     assigned: Assigned | None,
     observed: Observed | None,
     memory: Memory | None,
@@ -191,9 +193,9 @@ def decide(
 ) -> tuple[list[Action], int | None]:
     """Actions for one container, and when to ask again (milliseconds since the epoch)."""
     if observed is not None and observed.phase is Phase.UNKNOWN:
-        return [Inspect(id)], now_ms + INSPECT_AGAIN_MS
+        return [Inspect(container_id)], now_ms + INSPECT_AGAIN_MS
     if assigned is None:
-        return _unassigned(id, observed, memory), None
+        return _unassigned(container_id, observed, memory), None
     before = memory
     memory = _caught_up(memory, observed)
     actions: list[Action] = []
@@ -203,7 +205,7 @@ def decide(
     else:
         memory, last, wakeup_ms = _keep_running(assigned, observed, memory, now_ms)
     if memory != before:
-        actions.append(Report(id, memory))
+        actions.append(Report(container_id, memory))
     if last is not None:
         actions.append(last)
     return actions, wakeup_ms
@@ -233,12 +235,14 @@ def failed_attempt(
     return _next_attempt(assigned, ended, message.rstrip("."), spent, success=False, now_ms=now_ms)
 
 
-def _unassigned(id: str, observed: Observed | None, memory: Memory | None) -> list[Action]:
+def _unassigned(
+    container_id: str, observed: Observed | None, memory: Memory | None
+) -> list[Action]:
     if observed is None:
-        return [Forget(id)] if memory is not None else []
+        return [Forget(container_id)] if memory is not None else []
     if observed.phase is Phase.RUNNING:
-        return [Stop(id, STRAY_STOP_TIMEOUT_MS)]
-    return [Delete(id, logs=True)]
+        return [Stop(container_id, STRAY_STOP_TIMEOUT_MS)]
+    return [Delete(container_id, logs=True)]
 
 
 def _caught_up(memory: Memory | None, observed: Observed | None) -> Memory:
@@ -255,16 +259,16 @@ def _wind_down(
     assigned: Assigned, observed: Observed | None, memory: Memory, now_ms: int
 ) -> tuple[Memory, Action | None]:
     """Nothing of it shall run: because it is not wanted, or because it ended for good."""
-    id = assigned.id
+    container_id = assigned.id
     if observed is not None and observed.phase is Phase.RUNNING:
         if memory.attempt == observed.attempt and not is_terminal(memory):
             memory = _running(memory, observed)
-        return memory, Stop(id, assigned.stop_timeout_ms)
+        return memory, Stop(container_id, assigned.stop_timeout_ms)
     if not is_terminal(memory):
         memory = _shut_down(memory, observed, now_ms)
     removing = assigned.desired == pb.DESIRED_STATE_REMOVE
     if observed is not None:
-        return memory, Delete(id, logs=removing)
+        return memory, Delete(container_id, logs=removing)
     if removing and not memory.removed:
         memory = msgspec.structs.replace(memory, removed=True)
     return memory, None
@@ -273,24 +277,36 @@ def _wind_down(
 def _keep_running(
     assigned: Assigned, observed: Observed | None, memory: Memory, now_ms: int
 ) -> tuple[Memory, Action | None, int | None]:
-    id = assigned.id
+    container_id = assigned.id
     if observed is not None and observed.phase is Phase.RUNNING:
         if observed.attempt == memory.attempt:
             return _running(memory, observed), None, None
-        return memory, Stop(id, assigned.stop_timeout_ms), None  # an attempt given up before
+        return (
+            memory,
+            Stop(container_id, assigned.stop_timeout_ms),
+            None,
+        )  # an attempt given up before
     if _is_over(memory, observed):
         memory = _ended(assigned, observed, memory, now_ms)
     if observed is not None and (observed.phase is not Phase.CREATED or is_terminal(memory)):
-        return memory, Delete(id, logs=False), None
+        return memory, Delete(container_id, logs=False), None
     if observed is not None and observed.attempt != memory.attempt:
-        return memory, Delete(id, logs=False), None
+        return memory, Delete(container_id, logs=False), None
     if is_terminal(memory):
         return memory, None, None
     if memory.state == pb.CONTAINER_STATE_PENDING and _pause_lasts(memory, now_ms):
         return memory, None, memory.retry_at_ms
     if observed is not None:
-        return _advanced(memory, pb.CONTAINER_STATE_STARTING), Start(id, memory.attempt), None
-    return _advanced(memory, pb.CONTAINER_STATE_PREPARING), Create(id, memory.attempt), None
+        return (
+            _advanced(memory, pb.CONTAINER_STATE_STARTING),
+            Start(container_id, memory.attempt),
+            None,
+        )
+    return (
+        _advanced(memory, pb.CONTAINER_STATE_PREPARING),
+        Create(container_id, memory.attempt),
+        None,
+    )
 
 
 def _is_over(memory: Memory, observed: Observed | None) -> bool:

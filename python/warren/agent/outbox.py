@@ -20,13 +20,16 @@ class Outbox:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def put(self, id: str, memory: Memory) -> None:
-        self._waiting[id] = memory
+    def put(self, container_id: str, memory: Memory) -> None:
+        self._waiting[container_id] = memory
         self._filled.set()
 
     def take(self, limit: int) -> list[tuple[str, Memory]]:
         """Up to `limit` of those that wait longest."""
-        taken = [(id, self._waiting.pop(id)) for id in list(self._waiting)[:limit]]
+        taken = [
+            (container_id, self._waiting.pop(container_id))
+            for container_id in list(self._waiting)[:limit]
+        ]
         if not self._waiting:
             self._filled.clear()
         return taken

@@ -22,7 +22,7 @@ from warren.agent.converge import Memory, is_terminal
 from warren.agent.outbox import Outbox
 from warren.agent.runtime.base import Observed
 from warren.agent.store import Fence, Journal
-from warren.pb.v1 import objects_pb2, session_pb2
+from warren.pb.v1 import api_pb2, objects_pb2, session_pb2
 
 __all__ = ["Session", "reconnect_pause_s"]
 
@@ -33,6 +33,8 @@ WELCOME_TIMEOUT_S: Final = 10.0
 WRITE_TIMEOUT_S: Final = 30.0
 HEARTBEAT_MIN_MS: Final = 100
 DESCRIBE_AGAIN_S: Final = 60.0
+PUBLISH_TIMEOUT_S: Final = 5.0
+PUBLISH_POLL_S: Final = 0.02
 RECONNECT_FIRST_S: Final = 0.2
 RECONNECT_MAX_S: Final = 5.0
 _log = logging.getLogger("warren.session")
@@ -42,7 +44,7 @@ class _Counter(Protocol):
     def inc(self, amount: float = 1) -> None: ...
 
 
-class SessionEnded(Exception):
+class SessionEndedError(Exception):
     """The stream ended, or must not go on; the sentence says why."""
 
 
@@ -68,6 +70,7 @@ class Session:
     ) -> None:
         self.problem = "not connected yet"
         self._stub = rpc.Stub(channel, rpc.DISPATCHER)
+        self._manager = rpc.Stub(channel, rpc.MANAGER)
         self._node_id = bytes.fromhex(node_id)
         self._board = board
         self._journal = journal
@@ -78,6 +81,10 @@ class Session:
         self._reconnects = reconnects
         self._description = objects_pb2.NodeDescription()
         self._stale = asyncio.Event()
+        # How often somebody asked for a description, and up to which time managers know it.
+        self._asked = 0
+        self._known = 0
+        self._spread = asyncio.Condition()
         self._writing = asyncio.Lock()
 
     @property
@@ -87,14 +94,29 @@ class Session:
 
     def describe_again(self) -> None:
         """The node's description may have changed (an image came, the runtime went)."""
+        self._asked += 1
         self._stale.set()
+
+    async def publish(self, timeout_s: float = PUBLISH_TIMEOUT_S) -> bool:
+        """Describe this node anew and wait until the managers know; False: not in time.
+
+        Who has loaded an image wants to use it in the next command.
+        """
+        self.describe_again()
+        goal = self._asked
+        try:
+            async with asyncio.timeout(timeout_s), self._spread:
+                await self._spread.wait_for(lambda: self._known >= goal)
+        except TimeoutError:
+            return False
+        return True
 
     async def run(self) -> None:
         failures = 0
         while True:
             try:
                 await self._once()
-            except (grpc.RpcError, SessionEnded, TimeoutError) as error:
+            except (grpc.RpcError, SessionEndedError, TimeoutError) as error:
                 failures = 1 if self.connected else failures + 1
                 self._lost(error, failures)
             await asyncio.sleep(reconnect_pause_s(failures, self._random()))
@@ -124,10 +146,10 @@ class Session:
         async with asyncio.timeout(WELCOME_TIMEOUT_S):
             message = await call.read()
         if message is grpc.aio.EOF or message.WhichOneof("body") != "welcome":
-            raise SessionEnded("the manager did not welcome this worker")
+            raise SessionEndedError("the manager did not welcome this worker")
         welcome: session_pb2.Welcome = message.welcome
         if not self._board.obey(Fence(welcome.epoch, welcome.term)):
-            raise SessionEnded("that manager led in the past and does not know it yet")
+            raise SessionEndedError("that manager led in the past and does not know it yet")
         await self._journal.durable()  # a fence that a restart forgets is none
         self.problem = ""
         _log.info("session with a manager", extra={"term": welcome.term})
@@ -141,7 +163,7 @@ class Session:
                 group.create_task(self._report(call))
                 group.create_task(self._beat(call, interval_s))
                 group.create_task(self._keep_describing(call))
-        except* (grpc.RpcError, SessionEnded, TimeoutError) as errors:
+        except* (grpc.RpcError, SessionEndedError, TimeoutError) as errors:
             # One fault ends the stream, and shows in each of its tasks.
             raise errors.exceptions[0] from None
 
@@ -149,13 +171,13 @@ class Session:
         while True:
             message = await call.read()
             if message is grpc.aio.EOF:
-                raise SessionEnded("the manager ended the session")
+                raise SessionEndedError("the manager ended the session")
             if message.WhichOneof("body") != "assignments":
                 continue  # of a newer manager
             if self._board.apply(message.assignments):
                 continue
             if message.assignments.complete:
-                raise SessionEnded("the whole set of assignments contradicts its own hash")
+                raise SessionEndedError("the whole set of assignments contradicts its own hash")
             _log.info("assignments are not what the manager means; asking for all of them")
             await self._send(call, resync=session_pb2.Resync())
 
@@ -180,10 +202,28 @@ class Session:
             except TimeoutError:
                 pass
             self._stale.clear()
+            asked = self._asked
             description = await self._describe()
             if description != self._description:
                 self._description = description
                 await self._send(call, description=description)
+            if asked > self._known and await self._managers_know(description):
+                async with self._spread:
+                    self._known = asked
+                    self._spread.notify_all()
+
+    async def _managers_know(self, description: objects_pb2.NodeDescription) -> bool:
+        """Wait until a read shows `description`; a stream has no answers to wait for."""
+        request = api_pb2.GetNodeRequest(ref=self._node_id.hex())
+        try:
+            async with asyncio.timeout(PUBLISH_TIMEOUT_S):
+                while True:
+                    answer = await self._manager.GetNode(request, timeout=PUBLISH_TIMEOUT_S)
+                    if answer.node.node.description == description:
+                        return True
+                    await asyncio.sleep(PUBLISH_POLL_S)
+        except (grpc.RpcError, TimeoutError):
+            return False
 
     async def _send(self, call: Any, **body: Any) -> None:
         async with asyncio.timeout(WRITE_TIMEOUT_S), self._writing:

@@ -37,7 +37,7 @@ def assigned(
     )
 
 
-def status_item(id: str, memory: Memory) -> commands_pb2.StatusItem:
+def status_item(container_id: str, memory: Memory) -> commands_pb2.StatusItem:
     """A remembered status as it crosses the wire."""
     status = objects_pb2.ContainerStatus(
         attempt=memory.attempt,
@@ -52,7 +52,7 @@ def status_item(id: str, memory: Memory) -> commands_pb2.StatusItem:
         retry_at_ms=memory.retry_at_ms,
         removed=memory.removed,
     )
-    return commands_pb2.StatusItem(container_id=bytes.fromhex(id), status=status)
+    return commands_pb2.StatusItem(container_id=bytes.fromhex(container_id), status=status)
 
 
 def observed_item(observed: Observed) -> commands_pb2.StatusItem:

@@ -109,19 +109,29 @@ class Store:
             memory={},
             specs={},
         )
-        for id, assignment, memory in self._connection.execute("SELECT * FROM containers"):
+        for container_id, assignment, memory in self._connection.execute(
+            "SELECT * FROM containers"
+        ):
             if assignment is not None:
-                stored.assignments[id] = session_pb2.Assignment.FromString(assignment)
+                stored.assignments[container_id] = session_pb2.Assignment.FromString(assignment)
             if memory is not None:
-                stored.memory[id] = msgspec.msgpack.decode(memory, type=Memory)
+                stored.memory[container_id] = msgspec.msgpack.decode(memory, type=Memory)
         for digest, spec in self._connection.execute("SELECT * FROM specs"):
             stored.specs[digest] = objects_pb2.ContainerSpec.FromString(spec)
         return stored
 
     def write(self, changes: Changes) -> None:
         """All of it, durably, or nothing. Raises sqlite3.Error (a full disk among others)."""
-        rows = [(id, *columns) for id, columns in changes.containers.items() if any(columns)]
-        gone = [(id,) for id, columns in changes.containers.items() if not any(columns)]
+        rows = [
+            (container_id, *columns)
+            for container_id, columns in changes.containers.items()
+            if any(columns)
+        ]
+        gone = [
+            (container_id,)
+            for container_id, columns in changes.containers.items()
+            if not any(columns)
+        ]
         with self._connection as db:
             db.executemany("INSERT OR REPLACE INTO containers VALUES (?, ?, ?)", rows)
             db.executemany("DELETE FROM containers WHERE id = ?", gone)
@@ -155,9 +165,9 @@ class Journal:
         self._turn = asyncio.Condition()
 
     def put_container(
-        self, id: str, assignment: session_pb2.Assignment | None, memory: Memory | None
+        self, container_id: str, assignment: session_pb2.Assignment | None, memory: Memory | None
     ) -> None:
-        self._waiting.containers[id] = (
+        self._waiting.containers[container_id] = (
             None if assignment is None else assignment.SerializeToString(),
             None if memory is None else msgspec.msgpack.encode(memory),
         )

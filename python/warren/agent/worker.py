@@ -101,6 +101,7 @@ class Worker:
         self._runtime_up = False
         self._listed = asyncio.Event()
         self._list_later: asyncio.TimerHandle | None = None
+        self.on_runtime_change: Callable[[], None] = lambda: None
         board.on_change = self._wake.set
 
     @property
@@ -158,13 +159,15 @@ class Worker:
         match event:
             case Lost():
                 self._runtime_up = False
+                self.on_runtime_change()
                 _log.warning("containerd does not answer; containers go on, changes wait for it")
             case Back():
                 self._runtime_up = True
+                self.on_runtime_change()
                 _log.info("containerd answers")
                 self._list_wanted.set()
-            case Oom(id=id):
-                self._amend(id, oom_killed=True)
+            case Oom(id=container_id):
+                self._amend(container_id, oom_killed=True)
             case Exited():
                 self._take_exit(event)
 
@@ -184,19 +187,19 @@ class Worker:
         if (waiting := self._exit_waits.get(event.id)) is not None:
             waiting.set()
 
-    def _amend(self, id: str, **changes: object) -> None:
-        if (seen := self._observed.get(id)) is not None:
-            self._see(id, msgspec.structs.replace(seen, **changes))
+    def _amend(self, container_id: str, **changes: object) -> None:
+        if (seen := self._observed.get(container_id)) is not None:
+            self._see(container_id, msgspec.structs.replace(seen, **changes))
 
-    def _see(self, id: str, observed: Observed | None) -> None:
+    def _see(self, container_id: str, observed: Observed | None) -> None:
         self._touches += 1
-        self._touched[id] = self._touches
+        self._touched[container_id] = self._touches
         if observed is None:
-            self._observed.pop(id, None)
-            self._created_ms.pop(id, None)
+            self._observed.pop(container_id, None)
+            self._created_ms.pop(container_id, None)
         else:
-            self._observed[id] = observed
-        self._board.mark(id)
+            self._observed[container_id] = observed
+        self._board.mark(container_id)
 
     async def _keep_listing(self) -> None:
         while True:
@@ -216,15 +219,17 @@ class Worker:
     async def _list(self) -> None:
         began = self._touches
         found = {seen.id: seen for seen in await self._runtime.list()}
-        for id in found.keys() | self._observed.keys():
-            if id in self._busy or self._touched.get(id, 0) > began:
+        for container_id in found.keys() | self._observed.keys():
+            if container_id in self._busy or self._touched.get(container_id, 0) > began:
                 continue
-            seen = found.get(id)
+            seen = found.get(container_id)
             if seen is None:
-                self._observed.pop(id, None)
+                self._observed.pop(container_id, None)
             else:
-                self._observed[id] = seen
-        self._touched = {id: at for id, at in self._touched.items() if at > began}
+                self._observed[container_id] = seen
+        self._touched = {
+            container_id: at for container_id, at in self._touched.items() if at > began
+        }
         self._listed.set()
         self._board.mark_all()
 
@@ -259,14 +264,20 @@ class Worker:
 
     def _converge(self) -> None:
         now_ms = self._clock_ms()
-        ids = [id for id in self._board.take_marked(self._observed) if id not in self._busy]
-        ids = [id for id in ids if not self._held_back(id, now_ms)]
+        ids = [
+            container_id
+            for container_id in self._board.take_marked(self._observed)
+            if container_id not in self._busy
+        ]
+        ids = [container_id for container_id in ids if not self._held_back(container_id, now_ms)]
         plan = plans.converge(
             self._board.assigned,
             self._observed,
             self._board.memory,
             now_ms,
-            ids=(id for id in ids if id not in self._board.without_spec),
+            ids=(
+                container_id for container_id in ids if container_id not in self._board.without_spec
+            ),
             set_known=self._board.set_known,
         )
         for action in plan.actions:
@@ -276,11 +287,11 @@ class Worker:
 
     def _act(self, action: plans.Action) -> None:
         match action:
-            case plans.Report(id=id, memory=memory):
-                self._remember(id, memory)
-            case plans.Forget(id=id):
-                self._board.remember(id, None)
-                self._held.pop(id, None)
+            case plans.Report(id=container_id, memory=memory):
+                self._remember(container_id, memory)
+            case plans.Forget(id=container_id):
+                self._board.remember(container_id, None)
+                self._held.pop(container_id, None)
             case plans.Inspect():
                 self._list_soon()
             case Create() | Start() | Stop() | Delete():
@@ -295,15 +306,15 @@ class Worker:
         task = asyncio.create_task(self._perform(action), name=f"container {action.id}")
         self._busy[action.id] = task
 
-    def _remember(self, id: str, memory: Memory) -> None:
-        before = self._board.memory.get(id)
-        self._board.remember(id, memory)
-        self._outbox.put(id, memory)
+    def _remember(self, container_id: str, memory: Memory) -> None:
+        before = self._board.memory.get(container_id)
+        self._board.remember(container_id, memory)
+        self._outbox.put(container_id, memory)
         if before is None or (before.attempt, before.state) != (memory.attempt, memory.state):
-            self._board.log_transition(id, memory)
+            self._board.log_transition(container_id, memory)
 
-    def _held_back(self, id: str, now_ms: int) -> bool:
-        hold = self._held.get(id)
+    def _held_back(self, container_id: str, now_ms: int) -> bool:
+        hold = self._held.get(container_id)
         # A clock that jumped back must not hold anything for longer than the longest pause.
         if hold is None or not now_ms < hold.until_ms <= now_ms + plans.BACKOFF_MAX_MS:
             return False
@@ -317,25 +328,25 @@ class Worker:
     # Doing it
 
     async def _perform(self, action: RuntimeAction) -> None:
-        id = action.id
+        container_id = action.id
         try:
             await self._execute(action)
-            self._held.pop(id, None)
+            self._held.pop(container_id, None)
         except RuntimeUnavailable:
             # Nobody knows how far it came.
-            seen = self._observed.get(id) or Observed(
-                id=id, attempt=0, spec_digest="", phase=Phase.UNKNOWN
+            seen = self._observed.get(container_id) or Observed(
+                id=container_id, attempt=0, spec_digest="", phase=Phase.UNKNOWN
             )
-            self._see(id, msgspec.structs.replace(seen, phase=Phase.UNKNOWN))
+            self._see(container_id, msgspec.structs.replace(seen, phase=Phase.UNKNOWN))
             self._list_wanted.set()
         except RuntimeRefused as refusal:
             self._refused(action, refusal)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - one container's fault is not the others'
             _log.exception("a container operation failed unexpectedly", extra=_about(action))
             self._hold(action, f"internal error: {error!r}")
         finally:
-            del self._busy[id]
-            self._board.mark(id)
+            del self._busy[container_id]
+            self._board.mark(container_id)
 
     async def _execute(self, action: RuntimeAction) -> None:
         loop = asyncio.get_running_loop()
@@ -390,15 +401,15 @@ class Worker:
         finally:
             del self._exit_waits[action.id]
 
-    async def _exit_code_of(self, id: str, ended: asyncio.Event) -> None:
+    async def _exit_code_of(self, container_id: str, ended: asyncio.Event) -> None:
         """The exit event follows the end of `stop` closely; without it there is no exit code."""
         try:
             async with asyncio.timeout(EXIT_EVENT_WAIT_S):
                 await ended.wait()
         except TimeoutError:
-            seen = self._observed.get(id)
+            seen = self._observed.get(container_id)
             if seen is not None and seen.phase is Phase.RUNNING:
-                self._amend(id, phase=Phase.STOPPED, pid=0, exited_at_ms=self._clock_ms())
+                self._amend(container_id, phase=Phase.STOPPED, pid=0, exited_at_ms=self._clock_ms())
 
     async def _delete(self, action: Delete) -> None:
         # Until it is deleted the runtime tells how it ended; afterwards only the store does.

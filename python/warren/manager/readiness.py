@@ -1,0 +1,23 @@
+"""Whether the core can do its work, read from its status without waiting on it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+__all__ = ["problem"]
+
+STUCK_MS: Final = 2_000
+
+
+def problem(status: Mapping[str, Any]) -> str:
+    """Why this manager cannot serve; empty where it can."""
+    if not status["in_cluster"]:
+        return "this node belongs to no cluster; create one: warrenctl cluster init"
+    if not status["leader"]:
+        return "the cluster has no leader at the moment"
+    if status["no_space"]:
+        return "no space left for the log; free some: writes resume by themselves"
+    if status["stuck_ms"] >= STUCK_MS:
+        return f"the log's disk has not answered for {status['stuck_ms'] // 1000} s"
+    return ""
