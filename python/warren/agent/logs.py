@@ -87,14 +87,16 @@ class _Reader:
         self._tail = tail
         self._since_ns = since_ms * 1_000_000
         self._file: BinaryIO | None = None
+        self._next: BinaryIO | None = None
         self._rest = b""
         self._clock = _Clock()
 
     def close(self) -> None:
-        """Closes the file that is being read."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        """Closes what is being read."""
+        for file in (self._file, self._next):
+            if file is not None:
+                file.close()
+        self._file = self._next = None
 
     def available(self) -> Iterator[node_pb2.LogLine]:
         """The lines from where it stands to what is the end now."""
@@ -111,22 +113,25 @@ class _Reader:
                     yield line
 
     def _block(self) -> bytes | None:
-        """The next bytes; empty at the end of a file that was rotated; None at the very end."""
+        """The next bytes, of this file or a newer one; None at the end of the newest."""
         if self._file is None and not self._begin():
             return None
         while True:
-            # Asked before reading: what is written until a rotation is then still read.
-            newer = self._newer()
             assert self._file is not None
             block = self._file.read(_BLOCK_BYTES)
             if block:
                 return block
-            if newer is None:
+            if self._next is not None:
+                self._file.close()
+                self._file, self._next = self._next, None
+                # A torn end is a line of its own, not the beginning of the next file's first.
+                if self._rest:
+                    return b"\n"
+                continue
+            self._next = self._newer()
+            # Once a file is renamed nothing is added to it: what came until then is read first.
+            if self._next is None:
                 return None
-            self.close()
-            self._file = newer
-            if self._rest:
-                return b"\n"
 
     def _begin(self) -> bool:
         paths = _files(self._directory)

@@ -52,7 +52,7 @@ _PATTERNS: Final[list[tuple[re.Pattern[str], bool, Sentence]]] = [
         ),
     ),
     (
-        re.compile(r"chdir to cwd \(\"(?P<dir>[^\"]*)\"\).*: (?P<why>[^:]+?)(?:: unknown)?$"),
+        re.compile(r"chdir to cwd \(\"(?P<dir>[^\"]*)\"\).*: (?P<why>[^:]+)$"),
         False,
         lambda found: (
             f'the working directory "{found["dir"]}" cannot be entered '
@@ -62,7 +62,7 @@ _PATTERNS: Final[list[tuple[re.Pattern[str], bool, Sentence]]] = [
     (
         re.compile(
             r'error mounting "(?P<source>[^"]*)" to rootfs at "(?P<target>[^"]*)": '
-            r"(?P<why>.*?)(?:: unknown)?$",
+            r"(?P<why>.*)$",
             re.DOTALL,
         ),
         False,
@@ -95,6 +95,8 @@ def refused(details: str) -> RuntimeRefused:
 
     None of these is permanent: the same text can come from a host that is being repaired.
     """
+    # The shim appends the gRPC code that it does not know better.
+    details = details.removesuffix(": unknown")
     for pattern, permanent, sentence in _PATTERNS:
         found = pattern.search(details)
         if found is not None:
@@ -119,5 +121,4 @@ def _core(details: str) -> str:
         "unable to start container process: ",
     ):
         text = text.removeprefix(prefix)
-    text = text.removesuffix(": unknown")
     return text if len(text) <= 400 else text[:397] + "…"

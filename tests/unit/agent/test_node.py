@@ -1,0 +1,151 @@
+"""The node-local service over a real channel, with images that are pretended."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from warren import rpc
+from warren.agent.node import LOADS_MAX, NodeLocal
+from warren.agent.runtime.base import RuntimeUnavailable
+from warren.errors import WarrenError
+from warren.pb.v1 import node_pb2, objects_pb2
+
+IMAGE = objects_pb2.NodeImage(reference="docker.io/library/web:1", digest="sha256:1", size_bytes=5)
+
+
+class PretendedImages:
+    """Takes an archive, or fails as it is told."""
+
+    def __init__(self) -> None:
+        self.received = b""
+        self.reference = ""
+        self.fails: Exception | None = None
+
+    async def load(
+        self, pieces: AsyncIterator[bytes], reference: str
+    ) -> AsyncIterator[node_pb2.LoadImageProgress]:
+        self.reference = reference
+        async for piece in pieces:
+            self.received += piece
+            yield node_pb2.LoadImageProgress(received_bytes=len(self.received), step="receiving")
+        if self.fails:
+            raise self.fails
+        yield node_pb2.LoadImageProgress(step="done", images=[IMAGE])
+
+    async def list(self) -> list[objects_pb2.NodeImage]:
+        if self.fails:
+            raise self.fails
+        return [IMAGE]
+
+    async def remove(self, reference: str, *, force: bool) -> str:
+        if not force:
+            raise WarrenError("image_in_use", "it is used")
+        return reference
+
+
+class Served:
+    """A server with the service, and a stub for it."""
+
+    def __init__(self, images: PretendedImages, node: NodeLocal, stub: Any) -> None:
+        self.images = images
+        self.node = node
+        self.stub = stub
+
+
+@pytest.fixture
+async def served(tmp_path: Path) -> AsyncIterator[Served]:
+    images = PretendedImages()
+    answer = node_pb2.GetDaemonResponse(version="1", node_name="host-1")
+    node = NodeLocal(images, tmp_path / "logs", lambda: answer)  # type: ignore[arg-type]
+    server = grpc.aio.server(options=rpc.SERVER_OPTIONS)
+    server.add_generic_rpc_handlers((node.handler(),))
+    address = f"unix://{tmp_path}/s"
+    server.add_insecure_port(address)
+    await server.start()
+    async with grpc.aio.insecure_channel(address, options=rpc.CLIENT_OPTIONS) as channel:
+        yield Served(images, node, rpc.Stub(channel, rpc.NODE_LOCAL))
+    await server.stop(0)
+
+
+def archive(*pieces: bytes, reference: str = "") -> Iterator[node_pb2.LoadImageRequest]:
+    for number, piece in enumerate(pieces):
+        yield node_pb2.LoadImageRequest(data=piece, reference="" if number else reference)
+
+
+async def refusal(call: Any) -> WarrenError:
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        if hasattr(call, "__aiter__"):
+            async for _ in call:
+                pass
+        else:
+            await call
+    return rpc.failure(error.value)
+
+
+async def test_an_archive_arrives_whole(served: Served) -> None:
+    requests = archive(b"one", b"two", b"three", reference="web:1")
+    answers = [answer async for answer in served.stub.LoadImage(requests, timeout=10)]
+    assert served.images.received == b"onetwothree"
+    assert served.images.reference == "web:1"
+    assert [answer.step for answer in answers] == ["receiving"] * 3 + ["done"]
+    assert list(answers[-1].images) == [IMAGE]
+    assert served.node.loads == 0
+
+
+@pytest.mark.parametrize(
+    ("fails", "code"),
+    [
+        (WarrenError("archive_invalid", "broken; load another"), "archive_invalid"),
+        (RuntimeUnavailable("containerd is away"), "runtime_unavailable"),
+        (OSError(5, "Input/output error"), "internal"),
+    ],
+)
+async def test_failures_arrive_as_refusals(served: Served, fails: Exception, code: str) -> None:
+    served.images.fails = fails
+    error = await refusal(served.stub.LoadImage(archive(b"x"), timeout=10))
+    assert error.code == code
+    assert error.message
+    assert served.node.loads == 0
+    error = await refusal(served.stub.ListImages(node_pb2.ListImagesRequest(), timeout=10))
+    assert error.code == code
+
+
+async def test_loads_are_bounded(served: Served) -> None:
+    served.node.loads = LOADS_MAX
+    error = await refusal(served.stub.LoadImage(archive(b"x"), timeout=10))
+    assert error.code == "overloaded"
+    assert served.node.loads == LOADS_MAX
+
+
+async def test_list_and_remove(served: Served) -> None:
+    answer = await served.stub.ListImages(node_pb2.ListImagesRequest(), timeout=10)
+    assert list(answer.images) == [IMAGE]
+    request = node_pb2.RemoveImageRequest(reference="web:1")
+    assert (await refusal(served.stub.RemoveImage(request, timeout=10))).code == "image_in_use"
+    request.force = True
+    assert (await served.stub.RemoveImage(request, timeout=10)).reference == "web:1"
+
+
+async def test_get_daemon(served: Served) -> None:
+    answer = await served.stub.GetDaemon(node_pb2.GetDaemonRequest(), timeout=10)
+    assert answer.node_name == "host-1"
+
+
+async def test_logs(served: Served, tmp_path: Path) -> None:
+    directory = tmp_path / "logs" / ("01" * 16)
+    directory.mkdir(parents=True)
+    (directory / "current.log").write_text("2026-01-01T00:00:00Z stdout F hello\n")
+    request = node_pb2.LogsRequest(container_ids=[bytes.fromhex("01" * 16)], tail=-1)
+    (chunk,) = [chunk async for chunk in served.stub.Logs(request, timeout=10)]
+    assert [line.line for line in chunk.lines] == [b"hello"]
+
+
+@pytest.mark.parametrize("ids", [[b"short"], [b"x" * 16] * 5000])
+async def test_ids_are_checked(served: Served, ids: list[bytes]) -> None:
+    request = node_pb2.LogsRequest(container_ids=ids)
+    assert (await refusal(served.stub.Logs(request, timeout=10))).code == "invalid"
