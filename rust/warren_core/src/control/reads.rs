@@ -1,0 +1,196 @@
+//! Answers to reads: pure functions of a state, for reader threads.
+
+use prost::Message as _;
+
+use super::CallId;
+use super::access::Method;
+use super::requests::decode;
+use crate::error::Error;
+use crate::fsm::{Container, ContainerState, DesiredState, Node, NodeStatus, Resources, Service};
+use crate::fsm::{State, tally};
+use crate::ids::{Index, NodeId, ServiceId, Term};
+use crate::orchestrator::PendingSlot;
+use crate::pb;
+
+/// What an answer needs of the leader beside the state.
+#[derive(Clone, Debug)]
+pub struct LeaderView {
+    pub node: NodeId,
+    pub leader: NodeId,
+    pub term: Term,
+    pub last_index: Index,
+    pub applied_index: Index,
+    /// Slots of the service asked for that have no container, and why.
+    pub pending: Vec<PendingSlot>,
+}
+
+/// A read that may be answered, with everything that takes.
+pub struct ReadJob {
+    pub id: CallId,
+    pub(super) method: Method,
+    pub(super) body: Vec<u8>,
+    pub(super) state: State,
+    pub(super) view: LeaderView,
+}
+
+impl ReadJob {
+    /// The encoded response; O(objects listed).
+    pub fn answer(&self) -> Result<Vec<u8>, Error> {
+        answer(&self.state, &self.view, self.method, &self.body)
+    }
+}
+
+fn answer(state: &State, view: &LeaderView, method: Method, body: &[u8]) -> Result<Vec<u8>, Error> {
+    if state.cluster().is_none() {
+        return Err(Error::NotInCluster);
+    }
+    Ok(match method {
+        Method::GetCluster => get_cluster(state, view).encode_to_vec(),
+        Method::ListNodes => {
+            let nodes = state.nodes().map(|node| node_view(state, view, node)).collect();
+            pb::ListNodesResponse { nodes }.encode_to_vec()
+        }
+        Method::GetNode => get_node(state, view, &decode(body)?)?.encode_to_vec(),
+        Method::ListServices => {
+            let services = state.services().map(|service| service_view(state, service)).collect();
+            pb::ListServicesResponse { services }.encode_to_vec()
+        }
+        Method::GetService => {
+            let request: pb::GetServiceRequest = decode(body)?;
+            let service = find_service(state, &request.r#ref)?;
+            let service = Some(service_view(state, service));
+            pb::GetServiceResponse { service }.encode_to_vec()
+        }
+        Method::ListSlots => list_slots(state, view, &decode(body)?)?.encode_to_vec(),
+        Method::ListContainers => list_containers(state, &decode(body)?).encode_to_vec(),
+        Method::GetContainer => get_container(state, &decode(body)?)?.encode_to_vec(),
+        _ => return Err(Error::UnknownMethod { method: format!("{method:?}") }),
+    })
+}
+
+fn get_cluster(state: &State, view: &LeaderView) -> pb::GetClusterResponse {
+    let count = |matching: fn(&Node) -> bool| state.nodes().filter(|n| matching(n)).count() as u32;
+    let sum = |of: &dyn Fn(&Node) -> Resources| {
+        state.nodes().map(of).fold(Resources::default(), Resources::saturating_add)
+    };
+    pb::GetClusterResponse {
+        cluster: state.cluster().map(Into::into),
+        node_id: view.node.to_vec(),
+        leader_node_id: view.leader.to_vec(),
+        term: view.term.0,
+        last_index: view.last_index.0,
+        applied_index: view.applied_index.0,
+        managers: count(|node| node.manager),
+        workers: count(|node| node.worker),
+        nodes_ready: count(is_ready),
+        services: state.service_count() as u32,
+        containers: state.container_count() as u32,
+        containers_running: state.containers_in(ContainerState::Running) as u32,
+        capacity: Some(sum(&|node| if node.worker { node.capacity() } else { <_>::default() }).into()),
+        allocated: Some(sum(&|node| state.node_allocated(node.id)).into()),
+    }
+}
+
+fn is_ready(node: &Node) -> bool {
+    node.status == NodeStatus::Ready
+}
+
+fn node_view(state: &State, view: &LeaderView, node: &Node) -> pb::NodeView {
+    let running = |container: &&Container| container.status.state == ContainerState::Running;
+    pb::NodeView {
+        node: Some(node.into()),
+        allocated: Some(state.node_allocated(node.id).into()),
+        containers: state.container_count_of_node(node.id) as u32,
+        containers_running: state.containers_of_node(node.id).filter(running).count() as u32,
+        leader: node.id == view.leader,
+    }
+}
+
+fn get_node(
+    state: &State,
+    view: &LeaderView,
+    request: &pb::GetNodeRequest,
+) -> Result<pb::GetNodeResponse, Error> {
+    let id = state.resolve_node(&request.r#ref)?;
+    let node = state.node(id).map(|node| node_view(state, view, node));
+    let containers = state.containers_of_node(id).map(Into::into).collect();
+    Ok(pb::GetNodeResponse { node, containers })
+}
+
+fn service_view(state: &State, service: &Service) -> pb::ServiceView {
+    let tally = tally(state, service);
+    pb::ServiceView {
+        service: Some(service.into()),
+        desired: tally.desired,
+        running: tally.running,
+    }
+}
+
+fn find_service<'a>(state: &'a State, reference: &str) -> Result<&'a Service, Error> {
+    let id = state.resolve_service(reference)?;
+    let kind = ServiceId::KIND;
+    state.service(id).ok_or_else(|| Error::NotFound { kind, reference: reference.to_owned() })
+}
+
+fn list_slots(
+    state: &State,
+    view: &LeaderView,
+    request: &pb::ListSlotsRequest,
+) -> Result<pb::ListSlotsResponse, Error> {
+    let service = find_service(state, &request.r#ref)?;
+    let mut slots: Vec<pb::Slot> = state
+        .containers_of_service(service.id)
+        .filter(|container| request.all || container.desired == DesiredState::Run)
+        .map(|container| pb::Slot {
+            slot: container.slot,
+            container: Some(container.into()),
+            node_name: node_name(state, container.node),
+            pending_reason: String::new(),
+            node_id: container.node.to_vec(),
+        })
+        .collect();
+    slots.extend(view.pending.iter().map(|pending| pb::Slot {
+        slot: pending.slot,
+        container: None,
+        node_name: pending.node.map(|node| node_name(state, node)).unwrap_or_default(),
+        pending_reason: pending.reason.to_string(),
+        node_id: pending.node.map(NodeId::to_vec).unwrap_or_default(),
+    }));
+    slots.sort_by_cached_key(|slot| {
+        let created_at_ms = slot.container.as_ref().map(|container| container.created_at_ms);
+        (slot.slot, slot.node_name.clone(), std::cmp::Reverse(created_at_ms))
+    });
+    Ok(pb::ListSlotsResponse { service: Some(service_view(state, service)), slots })
+}
+
+fn node_name(state: &State, id: NodeId) -> String {
+    state.node(id).map(|node| node.name().to_owned()).unwrap_or_default()
+}
+
+fn container_view(state: &State, container: &Container) -> pb::ContainerView {
+    pb::ContainerView {
+        container: Some(container.into()),
+        node_name: node_name(state, container.node),
+        spec: None,
+    }
+}
+
+fn list_containers(state: &State, request: &pb::ListContainersRequest) -> pb::ListContainersResponse {
+    let listed = |container: &&Container| request.all || !container.is_terminal();
+    let mut containers: Vec<_> = state.containers().filter(listed).collect();
+    containers.sort_by(|a, b| (&a.service_name, a.slot, a.id).cmp(&(&b.service_name, b.slot, b.id)));
+    let containers = containers.into_iter().map(|c| container_view(state, c)).collect();
+    pb::ListContainersResponse { containers }
+}
+
+fn get_container(
+    state: &State,
+    request: &pb::GetContainerRequest,
+) -> Result<pb::GetContainerResponse, Error> {
+    let id = state.resolve_container(&request.r#ref)?;
+    let view = state.container(id).map(|container| pb::ContainerView {
+        spec: state.spec(&container.spec_digest).map(|spec| spec.as_ref().clone()),
+        ..container_view(state, container)
+    });
+    Ok(pb::GetContainerResponse { container: view })
+}

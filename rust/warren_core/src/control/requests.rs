@@ -1,0 +1,122 @@
+//! From a request to a command: decoded, known or not, valid, complete.
+
+use prost::Message as _;
+
+use super::access::Method;
+use crate::error::Error;
+use crate::fsm::{self, RequestKey, State, validate};
+use crate::ids::ServiceId;
+use crate::pb;
+use crate::pb::command::Body;
+
+/// What becomes of a request that changes something.
+pub enum Prepared {
+    /// To be proposed under this request id.
+    Propose(Option<pb::RequestId>, Body),
+    /// A repetition: this was the answer.
+    Answered(Result<Vec<u8>, Error>),
+}
+
+pub fn undecodable(error: &prost::DecodeError) -> Error {
+    Error::Invalid { what: "request", why: format!("it cannot be decoded: {error}") }
+}
+
+/// Judges a request against the state, before it costs a log entry; `apply` judges again.
+pub fn prepare(state: &State, method: Method, body: &[u8]) -> Result<Prepared, Error> {
+    match method {
+        Method::CreateService => create_service(state, body),
+        Method::UpdateService => update_service(state, body),
+        Method::RemoveService => remove_service(state, body),
+        _ => Err(Error::UnknownMethod { method: format!("{method:?}") }),
+    }
+}
+
+fn create_service(state: &State, body: &[u8]) -> Result<Prepared, Error> {
+    let mut request: pb::CreateServiceRequest = decode(body)?;
+    let id = match identify(state, "CreateService", request.request.take(), &request)? {
+        Ok(id) => id,
+        Err(answer) => return Ok(Prepared::Answered(answer)),
+    };
+    let mut spec = validate::check_service_spec(&request.spec.unwrap_or_default())?;
+    if let Some(taken) = state.service_by_name(&spec.name) {
+        return Err(Error::NameTaken { kind: ServiceId::KIND, name: taken.name.to_string() });
+    }
+    resolve_image(state, &mut spec, None)?;
+    Ok(Prepared::Propose(id, Body::CreateService(pb::CreateService { spec: Some(spec) })))
+}
+
+fn update_service(state: &State, body: &[u8]) -> Result<Prepared, Error> {
+    let mut request: pb::UpdateServiceRequest = decode(body)?;
+    let id = match identify(state, "UpdateService", request.request.take(), &request)? {
+        Ok(id) => id,
+        Err(answer) => return Ok(Prepared::Answered(answer)),
+    };
+    let service = existing(state, &request.service_id)?;
+    let carried = request.spec.as_ref().and_then(|spec| spec.container.as_ref());
+    let carried_digest = carried.map(|container| container.image_digest.clone());
+    let mut spec = validate::check_service_spec(&request.spec.unwrap_or_default())?;
+    // Scaling must never change what runs: the same image with the digest it has stays that.
+    let before = service.container_spec();
+    let keeps = carried_digest.as_ref() == Some(&before.image_digest);
+    resolve_image(state, &mut spec, keeps.then_some(before))?;
+    let update = pb::UpdateService {
+        service_id: request.service_id,
+        expected_version: request.expected_version,
+        spec: Some(spec),
+    };
+    Ok(Prepared::Propose(id, Body::UpdateService(update)))
+}
+
+fn remove_service(state: &State, body: &[u8]) -> Result<Prepared, Error> {
+    let mut request: pb::RemoveServiceRequest = decode(body)?;
+    let id = match identify(state, "RemoveService", request.request.take(), &request)? {
+        Ok(id) => id,
+        Err(answer) => return Ok(Prepared::Answered(answer)),
+    };
+    existing(state, &request.service_id)?;
+    let remove = pb::RemoveService { service_id: request.service_id };
+    Ok(Prepared::Propose(id, Body::RemoveService(remove)))
+}
+
+pub fn decode<M: prost::Message + Default>(body: &[u8]) -> Result<M, Error> {
+    M::decode(body).map_err(|error| undecodable(&error))
+}
+
+fn existing<'a>(state: &'a State, id: &[u8]) -> Result<&'a fsm::Service, Error> {
+    let id = ServiceId::from_slice(id)?;
+    let not_found = || Error::NotFound { kind: ServiceId::KIND, reference: id.to_string() };
+    state.service(id).ok_or_else(not_found)
+}
+
+/// Completes the request id with the digest of what it names, `request` having no id any more.
+/// The outer error refuses, the inner one is the remembered answer to a repetition.
+#[allow(clippy::type_complexity)]
+fn identify(
+    state: &State,
+    method: &str,
+    id: Option<pb::RequestId>,
+    request: &impl prost::Message,
+) -> Result<Result<Option<pb::RequestId>, Result<Vec<u8>, Error>>, Error> {
+    let Some(mut id) = id else { return Ok(Ok(None)) };
+    id.digest = fsm::request_digest(method, &request.encode_to_vec()).to_vec();
+    let key = RequestKey::try_from(&id)?;
+    Ok(match state.request(&key.client, key.sequence) {
+        Some(known) if known.digest == key.digest => Err(known.response()),
+        Some(_) => return Err(Error::RequestReused),
+        None => Ok(Some(id)),
+    })
+}
+
+/// Fills in the digest that the image's reference stands for now.
+fn resolve_image(
+    state: &State,
+    spec: &mut pb::ServiceSpec,
+    before: Option<&pb::ContainerSpec>,
+) -> Result<(), Error> {
+    let container = spec.container.get_or_insert_default();
+    container.image_digest = match before {
+        Some(before) if before.image == container.image => before.image_digest.clone(),
+        _ => state.image_digest(&container.image)?,
+    };
+    Ok(())
+}

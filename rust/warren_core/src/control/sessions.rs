@@ -1,0 +1,267 @@
+//! Workers' sessions: what each has been told, and what it must still be told.
+//!
+//! A session gets a welcome, then the whole set of its node's containers (or nothing but the hash,
+//! if it holds that set already), then changes. A change is noted by container, not queued, so a
+//! slow worker costs a set of ids at most and then sees the newest.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use prost::Message as _;
+use sha2::{Digest as _, Sha256};
+
+use super::streams::Outlet;
+use super::{CallId, Outputs};
+use crate::error::Error;
+use crate::fsm::{Container, State};
+use crate::ids::{ContainerId, ENTROPY_BYTES, NodeId, SessionId, SpecDigest, Term};
+use crate::pb;
+
+/// Reports in one message of a worker.
+pub const REPORT_ITEMS_MAX: usize = 4096;
+/// A worker's pulse is no slower than this shows its loss in time.
+const HEARTBEAT_MS_MIN: u32 = 2_000;
+/// Heartbeats of all workers together.
+const HEARTBEATS_PER_SECOND_MAX: u32 = 500;
+
+/// Invariants: `hash` is the sum over `told`; `told` is what the worker holds once it has taken
+/// everything sent.
+struct Session {
+    outlet: Outlet,
+    node: NodeId,
+    id: SessionId,
+    /// The set must be sent whole.
+    whole: bool,
+    told: BTreeMap<ContainerId, Told>,
+    hash: u64,
+    specs: BTreeSet<SpecDigest>,
+    changed: BTreeSet<ContainerId>,
+    /// Something must be sent even if nothing changed.
+    due: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Told {
+    spec: SpecDigest,
+    desired: pb::DesiredState,
+}
+
+/// Invariant: one session a node, and each in all three indexes.
+#[derive(Default)]
+pub struct Sessions {
+    by_node: BTreeMap<NodeId, Session>,
+    by_stream: BTreeMap<CallId, NodeId>,
+    by_id: BTreeMap<SessionId, NodeId>,
+}
+
+impl Sessions {
+    /// Opens a node's session and ends an older one.
+    #[allow(clippy::too_many_arguments)]
+    pub fn open(
+        &mut self,
+        stream: CallId,
+        node: NodeId,
+        hello: &pb::Hello,
+        (epoch, term): (u64, Term),
+        entropy: [u8; ENTROPY_BYTES],
+        state: &State,
+        out: &mut Outputs,
+    ) {
+        if let Some(old) = self.by_node.get(&node).map(|session| session.outlet.id) {
+            self.close(old);
+            out.ended.push((old, Some(Error::StaleSession)));
+        }
+        let id = SessionId::compose(entropy, 0);
+        let mut session = Session::new(stream, node, id);
+        let same_history = hello.last_revision.is_some_and(|revision| revision.epoch == epoch);
+        if same_history {
+            session.assume_told(state, hello.set_hash);
+        }
+        let welcome = pb::Welcome {
+            epoch,
+            term: term.0,
+            session_id: id.to_vec(),
+            heartbeat_interval_ms: heartbeat_interval_ms(state.node_count()),
+        };
+        session.outlet.send(&message(pb::manager_message::Body::Welcome(welcome)), out);
+        self.by_stream.insert(stream, node);
+        self.by_id.insert(id, node);
+        self.by_node.insert(node, session);
+    }
+
+    /// The node whose session ended, if the stream was one.
+    pub fn close(&mut self, stream: CallId) -> Option<NodeId> {
+        let node = self.by_stream.remove(&stream)?;
+        if let Some(session) = self.by_node.remove(&node) {
+            self.by_id.remove(&session.id);
+        }
+        Some(node)
+    }
+
+    pub fn end_all(&mut self, error: &Error, out: &mut Outputs) {
+        let ended = std::mem::take(self).by_stream.into_keys();
+        out.ended.extend(ended.map(|stream| (stream, Some(error.clone()))));
+    }
+
+    pub fn taken(&mut self, stream: CallId) {
+        if let Some(node) = self.by_stream.get(&stream)
+            && let Some(session) = self.by_node.get_mut(node)
+        {
+            session.outlet.taken();
+        }
+    }
+
+    /// A container of `node` changed.
+    pub fn touch(&mut self, node: NodeId, container: ContainerId) {
+        if let Some(session) = self.by_node.get_mut(&node) {
+            session.changed.insert(container);
+        }
+    }
+
+    /// The node's set is to be sent whole.
+    pub fn resync(&mut self, node: NodeId) {
+        if let Some(session) = self.by_node.get_mut(&node) {
+            (session.whole, session.due) = (true, true);
+        }
+    }
+
+    /// Takes apart what a worker sent: whose it is, and what it says.
+    pub fn message(&self, body: &[u8]) -> Result<(NodeId, pb::WorkerMessage), Error> {
+        let (id, message) = body.split_at_checked(16).ok_or(Error::StaleSession)?;
+        let id = SessionId::from_slice(id)?;
+        let node = self.by_id.get(&id).ok_or(Error::StaleSession)?;
+        Ok((*node, super::requests::decode(message)?))
+    }
+
+    pub fn flush(&mut self, state: &State, out: &mut Outputs) {
+        for session in self.by_node.values_mut() {
+            session.flush(state, out);
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.by_node.len()
+    }
+}
+
+impl Session {
+    fn new(stream: CallId, node: NodeId, id: SessionId) -> Self {
+        Self {
+            outlet: Outlet::new(stream),
+            node,
+            id,
+            whole: true,
+            told: BTreeMap::new(),
+            hash: 0,
+            specs: BTreeSet::new(),
+            changed: BTreeSet::new(),
+            due: true,
+        }
+    }
+
+    /// If the worker's hash is that of the set as it is now, it need not be told again.
+    fn assume_told(&mut self, state: &State, set_hash: u64) {
+        let now: BTreeMap<_, _> =
+            state.containers_of_node(self.node).map(|c| (c.id, Told::of(c))).collect();
+        let hash = now.iter().fold(0u64, |sum, (id, told)| sum.wrapping_add(told.hash(*id)));
+        if hash == set_hash {
+            self.specs = now.values().map(|told| told.spec).collect();
+            (self.told, self.hash, self.whole) = (now, hash, false);
+        }
+    }
+
+    fn flush(&mut self, state: &State, out: &mut Outputs) {
+        if !self.outlet.is_free() || !(self.due || !self.changed.is_empty()) {
+            return;
+        }
+        let mut assignments = pb::Assignments { complete: self.whole, ..Default::default() };
+        if self.whole {
+            (self.told, self.hash) = (BTreeMap::new(), 0);
+            for container in state.containers_of_node(self.node) {
+                self.tell(state, container, &mut assignments);
+            }
+        } else {
+            for id in std::mem::take(&mut self.changed) {
+                match state.container(id) {
+                    Some(container) => self.tell(state, container, &mut assignments),
+                    None => self.untell(id, &mut assignments),
+                }
+            }
+        }
+        let news = !assignments.upsert.is_empty() || !assignments.remove.is_empty();
+        if !news && !self.due {
+            return;
+        }
+        self.changed.clear();
+        (self.whole, self.due) = (false, false);
+        assignments.revision = Some(state.revision().into());
+        assignments.set_hash = self.hash;
+        self.outlet.send(&message(pb::manager_message::Body::Assignments(assignments)), out);
+    }
+
+    fn tell(&mut self, state: &State, container: &Container, to: &mut pb::Assignments) {
+        let told = Told::of(container);
+        let before = self.told.insert(container.id, told);
+        if before == Some(told) {
+            return;
+        }
+        if let Some(before) = before {
+            self.hash = self.hash.wrapping_sub(before.hash(container.id));
+        }
+        self.hash = self.hash.wrapping_add(told.hash(container.id));
+        if self.specs.insert(told.spec) {
+            let spec = state.spec(&told.spec).map(|spec| spec.as_ref().clone());
+            to.specs.push(pb::SpecBlob { digest: told.spec.0.to_vec(), spec });
+        }
+        to.upsert.push(pb::Assignment {
+            container_id: container.id.to_vec(),
+            service_id: container.service.to_vec(),
+            service_name: container.service_name.to_string(),
+            slot: container.slot,
+            spec_digest: told.spec.0.to_vec(),
+            desired: told.desired.into(),
+        });
+    }
+
+    fn untell(&mut self, id: ContainerId, to: &mut pb::Assignments) {
+        if let Some(before) = self.told.remove(&id) {
+            self.hash = self.hash.wrapping_sub(before.hash(id));
+            to.remove.push(id.to_vec());
+        }
+    }
+}
+
+impl Told {
+    fn of(container: &Container) -> Self {
+        Self { spec: container.spec_digest, desired: container.desired }
+    }
+
+    /// As the schema defines it at `Assignments.set_hash`.
+    fn hash(self, id: ContainerId) -> u64 {
+        let digest = Sha256::new()
+            .chain_update(id.0)
+            .chain_update(self.spec.0)
+            .chain_update([self.desired as u8])
+            .finalize();
+        u64::from_le_bytes(std::array::from_fn(|at| digest[at]))
+    }
+}
+
+/// Refuses a report that a command could not hold.
+pub fn check_report(report: &pb::StatusReport) -> Result<(), Error> {
+    const BYTES_MAX: usize = 256 << 10;
+    let bytes = report.encoded_len();
+    if report.items.len() > REPORT_ITEMS_MAX || bytes > BYTES_MAX {
+        let what = "a status report";
+        return Err(Error::TooLarge { what, actual_bytes: bytes, limit_bytes: BYTES_MAX });
+    }
+    Ok(())
+}
+
+fn heartbeat_interval_ms(nodes: usize) -> u32 {
+    let shared = (nodes as u32).saturating_mul(1000 / HEARTBEATS_PER_SECOND_MAX);
+    shared.max(HEARTBEAT_MS_MIN)
+}
+
+fn message(body: pb::manager_message::Body) -> pb::ManagerMessage {
+    pb::ManagerMessage { body: Some(body) }
+}
