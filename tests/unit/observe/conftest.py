@@ -12,7 +12,7 @@ import uvloop
 T = TypeVar("T")
 Run = Callable[[Callable[[], Awaitable[T]]], T]
 
-DEADLINE_S = 60
+DEADLINE_S = 20
 
 
 def _debugging_loop() -> asyncio.AbstractEventLoop:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
+
 from warren.observe.exposition import families, join
 
 A = b"# HELP a First.\n# TYPE a gauge\na 1\n"

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
+
 from warren.observe.health import (
     NO_CLUSTER,
     CheckResult,

@@ -19,6 +19,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from warren.observe.logging import (
     LEVELS,
     LINE_BYTES_MAX,

@@ -15,6 +15,7 @@ from prometheus_client import generate_latest
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
+
 from warren._histogram import DEFAULT_BOUNDS, Histogram
 from warren.observe import histograms
 from warren.observe.catalogue import ApiMetrics, ContainerMetrics, ServiceMetrics
