@@ -78,12 +78,15 @@ def archive(*pieces: bytes, reference: str = "") -> Iterator[node_pb2.LoadImageR
 
 
 async def refusal(call: Any) -> WarrenError:
-    with pytest.raises(grpc.aio.AioRpcError) as error:
+    async def ended() -> None:
         if hasattr(call, "__aiter__"):
             async for _ in call:
                 pass
         else:
             await call
+
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await ended()
     return rpc.failure(error.value)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import io
+import os
 import zlib
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,16 @@ def small(reference: str = "web:1", layers: int = 2) -> bytes:
 
 def read(data: bytes, reference: str = "") -> list[archive.Image]:
     return archive.read(io.BytesIO(data), ARCHITECTURE, reference, "overlayfs")
+
+
+def read_or_nothing(data: bytes) -> list[archive.Image]:
+    """The images; none if the archive is refused. Any other exception is a fault."""
+    try:
+        images = read(data)
+    except WarrenError:
+        return []
+    assert images
+    return images
 
 
 def test_what_refers_to_something_is_written_after_it_and_holds_it() -> None:
@@ -101,14 +113,8 @@ def test_a_changed_byte_is_refused_or_does_not_matter(position: int, flip: int) 
     good = small()
     damaged = bytearray(good)
     damaged[position] ^= flip
-    try:
-        images = read(bytes(damaged))
-    except WarrenError as refusal:
-        assert refusal.code in ("archive_invalid", "invalid")
-        return
-    # Padding, times, the name in the index: the content is what it was.
-    assert [image.layers for image in images] != []
-    for image in images:
+    # Padding, times, the name in the index do not matter: the content is what it was.
+    for image in read_or_nothing(bytes(damaged)):
         for blob in image.blobs:
             content = bytes(damaged[blob.offset : blob.offset + blob.size_bytes])
             assert archive.sha256(content) == blob.digest
@@ -156,8 +162,6 @@ def test_any_json_is_answered(document: Any, name: str) -> None:
 async def test_the_spool_gives_back_what_was_sent(
     tmp_path: Path, parts: list[bytes], piece_bytes: int, zipped: bool, padding: int
 ) -> None:
-    import gzip
-
     content = b"T" + b"".join(parts)
     sent = content
     if zipped:
@@ -169,7 +173,7 @@ async def test_the_spool_gives_back_what_was_sent(
         await spool.finish()
         assert spool.file.read() == content
         assert spool.received_bytes == len(sent)
-    assert list(tmp_path.iterdir()) == []
+    assert os.listdir(tmp_path) == []
 
 
 async def test_a_bomb_is_refused_before_the_disk_is_full(tmp_path: Path) -> None:

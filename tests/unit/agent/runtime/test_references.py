@@ -40,7 +40,7 @@ def test_normalise(given_name: str, full: str) -> None:
     ],
 )
 def test_what_is_no_name(name: str) -> None:
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError):
         normalise(name)
 
 
