@@ -36,9 +36,4 @@ def one_node(runtime: Containerd | None = None) -> Iterator[WarrenNode]:
     try:
         yield node
     finally:
-        if not node.alive():
-            node.up()
-        for service in node.json("service", "ls"):
-            if service["desired"]:
-                node.ctl("service", "rm", service["name"])
-        node.stop()
+        node.close()

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.containerd import Containerd, tiny_archive
+from tests.support.node import WarrenNode
 
 
 @pytest.fixture(scope="session")
@@ -28,6 +29,17 @@ def own_containerd() -> Iterator[Containerd]:
 def tiny_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The archive of docker.io/library/tiny:1: busybox, the users root and web."""
     return tiny_archive(tmp_path_factory.mktemp("images") / "tiny.tar", "docker.io/library/tiny:1")
+
+
+@pytest.fixture
+def node(containerd: Containerd, tiny_image: Path) -> Iterator[WarrenNode]:
+    """A one-node cluster that has the tiny image. Afterwards nothing may be left of it."""
+    node = WarrenNode(containerd.address, containerd.new_namespace())
+    node.up()
+    node.ctl("image", "load", "-i", str(tiny_image))
+    yield node
+    node.close()
+    containerd.assert_nothing_left(node.namespace)
 
 
 def _containerd() -> Iterator[Containerd]:

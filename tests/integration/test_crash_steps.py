@@ -94,9 +94,7 @@ class Stage:
         if not self.node.alive():
             self.restart()
         self.proxy.arm(None)
-        for service in self.node.json("service", "ls"):
-            self.node.ctl("service", "rm", service["name"])
-        self.node.stop()
+        self.node.close()
         self.proxy.close()
         self.containerd.assert_nothing_left(self.namespace)
 

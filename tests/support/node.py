@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -151,6 +152,15 @@ class WarrenNode:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         return self.process.wait(timeout_s)
+
+    def close(self) -> None:
+        """Remove every service and stop: what is left after it is a leak."""
+        if not self.alive():
+            self.up()
+        for service in self.json("service", "ls"):
+            self.run("service", "rm", service["name"])
+        self.stop()
+        shutil.rmtree(self.root, ignore_errors=True)
 
     def alive(self) -> bool:
         return self.process is not None and self.process.poll() is None
