@@ -12,12 +12,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 import msgspec
+from google.protobuf.message import DecodeError
 
 from warren.agent.converge import Memory
 from warren.errors import StartupError
@@ -102,23 +104,26 @@ class Store:
 
     def load(self) -> Stored:
         """Everything. A row that cannot be read is left out: the manager gives it again."""
-        meta = self._connection.execute("SELECT value FROM meta WHERE key = 'meta'").fetchone()
-        stored = Stored(
-            meta=msgspec.msgpack.decode(meta[0], type=Meta) if meta else Meta(),
-            assignments={},
-            memory={},
-            specs={},
-        )
-        for container_id, assignment, memory in self._connection.execute(
-            "SELECT * FROM containers"
-        ):
-            if assignment is not None:
-                stored.assignments[container_id] = session_pb2.Assignment.FromString(assignment)
-            if memory is not None:
-                stored.memory[container_id] = msgspec.msgpack.decode(memory, type=Memory)
-        for digest, spec in self._connection.execute("SELECT * FROM specs"):
-            stored.specs[digest] = objects_pb2.ContainerSpec.FromString(spec)
+        stored = Stored(meta=self._meta(), assignments={}, memory={}, specs={})
+        rows = self._connection.execute("SELECT id, assignment, memory FROM containers")
+        for container_id, assignment, memory in rows:
+            with _left_out_unless_readable("container", container_id):
+                if assignment is not None:
+                    read = session_pb2.Assignment.FromString(assignment)
+                    stored.assignments[container_id] = read
+                if memory is not None:
+                    stored.memory[container_id] = msgspec.msgpack.decode(memory, type=Memory)
+        for digest, spec in self._connection.execute("SELECT digest, spec FROM specs"):
+            with _left_out_unless_readable("spec", digest.hex()):
+                stored.specs[digest] = objects_pb2.ContainerSpec.FromString(spec)
         return stored
+
+    def _meta(self) -> Meta:
+        row = self._connection.execute("SELECT value FROM meta WHERE key = 'meta'").fetchone()
+        if row is not None:
+            with _left_out_unless_readable("record", "meta"):
+                return msgspec.msgpack.decode(row[0], type=Meta)
+        return Meta()
 
     def write(self, changes: Changes) -> None:
         """All of it, durably, or nothing. Raises sqlite3.Error (a full disk among others)."""
@@ -159,6 +164,7 @@ class Journal:
         self._store = store
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="worker-store")
         self._waiting = Changes(containers={}, specs={}, meta=None)
+        self._closed = False
         self._asked = 0
         self._written = 0
         self._wake = asyncio.Event()
@@ -199,6 +205,10 @@ class Journal:
                 self._wake.set()
 
     async def close(self) -> None:
+        """Write what is left, as far as the disk takes it, and close the file. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
         if self._written < self._asked:
             await self._flush()
         await asyncio.get_running_loop().run_in_executor(self._thread, self._store.close)
@@ -237,6 +247,14 @@ class Journal:
             specs=batch.specs | self._waiting.specs,
             meta=self._waiting.meta or batch.meta,
         )
+
+
+@contextmanager
+def _left_out_unless_readable(kind: str, name: str) -> Iterator[None]:
+    try:
+        yield
+    except (DecodeError, msgspec.DecodeError) as error:
+        _log.error("the worker's store has an unreadable %s %s (%s); left out", kind, name, error)
 
 
 def _connect(path: Path) -> sqlite3.Connection:

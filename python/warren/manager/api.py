@@ -94,7 +94,7 @@ def _streaming(
         began = time.perf_counter()
         try:
             _check_size(name, request)
-            async with aclosing(core.stream(LOCAL, name, request)) as items:  # type: ignore[type-var]
+            async with aclosing(core.stream(LOCAL, name, request)) as items:
                 async for item in items:
                     yield item
         except (asyncio.CancelledError, GeneratorExit):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Protocol
 
 __all__ = ["LOCAL", "CorePort"]
@@ -16,4 +16,4 @@ class CorePort(Protocol):
 
     async def call(self, identity: str, method: str, body: bytes, timeout_s: float) -> bytes: ...
 
-    def stream(self, identity: str, method: str, body: bytes) -> AsyncIterator[bytes]: ...
+    def stream(self, identity: str, method: str, body: bytes) -> AsyncGenerator[bytes, None]: ...

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from typing import Any, Final
 
@@ -40,8 +40,11 @@ def service(core: CorePort, count: SessionCount) -> grpc.GenericRpcHandler:
             hello = await _hello(requests)
             # The worker's identity is its node: over the Unix socket everybody is `local`.
             stream = core.stream(LOCAL, "Session", hello.SerializeToString())
-            async with aclosing(stream) as items:  # type: ignore[type-var]
-                async for item in _both_ways(core, requests, items):
+            async with (
+                aclosing(stream) as items,
+                aclosing(_both_ways(core, requests, items)) as out,
+            ):
+                async for item in out:
                     yield item
         except WarrenError as error:
             await rpc.abort(context, error)
@@ -64,7 +67,7 @@ async def _hello(requests: AsyncIterator[bytes]) -> session_pb2.Hello:
 
 async def _both_ways(
     core: CorePort, requests: AsyncIterator[bytes], items: AsyncIterator[bytes]
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes, None]:
     """What the core has for the worker; meanwhile, what the worker says goes to the core.
 
     Ends with the core's stream; raises what made the other direction end.
@@ -75,22 +78,27 @@ async def _both_ways(
     session_id = session_pb2.ManagerMessage.FromString(welcome).welcome.session_id
     yield welcome
     listening = asyncio.create_task(_listen(core, session_id, requests))
+    following = asyncio.create_task(_next(items))
     try:
         while True:
-            following = asyncio.ensure_future(anext(items, None))
             await asyncio.wait({following, listening}, return_when=asyncio.FIRST_COMPLETED)
             if listening.done():
-                following.cancel()
-                await asyncio.gather(following, return_exceptions=True)
                 listening.result()
                 return
             item = following.result()
             if item is None:
                 raise WarrenError("stale_session", "a newer session took over; open a new one")
             yield item
+            following = asyncio.create_task(_next(items))
     finally:
+        # The core's stream can be closed only when nobody waits in it.
         listening.cancel()
-        await asyncio.gather(listening, return_exceptions=True)
+        following.cancel()
+        await asyncio.gather(listening, following, return_exceptions=True)
+
+
+async def _next(items: AsyncIterator[bytes]) -> bytes | None:
+    return await anext(items, None)
 
 
 async def _listen(core: CorePort, session_id: bytes, requests: AsyncIterator[bytes]) -> None:

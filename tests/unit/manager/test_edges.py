@@ -1,0 +1,376 @@
+"""API, dispatcher and a worker's session over a real socket; the core behind them is scripted."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from warren import rpc
+from warren.agent import status
+from warren.agent.board import Board
+from warren.agent.converge import Memory
+from warren.agent.outbox import Outbox
+from warren.agent.session import Session, reconnect_pause_s
+from warren.agent.store import Fence, Journal, Store
+from warren.errors import WarrenError
+from warren.manager import api, dispatcher
+from warren.pb.v1 import api_pb2, session_pb2
+from warren.pb.v1 import objects_pb2 as pb
+
+NODE = "ab" * 16
+SESSION = b"s" * 16
+DEADLINE_S = 10.0
+
+
+class ScriptedCore:
+    """Notes what it is asked, and answers as the test says."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, bytes, float]] = []
+        self.refuse: dict[str, WarrenError | Exception] = {}
+        self.sessions: list[session_pb2.Hello] = []
+        self.to_worker: asyncio.Queue[session_pb2.ManagerMessage | None] = asyncio.Queue()
+        self.from_worker: asyncio.Queue[session_pb2.WorkerMessage] = asyncio.Queue()
+        self.description = pb.NodeDescription()
+        self.ended = 0
+        self.term = 3
+
+    async def call(self, identity: str, method: str, body: bytes, timeout_s: float) -> bytes:
+        assert identity == "local"
+        self.calls.append((method, body, timeout_s))
+        if method in self.refuse:
+            raise self.refuse[method]
+        if method == "SessionMessage":
+            assert body[:16] == SESSION
+            message = session_pb2.WorkerMessage.FromString(body[16:])
+            if message.WhichOneof("body") == "description":
+                self.description = message.description
+            await self.from_worker.put(message)
+        if method == "GetNode":
+            node = pb.Node(description=self.description)
+            view = api_pb2.NodeView(node=node)
+            return api_pb2.GetNodeResponse(node=view).SerializeToString()
+        return b""
+
+    async def stream(self, identity: str, method: str, body: bytes) -> AsyncGenerator[bytes, None]:
+        try:
+            if method == "WatchService":
+                yield api_pb2.ServiceProgress(running=1).SerializeToString()
+                if method in self.refuse:
+                    raise self.refuse[method]
+                return
+            hello = session_pb2.Hello.FromString(body)
+            self.sessions.append(hello)
+            self.description = hello.description
+            welcome = session_pb2.Welcome(
+                epoch=1, term=self.term, session_id=SESSION, heartbeat_interval_ms=100
+            )
+            yield session_pb2.ManagerMessage(welcome=welcome).SerializeToString()
+            while (item := await self.to_worker.get()) is not None:
+                yield item.SerializeToString()
+        finally:
+            self.ended += 1
+
+
+class Counts:
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, bool]] = []
+
+    def method(self, name: str) -> Any:
+        seen = self.seen
+
+        class One:
+            def record(self, seconds: float, *, ok: bool) -> None:
+                seen.append((name, ok))
+
+        return One()
+
+
+class Edges:
+    def __init__(self, core: ScriptedCore, counts: Counts, channel: grpc.aio.Channel) -> None:
+        self.core = core
+        self.counts = counts
+        self.channel = channel
+        self.manager = rpc.Stub(channel, rpc.MANAGER)
+        self.created: list[float] = []
+        self.sessions = 0
+
+    def count_session(self, change: int) -> None:
+        self.sessions += change
+
+
+@pytest.fixture
+async def edges(tmp_path: Path) -> AsyncIterator[Edges]:
+    core, counts = ScriptedCore(), Counts()
+    server = grpc.aio.server(options=rpc.SERVER_OPTIONS)
+    target = f"unix:{tmp_path}/s"
+    async with grpc.aio.insecure_channel(target, options=rpc.CLIENT_OPTIONS) as channel:
+        edges = Edges(core, counts, channel)
+        server.add_generic_rpc_handlers(
+            (
+                api.service(core, counts, {"CreateService": edges.created.append}, {}),
+                dispatcher.service(core, edges.count_session),
+            )
+        )
+        server.add_insecure_port(target)
+        await server.start()
+        yield edges
+        await server.stop(None)
+
+
+async def refusal_of(call: Any) -> tuple[grpc.StatusCode, WarrenError]:
+    with pytest.raises(grpc.RpcError) as caught:
+        await call
+    return caught.value.code(), rpc.failure(caught.value)  # type: ignore[attr-defined]
+
+
+# The API
+
+
+async def test_bytes_pass_through_and_are_counted(edges: Edges) -> None:
+    request = api_pb2.CreateServiceRequest(spec=pb.ServiceSpec(name="web"))
+    await edges.manager.CreateService(request, timeout=5)
+    method, body, timeout_s = edges.core.calls[0]
+    assert (method, body) == ("CreateService", request.SerializeToString())
+    assert 0 < timeout_s <= 5
+    assert edges.counts.seen == [("CreateService", True)]
+    assert len(edges.created) == 1
+
+
+async def test_deadlines_have_a_default_and_a_bound(edges: Edges) -> None:
+    await edges.manager.Ping(api_pb2.PingRequest())
+    await edges.manager.Ping(api_pb2.PingRequest(), timeout=86_400)
+    assert [call[2] for call in edges.core.calls] == [10.0, 60.0]
+
+
+async def test_a_refusal_keeps_code_and_sentence(edges: Edges) -> None:
+    edges.core.refuse["CreateService"] = WarrenError("image_not_loaded", "load it first")
+    code, refusal = await refusal_of(
+        edges.manager.CreateService(api_pb2.CreateServiceRequest(), timeout=5)
+    )
+    assert code is grpc.StatusCode.FAILED_PRECONDITION
+    assert (refusal.code, refusal.message) == ("image_not_loaded", "load it first")
+    assert edges.counts.seen == [("CreateService", False)]
+    assert edges.created == []
+
+
+async def test_a_fault_of_ours_tells_nothing_inner(
+    edges: Edges, caplog: pytest.LogCaptureFixture
+) -> None:
+    edges.core.refuse["Ping"] = RuntimeError("secret detail")
+    code, refusal = await refusal_of(edges.manager.Ping(api_pb2.PingRequest(), timeout=5))
+    assert code is grpc.StatusCode.INTERNAL
+    assert "secret" not in refusal.message
+    assert "secret detail" in caplog.text
+
+
+@pytest.mark.parametrize("size_mib", [5, 100])
+async def test_a_message_too_large_names_the_limit(edges: Edges, size_mib: int) -> None:
+    request = api_pb2.CreateServiceRequest()
+    request.spec.container.command.append("x" * (size_mib << 20))
+    code, refusal = await refusal_of(edges.manager.CreateService(request, timeout=30))
+    assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert refusal.code == "too_large"
+    assert "4,194,304" in refusal.message
+    assert edges.core.calls == []
+
+
+async def test_a_request_that_is_cut_reaches_the_core_as_it_is(edges: Edges) -> None:
+    """Whether it can be read is the core's to say; nothing in between trips over it."""
+    call = edges.channel.unary_unary(rpc.MANAGER["CreateService"].path)
+    await call(b"\x12\xff\xff", timeout=5)
+    assert edges.core.calls[0][1] == b"\x12\xff\xff"
+
+
+async def test_streams_end_with_the_cores_word(edges: Edges) -> None:
+    watch = edges.manager.WatchService(api_pb2.WatchServiceRequest(), timeout=5)
+    assert [item.running async for item in watch] == [1]
+    edges.core.refuse["WatchService"] = WarrenError("not_found", "no such service")
+    with pytest.raises(grpc.RpcError) as caught:
+        _ = [item async for item in edges.manager.WatchService(api_pb2.WatchServiceRequest())]
+    assert rpc.failure(caught.value).code == "not_found"
+
+
+# Sessions
+
+
+class Counter:
+    def __init__(self) -> None:
+        self.value = 0.0
+
+    def inc(self, amount: float = 1) -> None:
+        self.value += amount
+
+
+class Worker:
+    """A session with a real board and store; nothing is run."""
+
+    def __init__(self, edges: Edges, path: Path) -> None:
+        self.journal = Journal(Store.open(path))
+        self.board = Board(Store.open(path).load(), self.journal)
+        self.outbox = Outbox()
+        self.description = pb.NodeDescription(name="n1")
+        self.reconnects = Counter()
+        self.session = Session(
+            channel=edges.channel,
+            node_id=NODE,
+            board=self.board,
+            journal=self.journal,
+            outbox=self.outbox,
+            describe=self._describe,
+            observed=list,
+            random=lambda: 0.0,
+            reconnects=self.reconnects,
+        )
+        self.tasks = [
+            asyncio.create_task(self.journal.run()),
+            asyncio.create_task(self.session.run()),
+        ]
+
+    async def _describe(self) -> pb.NodeDescription:
+        return self.description
+
+    async def close(self) -> None:
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+        await self.journal.close()
+
+
+@pytest.fixture
+async def worker(edges: Edges, tmp_path: Path) -> AsyncIterator[Worker]:
+    worker = Worker(edges, tmp_path / "worker.db")
+    yield worker
+    await worker.close()
+
+
+async def until(probe: Any) -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        while not probe():  # noqa: ASYNC110 - a condition with a deadline
+            await asyncio.sleep(0.005)
+
+
+async def heard(edges: Edges, kind: str) -> session_pb2.WorkerMessage:
+    async with asyncio.timeout(DEADLINE_S):
+        while True:
+            message = await edges.core.from_worker.get()
+            if message.WhichOneof("body") == kind:
+                return message
+
+
+def the_set(*numbers: int) -> session_pb2.ManagerMessage:
+    message = session_pb2.Assignments(complete=True, revision=pb.Revision(epoch=1, index=9))
+    for number in numbers:
+        message.upsert.add(
+            container_id=bytes([number]) * 16, spec_digest=b"d", desired=pb.DESIRED_STATE_RUN
+        )
+    message.specs.add(digest=b"d", spec=pb.ContainerSpec())
+    message.set_hash = sum(map(status.set_hash_term, message.upsert)) % (1 << 64)
+    return session_pb2.ManagerMessage(assignments=message)
+
+
+async def test_hello_assignments_reports_heartbeats(edges: Edges, worker: Worker) -> None:
+    await until(lambda: worker.session.connected)
+    assert edges.core.sessions[0].node_id == bytes.fromhex(NODE)
+    assert edges.core.sessions[0].description.name == "n1"
+    assert edges.sessions == 1
+    await edges.core.to_worker.put(the_set(1, 2))
+    await until(lambda: len(worker.board.assignments) == 2)
+    assert worker.board.set_known
+    for attempt in (1, 2, 3):
+        worker.outbox.put("01" * 16, Memory(attempt=attempt, state=pb.CONTAINER_STATE_RUNNING))
+    report = await heard(edges, "report")
+    assert [item.status.attempt for item in report.report.items] == [3]
+    await heard(edges, "heartbeat")
+
+
+async def test_a_wrong_hash_asks_for_everything(edges: Edges, worker: Worker) -> None:
+    await until(lambda: worker.session.connected)
+    delta = the_set(1)
+    delta.assignments.complete = False
+    delta.assignments.set_hash += 1
+    await edges.core.to_worker.put(delta)
+    await heard(edges, "resync")
+
+
+async def test_a_lost_session_comes_back_and_tells_everything(edges: Edges, worker: Worker) -> None:
+    await until(lambda: worker.session.connected)
+    await edges.core.to_worker.put(the_set(1))
+    await until(lambda: worker.board.set_known)
+    worker.board.remember("01" * 16, Memory(attempt=4, state=pb.CONTAINER_STATE_RUNNING))
+    await edges.core.to_worker.put(None)
+    await until(lambda: len(edges.core.sessions) == 2)
+    await until(lambda: worker.session.connected)
+    hello = edges.core.sessions[1]
+    assert [(item.status.attempt, item.container_id) for item in hello.observed] == [
+        (4, b"\x01" * 16)
+    ]
+    assert hello.set_hash == worker.board.set_hash
+    assert hello.last_revision == pb.Revision(epoch=1, index=9)
+    assert (hello.fence_epoch, hello.fence_term) == (1, 3)
+    assert worker.reconnects.value == 1
+    await until(lambda: edges.sessions == 1)
+
+
+async def test_a_report_that_is_refused_ends_the_session(edges: Edges, worker: Worker) -> None:
+    await until(lambda: worker.session.connected)
+    edges.core.refuse["SessionMessage"] = WarrenError("no_space", "no space left")
+    worker.outbox.put("01" * 16, Memory(attempt=1, state=pb.CONTAINER_STATE_FAILED))
+    await until(lambda: len(edges.core.sessions) >= 2)
+    edges.core.refuse.clear()
+    await until(lambda: worker.session.connected)
+
+
+async def test_a_leader_of_the_past_is_not_obeyed(edges: Edges, worker: Worker) -> None:
+    await until(lambda: worker.session.connected)
+    assert worker.board.obey(Fence(1, 8))
+    await edges.core.to_worker.put(None)
+    await until(lambda: "led in the past" in worker.session.problem)
+    edges.core.term = 8
+    await until(lambda: worker.session.connected)
+
+
+async def test_publish_waits_until_the_managers_know(edges: Edges, worker: Worker) -> None:
+    await until(lambda: worker.session.connected)
+    worker.description = pb.NodeDescription(
+        name="n1", images=[pb.NodeImage(reference="tiny", digest="sha256:1")]
+    )
+    assert await worker.session.publish(DEADLINE_S)
+    assert edges.core.description == worker.description
+    edges.core.refuse["GetNode"] = WarrenError("no_leader", "no leader")
+    assert not await worker.session.publish(0.2)
+
+
+async def test_no_manager_is_waited_for(tmp_path: Path) -> None:
+    async with grpc.aio.insecure_channel(f"unix:{tmp_path}/none") as channel:
+        worker = Worker(Edges(ScriptedCore(), Counts(), channel), tmp_path / "worker.db")
+        await until(lambda: worker.reconnects.value >= 2)
+        assert not worker.session.connected
+        assert "cannot reach" in worker.session.problem
+        await worker.close()
+
+
+async def test_a_session_begins_with_a_hello(edges: Edges) -> None:
+    call = rpc.Stub(edges.channel, rpc.DISPATCHER).Session(timeout=5)
+    await call.write(session_pb2.WorkerMessage(heartbeat=session_pb2.Heartbeat()))
+    with pytest.raises(grpc.RpcError) as caught:
+        await call.read()
+    assert rpc.failure(caught.value).code == "invalid"
+    assert edges.core.sessions == []
+
+
+async def test_the_cores_stream_ends_with_the_workers(edges: Edges, worker: Worker) -> None:
+    await until(lambda: worker.session.connected)
+    await worker.close()
+    await until(lambda: edges.core.ended == 1)
+    await until(lambda: edges.sessions == 0)
+
+
+def test_pauses_double_to_five_seconds_and_spread() -> None:
+    assert [reconnect_pause_s(n, 1.0) for n in (1, 2, 3, 9)] == [0.2, 0.4, 0.8, 5.0]
+    assert reconnect_pause_s(9, 0.0) == 2.5
