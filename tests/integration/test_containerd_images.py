@@ -97,8 +97,13 @@ async def test_a_name_moves_to_the_newer_image(store: Store) -> None:
     await store.load(oci.archive("web:1", {"Cmd": ["sh"]}))
     (old,) = await store.images.list()
     await store.load(oci.archive("web:1", {"Cmd": ["env"]}))
-    (new,) = await store.images.list()
-    assert new.digest != old.digest
+    new, kept = await store.images.list()
+    assert (new.reference, kept.reference) == (
+        "docker.io/library/web:1",
+        f"docker.io/library/web@{old.digest}",
+    )
+    assert new.digest != old.digest == kept.digest
+    assert await store.images.remove(kept.reference, force=False) == kept.reference
 
 
 async def test_content_that_another_namespace_has(containerd: Containerd, tmp_path: Path) -> None:
@@ -261,7 +266,9 @@ async def test_what_an_image_is_called(store: Store, inner: str, given: str, nam
     assert await store.names() == [name]
 
 
-@pytest.mark.parametrize(("inner", "given"), [("", ""), ("v3", ""), ("", "No Name")])
+@pytest.mark.parametrize(
+    ("inner", "given"), [("", ""), ("v3", ""), ("", "No Name"), ("", "web@sha256:" + "0" * 64)]
+)
 async def test_an_image_without_a_name_is_refused(store: Store, inner: str, given: str) -> None:
     with pytest.raises(WarrenError) as refusal:
         await store.load(oci.archive(inner), given)

@@ -149,6 +149,16 @@ async def test_a_whole_life(bench: Bench) -> None:
     assert await bench.runtime.list() == []
 
 
+async def test_the_check_for_leftovers_sees_them(bench: Bench) -> None:
+    request = bench.request("sleep", "1000")
+    await bench.run(request)
+    with pytest.raises(AssertionError) as left:
+        bench.containerd.assert_nothing_left(bench.namespace, timeout_s=0)
+    for kind in ("container", "task", "snapshot", "shim", "logger", "mount", "runc state"):
+        assert f"{kind} " in str(left.value)
+    await bench.runtime.delete(request.id)
+
+
 async def test_everything_may_be_repeated(bench: Bench) -> None:
     request = bench.request("sleep", "1000")
     await bench.runtime.create(request)
@@ -513,17 +523,30 @@ async def test_an_image_in_use_stays_unless_forced(bench: Bench) -> None:
         await bench.runtime.create(bench.request("true"))
 
 
-async def test_the_digest_decides_and_not_the_tag(bench: Bench, tmp_path: Path) -> None:
+async def test_an_older_image_is_kept_for_those_who_run_it(bench: Bench, tmp_path: Path) -> None:
+    """A tag that moved changes nothing for a service until it is updated, nor for its restarts."""
+
+    async def newer(command: str) -> None:
+        archive = tmp_path / "newer.tar"
+        archive.write_bytes(oci.archive("tiny:1", {"Cmd": ["sh", "-c", command]}))
+        await bench.load(archive)
+
     (old,) = await bench.runtime.images.list()
-    newer = tmp_path / "newer.tar"
-    newer.write_bytes(oci.archive("tiny:1", {"Cmd": ["sh", "-c", "echo newer"]}))
+    by_digest = f"docker.io/library/tiny@{old.digest}"
     request = bench.request("sleep", "1000", image_digest=old.digest)
     await bench.run(request)
-    await bench.load(newer)
-    again = bench.request("sleep", "1000", image_digest=old.digest)
-    await bench.run(again)
-    for one in (request, again):
-        await bench.runtime.delete(one.id)
+    for command in ("echo 2", "echo 3"):
+        await newer(command)
+        assert by_digest in [image.reference for image in await bench.runtime.images.list()]
+    await bench.runtime.delete(request.id)
+    await bench.run(request)
+    with pytest.raises(WarrenError, match="used by 1 container"):
+        await bench.runtime.images.remove(by_digest, force=False)
+    await bench.runtime.delete(request.id)
+    await newer("echo 4")
+    names = [image.reference for image in await bench.runtime.images.list()]
+    assert by_digest not in names
+    assert len(names) == 2
     gone = bench.request("true", image_digest="sha256:" + "0" * 64)
     with pytest.raises(RuntimeRefused, match="warrenctl image load"):
         await bench.runtime.create(gone)

@@ -284,6 +284,8 @@ def _oci_name(descriptor: Any, reference: str, *, alone: bool) -> str:
 
 
 def _normalised(name: str) -> str:
+    if "@" in name:
+        raise WarrenError("invalid", f'"{name[:80]}" has a digest; call it by a tag, as in web:1.0')
     try:
         return references.normalise(name)
     except ValueError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import platform
 import secrets
@@ -17,7 +18,7 @@ from warren.agent.runtime.base import RuntimeRefused
 from warren.agent.runtime.containerd import api, archive, references
 from warren.agent.runtime.containerd.client import CallFailed, Client, NotFound
 from warren.agent.runtime.containerd.importer import SNAPSHOTTER, Importer
-from warren.agent.runtime.containerd.labels import LABEL_SERVICE, LABEL_SLOT, mine
+from warren.agent.runtime.containerd.labels import LABEL_IMAGE, LABEL_SERVICE, LABEL_SLOT, mine
 from warren.agent.runtime.containerd.spec import ImageConfig
 from warren.agent.runtime.containerd.spool import Spool
 from warren.errors import WarrenError
@@ -97,7 +98,8 @@ class Images:
             )
             yield _progress(spool, "unpacking")
             try:
-                await self._importer.store(spool.file, images, _token())
+                kept = await self._importer.store(spool.file, images, _token())
+                await self._prune(kept)
             except CallFailed as error:
                 raise WarrenError(
                     "internal", f"containerd refused the image: {error.details}; see its log"
@@ -188,14 +190,35 @@ class Images:
         """Removes what imports that were cut short have left."""
         await self._importer.sweep()
 
+    async def _prune(self, kept: set[str]) -> None:
+        """Removes images that are named by digest alone and that no container runs any more.
+
+        Those in ``kept`` stay: a container of theirs may be waiting for its next attempt.
+        """
+        used = {container.labels.get(LABEL_IMAGE) for container in await self._containers()}
+        answer = await self._client.unary(api.IMAGE_LIST, images_pb2.ListImagesRequest())
+        for image in answer.images:
+            if "@" in image.name and image.name not in kept and image.target.digest not in used:
+                with contextlib.suppress(NotFound):
+                    request = images_pb2.DeleteImageRequest(name=image.name)
+                    await self._client.unary(api.IMAGE_DELETE, request)
+
     async def _users(self, name: str) -> Sequence[str]:
+        try:
+            request = images_pb2.GetImageRequest(name=name)
+            digest = (await self._client.unary(api.IMAGE_GET, request)).image.target.digest
+        except NotFound:
+            return []
+        return sorted(
+            f"{container.labels.get(LABEL_SERVICE)}.{container.labels.get(LABEL_SLOT)}"
+            for container in await self._containers()
+            if container.labels.get(LABEL_IMAGE) == digest
+        )
+
+    async def _containers(self) -> Sequence[containers_pb2.Container]:
         request = containers_pb2.ListContainersRequest(filters=[mine(self._node_id)])
-        found = []
-        async for message in self._client.stream(api.CONTAINER_LIST, request):
-            if message.container.image == name:
-                labels = message.container.labels
-                found.append(f"{labels.get(LABEL_SERVICE, '?')}.{labels.get(LABEL_SLOT, '?')}")
-        return sorted(found)
+        answers = self._client.stream(api.CONTAINER_LIST, request)
+        return [answer.container async for answer in answers]
 
     async def _resolve_digest(self, spec: objects_pb2.ContainerSpec) -> Resolved:
         """The image by digest alone: its content may be here although the tag moved on."""

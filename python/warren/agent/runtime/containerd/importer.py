@@ -8,6 +8,7 @@ itself, and `sweep` removes it at the next start.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime
 import logging
 from collections.abc import AsyncIterator, Iterable
@@ -44,11 +45,13 @@ class Importer:
         self._node_id = node_id
         self._lock = asyncio.Lock()
 
-    async def store(self, file: BinaryIO, images: Iterable[archive.Image], token: str) -> None:
+    async def store(self, file: BinaryIO, images: Iterable[archive.Image], token: str) -> set[str]:
         """Makes all ``images`` of the archive ``file`` usable, or leaves nothing behind.
 
-        ``token`` is unique to this import: it names the lease and what is under way.
+        ``token`` is unique to this import: it names the lease and what is under way. Returns the
+        names under which images were kept whose own name moved to a new one.
         """
+        kept = set()
         async with self._lock, _Lease(self._client, self._node_id, token) as lease:
             for image in images:
                 written: set[str] = set()
@@ -59,7 +62,8 @@ class Importer:
                 await self._unpack(image.layers, lease.id)
             for image in images:
                 for name in image.names:
-                    await self._name(name, image.target)
+                    kept |= await self._name(name, image.target)
+        return kept
 
     async def unpack(self, layers: Iterable[archive.Layer], token: str) -> None:
         """Makes the snapshots of an image whose content is there."""
@@ -143,12 +147,25 @@ class Importer:
             # The lease's end collects it too.
             log.debug("a snapshot of a failed import stays for now: %s", error)
 
-    async def _name(self, name: str, target: archive.Blob) -> None:
+    async def _name(self, name: str, target: archive.Blob) -> set[str]:
         image = images_pb2.Image(name=name, target=_descriptor(target))
         try:
             await self._client.unary(api.IMAGE_CREATE, images_pb2.CreateImageRequest(image=image))
         except AlreadyExists:
+            request = images_pb2.GetImageRequest(name=name)
+            before = (await self._client.unary(api.IMAGE_GET, request)).image.target
+            kept = {await self._keep(name, before)} if before.digest != target.digest else set()
             await self._client.unary(api.IMAGE_UPDATE, images_pb2.UpdateImageRequest(image=image))
+            return kept
+        return set()
+
+    async def _keep(self, name: str, target: types_pb2.Descriptor) -> str:
+        """Names by digest what loses its name: services of the older image start it again."""
+        by_digest = f"{name.rpartition(':')[0]}@{target.digest}"
+        image = images_pb2.Image(name=by_digest, target=target)
+        with contextlib.suppress(AlreadyExists):
+            await self._client.unary(api.IMAGE_CREATE, images_pb2.CreateImageRequest(image=image))
+        return by_digest
 
 
 class _Lease:

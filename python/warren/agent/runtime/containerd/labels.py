@@ -12,6 +12,8 @@ LABEL_ATTEMPT: Final = "warren.attempt"
 LABEL_SERVICE: Final = "warren.service"
 LABEL_SLOT: Final = "warren.slot"
 LABEL_SPEC: Final = "warren.spec"
+LABEL_IMAGE: Final = "warren.image"
+"""The digest of the image that a container runs; its name may move to another."""
 
 GC_ROOT: Final = "containerd.io/gc.root"
 """A snapshot with it is not collected, also while no container names it."""

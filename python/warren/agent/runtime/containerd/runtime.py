@@ -271,7 +271,7 @@ class ContainerdRuntime:
         document = build(request, image.config, identity, self._host)
         container = containers_pb2.Container(
             id=request.id,
-            labels=labels.of(request, self._node_id),
+            labels=labels.of(request, self._node_id) | {labels.LABEL_IMAGE: image.digest},
             image=request.spec.image,
             runtime=containers_pb2.Container.Runtime(name=_RUNC),
             spec=any_pb2.Any(type_url=_SPEC_TYPE, value=msgspec.json.encode(document)),
