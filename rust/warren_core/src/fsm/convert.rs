@@ -163,7 +163,12 @@ impl TryFrom<&pb::ContainerStatus> for Status {
 }
 
 fn truncated(text: &str, bytes_max: usize) -> &str {
-    &text[..text.floor_char_boundary(bytes_max)]
+    let fits = |end: &usize| *end <= bytes_max && text.is_char_boundary(*end);
+    let end = (0..=text.len().min(bytes_max))
+        .rev()
+        .find(fits)
+        .unwrap_or(0);
+    &text[..end]
 }
 
 /// The enumeration's value, unless it is unknown or unspecified.

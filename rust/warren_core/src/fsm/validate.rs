@@ -272,3 +272,124 @@ fn check_labels(labels: &BTreeMap<String, String>) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec() -> pb::ServiceSpec {
+        pb::ServiceSpec {
+            name: "web".to_owned(),
+            replicas: 2,
+            container: Some(pb::ContainerSpec {
+                image: "web".to_owned(),
+                ..Default::default()
+            }),
+            ..Default::default()
+        }
+    }
+
+    fn with(change: impl FnOnce(&mut pb::ContainerSpec)) -> Result<pb::ServiceSpec> {
+        let mut spec = spec();
+        change(spec.container.as_mut().unwrap());
+        check_service_spec(&spec)
+    }
+
+    fn mount(r#type: pb::MountType, source: &str, target: &str) -> pb::Mount {
+        let (source, target) = (source.to_owned(), target.to_owned());
+        pb::Mount {
+            r#type: r#type.into(),
+            source,
+            target,
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn defaults_are_filled_in_and_stay() {
+        let complete = check_service_spec(&spec()).unwrap();
+        let container = complete.container.as_ref().unwrap();
+        assert_eq!(complete.mode(), ServiceMode::Replicated);
+        assert_eq!(container.image, "docker.io/library/web:latest");
+        assert_eq!(container.restart(), RestartCondition::Any);
+        assert_eq!(container.network(), pb::NetworkMode::None);
+        assert_eq!(container.stop_timeout_ms, STOP_TIMEOUT_MS_DEFAULT);
+        assert_eq!(check_service_spec(&complete), Ok(complete.clone()));
+    }
+
+    #[test]
+    fn what_was_left_out_and_what_was_said_to_be_nothing_have_one_digest() {
+        let digest = |spec: &pb::ServiceSpec| spec_digest(spec.container.as_ref().unwrap());
+        let left_out = check_service_spec(&spec()).unwrap();
+        let said = with(|c| {
+            c.resources = Some(pb::Resources::default());
+            c.stop_timeout_ms = STOP_TIMEOUT_MS_DEFAULT;
+            c.image = "docker.io/library/web:latest".to_owned();
+        });
+        assert_eq!(digest(&left_out), digest(&said.unwrap()));
+        let other = with(|c| c.labels = BTreeMap::from([("a".to_owned(), "b".to_owned())]));
+        assert_ne!(digest(&left_out), digest(&other.unwrap()));
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused_by_name() {
+        use pb::MountType::{Bind, Tmpfs};
+        type Change = Box<dyn FnOnce(&mut pb::ContainerSpec)>;
+        let mounted = |mounts: Vec<pb::Mount>| -> Change { Box::new(move |c| c.mounts = mounts) };
+        let env = |text: &'static str| -> Change { Box::new(move |c| c.env = vec![text.into()]) };
+        let cases: Vec<(&str, Change)> = vec![
+            ("image reference", Box::new(|c| c.image.clear())),
+            ("command", Box::new(|c| c.command = vec![String::new()])),
+            ("command", Box::new(|c| c.command = vec!["a\0b".to_owned()])),
+            (
+                "command",
+                Box::new(|c| c.command = vec!["a".to_owned(); COMMAND_WORDS_MAX + 1]),
+            ),
+            ("env", env("NAME")),
+            ("env", env("=value")),
+            ("mount target", mounted(vec![mount(Tmpfs, "", "tmp")])),
+            ("mount target", mounted(vec![mount(Tmpfs, "", "/")])),
+            ("mount target", mounted(vec![mount(Tmpfs, "", "/a/../..")])),
+            ("mount source", mounted(vec![mount(Bind, "etc", "/etc")])),
+            ("mount", mounted(vec![mount(Tmpfs, "/src", "/tmp")])),
+            (
+                "mount",
+                mounted(vec![mount(Tmpfs, "", "/a"), mount(Tmpfs, "", "/a/")]),
+            ),
+            (
+                "mount",
+                mounted(vec![pb::Mount {
+                    r#type: 9,
+                    ..mount(Tmpfs, "", "/a")
+                }]),
+            ),
+            ("workdir", Box::new(|c| c.workdir = "tmp".to_owned())),
+            ("user", Box::new(|c| c.user = "a b".to_owned())),
+            ("restart", Box::new(|c| c.restart = 9)),
+            ("network", Box::new(|c| c.network = 9)),
+            (
+                "stop timeout",
+                Box::new(|c| c.stop_timeout_ms = STOP_TIMEOUT_MS_MAX + 1),
+            ),
+            (
+                "label",
+                Box::new(|c| c.labels = BTreeMap::from([(String::new(), String::new())])),
+            ),
+        ];
+        for (what, change) in cases {
+            match with(change) {
+                Err(Error::Invalid { what: refused, .. }) => assert_eq!(refused, what),
+                other => panic!("{what}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_spec_that_is_too_large_is_refused_with_the_limit() {
+        let refused = with(|c| c.env = vec![format!("A={}", "x".repeat(SPEC_BYTES_MAX))]);
+        let limit_bytes = SPEC_BYTES_MAX;
+        assert!(
+            matches!(refused, Err(Error::TooLarge { limit_bytes: told, .. }) if told == limit_bytes)
+        );
+    }
+}

@@ -2,8 +2,10 @@
 //! words, an independent check of the state's invariants, and the runner of golden scenarios.
 #![allow(dead_code, reason = "each test crate uses its part of it")]
 
+pub mod commands;
 pub mod invariants;
 pub mod scenario;
+pub mod words;
 
 use std::collections::BTreeMap;
 

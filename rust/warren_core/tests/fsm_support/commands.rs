@@ -1,0 +1,224 @@
+//! Random commands.
+
+use warren_core::fsm::State;
+use warren_core::pb::{self, command::Body};
+
+use super::{Replica, Rng, node_id, put_node, spec};
+
+/// Commands that often make sense and as often do not: ids, versions, slots and states from small
+/// pools, and now and then no sense at all.
+pub struct Commands {
+    pub rng: Rng,
+}
+
+impl Commands {
+    pub fn next(&mut self, replica: &Replica) -> pb::Command {
+        let body = self.body(&replica.state);
+        let mut command = replica.command(body);
+        if self.rng.chance(3) {
+            command.entropy = self.bytes(20);
+        }
+        if self.rng.chance(2) {
+            command.body = None;
+        }
+        if self.rng.chance(30) {
+            command.request = Some(self.request());
+        }
+        command.time_ms = self.rng.below(1 << 40);
+        command.level = if self.rng.chance(2) { 9 } else { 1 };
+        command
+    }
+
+    fn request(&mut self) -> pb::RequestId {
+        let client = if self.rng.chance(5) {
+            self.bytes(20)
+        } else {
+            vec![self.small(3); 16]
+        };
+        let digest = if self.rng.chance(5) {
+            self.bytes(40)
+        } else {
+            vec![self.small(2); 32]
+        };
+        pb::RequestId {
+            client,
+            sequence: self.rng.below(40),
+            digest,
+        }
+    }
+
+    fn small(&mut self, end: u64) -> u8 {
+        self.rng.below(end) as u8
+    }
+
+    fn bytes(&mut self, length_max: u64) -> Vec<u8> {
+        let length = self.rng.below(length_max + 1);
+        (0..length).map(|_| self.rng.next() as u8).collect()
+    }
+
+    fn body(&mut self, state: &State) -> Body {
+        let service_id = self.service(state);
+        let node_id = self.node();
+        match self.rng.below(22) {
+            0 => {
+                let cluster_id = if self.rng.chance(80) {
+                    vec![7; 16]
+                } else {
+                    self.bytes(17)
+                };
+                Body::CreateCluster(pb::CreateCluster {
+                    cluster_id,
+                    epoch: 1,
+                })
+            }
+            1 => Body::RaiseFeatureLevel(pb::RaiseFeatureLevel {
+                level: self.small(3).into(),
+            }),
+            2..=4 => Body::CreateService(pb::CreateService { spec: self.spec() }),
+            5..=6 => {
+                let known = state.services().map(|s| (s.id.to_vec(), s.version));
+                let (service_id, version) = known.last().unwrap_or_default();
+                let expected_version = version + u64::from(self.small(5) / 4);
+                let spec = self.spec();
+                Body::UpdateService(pb::UpdateService {
+                    service_id,
+                    expected_version,
+                    spec,
+                })
+            }
+            7 if self.rng.chance(15) => Body::RemoveService(pb::RemoveService { service_id }),
+            8 => Body::ForgetService(pb::ForgetService { service_id }),
+            9..=10 => self.put_node(),
+            11 => {
+                let status = if self.rng.chance(70) {
+                    1
+                } else {
+                    self.small(4).into()
+                };
+                Body::SetNodeStatus(pb::SetNodeStatus { node_id, status })
+            }
+            12..=15 => Body::Bind(pb::Bind {
+                items: self.many(|s| s.bind_item(state)),
+            }),
+            16..=17 => {
+                let items = self.many(|s| pb::DesiredItem {
+                    container_id: s.container(state),
+                    desired: s.small(5).into(),
+                });
+                Body::SetDesired(pb::SetDesired { items })
+            }
+            _ => {
+                let items = self.many(|s| s.status_item(state));
+                Body::ReportStatus(pb::ReportStatus { node_id, items })
+            }
+        }
+    }
+
+    fn many<T>(&mut self, mut one: impl FnMut(&mut Self) -> T) -> Vec<T> {
+        (0..self.rng.below(6)).map(|_| one(self)).collect()
+    }
+
+    fn spec(&mut self) -> Option<pb::ServiceSpec> {
+        let name = *self.rng.pick(&["a", "b", "c", "d", "Not A Label"]);
+        let mut spec = spec(name, self.rng.below(5) as u32, "web");
+        let container = spec.container.as_mut().unwrap();
+        container.resources = Some(pb::Resources {
+            cpu_milli: self.rng.below(3) * 400,
+            memory_bytes: 0,
+        });
+        if self.rng.chance(20) {
+            (spec.mode, spec.replicas) = (pb::ServiceMode::Global.into(), 0);
+        }
+        if self.rng.chance(5) {
+            container.image_digest = String::from_utf8_lossy(&self.bytes(9)).into_owned();
+        }
+        if self.rng.chance(5) {
+            spec.container = None;
+        }
+        (!self.rng.chance(2)).then_some(spec)
+    }
+
+    fn put_node(&mut self) -> Body {
+        let name = *self.rng.pick(&["n1", "n2", "n3"]);
+        let images: &[&str] = if self.rng.chance(90) { &["web"] } else { &[] };
+        let mut body = put_node(name, self.rng.below(6) * 500, 64, images);
+        if let Body::PutNode(put) = &mut body {
+            put.worker = self.rng.chance(95);
+            if self.rng.chance(3) {
+                put.description = None;
+            }
+            if self.rng.chance(3) {
+                put.node_id = self.bytes(17);
+            }
+        }
+        body
+    }
+
+    fn node(&mut self) -> Vec<u8> {
+        match *self.rng.pick(&["n1", "n2", "n3", ""]) {
+            "" => self.bytes(17),
+            name => node_id(name).to_vec(),
+        }
+    }
+
+    fn service(&mut self, state: &State) -> Vec<u8> {
+        let known: Vec<_> = state
+            .services()
+            .map(|service| service.id.to_vec())
+            .collect();
+        if known.is_empty() || self.rng.chance(5) {
+            self.bytes(17)
+        } else {
+            self.rng.pick(&known).clone()
+        }
+    }
+
+    fn container(&mut self, state: &State) -> Vec<u8> {
+        let known: Vec<_> = state
+            .containers()
+            .map(|container| container.id.to_vec())
+            .collect();
+        if known.is_empty() || self.rng.chance(5) {
+            self.bytes(17)
+        } else {
+            self.rng.pick(&known).clone()
+        }
+    }
+
+    fn bind_item(&mut self, state: &State) -> pb::BindItem {
+        let service_id = self.service(state);
+        let version = state
+            .services()
+            .find(|s| s.id.to_vec() == service_id)
+            .map(|s| s.version);
+        let replaces = if self.rng.chance(40) {
+            self.container(state)
+        } else {
+            Vec::new()
+        };
+        pb::BindItem {
+            service_id,
+            service_version: version.unwrap_or_default() + u64::from(self.rng.chance(5)),
+            slot: self.rng.below(6),
+            node_id: self.node(),
+            replaces,
+        }
+    }
+
+    fn status_item(&mut self, state: &State) -> pb::StatusItem {
+        let status = pb::ContainerStatus {
+            attempt: self.small(4).into(),
+            state: self.small(12).into(),
+            message: "é".repeat(self.rng.below(800) as usize),
+            exited: self.rng.chance(50),
+            exit_code: self.small(3).into(),
+            removed: self.rng.chance(20),
+            ..Default::default()
+        };
+        let status = (!self.rng.chance(3)).then_some(status);
+        pb::StatusItem {
+            container_id: self.container(state),
+            status,
+        }
+    }
+}

@@ -1,0 +1,311 @@
+//! The vocabulary of the scenarios: one line is one command.
+//!
+//! `node n1 cpu=4 memory=512MiB images=web,db` · `node-status n1 down` ·
+//! `create web replicas=3 image=web memory=100MiB cpu=0.5 mode=global restart=none request=1` ·
+//! `update web version=1 …` · `remove web` · `forget web` ·
+//! `bind web.1@n1 web.2@n1 version=1 replaces=web.1` · `desired web.1 remove` ·
+//! `report n1 web.1 state=running attempt=1 removed` · `show`
+//!
+//! Answers: the response or the refusal, then the events; `show` prints the state.
+
+use std::collections::BTreeMap;
+
+use prost::Message;
+use warren_core::fsm::{Applied, Container, ContainerState, DesiredState, Event, State};
+use warren_core::pb::{self, command::Body};
+
+use super::{MIB, Replica, digest, node_id, options, put_node, spec};
+
+type Options<'a> = BTreeMap<&'a str, &'a str>;
+
+/// The command that a line means; ids of containers are looked up in the state.
+pub fn command(replica: &Replica, line: &str) -> pb::Command {
+    let words: Vec<_> = line.split_whitespace().collect();
+    let options = options(&words[1..]);
+    let mut command = replica.command(body(&replica.state, &words, &options));
+    if let Some(sequence) = options.get("request") {
+        let (client, digest) = (vec![1; 16], vec![words.len() as u8; 32]);
+        let sequence = sequence.parse().expect("a sequence");
+        command.request = Some(pb::RequestId {
+            client,
+            sequence,
+            digest,
+        });
+    }
+    command
+}
+
+fn body(state: &State, words: &[&str], options: &Options) -> Body {
+    let name = words.get(1).copied().unwrap_or_default();
+    let service_id = || {
+        state
+            .resolve_service(name)
+            .map_or(vec![0xee; 16], |id| id.to_vec())
+    };
+    match words[0] {
+        "cluster" => Body::CreateCluster(pb::CreateCluster {
+            cluster_id: vec![7; 16],
+            epoch: 1,
+        }),
+        "node" => {
+            let asked = resources(options);
+            let images: Vec<_> = options
+                .get("images")
+                .into_iter()
+                .flat_map(|list| list.split(','))
+                .collect();
+            put_node(name, asked.cpu_milli, asked.memory_bytes / MIB, &images)
+        }
+        "node-status" => {
+            let status = if words[2] == "down" { 2 } else { 1 };
+            Body::SetNodeStatus(pb::SetNodeStatus {
+                node_id: node_id(name).to_vec(),
+                status,
+            })
+        }
+        "create" => Body::CreateService(pb::CreateService {
+            spec: Some(described(name, options)),
+        }),
+        "update" => Body::UpdateService(pb::UpdateService {
+            service_id: service_id(),
+            expected_version: number(options, "version"),
+            spec: Some(described(name, options)),
+        }),
+        "remove" => Body::RemoveService(pb::RemoveService {
+            service_id: service_id(),
+        }),
+        "forget" => Body::ForgetService(pb::ForgetService {
+            service_id: service_id(),
+        }),
+        "bind" => Body::Bind(pb::Bind {
+            items: binds(state, words, options),
+        }),
+        "desired" => {
+            let desired = if words[2] == "stop" {
+                DesiredState::Stop
+            } else {
+                DesiredState::Remove
+            };
+            let desired = if words[2] == "run" {
+                DesiredState::Run
+            } else {
+                desired
+            };
+            let item = pb::DesiredItem {
+                container_id: container(state, name),
+                desired: desired.into(),
+            };
+            Body::SetDesired(pb::SetDesired { items: vec![item] })
+        }
+        "report" => {
+            let node_id = node_id(name).to_vec();
+            let item = reported(state, words[2], options);
+            Body::ReportStatus(pb::ReportStatus {
+                node_id,
+                items: vec![item],
+            })
+        }
+        other => panic!("unknown word {other}"),
+    }
+}
+
+fn described(name: &str, options: &Options) -> pb::ServiceSpec {
+    let image = options.get("image").copied().unwrap_or("web");
+    let mut spec = spec(name, number(options, "replicas") as u32, image);
+    if options.get("mode") == Some(&"global") {
+        spec.mode = pb::ServiceMode::Global.into();
+    }
+    let container = spec.container.as_mut().expect("it has one");
+    container.image_digest = digest(image);
+    container.resources = Some(resources(options));
+    container.env = options
+        .get("env")
+        .map(|env| format!("E={env}"))
+        .into_iter()
+        .collect();
+    container.restart = match options.get("restart") {
+        Some(&"none") => 1,
+        Some(&"on-failure") => 2,
+        _ => 3,
+    };
+    spec
+}
+
+fn number(options: &Options, key: &str) -> u64 {
+    options
+        .get(key)
+        .map_or(0, |text| text.parse().expect("a number"))
+}
+
+pub fn resources(options: &Options) -> pb::Resources {
+    let cpus: f64 = options
+        .get("cpu")
+        .map_or(0.0, |text| text.parse().expect("CPUs"));
+    let memory = options.get("memory").map_or(0, |text| {
+        let mib: u64 = text.trim_end_matches("MiB").parse().expect("MiB");
+        mib * MIB
+    });
+    pb::Resources {
+        cpu_milli: (cpus * 1000.0) as u64,
+        memory_bytes: memory,
+    }
+}
+
+/// `service.slot`, or `service.slot@node` for the newest one there.
+fn container(state: &State, reference: &str) -> Vec<u8> {
+    let on_node = || {
+        state
+            .containers()
+            .filter(|c| label(state, c) == reference)
+            .last()
+    };
+    let known = state
+        .resolve_container(reference)
+        .ok()
+        .or_else(|| on_node().map(|c| c.id));
+    known.map_or(vec![0xee; 16], |id| id.to_vec())
+}
+
+fn binds(state: &State, words: &[&str], options: &Options) -> Vec<pb::BindItem> {
+    let places = words[1..].iter().filter_map(|word| word.split_once('@'));
+    let item = |(slot, node): (&str, &str)| {
+        let (service, slot) = slot.rsplit_once('.').expect("service.slot");
+        let service = state.service_by_name(service);
+        let version = service.map_or(0, |service| service.version);
+        pb::BindItem {
+            service_id: service.map_or(vec![0xee; 16], |service| service.id.to_vec()),
+            service_version: options
+                .get("version")
+                .map_or(version, |v| v.parse().expect("one")),
+            slot: slot.parse().expect("a slot"),
+            node_id: node_id(node).to_vec(),
+            replaces: options
+                .get("replaces")
+                .map_or(Vec::new(), |old| container(state, old)),
+        }
+    };
+    places.map(item).collect()
+}
+
+fn reported(state: &State, reference: &str, options: &Options) -> pb::StatusItem {
+    let named = |name: &str| {
+        let name = format!("CONTAINER_STATE_{}", name.to_uppercase());
+        ContainerState::from_str_name(&name).expect("a state")
+    };
+    let status = pb::ContainerStatus {
+        attempt: options
+            .get("attempt")
+            .map_or(1, |text| text.parse().expect("an attempt")),
+        state: named(options.get("state").copied().unwrap_or("running")).into(),
+        message: options
+            .get("message")
+            .copied()
+            .unwrap_or_default()
+            .replace('_', " "),
+        removed: options.contains_key("removed"),
+        ..Default::default()
+    };
+    pb::StatusItem {
+        container_id: container(state, reference),
+        status: Some(status),
+    }
+}
+
+/// Applies a line, or shows the state.
+pub fn execute(replica: &mut Replica, line: &str) -> Vec<String> {
+    if line == "show" {
+        return show(&replica.state);
+    }
+    let command = command(replica, line);
+    let batch = matches!(
+        command.body,
+        Some(Body::Bind(_) | Body::SetDesired(_) | Body::ReportStatus(_))
+    );
+    let before = replica.state.clone();
+    let applied = replica.apply_command(&command);
+    told(&before, &replica.state, &applied, batch)
+}
+
+pub fn told(before: &State, after: &State, applied: &Applied, batch: bool) -> Vec<String> {
+    let mut lines = match &applied.response {
+        Err(refusal) => vec![format!("refused {}: {refusal}", refusal.code())],
+        Ok(response) if batch => {
+            let items = pb::BatchResult::decode(&response[..])
+                .expect("a batch")
+                .items;
+            let each = |item: &pb::ItemResult| {
+                if item.applied {
+                    "ok".to_owned()
+                } else {
+                    format!("refused {}", item.rejected)
+                }
+            };
+            vec![items.iter().map(each).collect::<Vec<_>>().join(", ")]
+        }
+        Ok(_) => vec!["ok".to_owned()],
+    };
+    let either = |event| describe(after, event).or_else(|| describe(before, event));
+    lines.extend(applied.events.iter().filter_map(either));
+    lines
+}
+
+fn describe(state: &State, event: &Event) -> Option<String> {
+    let suffix = |gone: bool| if gone { " gone" } else { "" };
+    Some(match *event {
+        Event::Cluster => "  cluster".to_owned(),
+        Event::Service { id, gone } => {
+            format!("  service {}{}", state.service(id)?.name, suffix(gone))
+        }
+        Event::Node { id } => format!("  node {}", state.node(id)?.name()),
+        Event::Container { id, gone, .. } => {
+            format!(
+                "  container {}{}",
+                label(state, state.container(id)?),
+                suffix(gone)
+            )
+        }
+    })
+}
+
+/// `service.slot@node`.
+pub fn label(state: &State, container: &Container) -> String {
+    let node = state.node(container.node).map_or("?", |node| node.name());
+    format!("{}.{}@{node}", container.service_name, container.slot)
+}
+
+pub fn show(state: &State) -> Vec<String> {
+    let mut lines = Vec::new();
+    for node in state.nodes() {
+        let allocated = state.node_allocated(node.id);
+        lines.push(format!(
+            "node {} {}: {} milli-CPU, {} MiB allocated",
+            node.name(),
+            short(node.status.as_str_name()),
+            allocated.cpu_milli,
+            allocated.memory_bytes / MIB,
+        ));
+    }
+    for service in state.services() {
+        let removing = if service.removing { ", removing" } else { "" };
+        lines.push(format!(
+            "service {} version {}{removing}",
+            service.name, service.version
+        ));
+        for container in state.containers_of_service(service.id) {
+            lines.push(format!(
+                "  {} v{} {}: {} {}",
+                label(state, container),
+                container.service_version,
+                short(container.desired.as_str_name()),
+                container.status.attempt,
+                short(container.status.state.as_str_name()),
+            ));
+        }
+    }
+    lines
+}
+
+/// The last word of an enumeration's name.
+fn short(name: &str) -> String {
+    name.rsplit('_').next().unwrap_or(name).to_lowercase()
+}

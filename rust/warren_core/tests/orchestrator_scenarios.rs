@@ -1,0 +1,220 @@
+//! Runs `testdata/orchestrator/*.txt`.
+//!
+//! Besides the words of the state's scenarios: `lead`, `follow`, `up n1`, `down n1`; `wait 5s`
+//! with a pulse and a sign of life of every node in session a second; `step` prints what is
+//! proposed; `settle` applies what has been, prints what came of it, and reports outcomes;
+//! `run` steps and settles until nothing is left to do now; `pending web`, `progress web`, `stats`.
+
+#[path = "fsm_support/mod.rs"]
+mod support;
+
+use std::collections::BTreeSet;
+
+use support::{Replica, invariants, node_id, scenario, words};
+use warren_core::fsm::Event;
+use warren_core::ids::{ContainerId, NodeId, ServiceId};
+use warren_core::orchestrator::{Orchestrator, Proposal};
+use warren_core::pb::{self, command::Body};
+
+struct World {
+    replica: Replica,
+    orchestrator: Orchestrator,
+    now_ms: u64,
+    log: Vec<Proposal>,
+    in_session: BTreeSet<NodeId>,
+}
+
+impl World {
+    fn new() -> Self {
+        Self {
+            replica: Replica::in_cluster(),
+            orchestrator: Orchestrator::new(1),
+            now_ms: 0,
+            log: Vec::new(),
+            in_session: BTreeSet::new(),
+        }
+    }
+
+    fn execute(&mut self, line: &str) -> Vec<String> {
+        let parts: Vec<_> = line.split_whitespace().collect();
+        let name = parts.get(1).copied().unwrap_or_default();
+        let (state, now_ms) = (&self.replica.state, self.now_ms);
+        match parts[0] {
+            "lead" => self.orchestrator.lead(state, now_ms),
+            "follow" => self.orchestrator.follow(),
+            "up" => {
+                self.in_session.insert(node_id(name));
+                self.orchestrator.session_up(node_id(name), now_ms);
+            }
+            "down" => {
+                self.in_session.remove(&node_id(name));
+                self.orchestrator.session_down(node_id(name), now_ms);
+            }
+            "wait" => self.wait(name.trim_end_matches('s').parse().expect("seconds")),
+            "step" => return self.step(),
+            "settle" => return self.settle(),
+            "run" => return self.run(),
+            "pending" => return self.pending(name),
+            "progress" => return self.progress(name),
+            "stats" => return vec![format!("{:?}", self.orchestrator.stats())],
+            "show" => return words::show(state),
+            _ => return self.command(line),
+        }
+        Vec::new()
+    }
+
+    fn command(&mut self, line: &str) -> Vec<String> {
+        let command = words::command(&self.replica, line);
+        let before = self.replica.state.clone();
+        let applied = self.replica.apply_command(&command);
+        self.orchestrator
+            .observe(&self.replica.state, &applied.events);
+        // Events are the other scenarios' matter.
+        let mut told = words::told(&before, &self.replica.state, &applied, false);
+        told.truncate(1);
+        if told == ["ok"] { Vec::new() } else { told }
+    }
+
+    fn wait(&mut self, seconds: u64) {
+        for _ in 0..seconds {
+            self.now_ms += 1_000;
+            self.orchestrator.pulse(self.now_ms);
+            for node in &self.in_session {
+                self.orchestrator.alive(*node, self.now_ms);
+            }
+        }
+    }
+
+    fn step(&mut self) -> Vec<String> {
+        let proposals = self
+            .orchestrator
+            .step(&self.replica.state, self.now_ms, 4096);
+        let lines = proposals
+            .iter()
+            .flat_map(|proposal| self.told(&proposal.body))
+            .collect();
+        self.log.extend(proposals);
+        lines
+    }
+
+    fn settle(&mut self) -> Vec<String> {
+        let mut lines = Vec::new();
+        for Proposal { token, body } in std::mem::take(&mut self.log) {
+            let applied = self.replica.apply(body);
+            invariants::check(&self.replica.state);
+            self.orchestrator
+                .observe(&self.replica.state, &applied.events);
+            let refused = applied.events.is_empty();
+            lines.extend(refused.then(|| "nothing came of it".to_owned()));
+            let gone = |event: &Event| matches!(event, Event::Service { gone: true, .. });
+            lines.extend(
+                applied
+                    .events
+                    .iter()
+                    .any(gone)
+                    .then(|| "forgotten".to_owned()),
+            );
+            let outcome = applied.response.as_deref().map_err(Clone::clone);
+            self.orchestrator
+                .resolved(&self.replica.state, self.now_ms, token, outcome);
+        }
+        lines
+    }
+
+    fn run(&mut self) -> Vec<String> {
+        let mut lines = Vec::new();
+        for _ in 0..100 {
+            lines.extend(self.step());
+            lines.extend(self.settle());
+            if self.orchestrator.next_wakeup(self.now_ms) != Some(self.now_ms) {
+                return lines;
+            }
+        }
+        panic!("it never comes to rest: {lines:?}");
+    }
+
+    fn told(&self, body: &Body) -> Vec<String> {
+        let state = &self.replica.state;
+        let node = |id: &[u8]| {
+            let id = NodeId::from_slice(id).expect("an id");
+            state.node(id).expect("known").name().to_owned()
+        };
+        let service = |id: &[u8]| {
+            let id = ServiceId::from_slice(id).expect("an id");
+            state.service(id).expect("known").name.clone()
+        };
+        let container = |id: &[u8]| {
+            let id = ContainerId::from_slice(id).expect("an id");
+            words::label(state, state.container(id).expect("known"))
+        };
+        match body {
+            Body::Bind(bind) => {
+                let each = bind.items.iter().map(|item| {
+                    let (service, node) = (service(&item.service_id), node(&item.node_id));
+                    let replaces = if item.replaces.is_empty() {
+                        ""
+                    } else {
+                        ", replacing"
+                    };
+                    format!("bind {service}.{}@{node}{replaces}", item.slot)
+                });
+                each.collect()
+            }
+            Body::SetDesired(set) => set
+                .items
+                .iter()
+                .map(|item| format!("remove {}", container(&item.container_id)))
+                .collect(),
+            Body::SetNodeStatus(set) => {
+                let status = pb::NodeStatus::try_from(set.status).expect("a status");
+                vec![format!("node {} {status:?}", node(&set.node_id))]
+            }
+            Body::ForgetService(forget) => vec![format!("forget {}", service(&forget.service_id))],
+            other => vec![format!("{other:?}")],
+        }
+    }
+
+    fn pending(&self, name: &str) -> Vec<String> {
+        let service = self.replica.state.resolve_service(name).expect("a service");
+        let state = &self.replica.state;
+        let on = |id: NodeId| format!("@{}", state.node(id).expect("known").name());
+        let slots = self.orchestrator.pending(service).iter();
+        slots
+            .map(|slot| {
+                let node = slot.node.map(on).unwrap_or_default();
+                format!("{name}.{}{node}: {}", slot.slot, slot.reason)
+            })
+            .collect()
+    }
+
+    fn progress(&self, name: &str) -> Vec<String> {
+        let Ok(service) = self.replica.state.resolve_service(name) else {
+            return vec!["gone".to_owned()];
+        };
+        let p = self.orchestrator.progress(&self.replica.state, service);
+        let counts = format!(
+            "v{}: {}/{} running, {} leaving, {} pending, {} failing",
+            p.version, p.running, p.desired, p.leaving, p.pending, p.failing
+        );
+        if p.reason.is_empty() {
+            vec![counts]
+        } else {
+            vec![counts, p.reason]
+        }
+    }
+}
+
+macro_rules! scenarios {
+    ($($name:ident),*) => {$(
+        #[test]
+        fn $name() {
+            let text =
+                include_str!(concat!("../testdata/orchestrator/", stringify!($name), ".txt"));
+            let mut world = World::new();
+            scenario::run(stringify!($name), text, |line| world.execute(line));
+            assert_eq!(world.orchestrator.stats().missed, 0);
+        }
+    )*};
+}
+
+scenarios!(replicated, global, updates, restarts, pending, lost_node);
