@@ -1,5 +1,7 @@
 //! Compiles `proto/warren/v1` to Rust types, in-process: no `protoc` is needed.
 
+#![allow(clippy::disallowed_methods, reason = "a build script reads files")]
+
 use std::path::Path;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
