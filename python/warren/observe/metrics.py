@@ -168,9 +168,6 @@ class Metrics:
                     "a metric could not be read and is missing from this scrape",
                     extra={"error": repr(error)},
                 )
-            # Hands the interpreter to whoever waits for it: the event loop must not be held up
-            # for a whole scrape.
-            time.sleep(0)
         return "".join(parts)
 
 

@@ -6,6 +6,7 @@ import asyncio
 import math
 import shutil
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -20,7 +21,12 @@ from warren._histogram import DEFAULT_BOUNDS, Histogram
 from warren.observe import histograms
 from warren.observe.catalogue import ApiMetrics, ContainerMetrics, ServiceMetrics
 from warren.observe.histograms import CHILDREN_MAX, FINE_BOUNDS, HistogramFamily
-from warren.observe.loop import declare_loop_lag, watch_loop
+from warren.observe.loop import (
+    SWITCH_INTERVAL_S,
+    declare_loop_lag,
+    favour_loop,
+    watch_loop,
+)
 from warren.observe.metrics import Metrics, Scraper
 
 CLASSIC_LES = [
@@ -359,6 +365,15 @@ def test_a_failed_scrape_is_not_kept(run: Callable[..., Any]) -> None:
         scraper.close()
 
     run(main)
+
+
+def test_the_loop_is_favoured() -> None:
+    before = sys.getswitchinterval()
+    try:
+        favour_loop()
+        assert sys.getswitchinterval() == pytest.approx(SWITCH_INTERVAL_S)
+    finally:
+        sys.setswitchinterval(before)
 
 
 def test_loop_lag_is_recorded(run: Callable[..., Any]) -> None:
