@@ -15,16 +15,18 @@ import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvloop
 
 from warren import __version__, config
 from warren.agent import killmode
-from warren.daemon_parts import Parts
 from warren.errors import StartupError
 from warren.notify import Notifier, watchdog_interval_s
 from warren.observe.logging import LogPipeline
+
+if TYPE_CHECKING:
+    from warren.daemon_parts import Parts
 
 __all__ = ["main"]
 
@@ -113,6 +115,9 @@ class Daemon:
 
         Raises StartupError where something that is needed cannot be had.
         """
+        # Here, so that --help and --check-config need none of it.
+        from warren.daemon_parts import Parts
+
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)

@@ -24,10 +24,10 @@ from warren.agent.runtime.containerd.runtime import ContainerdRuntime
 from warren.agent.side import WorkerSide
 from warren.agent.store import Store
 from warren.config import Config, advertised
-from warren.core import Core
 from warren.datadir import DataDir
 from warren.errors import StartupError, WarrenError
 from warren.manager import api, dispatcher, readiness
+from warren.manager.core_port import OpenCore
 from warren.observe.catalogue import ApiMetrics, ServiceMetrics
 from warren.observe.endpoints import declare_http, routes
 from warren.observe.health import CheckResult, Health, Role
@@ -46,21 +46,26 @@ PING_TIMEOUT_S: Final = 0.4
 CONCURRENT_CALLS_MAX: Final = 4096
 _log = logging.getLogger("warren.daemon")
 
+CoreOpener = Callable[[Config, DataDir, LogPipeline], Awaitable[OpenCore]]
+
 
 class Parts:
     """`start`, `close`; `broken` is done, with the reason, when a part ended that must not."""
 
-    def __init__(self, settings: Config, pipeline: LogPipeline) -> None:
+    def __init__(
+        self, settings: Config, pipeline: LogPipeline, open_core: CoreOpener | None = None
+    ) -> None:
         self.broken: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._settings = settings
         self._pipeline = pipeline
+        self._open_core = open_core or _open_core
         self._stack = AsyncExitStack()
         self._metrics = Metrics()
         self._health = Health(__version__)
         self._side: WorkerSide | None = None
         self._waiting_for = "not checked yet"
         self._data: DataDir
-        self._core: Core
+        self._core: OpenCore
         self._runtime: ContainerdRuntime
         self._channel: grpc.aio.Channel
 
@@ -114,7 +119,7 @@ class Parts:
 
     async def _start_core(self) -> None:
         try:
-            self._core = await _open_core(self._settings, self._data, self._pipeline)
+            self._core = await self._open_core(self._settings, self._data, self._pipeline)
         except WarrenError as error:
             raise StartupError(error.message) from None
         self._stack.push_async_callback(self._core.close)
@@ -282,7 +287,9 @@ class _Node(NodeLocal):
             yield progress
 
 
-async def _open_core(settings: Config, data: DataDir, pipeline: LogPipeline) -> Core:
+async def _open_core(settings: Config, data: DataDir, pipeline: LogPipeline) -> OpenCore:
+    from warren.core import Core
+
     return await Core.open(
         raft_dir=data.raft_dir,
         node_id=data.node_id,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from typing import Any, Final, Protocol
 
@@ -42,8 +42,8 @@ class ApiCounts(Protocol):
 def service(
     core: CorePort,
     counts: ApiCounts,
-    succeeded: dict[str, Observe],
-    after: dict[str, Callable[[], Awaitable[None]]],
+    succeeded: Mapping[str, Observe],
+    after: Mapping[str, Callable[[], Awaitable[None]]],
 ) -> grpc.GenericRpcHandler:
     """The gRPC service `warren.v1.Manager` over `core`.
 

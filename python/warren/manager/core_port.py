@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from typing import Protocol
+from collections.abc import AsyncGenerator, Mapping
+from typing import Any, Protocol
 
-__all__ = ["LOCAL", "CorePort"]
+__all__ = ["LOCAL", "CorePort", "OpenCore"]
 
 LOCAL = "local"
 """Who calls through the Unix socket: its mode and group decide who can."""
@@ -17,3 +17,19 @@ class CorePort(Protocol):
     async def call(self, identity: str, method: str, body: bytes, timeout_s: float) -> bytes: ...
 
     def stream(self, identity: str, method: str, body: bytes) -> AsyncGenerator[bytes, None]: ...
+
+
+class OpenCore(CorePort, Protocol):
+    """A core that runs, as the daemon holds it."""
+
+    def pulse(self) -> None:
+        """The event loop is alive: liveness time counts only while this is called."""
+
+    def status(self) -> Mapping[str, Any]:
+        """How it is, at once; see `warren.manager.readiness`."""
+
+    def metrics(self) -> bytes:
+        """Its series as Prometheus text, from any thread."""
+
+    async def close(self) -> None:
+        """End it cleanly."""
