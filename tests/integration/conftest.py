@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.support.bench import Bench, bench_on
 from tests.support.containerd import Containerd, tiny_archive
 from tests.support.node import WarrenNode
 
@@ -40,6 +41,22 @@ def node(containerd: Containerd, tiny_image: Path) -> Iterator[WarrenNode]:
     yield node
     node.close()
     containerd.assert_nothing_left(node.namespace)
+
+
+@pytest.fixture
+async def bench(containerd: Containerd, tmp_path: Path, tiny_image: Path) -> AsyncIterator[Bench]:
+    """Fails the test if anything is left in the end."""
+    async for made in bench_on(containerd, tmp_path, tiny_image):
+        yield made
+
+
+@pytest.fixture
+async def own_bench(
+    own_containerd: Containerd, tmp_path: Path, tiny_image: Path
+) -> AsyncIterator[Bench]:
+    """With a containerd that the test may stop."""
+    async for made in bench_on(own_containerd, tmp_path, tiny_image):
+        yield made
 
 
 def _containerd() -> Iterator[Containerd]:

@@ -4,128 +4,23 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support import oci
-from tests.support.containerd import Containerd, runtime_tasks
-from warren.agent import logs
+from tests.support.bench import Bench, until_output
 from warren.agent.runtime.base import (
-    Back,
     ContainerRequest,
     Exited,
-    Lost,
-    Observed,
     Oom,
     Phase,
-    RuntimeEvent,
     RuntimeRefused,
-    RuntimeUnavailable,
 )
-from warren.agent.runtime.containerd.runtime import ContainerdRuntime, warren_log_path
 from warren.errors import WarrenError
 from warren.pb.v1 import objects_pb2
-
-IMAGE = "docker.io/library/tiny:1"
-DEADLINE_S = 20
-
-
-class Bench:
-    """A runtime in a namespace of its own, with the tiny image, its events and its logs."""
-
-    def __init__(self, containerd: Containerd, state: Path) -> None:
-        self.containerd = containerd
-        self.namespace = containerd.new_namespace()
-        self.log_root = state / "logs"
-        self.state = state
-        self.runtime = self.new_runtime()
-        self.events = self.runtime.events()
-
-    def new_runtime(self) -> ContainerdRuntime:
-        """As a daemon that was just started has it."""
-        return ContainerdRuntime(
-            address=self.containerd.address,
-            namespace=self.namespace,
-            node_id="5e" * 16,
-            spool_dir=self.state / "spool",
-        )
-
-    async def load(self, archive: Path, runtime: ContainerdRuntime | None = None) -> None:
-        async def pieces() -> AsyncIterator[bytes]:
-            yield archive.read_bytes()
-
-        async for _ in (runtime or self.runtime).images.load(pieces()):
-            pass
-
-    def request(self, *command: str, attempt: int = 1, **spec: Any) -> ContainerRequest:
-        container_id = secrets.token_hex(16)
-        return ContainerRequest(
-            id=container_id,
-            attempt=attempt,
-            service_id="7a" * 16,
-            service_name="web",
-            slot=1,
-            spec_digest="cd" * 32,
-            spec=objects_pb2.ContainerSpec(**{"image": IMAGE, "command": command, **spec}),
-            log_dir=self.log_root / container_id,
-            node_name="host-1",
-        )
-
-    async def run(self, request: ContainerRequest) -> int:
-        await self.runtime.create(request)
-        return await self.runtime.start(request.id)
-
-    async def event(self) -> RuntimeEvent:
-        return await asyncio.wait_for(anext(self.events), DEADLINE_S)
-
-    async def only(self, runtime: ContainerdRuntime | None = None) -> Observed:
-        (found,) = await (runtime or self.runtime).list()
-        return found
-
-    async def output(self, request: ContainerRequest) -> list[tuple[bool, bytes]]:
-        """What the container wrote, once its logger has written all of it."""
-        await self.runtime.delete(request.id)
-        await asyncio.to_thread(self.containerd.assert_nothing_left, self.namespace)
-        return [
-            (line.stderr, line.line)
-            async for chunk in logs.read(
-                self.log_root, [request.id], tail=-1, since_ms=0, follow=False
-            )
-            for line in chunk.lines
-        ]
-
-
-async def bench_on(containerd: Containerd, state: Path, image: Path) -> AsyncIterator[Bench]:
-    if not os.access(warren_log_path(), os.X_OK):
-        pytest.skip("the logger is not built; make dev builds it")
-    bench = Bench(containerd, state)
-    await bench.runtime.open()
-    assert await bench.event() == Back()
-    await bench.load(image)
-    yield bench
-    await bench.runtime.close()
-    await asyncio.to_thread(containerd.assert_nothing_left, bench.namespace)
-
-
-@pytest.fixture
-async def bench(containerd: Containerd, tmp_path: Path, tiny_image: Path) -> AsyncIterator[Bench]:
-    """Fails the test if anything is left in the end."""
-    async for made in bench_on(containerd, tmp_path, tiny_image):
-        yield made
-
-
-@pytest.fixture
-async def own_bench(
-    own_containerd: Containerd, tmp_path: Path, tiny_image: Path
-) -> AsyncIterator[Bench]:
-    """With a containerd that the test may stop."""
-    async for made in bench_on(own_containerd, tmp_path, tiny_image):
-        yield made
 
 
 async def test_a_whole_life(bench: Bench) -> None:
@@ -216,15 +111,6 @@ async def test_sigterm_comes_first_and_is_enough(bench: Bench) -> None:
     await bench.runtime.stop(request.id, 15_000)
     assert (await bench.only()).exit_code == 5
     assert (False, b"bye") in await bench.output(request)
-
-
-async def until_output(bench: Bench, request: ContainerRequest, wanted: bytes) -> None:
-    async with asyncio.timeout(DEADLINE_S):
-        async for chunk in logs.read(
-            bench.log_root, [request.id], tail=-1, since_ms=0, follow=True
-        ):
-            if any(line.line == wanted for line in chunk.lines):
-                return
 
 
 async def test_a_killed_child_is_reported_with_the_container_s_own_code(bench: Bench) -> None:
@@ -349,143 +235,6 @@ async def test_a_refusal_is_a_sentence_and_leaves_nothing(
     assert refusal.value.permanent is permanent
     assert "OCI runtime" not in refusal.value.message
     await asyncio.to_thread(bench.containerd.assert_nothing_left, bench.namespace)
-
-
-# -- a daemon that is killed between two steps -----------------------------------------------
-
-
-class Killed(Exception):  # noqa: N818 - the daemon's end is what is meant
-    """The daemon ended before this call."""
-
-
-def kill_before(runtime: ContainerdRuntime, method: str) -> None:
-    """From now on the runtime dies at the first call of ``method``."""
-    unary = runtime.client.unary
-
-    async def dying(call: Any, request: Any, **options: Any) -> Any:
-        if f"{call.service}/{call.method}" == method:
-            raise Killed
-        return await unary(call, request, **options)
-
-    runtime.client.unary = dying  # type: ignore[method-assign]
-
-
-@pytest.mark.parametrize(
-    ("method", "phase"),
-    [
-        ("snapshots.v1.Snapshots/Prepare", None),
-        ("containers.v1.Containers/Create", Phase.REMNANT),
-        ("tasks.v1.Tasks/Create", Phase.REMNANT),
-        ("tasks.v1.Tasks/Start", Phase.CREATED),
-    ],
-)
-async def test_what_a_killed_create_leaves_is_found_and_removed(
-    bench: Bench, method: str, phase: Phase | None
-) -> None:
-    request = bench.request("sleep", "1000")
-    dying = bench.new_runtime()
-    kill_before(dying, method)
-
-    async def create_and_start() -> None:
-        await dying.create(request)
-        await dying.start(request.id)
-
-    with pytest.raises(Killed):
-        await create_and_start()
-    await dying.close()
-    found = await bench.runtime.list()
-    assert [(one.id, one.phase, one.attempt) for one in found] == (
-        [(request.id, phase, 1)] if phase else []
-    )
-    if phase is Phase.REMNANT:
-        with pytest.raises(RuntimeRefused, match="delete it first"):
-            await bench.runtime.create(request)
-    await bench.runtime.delete(request.id)
-    await asyncio.to_thread(bench.containerd.assert_nothing_left, bench.namespace)
-    await bench.run(request)
-    await bench.runtime.delete(request.id)
-
-
-@pytest.mark.parametrize(
-    "method",
-    [
-        "tasks.v1.Tasks/Kill",
-        "tasks.v1.Tasks/Wait",
-        "tasks.v1.Tasks/Delete",
-        "containers.v1.Containers/Delete",
-        "snapshots.v1.Snapshots/Remove",
-    ],
-)
-async def test_a_killed_delete_is_resumed(bench: Bench, method: str) -> None:
-    request = bench.request("sleep", "1000")
-    await bench.run(request)
-    dying = bench.new_runtime()
-    kill_before(dying, method)
-    with pytest.raises(Killed):
-        await dying.delete(request.id)
-    await dying.close()
-    assert [one.id for one in await bench.runtime.list()] == [request.id]
-    await bench.runtime.delete(request.id)
-    assert await bench.runtime.list() == []
-
-
-async def test_another_node_s_containers_are_not_seen(bench: Bench) -> None:
-    request = bench.request("sleep", "1000")
-    await bench.run(request)
-    other = ContainerdRuntime(
-        address=bench.containerd.address,
-        namespace=bench.namespace,
-        node_id="0f" * 16,
-        spool_dir=bench.state / "spool",
-    )
-    assert await other.list() == []
-    await other.close()
-    await bench.runtime.delete(request.id)
-
-
-# -- containerd itself -----------------------------------------------------------------------
-
-
-async def test_containerd_stops_and_comes_back(own_bench: Bench) -> None:
-    runtime = own_bench.runtime
-    stays, ends = own_bench.request("sleep", "1000"), own_bench.request("sleep", "1000")
-    pid = await own_bench.run(stays)
-    ending_pid = await own_bench.run(ends)
-    own_bench.containerd.stop()
-    assert await own_bench.event() == Lost()
-    for call in (runtime.version(), runtime.list(), runtime.start(stays.id)):
-        with pytest.raises(RuntimeUnavailable, match=r"is it running\?"):
-            await call
-    os.kill(ending_pid, 9)
-    await asyncio.to_thread(own_bench.containerd.start)
-    assert await own_bench.event() == Back()
-    found = {one.id: one for one in await runtime.list()}
-    assert (found[stays.id].phase, found[stays.id].pid) == (Phase.RUNNING, pid)
-    assert (found[ends.id].phase, found[ends.id].exit_code) == (Phase.STOPPED, 137)
-    tasks = await asyncio.to_thread(
-        runtime_tasks, own_bench.containerd.address, own_bench.namespace
-    )
-    assert tasks[stays.id] == pid
-    os.kill(pid, 9)
-    end = await own_bench.event()
-    assert isinstance(end, Exited)
-    assert (end.id, end.exit_code) == (stays.id, 137)
-    for request in (stays, ends):
-        await runtime.delete(request.id)
-
-
-async def test_a_runtime_opens_before_containerd(
-    own_containerd: Containerd, tmp_path: Path
-) -> None:
-    own_containerd.stop()
-    bench = Bench(own_containerd, tmp_path)
-    await bench.runtime.open()
-    with pytest.raises(RuntimeUnavailable):
-        await bench.runtime.version()
-    await asyncio.to_thread(own_containerd.start)
-    assert await bench.event() == Back()
-    assert (await bench.runtime.version())[0] in "12"
-    await bench.runtime.close()
 
 
 async def test_an_image_that_was_never_unpacked_is(
