@@ -44,9 +44,17 @@ def _path(description: str) -> msgspec.Meta:
     return msgspec.Meta(description=description, extra={"expects": "an absolute path"})
 
 
-def _number(description: str, lowest: int, highest: int) -> msgspec.Meta:
+def _number(description: str, lowest: int, highest: int, step: int = 1) -> msgspec.Meta:
     expects = f"a whole number from {lowest:,} to {highest:,}"
-    return msgspec.Meta(ge=lowest, le=highest, description=description, extra={"expects": expects})
+    if step > 1:
+        expects += f", a multiple of {step:,}"
+    return msgspec.Meta(
+        ge=lowest,
+        le=highest,
+        multiple_of=step,
+        description=description,
+        extra={"expects": expects},
+    )
 
 
 def _address(description: str) -> msgspec.Meta:
@@ -120,7 +128,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         int, _number("log files kept per container, with the current one", 1, 100)
     ] = 5
     wal_segment_bytes: Annotated[
-        int, _number("size of one preallocated segment of the log", 1 << 20, 1 << 30)
+        int, _number("size of one preallocated segment of the log", 1 << 14, 1 << 30, 4096)
     ] = 16 * 1024 * 1024
     worker_concurrency: Annotated[
         int, _number("container operations under way at once", 1, 128)
