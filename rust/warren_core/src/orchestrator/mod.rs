@@ -110,8 +110,8 @@ pub struct Orchestrator {
     pending: BTreeMap<ServiceId, Vec<PendingSlot>>,
     /// Services whose update waits for room.
     blocked: BTreeMap<ServiceId, Arc<str>>,
-    /// Since when slots have had no node.
-    unplaced: BTreeMap<ServiceId, BTreeMap<Slot, u64>>,
+    /// Since when slots have had no node; by slot.
+    unplaced: BTreeMap<ServiceId, Vec<(Slot, u64)>>,
     stats: Stats,
     latencies_ms: Vec<u64>,
 }

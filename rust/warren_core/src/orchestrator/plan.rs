@@ -71,7 +71,7 @@ pub(super) fn plan(state: &State, service: &Service, nodes: &BTreeSet<NodeId>) -
     if service.removing {
         plan.forget = state.container_count_of_service(service.id) == 0;
     }
-    let mut occupants = BTreeMap::new();
+    let mut occupants = Vec::new();
     let wanted = |container: &Container| {
         !service.removing
             && (service.is_global() || container.slot <= u64::from(service.spec.replicas))
@@ -82,16 +82,19 @@ pub(super) fn plan(state: &State, service: &Service, nodes: &BTreeSet<NodeId>) -
                 plan.remove.push(container.id);
             }
         } else if container.occupies() {
-            occupants.insert(Slot::of(service, container), container);
+            occupants.push((Slot::of(service, container), container));
         }
     }
     // The highest slots go first.
     plan.remove.reverse();
+    // Containers come by slot; those of a global service all have slot 0.
+    occupants.sort_by_key(|(slot, _)| *slot);
     let slots = slots(service, nodes, &occupants);
     plan.away_max = away_max(slots.len());
+    let mut occupants = occupants.into_iter().peekable();
     for slot in slots {
-        match occupants.get(&slot) {
-            Some(container) => plan.judge(state, service, slot, container),
+        match occupants.next_if(|(of, _)| *of == slot) {
+            Some((_, container)) => plan.judge(state, service, slot, container),
             None => plan.vacant.push(Vacancy {
                 slot,
                 replaces: None,
@@ -101,10 +104,11 @@ pub(super) fn plan(state: &State, service: &Service, nodes: &BTreeSet<NodeId>) -
     plan
 }
 
+/// In order.
 fn slots(
     service: &Service,
     nodes: &BTreeSet<NodeId>,
-    occupants: &BTreeMap<Slot, &Container>,
+    occupants: &[(Slot, &Container)],
 ) -> Vec<Slot> {
     if service.removing {
         Vec::new()
@@ -113,11 +117,8 @@ fn slots(
             number: 0,
             node: Some(*node),
         };
-        let all: BTreeSet<_> = nodes
-            .iter()
-            .map(on)
-            .chain(occupants.keys().copied())
-            .collect();
+        let occupied = occupants.iter().map(|(slot, _)| *slot);
+        let all: BTreeSet<_> = nodes.iter().map(on).chain(occupied).collect();
         all.into_iter().collect()
     } else {
         (1..=u64::from(service.spec.replicas))

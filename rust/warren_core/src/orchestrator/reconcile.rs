@@ -122,11 +122,11 @@ impl Orchestrator {
             self.place_replicas(service, plan, budget)
         };
         let (mut placed, mut pending) = (0, Vec::new());
-        for (vacancy, choice) in plan.vacant.iter().zip(choices) {
+        for ((vacancy, since_ms), choice) in plan.vacant.iter().zip(since).zip(choices) {
             match choice {
                 Ok(node) => {
                     placed += 1;
-                    self.propose_bind(service, vacancy, node, since[&vacancy.slot]);
+                    self.propose_bind(service, vacancy, node, since_ms);
                 }
                 Err(why) => pending.push(waiting(vacancy.slot, why)),
             }
@@ -191,18 +191,22 @@ impl Orchestrator {
     }
 
     /// Since when each vacant slot has been so; remembered until it is bound.
-    fn unplaced_since(&mut self, id: ServiceId, plan: &Plan, now_ms: u64) -> BTreeMap<Slot, u64> {
+    fn unplaced_since(&mut self, id: ServiceId, plan: &Plan, now_ms: u64) -> Vec<u64> {
         let known = self.unplaced.remove(&id).unwrap_or_default();
-        let since = |slot: &Slot| known.get(slot).copied().unwrap_or(now_ms);
-        let since: BTreeMap<_, _> = plan
-            .vacant
-            .iter()
-            .map(|vacancy| (vacancy.slot, since(&vacancy.slot)))
-            .collect();
-        if !since.is_empty() {
-            self.unplaced.insert(id, since.clone());
+        let mut known = known.into_iter().peekable();
+        let mut since = |slot: Slot| {
+            while known.next_if(|(of, _)| *of < slot).is_some() {}
+            known
+                .next_if(|(of, _)| *of == slot)
+                .map_or(now_ms, |(_, since_ms)| since_ms)
+        };
+        let slots = plan.vacant.iter().map(|vacancy| vacancy.slot);
+        let all: Vec<_> = slots.map(|slot| (slot, since(slot))).collect();
+        let times = all.iter().map(|(_, since_ms)| *since_ms).collect();
+        if !all.is_empty() {
+            self.unplaced.insert(id, all);
         }
-        since
+        times
     }
 
     /// Counts what is newly pending as failed, once.
@@ -291,8 +295,9 @@ impl Orchestrator {
                     .push(now_ms.saturating_sub(bound.since_ms));
             } else {
                 self.stats.failed += u64::from(judged);
-                let since = self.unplaced.entry(bound.service).or_default();
-                since.insert(bound.slot, bound.since_ms);
+                let unplaced = self.unplaced.entry(bound.service).or_default();
+                let place = unplaced.partition_point(|(slot, _)| *slot < bound.slot);
+                unplaced.insert(place, (bound.slot, bound.since_ms));
             }
             self.look_again(bound.service, now_ms, applied);
         }
