@@ -46,7 +46,10 @@ packages=
 want() { packages="$packages $1"; }
 
 python=$(find_python)
-if [ -z "$python" ]; then
+if [ -z "$python" ] && [ -n "${PYTHON:-}" ]; then
+    need "Python $PYTHON_OLDEST or newer; PYTHON=$PYTHON is not one" \
+        "name another interpreter, or none: make setup PYTHON=/usr/bin/python3"
+elif [ -z "$python" ]; then
     want python3
     want python3-venv
     want python3-dev
@@ -72,7 +75,7 @@ packages=${packages# }
 
 if ! command -v cargo >/dev/null 2>&1 || ! command -v rustc >/dev/null 2>&1; then
     need "Rust $RUST_OLDEST or newer (Debian 12 and 13 ship older ones)" \
-        "curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y --profile default && . \"\$HOME/.cargo/env\""
+        "curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y && . \"\$HOME/.cargo/env\""
 else
     found=$(rustc --version | cut -d ' ' -f 2)
     at_least "$RUST_OLDEST" "$found" ||
@@ -85,6 +88,8 @@ if [ -n "$packages" ]; then
         need "these, named as on Debian: $packages" "install them with this system's package manager"
     elif [ "$(id -u)" != 0 ]; then
         need "Debian packages: $packages" "sudo apt-get install --yes --no-install-recommends $packages"
+    elif [ -n "$missing" ]; then
+        need "Debian packages: $packages" "make installs them itself, being root, once the rest is there"
     fi
 fi
 
