@@ -6,6 +6,10 @@ use super::{AMPLE_BYTES, create, dir, open};
 
 /// Three segments, several batches in each; the last holds two batches.
 fn three_segments(clean: bool) -> SimDisk {
+    three_segments_of(700, clean)
+}
+
+fn three_segments_of(payload_bytes: usize, clean: bool) -> SimDisk {
     let disk = SimDisk::new(AMPLE_BYTES);
     let mut wal = create(&disk).unwrap();
     wal.append_hard_state(b"term 1").unwrap();
@@ -13,7 +17,8 @@ fn three_segments(clean: bool) -> SimDisk {
     while wal.stats().segments < 3 {
         for _ in 0..2 {
             index += 1;
-            wal.append_entry(index, 1, &[index as u8; 700]).unwrap();
+            wal.append_entry(index, 1, &vec![index as u8; payload_bytes])
+                .unwrap();
         }
         wal.commit().unwrap();
     }
@@ -126,6 +131,13 @@ fn a_segment_of_another_log_is_refused() {
     );
     let foreign = refusal(&names[1], other.contents(&names[1]));
     assert!(foreign.contains(&names[0]), "{foreign}");
+    // Frames of the same sizes at the same places, in a first segment with the same header.
+    let twin = three_segments_of(699, false);
+    let lookalike = refusal(&names[0], twin.contents(&names[0]));
+    assert!(
+        lookalike.contains("does not follow the one before it"),
+        "{lookalike}"
+    );
 }
 
 #[test]
