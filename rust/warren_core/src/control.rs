@@ -35,7 +35,9 @@ use crate::raft::{self, Persist, Position};
 use calls::Calls;
 use entropy::Entropy;
 use member::Member;
+pub use proposals::PROPOSALS_MAX;
 pub use reads::{LeaderView, ReadJob};
+pub use watches::WATCHES_MAX;
 
 /// Names one call or one stream of the driver; never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -157,7 +159,11 @@ pub struct Outputs {
 
 impl Outputs {
     fn log(&mut self, level: Level, component: &'static str, message: impl Into<String>) {
-        self.log_lines.push(LogLine { level, component, message: message.into() });
+        self.log_lines.push(LogLine {
+            level,
+            component,
+            message: message.into(),
+        });
     }
 }
 
@@ -223,7 +229,13 @@ impl Control {
     /// A machine that belongs to no cluster yet.
     pub fn outside(config: Config) -> Self {
         let entropy = Entropy::new(config.seed);
-        Self { config, entropy, calls: Calls::default(), founding: None, member: None }
+        Self {
+            config,
+            entropy,
+            calls: Calls::default(),
+            founding: None,
+            member: None,
+        }
     }
 
     /// A machine that goes on where its log ends. Refuses a log that no version wrote.
@@ -246,9 +258,9 @@ impl Control {
         out
     }
 
-    /// A copy of the state, in O(1); `None` outside a cluster.
-    pub fn state(&self) -> Option<State> {
-        self.member.as_ref().map(|member| member.state.clone())
+    /// The state after the last step; `None` outside a cluster.
+    pub fn state(&self) -> Option<&State> {
+        self.member.as_ref().map(|member| &member.state)
     }
 
     pub fn status(&self) -> Status {
@@ -312,12 +324,13 @@ impl Control {
 
     fn subscribe(&mut self, now: Now, call: Call, out: &mut Outputs) {
         let id = call.id;
-        let opened = access::check(&call.identity, &call.method, access::Kind::Stream).and_then(
-            |method| match &mut self.member {
-                Some(member) => member.subscribe(now, method, call, &mut self.entropy, out),
-                None => Err(Error::NotInCluster),
-            },
-        );
+        let opened =
+            access::check(&call.identity, &call.method, access::Kind::Stream).and_then(|method| {
+                match &mut self.member {
+                    Some(member) => member.subscribe(now, method, call, &mut self.entropy, out),
+                    None => Err(Error::NotInCluster),
+                }
+            });
         if let Err(error) = opened {
             out.ended.push((id, Some(error)));
         }
@@ -340,12 +353,18 @@ impl Control {
         };
         out.create_log = Some(identity);
         let advertise_addr = request.advertise_addr;
-        self.founding = Some(Founding { call: call.id, advertise_addr, identity });
+        self.founding = Some(Founding {
+            call: call.id,
+            advertise_addr,
+            identity,
+        });
         None
     }
 
     fn log_created(&mut self, now: Now, result: Result<(), Error>, out: &mut Outputs) {
-        let Some(founding) = self.founding.take() else { return };
+        let Some(founding) = self.founding.take() else {
+            return;
+        };
         let joined = result.and_then(|()| {
             let recovered = Recovered {
                 identity: founding.identity,

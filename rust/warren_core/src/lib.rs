@@ -25,6 +25,8 @@ pub mod fsm;
 pub mod host;
 pub mod ids;
 pub mod orchestrator;
+#[cfg(feature = "python")]
+mod py;
 pub mod raft;
 pub mod scheduler;
 pub mod wal;

@@ -52,9 +52,13 @@ pub const LOCAL: &str = "local";
 
 /// The method, if there is one of that kind and `identity` may call it.
 pub fn check(identity: &str, method: &str, kind: Kind) -> Result<Method, Error> {
-    let known = Method::ALL.iter().find(|(name, _, of, _)| *name == method && *of == kind);
+    let known = Method::ALL
+        .iter()
+        .find(|(name, _, of, _)| *name == method && *of == kind);
     let Some((_, found, _, callers)) = known else {
-        return Err(Error::UnknownMethod { method: method.to_owned() });
+        return Err(Error::UnknownMethod {
+            method: method.to_owned(),
+        });
     };
     let allowed = identity == LOCAL || (*callers == Callers::LocalAndNodes && is_node(identity));
     if !allowed {
@@ -66,7 +70,10 @@ pub fn check(identity: &str, method: &str, kind: Kind) -> Result<Method, Error> 
 
 /// A node is known by its id, as text.
 pub fn is_node(identity: &str) -> bool {
-    identity.len() == 32 && identity.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+    identity.len() == 32
+        && identity
+            .bytes()
+            .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }
 
 #[cfg(test)]
@@ -86,7 +93,13 @@ mod tests {
 
     #[test]
     fn a_stream_is_no_call() {
-        assert_eq!(check(LOCAL, "Session", Kind::Call).unwrap_err().code(), "unknown_method");
-        assert_eq!(check(LOCAL, "Nonsense", Kind::Call).unwrap_err().code(), "unknown_method");
+        assert_eq!(
+            check(LOCAL, "Session", Kind::Call).unwrap_err().code(),
+            "unknown_method"
+        );
+        assert_eq!(
+            check(LOCAL, "Nonsense", Kind::Call).unwrap_err().code(),
+            "unknown_method"
+        );
     }
 }

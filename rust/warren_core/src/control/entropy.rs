@@ -28,6 +28,10 @@ impl Entropy {
 
     fn block(&mut self) -> [u8; 32] {
         self.drawn += 1;
-        Sha256::new().chain_update(self.seed).chain_update(self.drawn.to_le_bytes()).finalize().into()
+        Sha256::new()
+            .chain_update(self.seed)
+            .chain_update(self.drawn.to_le_bytes())
+            .finalize()
+            .into()
     }
 }

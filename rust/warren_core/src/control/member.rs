@@ -63,11 +63,21 @@ struct Read(Method, Call);
 
 impl Member {
     pub fn new(config: Config, recovered: Recovered, seed: u64) -> Result<Self, raft::Damaged> {
-        let Recovered { identity, state, snapshot, hard_state, entries } = recovered;
+        let Recovered {
+            identity,
+            state,
+            snapshot,
+            hard_state,
+            entries,
+        } = recovered;
         let log_bytes = entries.iter().map(|entry| entry.payload.len() as u64).sum();
         let applied = snapshot.as_ref().map_or(Position::default(), |(at, _)| *at);
-        let recovered =
-            raft::Recovered { member: identity.member, snapshot, hard_state, entries };
+        let recovered = raft::Recovered {
+            member: identity.member,
+            snapshot,
+            hard_state,
+            entries,
+        };
         Ok(Self {
             config,
             identity,
@@ -171,7 +181,9 @@ impl Member {
         self.check_serving()?;
         if method == Method::WatchService {
             let request: pb::WatchServiceRequest = requests::decode(&call.body)?;
-            return self.watches.open(call.id, ServiceId::from_slice(&request.service_id)?);
+            return self
+                .watches
+                .open(call.id, ServiceId::from_slice(&request.service_id)?);
         }
         self.open_session(now, &call, entropy, out)
     }
@@ -179,13 +191,7 @@ impl Member {
     /// Carries everything on that can go on: persist, commit, apply, answer, orchestrate. The one
     /// place that fixes the order: an entry is applied only out of [`Work::committed`], which
     /// consensus fills only with what is durable.
-    pub fn pump(
-        &mut self,
-        now: Now,
-        entropy: &mut Entropy,
-        calls: &mut Calls,
-        out: &mut Outputs,
-    ) {
+    pub fn pump(&mut self, now: Now, entropy: &mut Entropy, calls: &mut Calls, out: &mut Outputs) {
         for round in 0.. {
             self.ask_reads();
             let mut busy = false;
@@ -208,16 +214,26 @@ impl Member {
         self.sessions.flush(&self.state, out);
         self.watches.flush(&self.state, &self.orchestrator, out);
         self.snapshot_if_due(now, out);
-        out.samples.scheduling_ms.extend(self.orchestrator.take_scheduling_latencies_ms());
+        out.samples
+            .scheduling_ms
+            .extend(self.orchestrator.take_scheduling_latencies_ms());
         for note in self.raft.take_notes() {
-            let level = if note.warning { Level::Warning } else { Level::Info };
+            let level = if note.warning {
+                Level::Warning
+            } else {
+                Level::Info
+            };
             out.log(level, "raft", note.message);
         }
     }
 
     fn carry_out(&mut self, now: Now, work: Work, calls: &mut Calls, out: &mut Outputs) {
         if let Some(persist) = &work.persist {
-            self.log_bytes += persist.entries.iter().map(|e| e.payload.len() as u64).sum::<u64>();
+            self.log_bytes += persist
+                .entries
+                .iter()
+                .map(|e| e.payload.len() as u64)
+                .sum::<u64>();
         }
         out.persist.extend(work.persist);
         for committed in work.committed {
@@ -245,7 +261,9 @@ impl Member {
             self.resolve(now, at, applied.response, calls, out);
         }
         self.applied = at;
-        out.samples.apply_ns.push((self.config.stopwatch)().saturating_sub(started_ns));
+        out.samples
+            .apply_ns
+            .push((self.config.stopwatch)().saturating_sub(started_ns));
     }
 
     fn observe(&mut self, events: &[Event]) {
@@ -256,7 +274,9 @@ impl Member {
         for event in events {
             match *event {
                 Event::Service { id, .. } => self.watches.touch(id),
-                Event::Container { id, service, node, .. } => {
+                Event::Container {
+                    id, service, node, ..
+                } => {
                     self.watches.touch(service);
                     self.sessions.touch(node, id);
                 }
@@ -274,14 +294,24 @@ impl Member {
         calls: &mut Calls,
         out: &mut Outputs,
     ) {
-        let Some(Proposal { at: proposed, origin, proposed_ns }) = self.proposals.take(at.index)
+        let Some(Proposal {
+            at: proposed,
+            origin,
+            proposed_ns,
+        }) = self.proposals.take(at.index)
         else {
             return;
         };
         // Another term's entry stands in its place, so it never happened.
-        let response = if proposed == at { response } else { Err(Error::NoLeader) };
+        let response = if proposed == at {
+            response
+        } else {
+            Err(Error::NoLeader)
+        };
         if proposed == at {
-            out.samples.commit_ns.push(now.mono_ns.saturating_sub(proposed_ns));
+            out.samples
+                .commit_ns
+                .push(now.mono_ns.saturating_sub(proposed_ns));
         }
         match origin {
             Origin::Call(id) => calls.reply(id, response, out),
@@ -294,11 +324,16 @@ impl Member {
             }
             Origin::Orchestrator(token) => {
                 let response = response.as_deref().map_err(Clone::clone);
-                self.orchestrator.resolved(&self.state, now.mono_ms(), token, response);
+                self.orchestrator
+                    .resolved(&self.state, now.mono_ms(), token, response);
             }
             Origin::Hello(node) => {
                 if let Err(error) = response {
-                    out.log(Level::Warning, "session", format!("hello of node {node}: {error}"));
+                    out.log(
+                        Level::Warning,
+                        "session",
+                        format!("hello of node {node}: {error}"),
+                    );
                 }
             }
         }
@@ -319,7 +354,11 @@ impl Member {
         out.samples.leader_changes += 1;
         if leads {
             self.orchestrator.lead(&self.state, now.mono_ms());
-            out.log(Level::Info, "control", format!("leading in term {}", status.term.0));
+            out.log(
+                Level::Info,
+                "control",
+                format!("leading in term {}", status.term.0),
+            );
         } else {
             self.orchestrator.follow();
             self.sessions.end_all(&Error::NoLeader, out);
@@ -332,11 +371,19 @@ impl Member {
     }
 
     /// Proposes a cluster's first commands where a log exists and nothing is in it.
-    fn begin_cluster(&mut self, now: Now, entropy: &mut Entropy, calls: &mut Calls, out: &mut Outputs) {
+    fn begin_cluster(
+        &mut self,
+        now: Now,
+        entropy: &mut Entropy,
+        calls: &mut Calls,
+        out: &mut Outputs,
+    ) {
         if !self.leading {
             return;
         }
-        let Some((call, advertise_addr)) = self.founding.take() else { return };
+        let Some((call, advertise_addr)) = self.founding.take() else {
+            return;
+        };
         if let Some(cluster) = self.state.cluster() {
             let cluster = cluster.id.to_string();
             return calls.reply(call, Err(Error::AlreadyInCluster { cluster }), out);
@@ -378,7 +425,9 @@ impl Member {
             return false;
         }
         let started_ns = (self.config.stopwatch)();
-        let proposals = self.orchestrator.step(&self.state, now.mono_ms(), ORCHESTRATOR_BUDGET);
+        let proposals = self
+            .orchestrator
+            .step(&self.state, now.mono_ms(), ORCHESTRATOR_BUDGET);
         if proposals.is_empty() {
             return false;
         }
@@ -386,7 +435,8 @@ impl Member {
             let origin = Some(Origin::Orchestrator(token));
             if let Err(error) = self.propose_own(now, entropy, body, origin) {
                 out.log(Level::Warning, "control", format!("not proposed: {error}"));
-                self.orchestrator.resolved(&self.state, now.mono_ms(), token, Err(error));
+                self.orchestrator
+                    .resolved(&self.state, now.mono_ms(), token, Err(error));
             }
         }
         let took_ns = (self.config.stopwatch)().saturating_sub(started_ns);
@@ -443,7 +493,10 @@ impl Member {
         origin: Option<Origin>,
     ) -> Result<(), Error> {
         if self.proposals.len() >= PROPOSALS_MAX {
-            return Err(Error::Overloaded { queue: "the log", limit: PROPOSALS_MAX });
+            return Err(Error::Overloaded {
+                queue: "the log",
+                limit: PROPOSALS_MAX,
+            });
         }
         let command = pb::Command {
             level: self.state.feature_level().min(FEATURE_LEVEL_MAX),
@@ -470,7 +523,13 @@ impl Member {
 
     /// The driver says where the disk is full; here it is only known that it is.
     fn check_space(&self) -> Result<(), Error> {
-        if self.has_space { Ok(()) } else { Err(Error::NoSpace { dir: "the data directory".into() }) }
+        if self.has_space {
+            Ok(())
+        } else {
+            Err(Error::NoSpace {
+                dir: "the data directory".into(),
+            })
+        }
     }
 
     fn open_session(
@@ -489,13 +548,31 @@ impl Member {
         let origin = Origin::Hello(node);
         self.introduce(now, node, hello.description.as_ref(), entropy, origin)?;
         for items in hello.observed.chunks(super::sessions::REPORT_ITEMS_MAX) {
-            let report = pb::ReportStatus { node_id: node.to_vec(), items: items.to_vec() };
+            let report = pb::ReportStatus {
+                node_id: node.to_vec(),
+                items: items.to_vec(),
+            };
             let origin = Some(Origin::Hello(node));
-            self.propose(now, entropy, &call.identity, None, Body::ReportStatus(report), origin)?;
+            self.propose(
+                now,
+                entropy,
+                &call.identity,
+                None,
+                Body::ReportStatus(report),
+                origin,
+            )?;
         }
         let term = self.raft.status().term;
         let epoch = self.identity.epoch;
-        self.sessions.open(call.id, node, &hello, (epoch, term), entropy.draw(), &self.state, out);
+        self.sessions.open(
+            call.id,
+            node,
+            &hello,
+            (epoch, term),
+            entropy.draw(),
+            &self.state,
+            out,
+        );
         self.orchestrator.session_up(node, now.mono_ms());
         Ok(())
     }
@@ -554,7 +631,10 @@ impl Member {
             Some(Message::Report(report)) => {
                 self.check_space()?;
                 super::sessions::check_report(&report)?;
-                let report = pb::ReportStatus { node_id: node.to_vec(), items: report.items };
+                let report = pb::ReportStatus {
+                    node_id: node.to_vec(),
+                    items: report.items,
+                };
                 let origin = Some(Origin::Call(call.id));
                 let body = Body::ReportStatus(report);
                 self.propose(now, entropy, &call.identity, None, body, origin)?;
@@ -580,7 +660,8 @@ impl Member {
             return;
         }
         self.read_context += 1;
-        self.asked.insert(self.read_context, std::mem::take(&mut self.unasked));
+        self.asked
+            .insert(self.read_context, std::mem::take(&mut self.unasked));
         self.raft.read_index(self.read_context);
     }
 
@@ -594,7 +675,13 @@ impl Member {
                 if calls.close(call.id) {
                     let view = self.view(method, &call.body);
                     let (id, body, state) = (call.id, call.body, self.state.clone());
-                    out.reads.push(ReadJob { id, method, body, state, view });
+                    out.reads.push(ReadJob {
+                        id,
+                        method,
+                        body,
+                        state,
+                        view,
+                    });
                 }
             }
         }
@@ -630,7 +717,11 @@ impl Member {
         self.snapshot_running = true;
         self.log_bytes = 0;
         let header = snapshot::header(&self.state, self.raft.conf_state().encode());
-        out.snapshot = Some(SnapshotJob { state: self.state.clone(), header, at: self.applied });
+        out.snapshot = Some(SnapshotJob {
+            state: self.state.clone(),
+            header,
+            at: self.applied,
+        });
     }
 
     fn snapshotted(&mut self, now: Now, result: Result<Position, Error>, out: &mut Outputs) {
@@ -643,7 +734,11 @@ impl Member {
             Err(error) => {
                 self.log_bytes = self.config.snapshot_bytes;
                 self.snapshot_not_before_ms = now.mono_ms() + SNAPSHOT_RETRY_MS;
-                out.log(Level::Warning, "snapshot", format!("{error}; trying again in a minute"));
+                out.log(
+                    Level::Warning,
+                    "snapshot",
+                    format!("{error}; trying again in a minute"),
+                );
             }
         }
     }

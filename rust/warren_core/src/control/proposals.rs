@@ -34,7 +34,14 @@ pub struct Proposals(BTreeMap<Index, Proposal>);
 impl Proposals {
     pub fn add(&mut self, at: Position, origin: Origin, proposed_ns: u64) -> Option<Proposal> {
         // An entry at the same index in an older term has been overwritten.
-        self.0.insert(at.index, Proposal { at, origin, proposed_ns })
+        self.0.insert(
+            at.index,
+            Proposal {
+                at,
+                origin,
+                proposed_ns,
+            },
+        )
     }
 
     pub fn take(&mut self, index: Index) -> Option<Proposal> {

@@ -47,12 +47,18 @@ fn answer(state: &State, view: &LeaderView, method: Method, body: &[u8]) -> Resu
     Ok(match method {
         Method::GetCluster => get_cluster(state, view).encode_to_vec(),
         Method::ListNodes => {
-            let nodes = state.nodes().map(|node| node_view(state, view, node)).collect();
+            let nodes = state
+                .nodes()
+                .map(|node| node_view(state, view, node))
+                .collect();
             pb::ListNodesResponse { nodes }.encode_to_vec()
         }
         Method::GetNode => get_node(state, view, &decode(body)?)?.encode_to_vec(),
         Method::ListServices => {
-            let services = state.services().map(|service| service_view(state, service)).collect();
+            let services = state
+                .services()
+                .map(|service| service_view(state, service))
+                .collect();
             pb::ListServicesResponse { services }.encode_to_vec()
         }
         Method::GetService => {
@@ -64,14 +70,21 @@ fn answer(state: &State, view: &LeaderView, method: Method, body: &[u8]) -> Resu
         Method::ListSlots => list_slots(state, view, &decode(body)?)?.encode_to_vec(),
         Method::ListContainers => list_containers(state, &decode(body)?).encode_to_vec(),
         Method::GetContainer => get_container(state, &decode(body)?)?.encode_to_vec(),
-        _ => return Err(Error::UnknownMethod { method: format!("{method:?}") }),
+        _ => {
+            return Err(Error::UnknownMethod {
+                method: format!("{method:?}"),
+            });
+        }
     })
 }
 
 fn get_cluster(state: &State, view: &LeaderView) -> pb::GetClusterResponse {
     let count = |matching: fn(&Node) -> bool| state.nodes().filter(|n| matching(n)).count() as u32;
     let sum = |of: &dyn Fn(&Node) -> Resources| {
-        state.nodes().map(of).fold(Resources::default(), Resources::saturating_add)
+        state
+            .nodes()
+            .map(of)
+            .fold(Resources::default(), Resources::saturating_add)
     };
     pb::GetClusterResponse {
         cluster: state.cluster().map(Into::into),
@@ -86,7 +99,16 @@ fn get_cluster(state: &State, view: &LeaderView) -> pb::GetClusterResponse {
         services: state.service_count() as u32,
         containers: state.container_count() as u32,
         containers_running: state.containers_in(ContainerState::Running) as u32,
-        capacity: Some(sum(&|node| if node.worker { node.capacity() } else { <_>::default() }).into()),
+        capacity: Some(
+            sum(&|node| {
+                if node.worker {
+                    node.capacity()
+                } else {
+                    <_>::default()
+                }
+            })
+            .into(),
+        ),
         allocated: Some(sum(&|node| state.node_allocated(node.id)).into()),
     }
 }
@@ -129,7 +151,10 @@ fn service_view(state: &State, service: &Service) -> pb::ServiceView {
 fn find_service<'a>(state: &'a State, reference: &str) -> Result<&'a Service, Error> {
     let id = state.resolve_service(reference)?;
     let kind = ServiceId::KIND;
-    state.service(id).ok_or_else(|| Error::NotFound { kind, reference: reference.to_owned() })
+    state.service(id).ok_or_else(|| Error::NotFound {
+        kind,
+        reference: reference.to_owned(),
+    })
 }
 
 fn list_slots(
@@ -149,22 +174,40 @@ fn list_slots(
             node_id: container.node.to_vec(),
         })
         .collect();
-    slots.extend(view.pending.iter().map(|pending| pb::Slot {
-        slot: pending.slot,
-        container: None,
-        node_name: pending.node.map(|node| node_name(state, node)).unwrap_or_default(),
-        pending_reason: pending.reason.to_string(),
-        node_id: pending.node.map(NodeId::to_vec).unwrap_or_default(),
+    slots.extend(view.pending.iter().map(|pending| {
+        pb::Slot {
+            slot: pending.slot,
+            container: None,
+            node_name: pending
+                .node
+                .map(|node| node_name(state, node))
+                .unwrap_or_default(),
+            pending_reason: pending.reason.to_string(),
+            node_id: pending.node.map(NodeId::to_vec).unwrap_or_default(),
+        }
     }));
     slots.sort_by_cached_key(|slot| {
-        let created_at_ms = slot.container.as_ref().map(|container| container.created_at_ms);
-        (slot.slot, slot.node_name.clone(), std::cmp::Reverse(created_at_ms))
+        let created_at_ms = slot
+            .container
+            .as_ref()
+            .map(|container| container.created_at_ms);
+        (
+            slot.slot,
+            slot.node_name.clone(),
+            std::cmp::Reverse(created_at_ms),
+        )
     });
-    Ok(pb::ListSlotsResponse { service: Some(service_view(state, service)), slots })
+    Ok(pb::ListSlotsResponse {
+        service: Some(service_view(state, service)),
+        slots,
+    })
 }
 
 fn node_name(state: &State, id: NodeId) -> String {
-    state.node(id).map(|node| node.name().to_owned()).unwrap_or_default()
+    state
+        .node(id)
+        .map(|node| node.name().to_owned())
+        .unwrap_or_default()
 }
 
 fn container_view(state: &State, container: &Container) -> pb::ContainerView {
@@ -175,11 +218,18 @@ fn container_view(state: &State, container: &Container) -> pb::ContainerView {
     }
 }
 
-fn list_containers(state: &State, request: &pb::ListContainersRequest) -> pb::ListContainersResponse {
+fn list_containers(
+    state: &State,
+    request: &pb::ListContainersRequest,
+) -> pb::ListContainersResponse {
     let listed = |container: &&Container| request.all || !container.is_terminal();
     let mut containers: Vec<_> = state.containers().filter(listed).collect();
-    containers.sort_by(|a, b| (&a.service_name, a.slot, a.id).cmp(&(&b.service_name, b.slot, b.id)));
-    let containers = containers.into_iter().map(|c| container_view(state, c)).collect();
+    containers
+        .sort_by(|a, b| (&a.service_name, a.slot, a.id).cmp(&(&b.service_name, b.slot, b.id)));
+    let containers = containers
+        .into_iter()
+        .map(|c| container_view(state, c))
+        .collect();
     pb::ListContainersResponse { containers }
 }
 
@@ -189,7 +239,9 @@ fn get_container(
 ) -> Result<pb::GetContainerResponse, Error> {
     let id = state.resolve_container(&request.r#ref)?;
     let view = state.container(id).map(|container| pb::ContainerView {
-        spec: state.spec(&container.spec_digest).map(|spec| spec.as_ref().clone()),
+        spec: state
+            .spec(&container.spec_digest)
+            .map(|spec| spec.as_ref().clone()),
         ..container_view(state, container)
     });
     Ok(pb::GetContainerResponse { container: view })

@@ -1,7 +1,5 @@
 //! From a request to a command: decoded, known or not, valid, complete.
 
-use prost::Message as _;
-
 use super::access::Method;
 use crate::error::Error;
 use crate::fsm::{self, RequestKey, State, validate};
@@ -18,7 +16,10 @@ pub enum Prepared {
 }
 
 pub fn undecodable(error: &prost::DecodeError) -> Error {
-    Error::Invalid { what: "request", why: format!("it cannot be decoded: {error}") }
+    Error::Invalid {
+        what: "request",
+        why: format!("it cannot be decoded: {error}"),
+    }
 }
 
 /// Judges a request against the state, before it costs a log entry; `apply` judges again.
@@ -27,7 +28,9 @@ pub fn prepare(state: &State, method: Method, body: &[u8]) -> Result<Prepared, E
         Method::CreateService => create_service(state, body),
         Method::UpdateService => update_service(state, body),
         Method::RemoveService => remove_service(state, body),
-        _ => Err(Error::UnknownMethod { method: format!("{method:?}") }),
+        _ => Err(Error::UnknownMethod {
+            method: format!("{method:?}"),
+        }),
     }
 }
 
@@ -39,10 +42,16 @@ fn create_service(state: &State, body: &[u8]) -> Result<Prepared, Error> {
     };
     let mut spec = validate::check_service_spec(&request.spec.unwrap_or_default())?;
     if let Some(taken) = state.service_by_name(&spec.name) {
-        return Err(Error::NameTaken { kind: ServiceId::KIND, name: taken.name.to_string() });
+        return Err(Error::NameTaken {
+            kind: ServiceId::KIND,
+            name: taken.name.to_string(),
+        });
     }
     resolve_image(state, &mut spec, None)?;
-    Ok(Prepared::Propose(id, Body::CreateService(pb::CreateService { spec: Some(spec) })))
+    Ok(Prepared::Propose(
+        id,
+        Body::CreateService(pb::CreateService { spec: Some(spec) }),
+    ))
 }
 
 fn update_service(state: &State, body: &[u8]) -> Result<Prepared, Error> {
@@ -52,7 +61,10 @@ fn update_service(state: &State, body: &[u8]) -> Result<Prepared, Error> {
         Err(answer) => return Ok(Prepared::Answered(answer)),
     };
     let service = existing(state, &request.service_id)?;
-    let carried = request.spec.as_ref().and_then(|spec| spec.container.as_ref());
+    let carried = request
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.container.as_ref());
     let carried_digest = carried.map(|container| container.image_digest.clone());
     let mut spec = validate::check_service_spec(&request.spec.unwrap_or_default())?;
     // Scaling must never change what runs: the same image with the digest it has stays that.
@@ -74,7 +86,9 @@ fn remove_service(state: &State, body: &[u8]) -> Result<Prepared, Error> {
         Err(answer) => return Ok(Prepared::Answered(answer)),
     };
     existing(state, &request.service_id)?;
-    let remove = pb::RemoveService { service_id: request.service_id };
+    let remove = pb::RemoveService {
+        service_id: request.service_id,
+    };
     Ok(Prepared::Propose(id, Body::RemoveService(remove)))
 }
 
@@ -84,7 +98,10 @@ pub fn decode<M: prost::Message + Default>(body: &[u8]) -> Result<M, Error> {
 
 fn existing<'a>(state: &'a State, id: &[u8]) -> Result<&'a fsm::Service, Error> {
     let id = ServiceId::from_slice(id)?;
-    let not_found = || Error::NotFound { kind: ServiceId::KIND, reference: id.to_string() };
+    let not_found = || Error::NotFound {
+        kind: ServiceId::KIND,
+        reference: id.to_string(),
+    };
     state.service(id).ok_or_else(not_found)
 }
 
@@ -97,7 +114,9 @@ fn identify(
     id: Option<pb::RequestId>,
     request: &impl prost::Message,
 ) -> Result<Result<Option<pb::RequestId>, Result<Vec<u8>, Error>>, Error> {
-    let Some(mut id) = id else { return Ok(Ok(None)) };
+    let Some(mut id) = id else {
+        return Ok(Ok(None));
+    };
     id.digest = fsm::request_digest(method, &request.encode_to_vec()).to_vec();
     let key = RequestKey::try_from(&id)?;
     Ok(match state.request(&key.client, key.sequence) {

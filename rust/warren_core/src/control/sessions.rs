@@ -72,7 +72,9 @@ impl Sessions {
         }
         let id = SessionId::compose(entropy, 0);
         let mut session = Session::new(stream, node, id);
-        let same_history = hello.last_revision.is_some_and(|revision| revision.epoch == epoch);
+        let same_history = hello
+            .last_revision
+            .is_some_and(|revision| revision.epoch == epoch);
         if same_history {
             session.assume_told(state, hello.set_hash);
         }
@@ -82,7 +84,9 @@ impl Sessions {
             session_id: id.to_vec(),
             heartbeat_interval_ms: heartbeat_interval_ms(state.node_count()),
         };
-        session.outlet.send(&message(pb::manager_message::Body::Welcome(welcome)), out);
+        session
+            .outlet
+            .send(&message(pb::manager_message::Body::Welcome(welcome)), out);
         self.by_stream.insert(stream, node);
         self.by_id.insert(id, node);
         self.by_node.insert(node, session);
@@ -99,7 +103,8 @@ impl Sessions {
 
     pub fn end_all(&mut self, error: &Error, out: &mut Outputs) {
         let ended = std::mem::take(self).by_stream.into_keys();
-        out.ended.extend(ended.map(|stream| (stream, Some(error.clone()))));
+        out.ended
+            .extend(ended.map(|stream| (stream, Some(error.clone()))));
     }
 
     pub fn taken(&mut self, stream: CallId) {
@@ -160,9 +165,13 @@ impl Session {
 
     /// If the worker's hash is that of the set as it is now, it need not be told again.
     fn assume_told(&mut self, state: &State, set_hash: u64) {
-        let now: BTreeMap<_, _> =
-            state.containers_of_node(self.node).map(|c| (c.id, Told::of(c))).collect();
-        let hash = now.iter().fold(0u64, |sum, (id, told)| sum.wrapping_add(told.hash(*id)));
+        let now: BTreeMap<_, _> = state
+            .containers_of_node(self.node)
+            .map(|c| (c.id, Told::of(c)))
+            .collect();
+        let hash = now
+            .iter()
+            .fold(0u64, |sum, (id, told)| sum.wrapping_add(told.hash(*id)));
         if hash == set_hash {
             self.specs = now.values().map(|told| told.spec).collect();
             (self.told, self.hash, self.whole) = (now, hash, false);
@@ -173,7 +182,10 @@ impl Session {
         if !self.outlet.is_free() || !(self.due || !self.changed.is_empty()) {
             return;
         }
-        let mut assignments = pb::Assignments { complete: self.whole, ..Default::default() };
+        let mut assignments = pb::Assignments {
+            complete: self.whole,
+            ..Default::default()
+        };
         if self.whole {
             (self.told, self.hash) = (BTreeMap::new(), 0);
             for container in state.containers_of_node(self.node) {
@@ -195,7 +207,10 @@ impl Session {
         (self.whole, self.due) = (false, false);
         assignments.revision = Some(state.revision().into());
         assignments.set_hash = self.hash;
-        self.outlet.send(&message(pb::manager_message::Body::Assignments(assignments)), out);
+        self.outlet.send(
+            &message(pb::manager_message::Body::Assignments(assignments)),
+            out,
+        );
     }
 
     fn tell(&mut self, state: &State, container: &Container, to: &mut pb::Assignments) {
@@ -210,7 +225,10 @@ impl Session {
         self.hash = self.hash.wrapping_add(told.hash(container.id));
         if self.specs.insert(told.spec) {
             let spec = state.spec(&told.spec).map(|spec| spec.as_ref().clone());
-            to.specs.push(pb::SpecBlob { digest: told.spec.0.to_vec(), spec });
+            to.specs.push(pb::SpecBlob {
+                digest: told.spec.0.to_vec(),
+                spec,
+            });
         }
         to.upsert.push(pb::Assignment {
             container_id: container.id.to_vec(),
@@ -232,7 +250,10 @@ impl Session {
 
 impl Told {
     fn of(container: &Container) -> Self {
-        Self { spec: container.spec_digest, desired: container.desired }
+        Self {
+            spec: container.spec_digest,
+            desired: container.desired,
+        }
     }
 
     /// As the schema defines it at `Assignments.set_hash`.
@@ -252,7 +273,11 @@ pub fn check_report(report: &pb::StatusReport) -> Result<(), Error> {
     let bytes = report.encoded_len();
     if report.items.len() > REPORT_ITEMS_MAX || bytes > BYTES_MAX {
         let what = "a status report";
-        return Err(Error::TooLarge { what, actual_bytes: bytes, limit_bytes: BYTES_MAX });
+        return Err(Error::TooLarge {
+            what,
+            actual_bytes: bytes,
+            limit_bytes: BYTES_MAX,
+        });
     }
     Ok(())
 }

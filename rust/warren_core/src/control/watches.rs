@@ -10,7 +10,8 @@ use crate::ids::ServiceId;
 use crate::orchestrator::Orchestrator;
 use crate::pb;
 
-const WATCHES_MAX: usize = 1024;
+/// Watches open at a time.
+pub const WATCHES_MAX: usize = 1024;
 
 struct Watch {
     outlet: Outlet,
@@ -26,10 +27,21 @@ pub struct Watches(BTreeMap<CallId, Watch>);
 impl Watches {
     pub fn open(&mut self, id: CallId, service: ServiceId) -> Result<(), Error> {
         if self.0.len() >= WATCHES_MAX {
-            return Err(Error::Overloaded { queue: "service watches", limit: WATCHES_MAX });
+            return Err(Error::Overloaded {
+                queue: "service watches",
+                limit: WATCHES_MAX,
+            });
         }
         let outlet = Outlet::new(id);
-        self.0.insert(id, Watch { outlet, service, sent: None, dirty: true });
+        self.0.insert(
+            id,
+            Watch {
+                outlet,
+                service,
+                sent: None,
+                dirty: true,
+            },
+        );
         Ok(())
     }
 
@@ -44,13 +56,19 @@ impl Watches {
     }
 
     pub fn touch(&mut self, service: ServiceId) {
-        self.0.values_mut().filter(|watch| watch.service == service).for_each(|w| w.dirty = true);
+        self.0
+            .values_mut()
+            .filter(|watch| watch.service == service)
+            .for_each(|w| w.dirty = true);
     }
 
     /// Why a container waits may change without an event: those who watch one are looked at again.
     pub fn touch_waiting(&mut self) {
         let waiting = |watch: &&mut Watch| watch.sent.as_ref().is_some_and(|sent| sent.pending > 0);
-        self.0.values_mut().filter(waiting).for_each(|watch| watch.dirty = true);
+        self.0
+            .values_mut()
+            .filter(waiting)
+            .for_each(|watch| watch.dirty = true);
     }
 
     pub fn flush(&mut self, state: &State, orchestrator: &Orchestrator, out: &mut Outputs) {

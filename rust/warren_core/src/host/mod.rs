@@ -1,1 +1,350 @@
-//! See the layer map in `lib.rs`.
+//! The driver of `control` in a daemon: threads, clocks and the disk. The one place where two
+//! runs differ.
+//!
+//! | thread | does | waits for |
+//! |---|---|---|
+//! | `core` | steps the machine and hands its outputs on | inputs, the tick |
+//! | `wal` | appends, one fdatasync for all that queued meanwhile, then says so | outputs, room on the disk |
+//! | `reader` | answers reads from clones of the state | reads |
+//! | `snapshot` | writes a clone of the state to a file | a snapshot that is due |
+//!
+//! The Python side submits, and is told through an eventfd that completions wait; it takes them in
+//! batches. What is open at a time is bounded ([`CALLS_MAX`], [`STREAMS_MAX`]), so every queue in
+//! between is: a call that finds no room is refused at once.
+//!
+//! A panic of any thread, and a log that cannot be written, end the process: a supervisor restarts
+//! it, and it goes on where its log ends.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "threads, clocks and files have to be somewhere, and they are here"
+)]
+
+mod clock;
+mod completions;
+mod core;
+mod fatal;
+mod histogram;
+mod log_thread;
+mod metrics;
+mod recovery;
+mod snapshots;
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Sender;
+
+use crate::control::{self, Call, CallId, Input};
+use crate::error::Error;
+use crate::ids::NodeId;
+use completions::Completions;
+pub use completions::{Completion, Kind};
+use metrics::Metrics;
+
+/// Calls that are submitted and whose answers have not been taken.
+pub const CALLS_MAX: usize = 1024;
+/// Streams open at a time.
+pub const STREAMS_MAX: usize = 4096;
+/// Longest request; longer ones stream.
+pub const REQUEST_BYTES_MAX: usize = 4 << 20;
+/// How long opening waits for this member to lead, so that the first calls are served.
+const LEAD_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What a host is started with.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Exists, and is locked by the caller.
+    pub raft_dir: PathBuf,
+    pub node: NodeId,
+    pub node_name: String,
+    pub advertise_addr: String,
+    /// A multiple of 4,096 from 16 KiB to 1 GiB.
+    pub segment_bytes: u64,
+}
+
+/// What health checks look at; read without waiting on anything.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    pub in_cluster: bool,
+    pub leader: bool,
+    pub term: u64,
+    pub last_index: u64,
+    pub applied_index: u64,
+    pub no_space: bool,
+    /// How long the oldest unfinished work has been waiting, of the disk or of the core itself.
+    pub stuck_ms: u64,
+}
+
+/// A running core.
+pub struct Host {
+    inputs: Sender<Message>,
+    shared: Arc<Shared>,
+    next_id: AtomicU64,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    closing: AtomicBool,
+    opened_by_pid: u32,
+}
+
+/// What the threads and the callers share.
+pub(crate) struct Shared {
+    pub completions: Completions,
+    pub calls: AtomicUsize,
+    pub streams: AtomicUsize,
+    pub metrics: Metrics,
+    pub view: Mutex<View>,
+    pub log_health: log_thread::Health,
+    /// When the core last finished a step.
+    pub core_beat_ns: AtomicU64,
+}
+
+/// What the core published after its last step.
+#[derive(Default)]
+pub(crate) struct View {
+    pub status: Option<control::Status>,
+    pub gauges: metrics::Gauges,
+    pub orchestrator: crate::orchestrator::Stats,
+}
+
+/// To the core thread.
+pub(crate) enum Message {
+    Input(Input),
+    /// Finish what is durable, close the log, end.
+    Stop,
+}
+
+impl Host {
+    /// Recovers what the directory holds and starts the threads. Waits for this member to lead,
+    /// but not longer than 5 s.
+    pub fn open(options: Options) -> Result<Self, Error> {
+        let shared = Arc::new(Shared::new()?);
+        let recovered = recovery::recover(&options)?;
+        let (inputs, threads) = core::start(options, recovered, shared.clone())?;
+        let host = Self {
+            inputs,
+            shared,
+            next_id: AtomicU64::new(1),
+            threads: Mutex::new(threads),
+            closing: AtomicBool::new(false),
+            opened_by_pid: std::process::id(),
+        };
+        host.wait_for_lead();
+        Ok(host)
+    }
+
+    /// Readable when completions wait.
+    pub fn event_fd(&self) -> std::os::fd::RawFd {
+        self.shared.completions.event_fd()
+    }
+
+    /// Starts a call. Its one completion comes under the id; `Overloaded` and `TooLarge` at once.
+    pub fn submit(
+        &self,
+        identity: &str,
+        method: &str,
+        body: &[u8],
+        timeout: Duration,
+    ) -> Result<u64, Error> {
+        let call = self.admit(identity, method, body, timeout)?;
+        take_place(&self.shared.calls, CALLS_MAX, "the core's call queue")
+            .inspect_err(|_| self.shared.metrics.count_rejection(metrics::Queue::Calls))?;
+        let id = call.id;
+        self.send(Input::Call(call))?;
+        Ok(id.0)
+    }
+
+    /// Opens a stream. Its items come under the id, one at a time, until an end or an error.
+    pub fn subscribe(&self, identity: &str, method: &str, body: &[u8]) -> Result<u64, Error> {
+        let call = self.admit(identity, method, body, Duration::MAX)?;
+        take_place(&self.shared.streams, STREAMS_MAX, "the core's stream table")
+            .inspect_err(|_| self.shared.metrics.count_rejection(metrics::Queue::Streams))?;
+        let id = call.id;
+        self.shared.completions.open_stream(id.0);
+        self.send(Input::Subscribe(call))?;
+        Ok(id.0)
+    }
+
+    /// The reader of a stream has gone; nothing more comes under its id.
+    pub fn cancel(&self, id: u64) {
+        if self.shared.completions.close_stream(id) {
+            self.shared.streams.fetch_sub(1, Ordering::Relaxed);
+            // Shutting down ends every stream anyway.
+            let _ = self.send(Input::Cancel(CallId(id)));
+        }
+    }
+
+    /// Takes up to `max` completions.
+    pub fn drain(&self, max: usize) -> Vec<Completion> {
+        let batch = self.shared.completions.drain(max);
+        for completion in &batch {
+            match completion.kind {
+                Kind::Item => {
+                    let _ = self.send(Input::Taken(CallId(completion.id)));
+                }
+                Kind::Response | Kind::Error if !completion.of_stream => {
+                    self.shared.calls.fetch_sub(1, Ordering::Relaxed);
+                }
+                Kind::End | Kind::Error => {
+                    self.shared.streams.fetch_sub(1, Ordering::Relaxed);
+                }
+                Kind::Response | Kind::Log => {}
+            }
+        }
+        batch
+    }
+
+    /// The event loop is alive. Without pulses nobody's silence counts.
+    pub fn pulse(&self) {
+        let _ = self.send(Input::Pulse);
+    }
+
+    pub fn status(&self) -> Status {
+        let view = self
+            .shared
+            .view
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let now_ns = clock::mono_ns();
+        let core_silence_ns =
+            now_ns.saturating_sub(self.shared.core_beat_ns.load(Ordering::Relaxed));
+        let stuck_ns = core_silence_ns.max(self.shared.log_health.waiting_ns(now_ns));
+        let known = view.status.as_ref();
+        Status {
+            in_cluster: known.is_some_and(|status| status.in_cluster),
+            leader: known.is_some_and(|status| status.serving),
+            term: known.map_or(0, |status| status.term.0),
+            last_index: known.map_or(0, |status| status.last_index.0),
+            applied_index: known.map_or(0, |status| status.applied_index.0),
+            no_space: self.shared.log_health.is_out_of_space(),
+            stuck_ms: stuck_ns / 1_000_000,
+        }
+    }
+
+    /// The core's series, in the Prometheus text format.
+    pub fn metrics(&self) -> Vec<u8> {
+        metrics::render(&self.shared)
+    }
+
+    /// Ends the threads and marks the log's clean end; false if that took longer than `timeout`.
+    pub fn shutdown(&self, timeout: Duration) -> bool {
+        self.closing.store(true, Ordering::Relaxed);
+        // An error means that the core thread has ended already.
+        let _ = self.inputs.send(Message::Stop);
+        let deadline = Instant::now() + timeout;
+        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        while let Some(thread) = threads.pop() {
+            while !thread.is_finished() {
+                if Instant::now() >= deadline {
+                    threads.push(thread);
+                    return false;
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            // A panic has ended the process already.
+            let _ = thread.join();
+        }
+        true
+    }
+
+    /// Refuses a forked child: the threads stayed behind.
+    pub fn check_process(&self) -> Result<(), Error> {
+        if std::process::id() == self.opened_by_pid {
+            return Ok(());
+        }
+        let why = "this process is a fork of the one that opened it; open one after the fork";
+        Err(Error::Invalid {
+            what: "use of the core",
+            why: why.to_owned(),
+        })
+    }
+
+    fn admit(
+        &self,
+        identity: &str,
+        method: &str,
+        body: &[u8],
+        timeout: Duration,
+    ) -> Result<Call, Error> {
+        if self.closing.load(Ordering::Relaxed) {
+            return Err(Error::ShuttingDown);
+        }
+        if body.len() > REQUEST_BYTES_MAX {
+            let (actual_bytes, limit_bytes) = (body.len(), REQUEST_BYTES_MAX);
+            return Err(Error::TooLarge {
+                what: "the request",
+                actual_bytes,
+                limit_bytes,
+            });
+        }
+        let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+        Ok(Call {
+            id: CallId(self.next_id.fetch_add(1, Ordering::Relaxed)),
+            identity: identity.to_owned(),
+            method: method.to_owned(),
+            body: body.to_vec(),
+            deadline_mono_ms: clock::now().mono_ms().saturating_add(timeout_ms),
+        })
+    }
+
+    fn send(&self, input: Input) -> Result<(), Error> {
+        self.inputs
+            .send(Message::Input(input))
+            .map_err(|_| Error::ShuttingDown)
+    }
+
+    /// A member that has a cluster leads within a commit or two. A disk without room would keep it
+    /// from that; then the daemon comes up and says so.
+    fn wait_for_lead(&self) {
+        let deadline = Instant::now() + LEAD_TIMEOUT;
+        loop {
+            let waiting = {
+                let view = self
+                    .shared
+                    .view
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner);
+                view.status
+                    .as_ref()
+                    .is_none_or(|status| status.voters > 0 && !status.serving)
+            };
+            if !waiting || Instant::now() >= deadline {
+                return;
+            }
+            std::thread::sleep(Duration::from_micros(200));
+        }
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        if self.check_process().is_ok() {
+            self.shutdown(Duration::from_secs(5));
+        }
+    }
+}
+
+impl Shared {
+    fn new() -> Result<Self, Error> {
+        Ok(Self {
+            completions: Completions::new()?,
+            calls: AtomicUsize::new(0),
+            streams: AtomicUsize::new(0),
+            metrics: Metrics::default(),
+            view: Mutex::default(),
+            log_health: log_thread::Health::default(),
+            core_beat_ns: AtomicU64::new(clock::mono_ns()),
+        })
+    }
+}
+
+/// Counts one more, unless there are `limit`.
+fn take_place(count: &AtomicUsize, limit: usize, queue: &'static str) -> Result<(), Error> {
+    if count.fetch_add(1, Ordering::Relaxed) < limit {
+        return Ok(());
+    }
+    count.fetch_sub(1, Ordering::Relaxed);
+    Err(Error::Overloaded { queue, limit })
+}

@@ -1,0 +1,37 @@
+"""The Rust core. `warren.core` is its only importer."""
+
+from os import PathLike
+from typing import Final, final
+
+CODES: Final[tuple[str, ...]]
+CALLS_MAX: Final[int]
+STREAMS_MAX: Final[int]
+REQUEST_BYTES_MAX: Final[int]
+KIND_RESPONSE: Final[int]
+KIND_ERROR: Final[int]
+KIND_ITEM: Final[int]
+KIND_END: Final[int]
+KIND_LOG: Final[int]
+
+class CoreError(Exception):
+    """A refusal; `args` is (code, message)."""
+
+@final
+class Core:
+    @staticmethod
+    def open(
+        raft_dir: str | PathLike[str],
+        node_id: bytes,
+        node_name: str,
+        advertise_addr: str,
+        segment_bytes: int,
+    ) -> Core: ...
+    def fileno(self) -> int: ...
+    def submit(self, identity: str, method: str, body: bytes, timeout_ms: int) -> int: ...
+    def subscribe(self, identity: str, method: str, body: bytes) -> int: ...
+    def cancel(self, id: int) -> None: ...
+    def drain(self, max: int) -> list[tuple[int, int, bytes]]: ...
+    def pulse(self) -> None: ...
+    def status(self) -> dict[str, int | bool]: ...
+    def metrics(self) -> bytes: ...
+    def shutdown(self, timeout_ms: int) -> bool: ...

@@ -1,0 +1,228 @@
+"""The Rust core as awaitables: the only importer of the extension.
+
+A call is submitted as bytes and answered as bytes. Completions are announced by one eventfd and
+taken in batches, so that the loop wakes once for many. Refusals are `WarrenError`.
+
+A cancelled await does not cancel the work: what was submitted goes on, and its answer is dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import deque
+from collections.abc import AsyncGenerator, Callable
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+from google.protobuf.message import DecodeError
+
+from warren import _core
+from warren.errors import WarrenError
+from warren.pb.v1 import api_pb2
+
+__all__ = ["CODES", "Core", "LogSink"]
+
+CODES: Final[tuple[str, ...]] = _core.CODES
+"""Every code a refusal of the core can have."""
+
+DRAIN_MAX: Final = 256
+CLOSE_TIMEOUT_MS: Final = 4_000
+
+LogSink = Callable[[str, str, str, bytes], None]
+"""Takes level, component, message and further fields as a JSON object."""
+
+_SHUTTING_DOWN: Final = ("shutting_down", "the daemon is shutting down; try again when it is back")
+
+
+class Core:
+    """A running core, tied to the event loop that opened it."""
+
+    def __init__(self, core: _core.Core, log: LogSink) -> None:
+        """Use `open`."""
+        self._core = core
+        self._log = log
+        self._loop = asyncio.get_running_loop()
+        self._calls: dict[int, asyncio.Future[bytes]] = {}
+        self._streams: dict[int, _Stream] = {}
+        self._closed = False
+        self._fd = core.fileno()
+        self._loop.add_reader(self._fd, self._drain)
+
+    @classmethod
+    async def open(
+        cls,
+        *,
+        raft_dir: Path,
+        node_id: str,
+        node_name: str,
+        advertise_addr: str,
+        segment_bytes: int,
+        log: LogSink,
+    ) -> Core:
+        """Recover what `raft_dir` holds and start.
+
+        `raft_dir` exists and is locked by the caller; `node_id` is 32 hex digits;
+        `segment_bytes` is a multiple of 4,096 from 16 KiB to 1 GiB. WarrenError where the log is
+        damaged or the directory cannot be used.
+        """
+
+        def start() -> _core.Core:
+            return _core.Core.open(
+                os.fspath(raft_dir),
+                bytes.fromhex(node_id),
+                node_name,
+                advertise_addr,
+                segment_bytes,
+            )
+
+        try:
+            core = await asyncio.to_thread(start)
+        except _core.CoreError as error:
+            raise _refusal(error) from None
+        return cls(core, log)
+
+    async def call(self, identity: str, method: str, body: bytes, timeout_s: float) -> bytes:
+        """The answer to one call; `outcome_unknown` if there is none within `timeout_s`."""
+        self._check_open()
+        try:
+            number = self._core.submit(identity, method, body, max(1, int(timeout_s * 1000)))
+        except _core.CoreError as error:
+            raise _refusal(error) from None
+        answer: asyncio.Future[bytes] = self._loop.create_future()
+        self._calls[number] = answer
+        return await answer
+
+    async def stream(
+        self, identity: str, method: str, body: bytes
+    ) -> AsyncGenerator[bytes, None]:
+        """The items of a stream, until it ends; closing the generator closes it."""
+        self._check_open()
+        try:
+            number = self._core.subscribe(identity, method, body)
+        except _core.CoreError as error:
+            raise _refusal(error) from None
+        stream = self._streams[number] = _Stream()
+        try:
+            while (item := await stream.next()) is not None:
+                yield item
+        finally:
+            if self._streams.pop(number, None) is not None and not self._closed:
+                self._core.cancel(number)
+
+    def pulse(self) -> None:
+        """Tell the core that the loop is alive; a few times a second."""
+        if not self._closed:
+            self._core.pulse()
+
+    def status(self) -> dict[str, Any]:
+        """What health checks look at, without waiting on the core.
+
+        `in_cluster`, `leader` (this member serves), `term`, `last_index`, `applied_index`,
+        `no_space` (writes are refused until there is room) and `stuck_ms`: how long the oldest
+        unfinished work of disk or core has been waiting.
+        """
+        return self._core.status()
+
+    def metrics(self) -> bytes:
+        """The core's series in the Prometheus text format. From any thread."""
+        return self._core.metrics()
+
+    async def close(self) -> None:
+        """End the core and mark the log's clean end. What waits is refused; may be repeated."""
+        if self._closed:
+            return
+        self._closed = True
+        await asyncio.to_thread(self._core.shutdown, CLOSE_TIMEOUT_MS)
+        self._drain()
+        self._loop.remove_reader(self._fd)
+        for answer in self._calls.values():
+            if not answer.done():
+                answer.set_exception(WarrenError(*_SHUTTING_DOWN))
+        for stream in self._streams.values():
+            stream.end(WarrenError(*_SHUTTING_DOWN))
+        self._calls.clear()
+        self._streams.clear()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise WarrenError(*_SHUTTING_DOWN)
+
+    def _drain(self) -> None:
+        # The eventfd stays readable while more waits: other callbacks get their turn in between.
+        for number, kind, payload in self._core.drain(DRAIN_MAX):
+            if kind == _core.KIND_LOG:
+                self._emit(payload)
+            elif (answer := self._calls.pop(number, None)) is not None:
+                _settle(answer, kind, payload)
+            elif (stream := self._streams.get(number)) is not None:
+                if kind == _core.KIND_ITEM:
+                    stream.put(payload)
+                else:
+                    del self._streams[number]
+                    stream.end(_decode(payload) if kind == _core.KIND_ERROR else None)
+
+    def _emit(self, line: bytes) -> None:
+        fields = msgspec.json.decode(line, type=dict[str, Any])
+        level, component = fields.pop("level"), fields.pop("component")
+        message = fields.pop("message")
+        self._log(level, component, message, msgspec.json.encode(fields) if fields else b"")
+
+
+class _Stream:
+    """Items that wait for their reader: one or two, since the core sends one at a time."""
+
+    __slots__ = ("_ended", "_error", "_items", "_waiter")
+
+    def __init__(self) -> None:
+        self._items: deque[bytes] = deque()
+        self._ended = False
+        self._error: WarrenError | None = None
+        self._waiter: asyncio.Future[None] | None = None
+
+    def put(self, item: bytes) -> None:
+        self._items.append(item)
+        self._wake()
+
+    def end(self, error: WarrenError | None) -> None:
+        self._ended = True
+        self._error = error
+        self._wake()
+
+    async def next(self) -> bytes | None:
+        """The next item; None at the end; raises what ended it."""
+        while not self._items:
+            if self._error is not None:
+                raise self._error
+            if self._ended:
+                return None
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        return self._items.popleft()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+def _settle(answer: asyncio.Future[bytes], kind: int, payload: bytes) -> None:
+    if answer.done():
+        return
+    if kind == _core.KIND_ERROR:
+        answer.set_exception(_decode(payload))
+    else:
+        answer.set_result(payload)
+
+
+def _decode(payload: bytes) -> WarrenError:
+    try:
+        error = api_pb2.Error.FromString(payload)
+    except DecodeError:
+        return WarrenError("internal", "the core's refusal cannot be read; is the build complete?")
+    return WarrenError(error.code, error.message)
+
+
+def _refusal(error: _core.CoreError) -> WarrenError:
+    code, message = error.args
+    return WarrenError(code, message)

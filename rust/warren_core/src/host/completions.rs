@@ -1,0 +1,272 @@
+//! What waits to be taken by the Python side, and the eventfd that says so.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::fmt::Write as _;
+use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use prost::Message as _;
+use rustix::event::{EventfdFlags, eventfd};
+
+use crate::control::{Level, LogLine};
+use crate::error::Error;
+
+/// Log lines kept for the daemon's log; more are dropped and counted.
+const LOG_LINES_MAX: usize = 1024;
+
+/// What a completion is; the numbers are Python's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Response = 0,
+    /// An encoded `pb::Error`; ends a stream too.
+    Error = 1,
+    Item = 2,
+    End = 3,
+    /// A JSON object: level, component, message.
+    Log = 4,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Completion {
+    pub id: u64,
+    pub kind: Kind,
+    pub of_stream: bool,
+    pub payload: Vec<u8>,
+}
+
+/// The queue is bounded by what is open: one completion a call, one item and one end a stream.
+pub struct Completions {
+    event_fd: OwnedFd,
+    queue: Mutex<Queue>,
+}
+
+/// Invariant: the eventfd is readable if `waiting` is not empty.
+#[derive(Default)]
+struct Queue {
+    waiting: VecDeque<Completion>,
+    streams: BTreeSet<u64>,
+    log_lines: usize,
+    dropped_log_lines: u64,
+}
+
+impl Completions {
+    pub fn new() -> Result<Self, Error> {
+        let flags = EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC;
+        let event_fd = eventfd(0, flags).map_err(|error| Error::DataDir {
+            path: "an eventfd".into(),
+            why: format!("{error}; raise the limit on open files"),
+        })?;
+        Ok(Self {
+            event_fd,
+            queue: Mutex::default(),
+        })
+    }
+
+    pub fn event_fd(&self) -> RawFd {
+        self.event_fd.as_raw_fd()
+    }
+
+    pub fn open_stream(&self, id: u64) {
+        self.lock().streams.insert(id);
+    }
+
+    /// False if the stream has ended: then its end has been or will be taken.
+    pub fn close_stream(&self, id: u64) -> bool {
+        let mut queue = self.lock();
+        let open = queue.streams.remove(&id);
+        if open {
+            queue.waiting.retain(|completion| completion.id != id);
+        }
+        open
+    }
+
+    pub fn reply(&self, id: u64, result: Result<Vec<u8>, Error>) {
+        let (kind, payload) = match result {
+            Ok(payload) => (Kind::Response, payload),
+            Err(error) => (Kind::Error, error.to_pb().encode_to_vec()),
+        };
+        self.push([Completion {
+            id,
+            kind,
+            of_stream: false,
+            payload,
+        }]);
+    }
+
+    /// An item of a stream, unless its reader has gone.
+    pub fn item(&self, id: u64, payload: Vec<u8>) {
+        if self.lock().streams.contains(&id) {
+            self.push([Completion {
+                id,
+                kind: Kind::Item,
+                of_stream: true,
+                payload,
+            }]);
+        }
+    }
+
+    /// The end of a stream, unless its reader has gone.
+    pub fn end(&self, id: u64, error: Option<Error>) {
+        if self.lock().streams.remove(&id) {
+            let kind = if error.is_some() {
+                Kind::Error
+            } else {
+                Kind::End
+            };
+            let payload = error
+                .map(|error| error.to_pb().encode_to_vec())
+                .unwrap_or_default();
+            self.push([Completion {
+                id,
+                kind,
+                of_stream: true,
+                payload,
+            }]);
+        }
+    }
+
+    pub fn log(&self, line: &LogLine) {
+        let level = match line.level {
+            Level::Info => "info",
+            Level::Warning => "warning",
+        };
+        let (component, message) = (json_string(line.component), json_string(&line.message));
+        let json =
+            format!("{{\"level\":\"{level}\",\"component\":{component},\"message\":{message}}}");
+        let mut queue = self.lock();
+        if queue.log_lines >= LOG_LINES_MAX {
+            queue.dropped_log_lines += 1;
+            return;
+        }
+        queue.log_lines += 1;
+        drop(queue);
+        let payload = json.into_bytes();
+        self.push([Completion {
+            id: 0,
+            kind: Kind::Log,
+            of_stream: false,
+            payload,
+        }]);
+    }
+
+    pub fn drain(&self, max: usize) -> Vec<Completion> {
+        let mut count = [0; 8];
+        // Nothing to read means that nobody wrote since the last time.
+        let _ = rustix::io::read(&self.event_fd, &mut count);
+        let mut queue = self.lock();
+        let taken = max.min(queue.waiting.len());
+        let batch: Vec<_> = queue.waiting.drain(..taken).collect();
+        queue.log_lines -= batch.iter().filter(|taken| taken.kind == Kind::Log).count();
+        if !queue.waiting.is_empty() {
+            self.wake();
+        }
+        batch
+    }
+
+    pub fn waiting(&self) -> usize {
+        self.lock().waiting.len()
+    }
+
+    pub fn dropped_log_lines(&self) -> u64 {
+        self.lock().dropped_log_lines
+    }
+
+    fn push(&self, completions: impl IntoIterator<Item = Completion>) {
+        let mut queue = self.lock();
+        let was_empty = queue.waiting.is_empty();
+        queue.waiting.extend(completions);
+        if was_empty {
+            self.wake();
+        }
+    }
+
+    fn wake(&self) {
+        // It fails only when the counter is full: then it is readable already.
+        let _ = rustix::io::write(&self.event_fd, &1u64.to_ne_bytes());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A JSON string (RFC 8259 §7).
+pub fn json_string(text: &str) -> String {
+    let mut json = String::with_capacity(text.len() + 2);
+    json.push('"');
+    for character in text.chars() {
+        match character {
+            '"' => json.push_str("\\\""),
+            '\\' => json.push_str("\\\\"),
+            '\n' => json.push_str("\\n"),
+            control if control < ' ' => {
+                // Writing to a string cannot fail.
+                let _ = write!(json, "\\u{:04x}", u32::from(control));
+            }
+            other => json.push(other),
+        }
+    }
+    json.push('"');
+    json
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::event::{PollFd, PollFlags, poll};
+
+    fn is_readable(completions: &Completions) -> bool {
+        let mut fds = [PollFd::new(&completions.event_fd, PollFlags::IN)];
+        poll(
+            &mut fds,
+            Some(&rustix::event::Timespec {
+                tv_sec: 0,
+                tv_nsec: 0,
+            }),
+        )
+        .unwrap()
+            == 1
+    }
+
+    #[test]
+    fn the_eventfd_is_readable_exactly_while_something_waits() {
+        let completions = Completions::new().unwrap();
+        assert!(!is_readable(&completions));
+        for id in 0..3 {
+            completions.reply(id, Ok(vec![]));
+        }
+        assert!(is_readable(&completions));
+        assert_eq!(completions.drain(2).len(), 2);
+        assert!(is_readable(&completions));
+        assert_eq!(completions.drain(2).len(), 1);
+        assert!(!is_readable(&completions));
+    }
+
+    #[test]
+    fn a_closed_stream_is_silent() {
+        let completions = Completions::new().unwrap();
+        completions.open_stream(5);
+        completions.item(5, vec![1]);
+        assert!(completions.close_stream(5));
+        completions.item(5, vec![2]);
+        completions.end(5, None);
+        assert!(completions.drain(9).is_empty());
+        assert!(!completions.close_stream(5));
+    }
+
+    #[test]
+    fn log_lines_are_bounded_and_what_is_dropped_is_counted() {
+        let completions = Completions::new().unwrap();
+        let line = LogLine {
+            level: Level::Info,
+            component: "raft",
+            message: "a \"b\"\n".into(),
+        };
+        (0..LOG_LINES_MAX + 7).for_each(|_| completions.log(&line));
+        assert_eq!(completions.dropped_log_lines(), 7);
+        let json = r#"{"level":"info","component":"raft","message":"a \"b\"\n"}"#;
+        assert_eq!(completions.drain(1)[0].payload, json.as_bytes());
+        completions.log(&line);
+        assert_eq!(completions.dropped_log_lines(), 7);
+    }
+}

@@ -1,0 +1,250 @@
+//! The thread that owns the machine, and the threads that it feeds.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
+
+use super::log_thread::{Job, LogThread};
+use super::metrics::Gauges;
+use super::recovery::{self, Recovery};
+use super::{Message, Options, Shared, clock, fatal, snapshots};
+use crate::control::{Config, Control, Identity, Input, Outputs, ReadJob, SnapshotJob};
+use crate::error::Error;
+use crate::raft::TICK_MS;
+use crate::wal::{FileDisk, Wal};
+
+/// Inputs of one step: few enough that it stays short, enough that they share a commit.
+const INPUTS_PER_STEP: usize = 128;
+/// Segments of log behind a snapshot that make the next one due.
+const SNAPSHOT_AFTER_SEGMENTS: u64 = 2;
+
+struct Core {
+    control: Control,
+    options: Options,
+    inputs: Receiver<Message>,
+    own: Sender<Message>,
+    log: Option<Sender<Job>>,
+    reads: Sender<ReadJob>,
+    snapshots: Sender<SnapshotJob>,
+    shared: Arc<Shared>,
+    helpers: Vec<JoinHandle<()>>,
+    next_tick_ns: u64,
+}
+
+/// Starts all threads; the one returned ends the others before itself.
+pub fn start(
+    options: Options,
+    recovery: Option<Recovery>,
+    shared: Arc<Shared>,
+) -> Result<(Sender<Message>, Vec<JoinHandle<()>>), Error> {
+    // Bounded by what is open: see the module's prose.
+    let (own, inputs) = unbounded();
+    let config = config(&options)?;
+    let (control, wal) = match recovery {
+        None => (Control::outside(config), None),
+        Some(Recovery { wal, recovered }) => {
+            let control = Control::recover(config, recovered)
+                .map_err(|damaged| recovery::damaged(&log_dir(&options.raft_dir), damaged.why))?;
+            (control, Some(wal))
+        }
+    };
+    let (reads, read_jobs) = unbounded::<ReadJob>();
+    let (snapshots, snapshot_jobs) = unbounded();
+    let answering = shared.clone();
+    let reader = fatal::spawn("reader", move || {
+        read_jobs
+            .iter()
+            .for_each(|job| answering.completions.reply(job.id.0, job.answer()));
+    })?;
+    let writer = snapshots::Writer {
+        dir: snapshots::dir(&options.raft_dir),
+        jobs: snapshot_jobs,
+        core: own.clone(),
+        shared: shared.clone(),
+    };
+    let snapshotter = fatal::spawn("snapshot", move || writer.run())?;
+    let mut core = Core {
+        control,
+        options,
+        inputs,
+        own: own.clone(),
+        log: None,
+        reads,
+        snapshots,
+        shared,
+        helpers: vec![reader, snapshotter],
+        next_tick_ns: clock::mono_ns(),
+    };
+    if let Some(wal) = wal {
+        core.start_log(wal)?;
+    }
+    Ok((own, vec![fatal::spawn("core", move || core.run())?]))
+}
+
+pub fn log_dir(raft_dir: &Path) -> PathBuf {
+    raft_dir.join("wal")
+}
+
+fn config(options: &Options) -> Result<Config, Error> {
+    let mut seed = [0; 32];
+    getrandom::fill(&mut seed).map_err(|error| Error::DataDir {
+        path: "the kernel's random source".into(),
+        why: error.to_string(),
+    })?;
+    Ok(Config {
+        node: options.node,
+        node_name: options.node_name.clone(),
+        advertise_addr: options.advertise_addr.clone(),
+        seed,
+        snapshot_bytes: options.segment_bytes * SNAPSHOT_AFTER_SEGMENTS,
+        stopwatch: clock::mono_ns,
+    })
+}
+
+impl Core {
+    fn run(mut self) {
+        let mut batch = Vec::with_capacity(INPUTS_PER_STEP);
+        let mut again = true;
+        while self.gather(&mut batch, again) {
+            let now = clock::now();
+            let outputs = self.control.step(now, batch.drain(..));
+            again = outputs.again;
+            self.carry_out(outputs);
+            self.publish(now.mono_ns);
+        }
+        self.stop();
+    }
+
+    /// Waits for something to do and takes what there is; false when it is time to stop.
+    fn gather(&mut self, batch: &mut Vec<Input>, at_once: bool) -> bool {
+        let now_ns = clock::mono_ns();
+        let wait_ns = if at_once {
+            0
+        } else {
+            self.next_tick_ns.saturating_sub(now_ns)
+        };
+        let mut next = match self.inputs.recv_timeout(Duration::from_nanos(wait_ns)) {
+            Ok(message) => Some(message),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => return false,
+        };
+        if clock::mono_ns() >= self.next_tick_ns {
+            self.next_tick_ns = clock::mono_ns() + TICK_MS * 1_000_000;
+            batch.push(Input::Tick);
+        }
+        while let Some(message) = next {
+            match message {
+                Message::Stop => return false,
+                Message::Input(input) => batch.push(input),
+            }
+            next = (batch.len() < INPUTS_PER_STEP)
+                .then(|| self.inputs.try_recv().ok())
+                .flatten();
+        }
+        true
+    }
+
+    fn carry_out(&mut self, outputs: Outputs) {
+        let completions = &self.shared.completions;
+        if let Some(log) = &self.log {
+            // The log thread ends before this one only together with the process.
+            outputs.persist.into_iter().for_each(|persist| {
+                let _ = log.send(Job::Persist(persist));
+            });
+            if let Some(at) = outputs.compact {
+                let _ = log.send(Job::Compact(at));
+            }
+        }
+        for (id, result) in outputs.replies {
+            completions.reply(id.0, result);
+        }
+        for (id, item) in outputs.items {
+            completions.item(id.0, item);
+        }
+        for (id, error) in outputs.ended {
+            completions.end(id.0, error);
+        }
+        for line in &outputs.log_lines {
+            completions.log(line);
+        }
+        for job in outputs.reads {
+            let _ = self.reads.send(job);
+        }
+        if let Some(job) = outputs.snapshot {
+            let _ = self.snapshots.send(job);
+        }
+        self.shared.metrics.samples(&outputs.samples);
+        if let Some(identity) = outputs.create_log {
+            let created = self.create_log(identity);
+            let _ = self.own.send(Message::Input(Input::LogCreated(created)));
+        }
+    }
+
+    /// Once in a cluster's life, and nothing else is going on then.
+    fn create_log(&mut self, identity: Identity) -> Result<(), Error> {
+        let dir = log_dir(&self.options.raft_dir);
+        let identity = crate::wal::Identity {
+            cluster_id: identity.cluster.0,
+            epoch: identity.epoch,
+            member_id: identity.member.0,
+        };
+        let options = recovery::wal_options(&self.options);
+        let wal = Wal::create(Arc::new(FileDisk), &dir, identity, options)
+            .map_err(|error| recovery::refusal(&dir, error))?;
+        self.start_log(wal)
+    }
+
+    fn start_log(&mut self, wal: Wal) -> Result<(), Error> {
+        let (log, jobs) = unbounded();
+        let (core, shared) = (self.own.clone(), self.shared.clone());
+        let thread = LogThread {
+            wal,
+            jobs,
+            core,
+            shared,
+        };
+        self.helpers
+            .push(fatal::spawn("wal", move || thread.run())?);
+        self.log = Some(log);
+        Ok(())
+    }
+
+    fn publish(&self, started_ns: u64) {
+        let now_ns = clock::mono_ns();
+        self.shared.metrics.step.observe_ns(now_ns - started_ns);
+        self.shared.core_beat_ns.store(now_ns, Ordering::Relaxed);
+        let status = self.control.status();
+        let mut view = self
+            .shared
+            .view
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let changed = view.status.as_ref().map(|known| known.applied_index);
+        if changed != Some(status.applied_index)
+            && let Some(state) = self.control.state()
+        {
+            view.gauges = Gauges::of(state);
+        }
+        if let Some(orchestrator) = self.control.orchestrator() {
+            view.orchestrator = orchestrator.stats();
+        }
+        view.status = Some(status);
+    }
+
+    /// What has been handed to the log becomes durable; what has not was never acknowledged.
+    fn stop(mut self) {
+        if let Some(log) = self.log.take() {
+            let _ = log.send(Job::Close);
+        }
+        let helpers = std::mem::take(&mut self.helpers);
+        drop(self);
+        for helper in helpers {
+            // A panic has ended the process already.
+            let _ = helper.join();
+        }
+    }
+}

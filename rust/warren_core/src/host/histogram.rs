@@ -1,0 +1,138 @@
+//! Latency histograms that every thread may write to without waiting.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+
+/// Prometheus' classic default bounds, in microseconds: 5 ms to 10 s.
+const CLASSIC_US: [u64; 11] = [
+    5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000, 5_000_000,
+    10_000_000,
+];
+
+/// Linear steps within a power of two: the relative error stays below 1/128, under 1 %.
+const STEP_BITS: u32 = 7;
+const STEPS: usize = 1 << STEP_BITS;
+/// Up to 2^42 ns, over an hour.
+const OCTAVES: usize = 36;
+
+/// Counts by classic bucket exactly, and by finer ones for quantiles.
+pub struct Histogram {
+    classic: [AtomicU64; CLASSIC_US.len() + 1],
+    fine: Box<[AtomicU32]>,
+    sum_ns: AtomicU64,
+}
+
+impl Default for Histogram {
+    fn default() -> Self {
+        Self {
+            classic: Default::default(),
+            fine: (0..OCTAVES * STEPS).map(|_| AtomicU32::new(0)).collect(),
+            sum_ns: AtomicU64::new(0),
+        }
+    }
+}
+
+impl Histogram {
+    pub fn observe_ns(&self, value_ns: u64) {
+        let classic = CLASSIC_US.partition_point(|bound_us| bound_us * 1000 < value_ns);
+        self.classic[classic].fetch_add(1, Relaxed);
+        self.fine[fine_bucket(value_ns)].fetch_add(1, Relaxed);
+        self.sum_ns.fetch_add(value_ns, Relaxed);
+    }
+
+    /// The value below which the share `q` (0 to 1) of all lies; 0 when there is none.
+    pub fn quantile_ns(&self, q: f64) -> u64 {
+        let counts: Vec<u64> = self
+            .fine
+            .iter()
+            .map(|b| u64::from(b.load(Relaxed)))
+            .collect();
+        let rank = (counts.iter().sum::<u64>() as f64 * q).ceil().max(1.0) as u64;
+        let mut seen = 0;
+        let bucket = counts.iter().position(|count| {
+            seen += count;
+            seen >= rank
+        });
+        bucket.map_or(0, fine_bound_ns)
+    }
+
+    /// Appends the series of one family, HELP and TYPE before.
+    pub fn render(&self, name: &str, help: &str, out: &mut String) {
+        use std::fmt::Write as _;
+        let mut cumulative = 0;
+        let _ = write!(out, "# HELP {name} {help}\n# TYPE {name} histogram\n");
+        for (bucket, bound_us) in self.classic.iter().zip(CLASSIC_US) {
+            cumulative += bucket.load(Relaxed);
+            let bound = bound_us as f64 / 1e6;
+            let _ = writeln!(out, "{name}_bucket{{le=\"{bound:?}\"}} {cumulative}");
+        }
+        cumulative += self.classic[CLASSIC_US.len()].load(Relaxed);
+        let sum = self.sum_ns.load(Relaxed) as f64 / 1e9;
+        let _ = writeln!(out, "{name}_bucket{{le=\"+Inf\"}} {cumulative}");
+        let _ = writeln!(out, "{name}_sum {sum:?}\n{name}_count {cumulative}");
+    }
+}
+
+fn fine_bucket(value_ns: u64) -> usize {
+    if value_ns < STEPS as u64 {
+        return value_ns as usize;
+    }
+    let shift = value_ns.ilog2() - STEP_BITS;
+    let step = (value_ns >> shift) as usize - STEPS;
+    ((shift as usize + 1) * STEPS + step).min(OCTAVES * STEPS - 1)
+}
+
+/// The largest value that falls into the bucket.
+fn fine_bound_ns(bucket: usize) -> u64 {
+    if bucket < STEPS {
+        return bucket as u64;
+    }
+    let shift = bucket / STEPS - 1;
+    ((STEPS + bucket % STEPS + 1) as u64 * (1 << shift)) - 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_lies_within_one_percent_of_the_bound_of_its_bucket() {
+        for value in (0..200_000).chain((1..40).map(|bit| (1u64 << bit) + 12_345)) {
+            let bound = fine_bound_ns(fine_bucket(value));
+            assert!(
+                bound >= value && (bound - value) as f64 <= value as f64 / 100.0,
+                "{value}"
+            );
+        }
+    }
+
+    #[test]
+    fn classic_buckets_are_exact_and_cumulative() {
+        let histogram = Histogram::default();
+        for value_ns in [4_999_999, 5_000_000, 5_000_001, 11_000_000_000] {
+            histogram.observe_ns(value_ns);
+        }
+        let mut text = String::new();
+        histogram.render("x", "Help.", &mut text);
+        assert!(text.contains("x_bucket{le=\"0.005\"} 2\n"), "{text}");
+        assert!(text.contains("x_bucket{le=\"0.01\"} 3\n"));
+        assert!(text.contains("x_bucket{le=\"10.0\"} 3\n"));
+        assert!(text.ends_with("x_count 4\n"));
+    }
+
+    #[test]
+    fn quantiles_agree_with_a_sorted_list() {
+        let histogram = Histogram::default();
+        let mut values: Vec<u64> = (1..5000u64).map(|n| n * n * 37 % 9_000_000).collect();
+        values.iter().for_each(|value| histogram.observe_ns(*value));
+        values.sort_unstable();
+        for q in [0.5, 0.9, 0.99] {
+            let exact = values[(values.len() as f64 * q).ceil() as usize - 1];
+            let found = histogram.quantile_ns(q);
+            assert!(
+                found >= exact && (found - exact) * 100 <= exact,
+                "{q}: {found} ≉ {exact}"
+            );
+        }
+        assert_eq!(Histogram::default().quantile_ns(0.5), 0);
+    }
+}

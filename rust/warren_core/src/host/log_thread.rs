@@ -1,0 +1,222 @@
+//! The thread that owns the log: everything that queued while the last fdatasync ran goes into the
+//! next one.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+
+use super::{Message, Shared, clock, fatal};
+use crate::control::{Input, Level, LogLine};
+use crate::raft::{Persist, Position};
+use crate::wal::{Wal, WalError};
+
+/// How often a full disk is tried again.
+const SPACE_RETRY: Duration = Duration::from_millis(200);
+
+/// To the log thread, in the order in which it must become durable.
+pub enum Job {
+    Persist(Persist),
+    Compact(Position),
+    /// Commit, mark the clean end, end the thread.
+    Close,
+}
+
+/// How the log is doing, for whoever looks.
+#[derive(Default)]
+pub struct Health {
+    out_of_space: AtomicBool,
+    /// When the oldest work at hand was taken up; 0 while there is none.
+    busy_since_ns: AtomicU64,
+}
+
+impl Health {
+    pub fn is_out_of_space(&self) -> bool {
+        self.out_of_space.load(Ordering::Relaxed)
+    }
+
+    /// How long the disk has not answered.
+    pub fn waiting_ns(&self, now_ns: u64) -> u64 {
+        match self.busy_since_ns.load(Ordering::Relaxed) {
+            0 => 0,
+            since_ns => now_ns.saturating_sub(since_ns),
+        }
+    }
+}
+
+pub struct LogThread {
+    pub wal: Wal,
+    pub jobs: Receiver<Job>,
+    pub core: Sender<Message>,
+    pub shared: Arc<Shared>,
+}
+
+impl LogThread {
+    pub fn run(mut self) {
+        self.allocate_ahead();
+        loop {
+            let Some(job) = self.next_job() else { continue };
+            let health = &self.shared.log_health;
+            health
+                .busy_since_ns
+                .store(clock::mono_ns().max(1), Ordering::Relaxed);
+            let closing = self.work(job);
+            self.shared
+                .log_health
+                .busy_since_ns
+                .store(0, Ordering::Relaxed);
+            if closing {
+                return self.close();
+            }
+            self.allocate_ahead();
+        }
+    }
+
+    /// `None` when it is time to look for room again. A core that has gone is a shutdown.
+    fn next_job(&mut self) -> Option<Job> {
+        if !self.shared.log_health.is_out_of_space() {
+            return Some(self.jobs.recv().unwrap_or(Job::Close));
+        }
+        match self.jobs.recv_timeout(SPACE_RETRY) {
+            Ok(job) => Some(job),
+            Err(RecvTimeoutError::Timeout) => {
+                self.allocate_ahead();
+                None
+            }
+            Err(RecvTimeoutError::Disconnected) => Some(Job::Close),
+        }
+    }
+
+    /// One batch: the job, and all that queued behind it. True if the log is to be closed.
+    fn work(&mut self, first: Job) -> bool {
+        let (mut closing, mut done, mut compact, mut entries) = (false, None, None, 0);
+        let queued: Vec<Job> = self.jobs.try_iter().collect();
+        let depth = queued.len() + 1;
+        for job in std::iter::once(first).chain(queued) {
+            match job {
+                Job::Persist(persist) => {
+                    entries += persist.entries.len();
+                    self.append(&persist);
+                    done = Some(persist.number);
+                }
+                Job::Compact(at) => compact = Some(at),
+                Job::Close => closing = true,
+            }
+        }
+        if let Some(number) = done {
+            self.commit();
+            self.shared.metrics.batch(entries, depth);
+            self.tell(Input::Persisted(number));
+        }
+        if let Some(at) = compact {
+            self.compact(at);
+        }
+        closing
+    }
+
+    fn append(&mut self, persist: &Persist) {
+        let started_ns = clock::mono_ns();
+        if let Some(state) = &persist.hard_state {
+            self.append_record(|wal| wal.append_hard_state(state));
+        }
+        for entry in &persist.entries {
+            self.append_record(|wal| wal.append_entry(entry.index, entry.term, &entry.payload));
+        }
+        self.shared
+            .metrics
+            .append
+            .observe_ns(clock::mono_ns() - started_ns);
+    }
+
+    fn append_record(&mut self, append: impl Fn(&mut Wal) -> Result<(), WalError>) {
+        match append(&mut self.wal) {
+            Ok(()) => {}
+            Err(WalError::BatchFull { .. }) if self.wal.pending_bytes() > 0 => {
+                self.commit();
+                append(&mut self.wal).unwrap_or_else(|error| broken(&error));
+            }
+            Err(error) => broken(&error),
+        }
+    }
+
+    /// Makes what is pending durable, however long the disk is full: the entries may be committed
+    /// by then on other members, so they cannot be taken back.
+    fn commit(&mut self) {
+        let started_ns = clock::mono_ns();
+        loop {
+            match self.wal.commit() {
+                Ok(_) => break,
+                Err(error @ WalError::NoSpace { .. }) => {
+                    self.set_space(false, &error.to_string());
+                    std::thread::sleep(SPACE_RETRY);
+                }
+                Err(error) => broken(&error),
+            }
+        }
+        self.shared
+            .metrics
+            .fsync
+            .observe_ns(clock::mono_ns() - started_ns);
+        self.shared.metrics.set_log(&self.wal.stats());
+    }
+
+    fn compact(&mut self, at: Position) {
+        match self.wal.compact(at.index.0, at.term.0) {
+            Ok(_) => self.shared.metrics.set_log(&self.wal.stats()),
+            // The marker comes with the next snapshot; until then the log is only longer.
+            Err(error @ WalError::NoSpace { .. }) => self.set_space(false, &error.to_string()),
+            Err(error) => broken(&error),
+        }
+    }
+
+    /// Room for the next segment, before it is needed: without it writes are refused early, while
+    /// there is still room to finish what has begun.
+    fn allocate_ahead(&mut self) {
+        match self.wal.allocate_ahead() {
+            Ok(()) => self.set_space(true, "there is room for the log again"),
+            Err(error @ WalError::NoSpace { .. }) => self.set_space(false, &error.to_string()),
+            Err(error) => broken(&error),
+        }
+    }
+
+    fn set_space(&mut self, has_space: bool, why: &str) {
+        let was_out = self
+            .shared
+            .log_health
+            .out_of_space
+            .swap(!has_space, Ordering::Relaxed);
+        if was_out == has_space {
+            let level = if has_space {
+                Level::Info
+            } else {
+                Level::Warning
+            };
+            let line = LogLine {
+                level,
+                component: "wal",
+                message: why.to_owned(),
+            };
+            self.shared.completions.log(&line);
+            self.tell(Input::Space(has_space));
+        }
+    }
+
+    fn tell(&self, input: Input) {
+        // A core that has gone waits for nothing.
+        let _ = self.core.send(Message::Input(input));
+    }
+
+    fn close(self) {
+        match self.wal.close() {
+            // Without room for the end mark the next start looks unclean, and loses nothing.
+            Ok(()) | Err(WalError::NoSpace { .. }) => {}
+            Err(error) => broken(&error),
+        }
+    }
+}
+
+/// What is on the disk is unknown: only a restart, which reads it, may go on.
+fn broken(error: &WalError) -> ! {
+    fatal::die("wal", &error.to_string())
+}

@@ -1,0 +1,445 @@
+//! The core's own series, rendered without the interpreter.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+
+use super::histogram::Histogram;
+use super::{CALLS_MAX, STREAMS_MAX, Shared, View};
+use crate::control::{PROPOSALS_MAX, Samples, WATCHES_MAX};
+use crate::fsm::{ContainerState, Node, NodeStatus, State};
+use crate::wal;
+
+/// Where a call can find no room.
+#[derive(Clone, Copy, Debug)]
+pub enum Queue {
+    Calls,
+    Streams,
+}
+
+#[derive(Default)]
+pub struct Metrics {
+    pub append: Histogram,
+    pub fsync: Histogram,
+    pub step: Histogram,
+    commit: Histogram,
+    apply: Histogram,
+    reconcile: Histogram,
+    scheduling: Histogram,
+    snapshot: Histogram,
+    elections: AtomicU64,
+    leader_changes: AtomicU64,
+    rejected_calls: AtomicU64,
+    rejected_streams: AtomicU64,
+    batch_entries: AtomicU64,
+    batches: AtomicU64,
+    log_queue_depth: AtomicUsize,
+    log_written_bytes: AtomicU64,
+    log_allocated_bytes: AtomicU64,
+    log_segments: AtomicUsize,
+    snapshot_bytes: AtomicU64,
+    snapshot_failures: AtomicU64,
+}
+
+impl Metrics {
+    pub fn samples(&self, samples: &Samples) {
+        samples
+            .commit_ns
+            .iter()
+            .for_each(|ns| self.commit.observe_ns(*ns));
+        samples
+            .apply_ns
+            .iter()
+            .for_each(|ns| self.apply.observe_ns(*ns));
+        samples
+            .reconcile_ns
+            .iter()
+            .for_each(|ns| self.reconcile.observe_ns(*ns));
+        samples
+            .scheduling_ms
+            .iter()
+            .for_each(|ms| self.scheduling.observe_ns(ms * 1_000_000));
+        self.elections.fetch_add(samples.elections, Relaxed);
+        self.leader_changes
+            .fetch_add(samples.leader_changes, Relaxed);
+    }
+
+    pub fn count_rejection(&self, queue: Queue) {
+        match queue {
+            Queue::Calls => self.rejected_calls.fetch_add(1, Relaxed),
+            Queue::Streams => self.rejected_streams.fetch_add(1, Relaxed),
+        };
+    }
+
+    /// One commit of the log: the entries in it, the jobs that had queued for it.
+    pub fn batch(&self, entries: usize, depth: usize) {
+        self.batches.fetch_add(1, Relaxed);
+        self.batch_entries.fetch_add(entries as u64, Relaxed);
+        self.log_queue_depth.store(depth, Relaxed);
+    }
+
+    pub fn set_log(&self, stats: &wal::Stats) {
+        self.log_written_bytes
+            .store(stats.written_bytes_total, Relaxed);
+        self.log_allocated_bytes
+            .store(stats.allocated_bytes, Relaxed);
+        self.log_segments.store(stats.segments, Relaxed);
+    }
+
+    pub fn snapshot(&self, took_ns: u64, bytes: Option<&u64>) {
+        match bytes {
+            Some(bytes) => {
+                self.snapshot.observe_ns(took_ns);
+                self.snapshot_bytes.store(*bytes, Relaxed);
+            }
+            None => {
+                self.snapshot_failures.fetch_add(1, Relaxed);
+            }
+        }
+    }
+}
+
+/// Counts of what is in the state.
+#[derive(Default)]
+pub struct Gauges {
+    nodes: BTreeMap<(&'static str, &'static str), u64>,
+    services: usize,
+    containers: Vec<(&'static str, u64)>,
+}
+
+const CONTAINER_STATES: [(ContainerState, &str); 10] = [
+    (ContainerState::Pending, "pending"),
+    (ContainerState::Assigned, "assigned"),
+    (ContainerState::Preparing, "preparing"),
+    (ContainerState::Starting, "starting"),
+    (ContainerState::Running, "running"),
+    (ContainerState::Complete, "complete"),
+    (ContainerState::Failed, "failed"),
+    (ContainerState::Shutdown, "shutdown"),
+    (ContainerState::Rejected, "rejected"),
+    (ContainerState::Lost, "lost"),
+];
+
+impl Gauges {
+    /// O(nodes).
+    pub fn of(state: &State) -> Self {
+        let mut nodes = BTreeMap::new();
+        for role in ["manager", "worker", "hybrid"] {
+            nodes.extend(["ready", "down"].map(|status| ((role, status), 0)));
+        }
+        for node in state.nodes() {
+            *nodes.entry((role(node), status(node))).or_default() += 1;
+        }
+        let containers = CONTAINER_STATES
+            .map(|(kind, name)| (name, state.containers_in(kind)))
+            .to_vec();
+        Self {
+            nodes,
+            services: state.service_count(),
+            containers,
+        }
+    }
+}
+
+fn role(node: &Node) -> &'static str {
+    match (node.manager, node.worker) {
+        (true, true) => "hybrid",
+        (true, false) => "manager",
+        (false, _) => "worker",
+    }
+}
+
+fn status(node: &Node) -> &'static str {
+    if node.status == NodeStatus::Ready {
+        "ready"
+    } else {
+        "down"
+    }
+}
+
+/// Everything, in the text format 0.0.4.
+pub fn render(shared: &Shared) -> Vec<u8> {
+    let mut page = Page(String::with_capacity(16 << 10));
+    {
+        let view = shared.view.lock().unwrap_or_else(PoisonError::into_inner);
+        render_cluster(&view, &mut page);
+        render_raft(&view, &shared.metrics, &mut page);
+        render_orchestration(&view, &shared.metrics, &mut page);
+        render_queues(&view, shared, &mut page);
+    }
+    render_disk(shared, &mut page);
+    page.0.into_bytes()
+}
+
+fn render_cluster(view: &View, page: &mut Page) {
+    if !view.status.as_ref().is_some_and(|status| status.in_cluster) {
+        return;
+    }
+    let gauges = &view.gauges;
+    page.family("warren_nodes_total", "gauge", "Nodes by role and status.");
+    for ((role, status), count) in &gauges.nodes {
+        page.line(
+            &format!("warren_nodes_total{{role=\"{role}\",status=\"{status}\"}}"),
+            *count,
+        );
+    }
+    page.gauge("warren_services_total", "Services.", gauges.services as u64);
+    page.family("warren_containers_total", "gauge", "Containers by state.");
+    for (state, count) in &gauges.containers {
+        page.line(
+            &format!("warren_containers_total{{state=\"{state}\"}}"),
+            *count,
+        );
+    }
+}
+
+fn render_raft(view: &View, metrics: &Metrics, page: &mut Page) {
+    let Some(status) = &view.status else { return };
+    let leads = u64::from(status.is_leader);
+    page.gauge("warren_raft_is_leader", "1 on the leader, else 0.", leads);
+    let voters = status.voters as u64;
+    page.gauge(
+        "warren_raft_peers_total",
+        "Members of the current configuration.",
+        voters,
+    );
+    page.gauge(
+        "warren_raft_log_index",
+        "Last index in the log.",
+        status.last_index.0,
+    );
+    page.gauge(
+        "warren_raft_applied_index",
+        "Last index applied.",
+        status.applied_index.0,
+    );
+    page.gauge("warren_raft_term", "Current term.", status.term.0);
+    page.counter(
+        "warren_raft_elections_total",
+        "Terms seen.",
+        metrics.elections.load(Relaxed),
+    );
+    let changes = metrics.leader_changes.load(Relaxed);
+    page.counter(
+        "warren_raft_leader_changes_total",
+        "Leadership taken or lost.",
+        changes,
+    );
+    page.histogram(
+        "warren_raft_commit_duration_seconds",
+        "Proposal accepted to committed, on the leader.",
+        &metrics.commit,
+    );
+    page.histogram(
+        "warren_raft_apply_duration_seconds",
+        "Apply of one entry to the state.",
+        &metrics.apply,
+    );
+}
+
+fn render_orchestration(view: &View, metrics: &Metrics, page: &mut Page) {
+    let stats = &view.orchestrator;
+    page.histogram(
+        "warren_scheduling_latency_seconds",
+        "Container unplaced to bound, each container.",
+        &metrics.scheduling,
+    );
+    page.counter(
+        "warren_containers_scheduled_total",
+        "Containers bound.",
+        stats.scheduled,
+    );
+    page.counter(
+        "warren_containers_failed_total",
+        "Placements that failed.",
+        stats.failed,
+    );
+    page.histogram(
+        "warren_reconciliation_duration_seconds",
+        "One pass over what is dirty.",
+        &metrics.reconcile,
+    );
+    page.counter(
+        "warren_reconciliation_cycles_total",
+        "Passes over what is dirty.",
+        stats.cycles,
+    );
+    page.counter(
+        "warren_reconciler_missed_total",
+        "What the sweep found and nobody had marked: zero, always.",
+        stats.missed,
+    );
+}
+
+fn render_queues(view: &View, shared: &Shared, page: &mut Page) {
+    let status = view.status.as_ref();
+    let queues = [
+        ("calls", shared.calls.load(Relaxed), CALLS_MAX),
+        ("streams", shared.streams.load(Relaxed), STREAMS_MAX),
+        (
+            "completions",
+            shared.completions.waiting(),
+            CALLS_MAX + 2 * STREAMS_MAX,
+        ),
+        (
+            "proposals",
+            status.map_or(0, |status| status.proposals),
+            PROPOSALS_MAX,
+        ),
+        (
+            "watches",
+            status.map_or(0, |status| status.watches),
+            WATCHES_MAX,
+        ),
+        (
+            "sessions",
+            status.map_or(0, |status| status.sessions),
+            STREAMS_MAX,
+        ),
+        (
+            "log",
+            shared.metrics.log_queue_depth.load(Relaxed),
+            PROPOSALS_MAX,
+        ),
+    ];
+    page.family(
+        "warren_core_queue_depth",
+        "gauge",
+        "What waits in each queue of the core.",
+    );
+    for (name, depth, _) in queues {
+        page.line(
+            &format!("warren_core_queue_depth{{queue=\"{name}\"}}"),
+            depth as u64,
+        );
+    }
+    page.family(
+        "warren_core_queue_limit",
+        "gauge",
+        "What each queue of the core holds at most.",
+    );
+    for (name, _, limit) in queues {
+        page.line(
+            &format!("warren_core_queue_limit{{queue=\"{name}\"}}"),
+            limit as u64,
+        );
+    }
+    let name = "warren_core_queue_rejections_total";
+    page.family(
+        name,
+        "counter",
+        "What was refused because a queue was full.",
+    );
+    page.line(
+        &format!("{name}{{queue=\"calls\"}}"),
+        shared.metrics.rejected_calls.load(Relaxed),
+    );
+    let streams = shared.metrics.rejected_streams.load(Relaxed);
+    page.line(&format!("{name}{{queue=\"streams\"}}"), streams);
+    let dropped = shared.completions.dropped_log_lines();
+    page.counter(
+        "warren_core_log_lines_dropped_total",
+        "Log lines that found no room.",
+        dropped,
+    );
+    let (name, help) = ("warren_core_step_duration_seconds", "One step of the core.");
+    page.histogram(name, help, &shared.metrics.step);
+}
+
+fn render_disk(shared: &Shared, page: &mut Page) {
+    let metrics = &shared.metrics;
+    let (name, help) = (
+        "warren_wal_append_duration_seconds",
+        "Encoding of one batch.",
+    );
+    page.histogram(name, help, &metrics.append);
+    let (name, help) = (
+        "warren_wal_fsync_duration_seconds",
+        "Write and fdatasync of one batch.",
+    );
+    page.histogram(name, help, &metrics.fsync);
+    let batches = metrics.batches.load(Relaxed);
+    page.counter("warren_wal_batches_total", "Batches made durable.", batches);
+    let entries = metrics.batch_entries.load(Relaxed);
+    page.counter("warren_wal_entries_total", "Entries made durable.", entries);
+    let bytes = metrics.log_written_bytes.load(Relaxed);
+    page.counter(
+        "warren_wal_written_bytes_total",
+        "Bytes written to the log.",
+        bytes,
+    );
+    let bytes = metrics.log_allocated_bytes.load(Relaxed);
+    page.gauge(
+        "warren_wal_allocated_bytes",
+        "Space allocated for the log.",
+        bytes,
+    );
+    let segments = metrics.log_segments.load(Relaxed) as u64;
+    page.gauge("warren_wal_segments", "Segments in use.", segments);
+    let full = u64::from(shared.log_health.is_out_of_space());
+    page.gauge(
+        "warren_wal_out_of_space",
+        "1 while writes are refused for want of space.",
+        full,
+    );
+    let (name, help) = (
+        "warren_snapshot_duration_seconds",
+        "Writing of one snapshot.",
+    );
+    page.histogram(name, help, &metrics.snapshot);
+    let bytes = metrics.snapshot_bytes.load(Relaxed);
+    page.gauge(
+        "warren_snapshot_bytes",
+        "Size of the newest snapshot.",
+        bytes,
+    );
+    let failures = metrics.snapshot_failures.load(Relaxed);
+    page.counter(
+        "warren_snapshot_failures_total",
+        "Snapshots that failed.",
+        failures,
+    );
+    let name = "warren_core_latency_seconds";
+    page.family(name, "gauge", "Quantiles since the start, within 1 %.");
+    for (of, histogram) in [
+        ("commit", &metrics.commit),
+        ("fsync", &metrics.fsync),
+        ("apply", &metrics.apply),
+    ] {
+        for q in [0.5, 0.9, 0.99, 0.999, 1.0] {
+            let seconds = histogram.quantile_ns(q) as f64 / 1e9;
+            let _ = writeln!(
+                page.0,
+                "{name}{{of=\"{of}\",quantile=\"{q:?}\"}} {seconds:?}"
+            );
+        }
+    }
+}
+
+struct Page(String);
+
+/// Writing to a string cannot fail.
+impl Page {
+    fn family(&mut self, name: &str, kind: &str, help: &str) {
+        let _ = write!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
+    }
+
+    fn line(&mut self, series: &str, value: u64) {
+        let _ = writeln!(self.0, "{series} {value}");
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, value: u64) {
+        self.family(name, "gauge", help);
+        self.line(name, value);
+    }
+
+    fn counter(&mut self, name: &str, help: &str, value: u64) {
+        self.family(name, "counter", help);
+        self.line(name, value);
+    }
+
+    fn histogram(&mut self, name: &str, help: &str, histogram: &Histogram) {
+        histogram.render(name, help, &mut self.0);
+    }
+}

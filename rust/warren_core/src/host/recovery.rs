@@ -1,0 +1,112 @@
+//! What a data directory holds, as the machine wants it.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::core::log_dir;
+use super::{Options, snapshots};
+use crate::control::{Identity, Recovered};
+use crate::error::Error;
+use crate::fsm::State;
+use crate::ids::{ClusterId, MemberId};
+use crate::raft::LogEntry;
+use crate::wal::{self, FileDisk, Wal, WalError};
+
+pub struct Recovery {
+    pub wal: Wal,
+    pub recovered: Recovered,
+}
+
+/// Reads snapshot and log; `None` where there is no log, and so no cluster.
+pub fn recover(options: &Options) -> Result<Option<Recovery>, Error> {
+    let dir = log_dir(&options.raft_dir);
+    let exists = dir.try_exists();
+    if !exists.map_err(|error| refusal(&dir, io_error(&dir, error)))? {
+        return Ok(None);
+    }
+    let (wal, found) = match Wal::open(Arc::new(FileDisk), &dir, wal_options(options)) {
+        Ok(opened) => opened,
+        Err(WalError::NotFound { .. }) => return Ok(None),
+        Err(error) => return Err(refusal(&dir, error)),
+    };
+    let identity = Identity {
+        cluster: ClusterId(found.identity.cluster_id),
+        epoch: found.identity.epoch,
+        member: MemberId(found.identity.member_id),
+    };
+    let marked_index = found.snapshot.map_or(0, |(index, _)| index);
+    let loaded = snapshots::load(&options.raft_dir, &identity, marked_index)?;
+    let (state, snapshot) = match loaded {
+        Some(loaded) => (loaded.state, Some((loaded.at, loaded.conf_state))),
+        None => (State::default(), None),
+    };
+    let covered = snapshot.as_ref().map_or(0, |(at, _)| at.index.0);
+    let entries = found
+        .entries
+        .into_iter()
+        .filter(|entry| entry.index > covered)
+        .map(log_entry);
+    let entries = entries.collect();
+    let hard_state = found.hard_state;
+    let recovered = Recovered {
+        identity,
+        state,
+        snapshot,
+        hard_state,
+        entries,
+    };
+    Ok(Some(Recovery { wal, recovered }))
+}
+
+pub fn wal_options(options: &Options) -> wal::Options {
+    wal::Options {
+        segment_bytes: options.segment_bytes,
+        ..wal::Options::default()
+    }
+}
+
+fn log_entry(entry: wal::Entry) -> LogEntry {
+    let wal::Entry {
+        index,
+        term,
+        payload,
+    } = entry;
+    LogEntry {
+        index,
+        term,
+        payload,
+    }
+}
+
+fn io_error(dir: &Path, source: std::io::Error) -> WalError {
+    WalError::Io {
+        op: "looking for",
+        file: dir.to_string_lossy().into_owned(),
+        source,
+    }
+}
+
+/// The log's refusal as the daemon's.
+pub fn refusal(dir: &Path, error: WalError) -> Error {
+    match error {
+        WalError::Damaged { file, offset, why } => Error::LogDamaged {
+            file: dir.join(file).to_string_lossy().into_owned(),
+            offset,
+            why,
+        },
+        WalError::NoSpace { dir, .. } => Error::NoSpace { dir },
+        other => Error::DataDir {
+            path: dir.to_string_lossy().into_owned(),
+            why: other.to_string(),
+        },
+    }
+}
+
+/// Content that passes every checksum and still makes no sense.
+pub fn damaged(dir: &Path, why: String) -> Error {
+    Error::LogDamaged {
+        file: dir.to_string_lossy().into_owned(),
+        offset: 0,
+        why,
+    }
+}

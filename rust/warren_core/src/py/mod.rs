@@ -1,0 +1,151 @@
+//! The Python bindings, and nothing but bindings: bytes and numbers across, one exception.
+//!
+//! The interpreter lock is held across no wait.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use pyo3::create_exception;
+use pyo3::exceptions::PyException;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict, PyTuple};
+
+use crate::error::Error;
+use crate::host::{CALLS_MAX, Host, Kind, Options, REQUEST_BYTES_MAX, STREAMS_MAX};
+use crate::ids::NodeId;
+
+create_exception!(
+    warren._core,
+    CoreError,
+    PyException,
+    "A refusal: (code, message)."
+);
+
+/// The one conversion of the one error.
+impl From<Error> for PyErr {
+    fn from(error: Error) -> Self {
+        CoreError::new_err((error.code(), error.to_string()))
+    }
+}
+
+/// A running core. Thread-safe; refuses to work in a forked child.
+#[pyclass(frozen, module = "warren._core")]
+struct Core {
+    host: Host,
+}
+
+#[pymethods]
+impl Core {
+    /// Recovers what `raft_dir` holds and starts the core. `node_id` has 16 bytes.
+    #[staticmethod]
+    #[pyo3(signature = (raft_dir, node_id, node_name, advertise_addr, segment_bytes))]
+    fn open(
+        py: Python<'_>,
+        raft_dir: PathBuf,
+        node_id: &[u8],
+        node_name: String,
+        advertise_addr: String,
+        segment_bytes: u64,
+    ) -> PyResult<Self> {
+        let node = NodeId::from_slice(node_id)?;
+        let options = Options {
+            raft_dir,
+            node,
+            node_name,
+            advertise_addr,
+            segment_bytes,
+        };
+        let host = py.detach(|| Host::open(options))?;
+        Ok(Self { host })
+    }
+
+    /// Readable when completions wait.
+    fn fileno(&self) -> i32 {
+        self.host.event_fd()
+    }
+
+    fn submit(
+        &self,
+        py: Python<'_>,
+        identity: &str,
+        method: &str,
+        body: &[u8],
+        timeout_ms: u64,
+    ) -> PyResult<u64> {
+        self.host.check_process()?;
+        let timeout = Duration::from_millis(timeout_ms);
+        Ok(py.detach(|| self.host.submit(identity, method, body, timeout))?)
+    }
+
+    fn subscribe(
+        &self,
+        py: Python<'_>,
+        identity: &str,
+        method: &str,
+        body: &[u8],
+    ) -> PyResult<u64> {
+        self.host.check_process()?;
+        Ok(py.detach(|| self.host.subscribe(identity, method, body))?)
+    }
+
+    fn cancel(&self, py: Python<'_>, id: u64) -> PyResult<()> {
+        self.host.check_process()?;
+        py.detach(|| self.host.cancel(id));
+        Ok(())
+    }
+
+    fn drain<'py>(
+        &self,
+        py: Python<'py>,
+        max: usize,
+    ) -> PyResult<Vec<(u64, u8, Bound<'py, PyBytes>)>> {
+        self.host.check_process()?;
+        let batch = py.detach(|| self.host.drain(max));
+        let tuple = |c: crate::host::Completion| (c.id, c.kind as u8, PyBytes::new(py, &c.payload));
+        Ok(batch.into_iter().map(tuple).collect())
+    }
+
+    fn pulse(&self) -> PyResult<()> {
+        self.host.check_process()?;
+        self.host.pulse();
+        Ok(())
+    }
+
+    fn status<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let status = py.detach(|| self.host.status());
+        let dict = PyDict::new(py);
+        dict.set_item("in_cluster", status.in_cluster)?;
+        dict.set_item("leader", status.leader)?;
+        dict.set_item("term", status.term)?;
+        dict.set_item("last_index", status.last_index)?;
+        dict.set_item("applied_index", status.applied_index)?;
+        dict.set_item("no_space", status.no_space)?;
+        dict.set_item("stuck_ms", status.stuck_ms)?;
+        Ok(dict)
+    }
+
+    fn metrics<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        PyBytes::new(py, &py.detach(|| self.host.metrics()))
+    }
+
+    fn shutdown(&self, py: Python<'_>, timeout_ms: u64) -> PyResult<bool> {
+        self.host.check_process()?;
+        Ok(py.detach(|| self.host.shutdown(Duration::from_millis(timeout_ms))))
+    }
+}
+
+#[pymodule]
+fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<Core>()?;
+    module.add("CoreError", module.py().get_type::<CoreError>())?;
+    module.add("CODES", PyTuple::new(module.py(), Error::CODES)?)?;
+    module.add("CALLS_MAX", CALLS_MAX)?;
+    module.add("STREAMS_MAX", STREAMS_MAX)?;
+    module.add("REQUEST_BYTES_MAX", REQUEST_BYTES_MAX)?;
+    module.add("KIND_RESPONSE", Kind::Response as u8)?;
+    module.add("KIND_ERROR", Kind::Error as u8)?;
+    module.add("KIND_ITEM", Kind::Item as u8)?;
+    module.add("KIND_END", Kind::End as u8)?;
+    module.add("KIND_LOG", Kind::Log as u8)?;
+    Ok(())
+}
