@@ -39,6 +39,7 @@ from warren.agent.store import Journal
 
 __all__ = ["Durations", "Worker"]
 
+STOPS_MAX: Final = 64  # a stop mostly waits for the container, and keeps no core busy
 SWEEP_S: Final = 30.0  # everything is listed again, whether or not an event asked for it
 LIST_RETRY_S: Final = 1.0
 EXIT_EVENT_WAIT_S: Final = 0.5
@@ -89,6 +90,7 @@ class Worker:
         self._concurrency = concurrency
         self._observed: dict[str, Observed] = {}
         self._busy: dict[str, asyncio.Task[None]] = {}
+        self._stopping: set[str] = set()
         self._held: dict[str, _Hold] = {}
         self._exit_waits: dict[str, asyncio.Event] = {}
         self._created_ms: dict[str, int] = {}
@@ -125,7 +127,7 @@ class Worker:
 
     @property
     def busy(self) -> int:
-        """Actions under way; never more than `concurrency`."""
+        """Actions under way; at most `concurrency`, and STOPS_MAX stops beside them."""
         return len(self._busy)
 
     @property
@@ -300,11 +302,18 @@ class Worker:
     def _begin(self, action: RuntimeAction) -> None:
         if not self._runtime_up:
             return  # everything is marked again when it is back
-        if len(self._busy) >= self._concurrency:
+        if not self._has_room_for(action):
             self._board.mark(action.id, wake=False)  # asked again when an action ends
             return
         task = asyncio.create_task(self._perform(action), name=f"container {action.id}")
         self._busy[action.id] = task
+        if isinstance(action, Stop):
+            self._stopping.add(action.id)
+
+    def _has_room_for(self, action: RuntimeAction) -> bool:
+        if isinstance(action, Stop):
+            return len(self._stopping) < STOPS_MAX
+        return len(self._busy) - len(self._stopping) < self._concurrency
 
     def _remember(self, container_id: str, memory: Memory) -> None:
         before = self._board.memory.get(container_id)
@@ -346,6 +355,7 @@ class Worker:
             self._hold(action, f"internal error: {error!r}")
         finally:
             del self._busy[container_id]
+            self._stopping.discard(container_id)
             self._board.mark(container_id)
 
     async def _execute(self, action: RuntimeAction) -> None:

@@ -15,7 +15,7 @@ from warren.agent.outbox import Outbox
 from warren.agent.runtime.base import ContainerRequest, Observed, Phase, RuntimeRefused
 from warren.agent.runtime.simulated import Behaviour, RealClock, SimulatedRuntime
 from warren.agent.store import Fence, Journal, Store
-from warren.agent.worker import Worker
+from warren.agent.worker import STOPS_MAX, Worker
 from warren.pb.v1 import objects_pb2 as pb
 from warren.pb.v1 import session_pb2
 
@@ -155,6 +155,26 @@ async def test_no_more_at_once_than_allowed_and_one_per_container(tmp_path: Path
         rig.board.apply(assignments(range(1, 41)))
         await rig.until(lambda: rig.durations.start.count == 40)
     assert most == 3
+
+
+async def test_stops_that_wait_keep_nothing_else_waiting(tmp_path: Path) -> None:
+    stopping: set[str] = set()
+
+    async def before(step: str, target: str) -> None:
+        if step == "stop":
+            stopping.add(target)
+            await asyncio.Event().wait()
+
+    runtime = SimulatedRuntime(RealClock(), before=before)
+    await runtime.open()
+    async with running(Rig(runtime, tmp_path, concurrency=2)) as rig:
+        rig.board.apply(assignments(range(1, 101)))
+        await rig.until(lambda: rig.durations.start.count == 100)
+        rig.board.apply(assignments(range(1, 101), REMOVE))
+        await rig.until(lambda: len(stopping) == STOPS_MAX)
+        rig.board.apply(assignments([200]))
+        await rig.until(lambda: rig.state(200) == (1, pb.CONTAINER_STATE_RUNNING))
+        assert rig.worker.busy == len(stopping) == STOPS_MAX
 
 
 async def test_a_restart_adopts_what_runs(tmp_path: Path) -> None:
