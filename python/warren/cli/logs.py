@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from warren.cli import parse
 from warren.cli.common import Command, Settings, common_options
+from warren.cli.options import Parsed
 
 if TYPE_CHECKING:
     from warren.cli.client import Client
@@ -29,7 +31,7 @@ _COLORS: Final = ("cyan", "yellow", "green", "magenta", "blue", "red")
 @click.argument("service")
 @click.option("--follow", "-f", is_flag=True, help="Go on with lines as they are written.")
 @click.option(
-    "--tail", "-n", type=click.IntRange(0), metavar="N", help="Only the last N of each container."
+    "--tail", "-n", type=Parsed("n", parse.count), help="Only the last N of each container."
 )
 @click.option("--since", metavar="TIME", help="Only since a time (RFC 3339) or an age, as in 10m.")
 @click.option("--timestamps", "-t", is_flag=True, help="Show when each line was written.")
@@ -50,13 +52,12 @@ def logs(
     import time
 
     from warren.cli.client import Client
-    from warren.cli.parse import since_ms
     from warren.pb.v1 import node_pb2
 
     request = node_pb2.LogsRequest(follow=follow, tail=-1 if tail is None else tail)
     if since is not None:
         try:
-            request.since_ms = since_ms(since, int(time.time() * 1000))
+            request.since_ms = parse.since_ms(since, int(time.time() * 1000))
         except ValueError as error:
             raise click.BadParameter(str(error), param_hint="--since") from None
     with Client(settings) as client:

@@ -17,7 +17,7 @@ from warren.errors import WarrenError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["cli", "main"]
+__all__ = ["cli", "main", "run"]
 
 PROG: Final = "warrenctl"
 
@@ -68,10 +68,11 @@ def cli(ctx: click.Context) -> None:
 def main(args: Sequence[str] | None = None) -> None:
     """Run `warrenctl` and exit. `args`: without the program's name; default: the process's own."""
     arguments = sys.argv[1:] if args is None else list(args)
-    sys.exit(_run(arguments))
+    sys.exit(run(arguments))
 
 
-def _run(arguments: list[str]) -> int:
+def run(arguments: list[str]) -> int:
+    """Run one command line; its exit code. What went wrong is printed to standard error."""
     try:
         # Of click's way to end the process only the exit codes are wanted; the words are ours.
         result = cli.main(arguments, prog_name=PROG, standalone_mode=False)

@@ -13,8 +13,6 @@ __all__ = ["Parsed", "spec_options"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_UINT32_MAX: Final = 2**32 - 1
-
 
 class Parsed(click.ParamType[object]):
     """An option whose text one of `warren.cli.parse`'s functions reads."""
@@ -34,7 +32,7 @@ class Parsed(click.ParamType[object]):
             self.fail(str(error), param, ctx)
 
 
-_COUNT: Final = click.IntRange(0, _UINT32_MAX)
+_COUNT: Final = Parsed("n", parse.count)
 _MEMORY: Final = Parsed("size", parse.memory_bytes)
 _CPUS: Final = Parsed("cpus", parse.cpu_milli)
 _DURATION: Final = Parsed("duration", parse.duration_ms)
@@ -53,7 +51,7 @@ def _scalars(defaults: bool) -> tuple[Callable[[F], F], ...]:
         return f"{words}  [default: {default}]" if defaults else words
 
     return (
-        click.option("--replicas", type=_COUNT, metavar="N", help=text("Containers to run.", "1")),
+        click.option("--replicas", type=_COUNT, help=text("Containers to run.", "1")),
         click.option("--cpus", type=_CPUS, help="CPUs held for and given to each, as in 0.5."),
         click.option("--memory", type=_MEMORY, help="Memory held and its limit, as in 64m."),
         click.option(
@@ -64,7 +62,6 @@ def _scalars(defaults: bool) -> tuple[Callable[[F], F], ...]:
         click.option(
             "--restart-max-attempts",
             type=_COUNT,
-            metavar="N",
             help="Restarts on one node before it is replaced; 0: no end.",
         ),
         click.option(

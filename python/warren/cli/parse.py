@@ -15,6 +15,7 @@ from typing import Final
 __all__ = [
     "MountFlag",
     "age_text",
+    "count",
     "cpu_milli",
     "duration_ms",
     "env_file",
@@ -61,6 +62,13 @@ def memory_bytes(text: str) -> int:
     if total > _UINT64_MAX:
         raise ValueError(f"'{text}' is more memory than can be counted")
     return total
+
+
+def count(text: str) -> int:
+    """A number of things: 0 or more."""
+    if not re.fullmatch(r"\d+", text, re.ASCII) or int(text) > _UINT32_MAX:
+        raise ValueError(f"'{text}' is no count; write a whole number, 0 or more")
+    return int(text)
 
 
 def cpu_milli(text: str) -> int:
@@ -204,14 +212,12 @@ def _mount_fields(text: str) -> dict[str, str]:
 
 def scale(text: str) -> tuple[str, int]:
     """Service and replicas of `web=3`."""
-    name, _, count = text.rpartition("=")
-    if not name or not re.fullmatch(r"\d+", count, re.ASCII):
+    name, equals, replicas = text.rpartition("=")
+    if not name or not equals:
         raise ValueError(
             f"'{text}' says no number of replicas; write SERVICE=REPLICAS, as in web=3"
         )
-    if int(count) > _UINT32_MAX:
-        raise ValueError(f"'{text}': {count} replicas are more than can be counted")
-    return name, int(count)
+    return name, count(replicas)
 
 
 def age_text(age_ms: int) -> str:
