@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -12,6 +13,8 @@ from warren.agent.runtime.base import Runtime, RuntimeUnavailable
 from warren.pb.v1 import objects_pb2
 
 __all__ = ["Describer", "architecture", "memory_total_bytes", "os_name"]
+
+_log = logging.getLogger("warren.session")
 
 # Linux' names, where OCI image specs have others.
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm"}
@@ -52,6 +55,9 @@ class Describer:
             images = sorted(await self._images(), key=lambda image: image.reference)
         except RuntimeUnavailable:
             described.containerd_version = ""
+            return described
+        except Exception as error:  # noqa: BLE001 - the session goes on without a new description
+            _log.warning("cannot ask containerd for its images, keeping the last list: %s", error)
             return described
         del described.images[:]
         described.images.extend(images)

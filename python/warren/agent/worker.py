@@ -214,7 +214,8 @@ class Worker:
             self._list_wanted.clear()
             try:
                 await self._list()
-            except RuntimeUnavailable:
+            except (RuntimeUnavailable, RuntimeRefused) as error:
+                _log.debug("containers cannot be listed: %s", error)
                 await asyncio.sleep(LIST_RETRY_S)
                 self._list_wanted.set()
 
