@@ -26,7 +26,10 @@ set -eu
 id=$(sed -n 's,.*/warren/,,p' /proc/self/cgroup | head -n 1)
 mkdir -p /tmp/www
 echo "Hello from container ${id:-$(hostname)} on $(hostname)" >/tmp/www/index.html
-exec httpd -f -p "${PORT:-8080}" -h /tmp/www
+# Process 1 is sent no signal that it has no handler for, and httpd has none.
+trap 'kill $!; exit 0' TERM
+httpd -f -p "${PORT:-8080}" -h /tmp/www &
+wait $!
 """
 
 #: ELF machine → architecture as Go and OCI name it.

@@ -8,6 +8,7 @@ Everything is kept under ``.warren/`` in the checkout; WARREN_STATE names anothe
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -174,6 +175,7 @@ def stop() -> None:
     shutil.rmtree(STATE)
     # Even a private containerd keeps runc's state outside of its own directories.
     shutil.rmtree(f"/run/containerd/runc/{notes.get('namespace', 'none')}", ignore_errors=True)
+    remove_empty_cgroups()
     say(f"stopped; {STATE} is gone")
 
 
@@ -212,6 +214,15 @@ def empty_namespace(notes: dict[str, Any]) -> None:
     for lease in listed("leases"):
         run("leases", "delete", "--sync", lease)
     run("namespaces", "remove", notes["namespace"])
+
+
+def remove_empty_cgroups() -> None:
+    """Removes the cgroup above all containers, unless another daemon of this host has some."""
+    root = Path("/sys/fs/cgroup")
+    for folder in (root / "warren", *root.glob("*/warren")):
+        # The kernel refuses while there are children.
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 def warrenctl(*words: str, may: tuple[int, ...] = ()) -> subprocess.CompletedProcess[str]:
