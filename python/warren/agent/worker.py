@@ -12,9 +12,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import msgspec
 
@@ -101,6 +101,8 @@ class Worker:
         self._wake = asyncio.Event()
         self._list_wanted = asyncio.Event()
         self._runtime_up = False
+        self._logs_swept = False
+        self._purges: set[asyncio.Task[None]] = set()
         self._listed = asyncio.Event()
         self._list_later: asyncio.TimerHandle | None = None
         self.on_runtime_change: Callable[[], None] = lambda: None
@@ -146,7 +148,7 @@ class Worker:
         finally:
             if self._list_later is not None:
                 self._list_later.cancel()
-            under_way = list(self._busy.values())
+            under_way = [*self._busy.values(), *self._purges]
             for task in under_way:
                 task.cancel()
             await asyncio.gather(*under_way, return_exceptions=True)
@@ -264,6 +266,9 @@ class Worker:
             self._wake.clear()
             if self._listed.is_set():
                 self._converge()
+            if self._board.set_known and not self._logs_swept:
+                self._logs_swept = True
+                self._spawn(self._sweep_logs())
 
     def _converge(self) -> None:
         now_ms = self._clock_ms()
@@ -320,6 +325,8 @@ class Worker:
         before = self._board.memory.get(container_id)
         self._board.remember(container_id, memory)
         self._outbox.put(container_id, memory)
+        if memory.removed and not (before is not None and before.removed):
+            self._spawn(self._purge_logs(container_id))
         if before is None or (before.attempt, before.state) != (memory.attempt, memory.state):
             self._board.log_transition(container_id, memory)
 
@@ -427,8 +434,25 @@ class Worker:
         await self._journal.durable()
         await self._runtime.delete(action.id)
         if action.logs:
-            await asyncio.to_thread(shutil.rmtree, self._logs_dir / action.id, True)
+            await self._purge_logs(action.id)
         self._see(action.id, None)
+
+    async def _purge_logs(self, container_id: str) -> None:
+        await asyncio.to_thread(shutil.rmtree, self._logs_dir / container_id, True)
+
+    async def _sweep_logs(self) -> None:
+        """Logs of containers that went while this daemon was killed half-way through."""
+        # Listed first, chosen then: what is assigned meanwhile is not among the names.
+        for name in await asyncio.to_thread(
+            lambda: [path.name for path in self._logs_dir.glob("*")]
+        ):
+            if name not in self._board.assignments and name not in self._observed:
+                await self._purge_logs(name)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._purges.add(task)
+        task.add_done_callback(self._purges.discard)
 
     def _refused(self, action: RuntimeAction, refusal: RuntimeRefused) -> None:
         wanted = self._board.assigned.get(action.id)

@@ -218,6 +218,25 @@ async def test_one_that_ends_at_once_is_not_lost(tmp_path: Path) -> None:
         assert rig.durations.start.count == 10
 
 
+async def test_logs_go_with_their_container_however_it_went(tmp_path: Path) -> None:
+    ended, stray, running_on = (tmp_path / "logs" / container_id(n) for n in (1, 2, 3))
+    for directory in (ended, stray, running_on):
+        directory.mkdir(parents=True)
+        (directory / "current.log").write_text("line")
+    runtime = await opened(
+        lambda request: Behaviour(exit_after_ms=0 if request.slot == 1 else None)
+    )
+    spec = pb.ContainerSpec(restart=pb.RESTART_CONDITION_NONE)
+    async with running(Rig(runtime, tmp_path)) as rig:
+        rig.board.apply(assignments([1, 3], spec=spec))
+        await rig.until(lambda: rig.state(1) == (1, pb.CONTAINER_STATE_COMPLETE))
+        await rig.until(lambda: container_id(1) not in rig.worker.observed)
+        await rig.until(lambda: not stray.exists())
+        assert ended.exists()
+        rig.board.apply(assignments([1], REMOVE))
+        await rig.until(lambda: not ended.exists() and not running_on.exists())
+
+
 async def test_a_refused_start_pauses_and_says_why(tmp_path: Path) -> None:
     refusal = RuntimeRefused("the image has no command `/no/such`", permanent=True)
     runtime = await opened(
