@@ -6,12 +6,23 @@ Imported for `--help`: nothing heavy.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 import click
 
-__all__ = ["DEFAULT_HOST", "Command", "Group", "Settings", "common_options", "detach_option"]
+from warren.cli.exits import EXIT_FAILED
+
+__all__ = [
+    "DEFAULT_HOST",
+    "Command",
+    "Group",
+    "Settings",
+    "common_options",
+    "detach_option",
+    "reader_left",
+]
 
 DEFAULT_HOST: Final = "unix:///run/warren/warren.sock"
 FORMATS: Final = ("table", "json", "yaml")
@@ -43,6 +54,15 @@ class Command(click.Command):
         kwargs["context_settings"] = _context_settings(kwargs.get("context_settings"))
         super().__init__(*args, **kwargs)
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run it; a reader of the output who goes away ends it quietly."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            # Here, because releases of click differ in the exit code they make of it.
+            reader_left()
+            raise click.exceptions.Exit(EXIT_FAILED) from None
+
 
 class Group(click.Group):
     """A group of such commands."""
@@ -52,6 +72,11 @@ class Group(click.Group):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs["context_settings"] = _context_settings(kwargs.get("context_settings"))
         super().__init__(*args, **kwargs)
+
+
+def reader_left() -> None:
+    """Let what is still buffered go nowhere: whoever read our output has gone."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _context_settings(given: dict[str, Any] | None) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from importlib import import_module
 from itertools import pairwise
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from warren.cli.common import Group, Settings, common_options
+from warren.cli.common import Group, Settings, common_options, reader_left
 from warren.cli.exits import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, exit_of
 from warren.errors import WarrenError
 
@@ -89,8 +88,7 @@ def run(arguments: list[str]) -> int:
     except (click.Abort, KeyboardInterrupt):
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        # Whoever read our output has gone: nobody to tell, and nothing more to flush at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        reader_left()
         return EXIT_FAILED
     except OSError as error:
         _complain(arguments, "failed", f"{error.strerror or error}: {error.filename or 'output'}")

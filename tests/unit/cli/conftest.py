@@ -1,0 +1,56 @@
+"""A fake manager per test, and `warrenctl` run in this process."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.unit.cli.fake_manager import FakeManager
+from warren.cli import main
+
+
+@dataclass
+class Done:
+    """How a command ended and what it wrote."""
+
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Done]
+
+
+@pytest.fixture
+def manager() -> Iterator[FakeManager]:
+    # A path under pytest's own directories may be too long for a socket.
+    with tempfile.TemporaryDirectory(prefix="wc") as directory:
+        fake = FakeManager(Path(directory) / "w.sock")
+        try:
+            yield fake
+        finally:
+            fake.close()
+
+
+@pytest.fixture
+def ctl(
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+) -> Run:
+    """`ctl("service", "ls")`: against the fake manager where the test has one."""
+    if "manager" in request.fixturenames:
+        monkeypatch.setenv("WARREN_HOST", request.getfixturevalue("manager").host)
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def run(*arguments: str) -> Done:
+        capfd.readouterr()
+        code = main.run(list(arguments))
+        captured = capfd.readouterr()
+        return Done(code, captured.out, captured.err)
+
+    return run

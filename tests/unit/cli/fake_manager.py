@@ -1,0 +1,279 @@
+"""A small manager and node service behind a real gRPC server on a Unix socket.
+
+It keeps services in memory and answers what it was told to answer: enough for the wire's paths.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from warren import rpc
+from warren.pb.v1 import api_pb2, node_pb2, objects_pb2
+
+NODE_ID = bytes([0xA0] * 16)
+OTHER_NODE_ID = bytes([0xB0] * 16)
+CLUSTER_ID = bytes([0xC0] * 16)
+CREATED_AT_MS = 1_767_225_600_000  # 2026-01-01T00:00:00Z
+
+
+class RefusalError(Exception):
+    """What the next call of a method is answered with."""
+
+    def __init__(self, code: str, message: str, *, bare: grpc.StatusCode | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.bare = bare  # a status without our metadata, as gRPC itself answers
+
+
+class FakeManager:
+    """`refuse[method]`: refusals to come; `seen`: all requests; `progress`: what watches say."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.host = f"unix://{path}"
+        self.services: dict[bytes, objects_pb2.Service] = {}
+        self.slots: list[api_pb2.Slot] = []
+        self.images: list[objects_pb2.NodeImage] = []
+        self.loaded = bytearray()
+        self.log_lines: list[node_pb2.LogLine] = []
+        self.progress: deque[list[api_pb2.ServiceProgress]] = deque()
+        self.refuse: dict[str, deque[RefusalError]] = {}
+        self.seen: list[tuple[str, Any]] = []
+        self.ready_message = ""
+        self.hold = threading.Event()  # ends watches that have nothing more to say
+        self.watching = threading.Event()
+        self._server = grpc.server(ThreadPoolExecutor(8), options=rpc.SERVER_OPTIONS)
+        for table in (rpc.MANAGER, rpc.NODE_LOCAL):
+            functions = {name: self._handler(method) for name, method in table.items()}
+            self._server.add_generic_rpc_handlers((rpc.service(table, functions),))
+        self._server.add_insecure_port(f"unix:{path}")
+        self._server.start()
+
+    def close(self) -> None:
+        self.hold.set()
+        self._server.stop(0).wait(10)
+
+    def requests(self, method: str) -> list[Any]:
+        return [request for name, request in self.seen if name == method]
+
+    def _handler(self, method: rpc.Method) -> Callable[[Any, grpc.ServicerContext], Any]:
+        def prepare(request: Any, context: grpc.ServicerContext) -> None:
+            if not method.client_streaming:
+                self.seen.append((method.name, request))
+            pending = self.refuse.get(method.name)
+            if pending:
+                _abort(context, pending.popleft())
+
+        def unary(request: Any, context: grpc.ServicerContext) -> Any:
+            prepare(request, context)
+            # Looked up late: a test may have put another function in its place.
+            answer = getattr(self, method.name, None)
+            try:
+                return answer(request) if answer else method.response()
+            except RefusalError as refusal:
+                _abort(context, refusal)
+
+        def streaming(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+            prepare(request, context)
+            try:
+                yield from getattr(self, method.name)(request)
+            except RefusalError as refusal:
+                _abort(context, refusal)
+
+        return streaming if method.server_streaming else unary
+
+    # -- the manager -----------------------------------------------------------------------------
+
+    def InitCluster(self, _: api_pb2.InitClusterRequest) -> api_pb2.InitClusterResponse:
+        return api_pb2.InitClusterResponse(cluster_id=CLUSTER_ID, node_id=NODE_ID)
+
+    def GetCluster(self, _: api_pb2.GetClusterRequest) -> api_pb2.GetClusterResponse:
+        return api_pb2.GetClusterResponse(
+            cluster=objects_pb2.Cluster(id=CLUSTER_ID, epoch=1, created_at_ms=CREATED_AT_MS),
+            node_id=NODE_ID,
+            leader_node_id=NODE_ID,
+            term=1,
+            managers=1,
+            workers=1,
+            nodes_ready=1,
+            capacity=objects_pb2.Resources(cpu_milli=2000, memory_bytes=4 << 30),
+        )
+
+    def GetNode(self, _: api_pb2.GetNodeRequest) -> api_pb2.GetNodeResponse:
+        containers = [slot.container for slot in self.slots if slot.HasField("container")]
+        return api_pb2.GetNodeResponse(node=_node(), containers=containers)
+
+    def ListNodes(self, _: api_pb2.ListNodesRequest) -> api_pb2.ListNodesResponse:
+        return api_pb2.ListNodesResponse(nodes=[_node()])
+
+    def CreateService(self, request: api_pb2.CreateServiceRequest) -> api_pb2.CreateServiceResponse:
+        if any(each.spec.name == request.spec.name for each in self.services.values()):
+            raise RefusalError("name_taken", f"a service named `{request.spec.name}` exists")
+        identifier = bytes([len(self.services) + 1] * 16)
+        self.services[identifier] = objects_pb2.Service(
+            id=identifier, spec=request.spec, version=1, created_at_ms=CREATED_AT_MS
+        )
+        return api_pb2.CreateServiceResponse(service_id=identifier, version=1)
+
+    def UpdateService(self, request: api_pb2.UpdateServiceRequest) -> api_pb2.UpdateServiceResponse:
+        service = self.services[request.service_id]
+        if request.expected_version != service.version:
+            raise RefusalError("version_conflict", "someone changed it meanwhile")
+        service.spec.CopyFrom(request.spec)
+        service.version += 1
+        return api_pb2.UpdateServiceResponse(version=service.version)
+
+    def RemoveService(self, request: api_pb2.RemoveServiceRequest) -> api_pb2.RemoveServiceResponse:
+        self.services.pop(request.service_id)
+        return api_pb2.RemoveServiceResponse()
+
+    def ListServices(self, _: api_pb2.ListServicesRequest) -> api_pb2.ListServicesResponse:
+        return api_pb2.ListServicesResponse(
+            services=[_view(each) for each in self.services.values()]
+        )
+
+    def GetService(self, request: api_pb2.GetServiceRequest) -> api_pb2.GetServiceResponse:
+        return api_pb2.GetServiceResponse(service=_view(self._find(request.ref)))
+
+    def ListSlots(self, request: api_pb2.ListSlotsRequest) -> api_pb2.ListSlotsResponse:
+        view = _view(self._find(request.ref))
+        return api_pb2.ListSlotsResponse(service=view, slots=self.slots)
+
+    def WatchService(
+        self, request: api_pb2.WatchServiceRequest
+    ) -> Iterator[api_pb2.ServiceProgress]:
+        if not self.progress:
+            self.progress.append([self._settled(request.service_id)])
+        for message in self.progress.popleft():
+            message.service_id = request.service_id
+            yield message
+        self.watching.set()
+        self.hold.wait(30)
+
+    def _settled(self, service_id: bytes) -> api_pb2.ServiceProgress:
+        service = self.services.get(service_id)
+        if service is None:
+            return api_pb2.ServiceProgress(gone=True)
+        count = service.spec.replicas
+        return api_pb2.ServiceProgress(version=service.version, desired=count, running=count)
+
+    def ListContainers(self, _: api_pb2.ListContainersRequest) -> api_pb2.ListContainersResponse:
+        views = [api_pb2.ContainerView(container=s.container, node_name="a") for s in self.slots]
+        return api_pb2.ListContainersResponse(containers=views)
+
+    def GetContainer(self, _: api_pb2.GetContainerRequest) -> api_pb2.GetContainerResponse:
+        view = api_pb2.ContainerView(container=self.slots[0].container, node_name="a")
+        view.spec.image = "docker.io/library/tiny:1"
+        return api_pb2.GetContainerResponse(container=view)
+
+    def _find(self, ref: str) -> objects_pb2.Service:
+        for service in self.services.values():
+            if ref in (service.spec.name, service.id.hex()):
+                return service
+        raise RefusalError(
+            "not_found", f"no service `{ref}`; `warrenctl service ls` shows what there is"
+        )
+
+    # -- the node service ------------------------------------------------------------------------
+
+    def GetDaemon(self, _: node_pb2.GetDaemonRequest) -> node_pb2.GetDaemonResponse:
+        return node_pb2.GetDaemonResponse(
+            version="0.1.0",
+            node_id=NODE_ID,
+            node_name="a",
+            in_cluster=True,
+            ready_message=self.ready_message,
+        )
+
+    def LoadImage(
+        self, requests: Iterator[node_pb2.LoadImageRequest]
+    ) -> Iterator[node_pb2.LoadImageProgress]:
+        for request in requests:
+            self.seen.append(("LoadImage", (len(request.data), request.reference)))
+            self.loaded += request.data
+            yield node_pb2.LoadImageProgress(received_bytes=len(self.loaded), step="receiving")
+        if self.loaded.startswith(b"broken"):
+            raise RefusalError("archive_invalid", "this is no archive; make one with docker save")
+        yield node_pb2.LoadImageProgress(
+            received_bytes=len(self.loaded), step="done", images=self.images
+        )
+
+    def ListImages(self, _: node_pb2.ListImagesRequest) -> node_pb2.ListImagesResponse:
+        return node_pb2.ListImagesResponse(images=self.images)
+
+    def RemoveImage(self, request: node_pb2.RemoveImageRequest) -> node_pb2.RemoveImageResponse:
+        return node_pb2.RemoveImageResponse(reference=f"docker.io/library/{request.reference}")
+
+    def Logs(self, request: node_pb2.LogsRequest) -> Iterator[node_pb2.LogsChunk]:
+        wanted = set(request.container_ids)
+        for line in self.log_lines:
+            if line.container_id in wanted:
+                yield node_pb2.LogsChunk(lines=[line])
+        if request.follow:
+            self.watching.set()
+            self.hold.wait(30)
+
+
+def _abort(context: grpc.ServicerContext, refusal: RefusalError) -> None:
+    if refusal.bare is not None:
+        context.abort(refusal.bare, refusal.message)
+    encoded = api_pb2.Error(code=refusal.code, message=refusal.message).SerializeToString()
+    context.set_trailing_metadata(((rpc.ERROR_METADATA_KEY, encoded),))
+    context.abort(rpc.status_of(refusal.code), refusal.message)
+
+
+def _view(service: objects_pb2.Service) -> api_pb2.ServiceView:
+    count = service.spec.replicas
+    return api_pb2.ServiceView(service=service, desired=count, running=count)
+
+
+def _node() -> api_pb2.NodeView:
+    node = objects_pb2.Node(
+        id=NODE_ID,
+        manager=True,
+        worker=True,
+        status=objects_pb2.NODE_STATUS_READY,
+        availability=objects_pb2.AVAILABILITY_ACTIVE,
+        joined_at_ms=CREATED_AT_MS,
+    )
+    node.description.name = "a"
+    node.description.capacity.cpu_milli = 2000
+    node.description.capacity.memory_bytes = 4 << 30
+    return api_pb2.NodeView(
+        node=node,
+        allocated=objects_pb2.Resources(cpu_milli=500, memory_bytes=64 << 20),
+        containers=2,
+        containers_running=1,
+        leader=True,
+    )
+
+
+def slot(
+    number: int,
+    state: objects_pb2.ContainerState,
+    *,
+    node_id: bytes = NODE_ID,
+    **status: Any,
+) -> api_pb2.Slot:
+    """A slot of service `web` with a container whose id is its number sixteen times."""
+    container = objects_pb2.Container(
+        id=bytes([number] * 16),
+        service_id=bytes([1] * 16),
+        service_name="web",
+        slot=number,
+        service_version=1,
+        node_id=node_id,
+        desired=objects_pb2.DESIRED_STATE_RUN,
+        created_at_ms=CREATED_AT_MS,
+    )
+    fields = {"attempt": 1, "state": state, **status}
+    container.status.CopyFrom(objects_pb2.ContainerStatus(**fields))
+    return api_pb2.Slot(slot=number, container=container, node_name="a")

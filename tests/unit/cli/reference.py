@@ -1,0 +1,131 @@
+"""Writes docs/cli.md from the commands and shapes themselves.
+
+    PYTHONPATH=python python -m tests.unit.cli.reference > docs/cli.md
+
+`test_reference.py` holds that the file is what this would write.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator
+from typing import get_args, get_type_hints
+
+import click
+import msgspec
+
+from warren.cli import exits, shapes
+from warren.cli.main import cli
+
+_HEAD = """\
+# warrenctl
+
+Every command takes `--host`, `--timeout` and, where it prints, `--format table|json|yaml`, before
+or after its own name. `WARREN_HOST` names another daemon than `unix:///run/warren/warren.sock`.
+
+Commands that change a service wait until the change has happened (60 s; `--timeout` says otherwise,
+`--detach` does not wait). A wait that runs out, or Ctrl-C, leaves the service as asked.
+What is in passing trouble (no leader, a daemon that restarts) is tried again until the timeout,
+under the same request id: no request takes effect twice.
+
+Results go to standard output, progress and errors to standard error. `NO_COLOR` is honoured; what
+goes into a pipe or a file is never cut off.
+
+## Exit codes
+
+| code | meaning |
+|---|---|
+| 0 | done |
+| 1 | failed; also: a wait ran out, or the reader of the output went away |
+| 2 | usage: wrong flags or values, or what the manager found invalid |
+| 3 | cannot reach a manager |
+| 4 | not found |
+| 5 | exists |
+| 6 | denied |
+| 130 | interrupted by Ctrl-C |
+
+With `--format json` an error is one line of JSON on standard error:
+`{"error":{"code":"not_found","message":"…"}}`. Messages are for people and may change; codes are
+stable. Codes with an exit code other than 1:
+
+"""
+
+_SHAPES_HEAD = """\
+## Shapes
+
+What `--format json` and `--format yaml` print. Ids and digests of specs are lowercase hex, times
+RFC 3339 in UTC, enumerations lowercase words, units stand last in a name; `null`: does not apply.
+Fields may be added; none is renamed or removed within a major release.
+
+| command | prints |
+|---|---|
+| `cluster init` | `ClusterCreated` |
+| `cluster info` | `ClusterView` |
+| `node ls` | list of `NodeView` |
+| `node inspect` | `NodeDetail` |
+| `service create`, `service update` | `ServiceChanged` |
+| `service scale` | list of `ServiceChanged` |
+| `service rm` | list of `ServiceRemoved` |
+| `service ls` | list of `ServiceView` |
+| `service inspect` | `ServiceView` |
+| `service ps` | list of `SlotView` |
+| `service logs` | one `LogLineView` a line (JSON) or document (YAML) |
+| `container ls` | list of `ContainerView` |
+| `container inspect` | `ContainerDetail` |
+| `image load`, `image ls` | list of `ImageView` |
+| `image rm` | list of `ImageRemoved` |
+| `version` | `VersionView` |
+
+"""
+
+_WORDS = {"str": "string", "int": "integer", "bool": "boolean", "None": "null", "dict": "map"}
+
+
+def text() -> str:
+    """The whole page."""
+    return "".join(_parts())
+
+
+def _parts() -> Iterator[str]:
+    yield _HEAD
+    yield "| error code | exit code |\n|---|---|\n"
+    for code, number in sorted(exits.EXIT_OF_CODE.items()):
+        yield f"| `{code}` | {number} |\n"
+    yield "\n## Commands\n\n"
+    yield from _command(click.Context(cli, info_name="warrenctl", terminal_width=96))
+    yield _SHAPES_HEAD
+    for name in sorted(shapes.__all__):
+        yield from _shape(getattr(shapes, name))
+
+
+def _command(context: click.Context) -> Iterator[str]:
+    command = context.command
+    if not isinstance(command, click.Group):
+        yield f"### {context.command_path}\n\n```text\n{command.get_help(context)}\n```\n\n"
+        return
+    for name in command.list_commands(context):
+        inner = command.get_command(context, name)
+        assert inner is not None
+        # The page must not depend on the width of the terminal that it is written in.
+        inner.context_settings["terminal_width"] = 96
+        yield from _command(inner.make_context(name, [], parent=context, resilient_parsing=True))
+
+
+def _shape(shape: type[msgspec.Struct]) -> Iterator[str]:
+    yield f"### {shape.__name__}\n\n| field | type |\n|---|---|\n"
+    hints = get_type_hints(shape, vars(shapes))
+    for field in msgspec.structs.fields(shape):
+        # A bar would end the cell.
+        words = _type_text(hints[field.name]).replace(" | ", " or ")
+        yield f"| `{field.name}` | {words} |\n"
+    yield "\n"
+
+
+def _type_text(hint: object) -> str:
+    written = hint.__name__ if inspect.isclass(hint) and not get_args(hint) else str(hint)
+    return re.sub(r"[\w.]+", lambda found: _WORDS.get(found[0], found[0].split(".")[-1]), written)
+
+
+if __name__ == "__main__":
+    print(text(), end="")
