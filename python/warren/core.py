@@ -64,7 +64,7 @@ class Core:
         """Recover what `raft_dir` holds and start.
 
         `raft_dir` exists and is locked by the caller; `node_id` is 32 hex digits;
-        `segment_bytes` is a multiple of 4,096 from 16 KiB to 1 GiB. WarrenError where the log is
+        `segment_bytes` is a multiple of 4,096 from 1 MiB to 1 GiB. WarrenError where the log is
         damaged or the directory cannot be used.
         """
 
@@ -94,9 +94,7 @@ class Core:
         self._calls[number] = answer
         return await answer
 
-    async def stream(
-        self, identity: str, method: str, body: bytes
-    ) -> AsyncGenerator[bytes, None]:
+    async def stream(self, identity: str, method: str, body: bytes) -> AsyncGenerator[bytes, None]:
         """The items of a stream, until it ends; closing the generator closes it."""
         self._check_open()
         try:

@@ -394,6 +394,3 @@ impl Control {
         Ok(())
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,23 +1,24 @@
 //! A member of a cluster: consensus, state and orchestration, and who waits for what of them.
 
+mod entry;
+mod reading;
+
 use std::collections::BTreeMap;
 
 use prost::Message as _;
 
-use super::access::{Method, is_node};
+use super::access::Method;
 use super::calls::Calls;
 use super::entropy::Entropy;
 use super::proposals::{Origin, PROPOSALS_MAX, Proposal, Proposals};
-use super::reads::{LeaderView, ReadJob};
-use super::requests::{self, Prepared};
 use super::sessions::Sessions;
 use super::watches::Watches;
 use super::{
     Call, CallId, Config, Identity, Input, Level, Now, Outputs, Recovered, SnapshotJob, Status,
 };
 use crate::error::Error;
-use crate::fsm::{Event, FEATURE_LEVEL_MAX, State, snapshot};
-use crate::ids::{Index, NodeId, ServiceId, Term};
+use crate::fsm::{Event, State, snapshot};
+use crate::ids::{Index, Term};
 use crate::orchestrator::{self, Orchestrator};
 use crate::pb;
 use crate::pb::command::Body;
@@ -147,47 +148,6 @@ impl Member {
         }
     }
 
-    /// Starts a call; an answer if there is one already.
-    pub fn call(
-        &mut self,
-        now: Now,
-        method: Method,
-        call: Call,
-        entropy: &mut Entropy,
-    ) -> Option<Result<Vec<u8>, Error>> {
-        let result = match method {
-            Method::InitCluster => self.init_again(&call),
-            Method::CreateService | Method::UpdateService | Method::RemoveService => {
-                self.write(now, method, &call, entropy)
-            }
-            Method::SessionMessage => self.session_message(now, &call, entropy),
-            _ if !self.leading => Err(Error::NoLeader),
-            _ => {
-                self.unasked.push(Read(method, call));
-                Ok(None)
-            }
-        };
-        result.map_or_else(|error| Some(Err(error)), |answer| answer.map(Ok))
-    }
-
-    pub fn subscribe(
-        &mut self,
-        now: Now,
-        method: Method,
-        call: Call,
-        entropy: &mut Entropy,
-        out: &mut Outputs,
-    ) -> Result<(), Error> {
-        self.check_serving()?;
-        if method == Method::WatchService {
-            let request: pb::WatchServiceRequest = requests::decode(&call.body)?;
-            return self
-                .watches
-                .open(call.id, ServiceId::from_slice(&request.service_id)?);
-        }
-        self.open_session(now, &call, entropy, out)
-    }
-
     /// Carries everything on that can go on: persist, commit, apply, answer, orchestrate. The one
     /// place that fixes the order: an entry is applied only out of [`Work::committed`], which
     /// consensus fills only with what is durable.
@@ -202,7 +162,7 @@ impl Member {
                     break;
                 }
             }
-            self.follow_role(now, out);
+            self.follow_role(now, calls, out);
             self.begin_cluster(now, entropy, calls, out);
             busy |= self.orchestrate(now, entropy, out);
             if !busy || round + 1 == ROUNDS_MAX {
@@ -340,7 +300,7 @@ impl Member {
     }
 
     /// Takes up or lays down what only a leader does.
-    fn follow_role(&mut self, now: Now, out: &mut Outputs) {
+    fn follow_role(&mut self, now: Now, calls: &mut Calls, out: &mut Outputs) {
         let status = self.raft.status();
         if status.term != self.term_seen {
             self.term_seen = status.term;
@@ -365,8 +325,10 @@ impl Member {
             self.watches.end_all(&Error::NoLeader, out);
             let reads = std::mem::take(&mut self.unasked).into_iter();
             let asked = std::mem::take(&mut self.asked).into_values().flatten();
-            // They expire; a leader that lost its lead knows no safe index to read at.
-            drop(reads.chain(asked));
+            // Who lost the lead knows no index that is safe to read at.
+            for Read(_, call) in reads.chain(asked) {
+                calls.reply(call.id, Err(Error::NoLeader), out);
+            }
         }
     }
 
@@ -442,269 +404,6 @@ impl Member {
         let took_ns = (self.config.stopwatch)().saturating_sub(started_ns);
         out.samples.reconcile_ns.push(took_ns);
         true
-    }
-
-    fn write(
-        &mut self,
-        now: Now,
-        method: Method,
-        call: &Call,
-        entropy: &mut Entropy,
-    ) -> Result<Option<Vec<u8>>, Error> {
-        self.check_serving()?;
-        let (request, body) = match requests::prepare(&self.state, method, &call.body)? {
-            Prepared::Answered(answer) => return answer.map(Some),
-            Prepared::Propose(request, body) => (request, body),
-        };
-        self.check_space()?;
-        let origin = Some(Origin::Call(call.id));
-        self.propose(now, entropy, &call.identity, request, body, origin)?;
-        Ok(None)
-    }
-
-    fn init_again(&mut self, call: &Call) -> Result<Option<Vec<u8>>, Error> {
-        if self.state.cluster().is_some() || self.founding.is_some() {
-            let cluster = self.identity.cluster.to_string();
-            return Err(Error::AlreadyInCluster { cluster });
-        }
-        // The daemon died between creating the log and its first entries.
-        let request: pb::InitClusterRequest = requests::decode(&call.body)?;
-        self.founding = Some((call.id, request.advertise_addr));
-        Ok(None)
-    }
-
-    fn propose_own(
-        &mut self,
-        now: Now,
-        entropy: &mut Entropy,
-        body: Body,
-        origin: Option<Origin>,
-    ) -> Result<(), Error> {
-        self.propose(now, entropy, "system", None, body, origin)
-    }
-
-    fn propose(
-        &mut self,
-        now: Now,
-        entropy: &mut Entropy,
-        identity: &str,
-        request: Option<pb::RequestId>,
-        body: Body,
-        origin: Option<Origin>,
-    ) -> Result<(), Error> {
-        if self.proposals.len() >= PROPOSALS_MAX {
-            return Err(Error::Overloaded {
-                queue: "the log",
-                limit: PROPOSALS_MAX,
-            });
-        }
-        let command = pb::Command {
-            level: self.state.feature_level().min(FEATURE_LEVEL_MAX),
-            time_ms: now.wall_ms,
-            entropy: entropy.draw().to_vec(),
-            request,
-            identity: identity.to_owned(),
-            body: Some(body),
-        };
-        let at = self.raft.propose(command.encode_to_vec())?;
-        if let Some(origin) = origin {
-            self.proposals.add(at, origin, now.mono_ns);
-        }
-        Ok(())
-    }
-
-    fn check_serving(&self) -> Result<(), Error> {
-        match (self.leading, self.state.cluster()) {
-            (false, _) => Err(Error::NoLeader),
-            (true, None) => Err(Error::NotInCluster),
-            (true, Some(_)) => Ok(()),
-        }
-    }
-
-    /// The driver says where the disk is full; here it is only known that it is.
-    fn check_space(&self) -> Result<(), Error> {
-        if self.has_space {
-            Ok(())
-        } else {
-            Err(Error::NoSpace {
-                dir: "the data directory".into(),
-            })
-        }
-    }
-
-    fn open_session(
-        &mut self,
-        now: Now,
-        call: &Call,
-        entropy: &mut Entropy,
-        out: &mut Outputs,
-    ) -> Result<(), Error> {
-        let hello: pb::Hello = requests::decode(&call.body)?;
-        let node = NodeId::from_slice(&hello.node_id)?;
-        if is_node(&call.identity) && call.identity != node.to_string() {
-            let (identity, method) = (call.identity.clone(), format!("Session of node {node}"));
-            return Err(Error::Denied { identity, method });
-        }
-        let origin = Origin::Hello(node);
-        self.introduce(now, node, hello.description.as_ref(), entropy, origin)?;
-        for items in hello.observed.chunks(super::sessions::REPORT_ITEMS_MAX) {
-            let report = pb::ReportStatus {
-                node_id: node.to_vec(),
-                items: items.to_vec(),
-            };
-            let origin = Some(Origin::Hello(node));
-            self.propose(
-                now,
-                entropy,
-                &call.identity,
-                None,
-                Body::ReportStatus(report),
-                origin,
-            )?;
-        }
-        let term = self.raft.status().term;
-        let epoch = self.identity.epoch;
-        self.sessions.open(
-            call.id,
-            node,
-            &hello,
-            (epoch, term),
-            entropy.draw(),
-            &self.state,
-            out,
-        );
-        self.orchestrator.session_up(node, now.mono_ms());
-        Ok(())
-    }
-
-    /// Makes the node's record say what the node says of itself; false if it does.
-    fn introduce(
-        &mut self,
-        now: Now,
-        node: NodeId,
-        description: Option<&pb::NodeDescription>,
-        entropy: &mut Entropy,
-        origin: Origin,
-    ) -> Result<bool, Error> {
-        let known = self.state.node(node);
-        let description = description.cloned().unwrap_or_default();
-        if known.is_some_and(|known| known.worker && *known.description == description) {
-            return Ok(false);
-        }
-        let put = pb::PutNode {
-            node_id: node.to_vec(),
-            description: Some(description),
-            manager: known.is_some_and(|known| known.manager),
-            worker: true,
-            advertise_addr: known.map_or(String::new(), |known| known.advertise_addr.to_string()),
-        };
-        self.propose_own(now, entropy, Body::PutNode(put), Some(origin))?;
-        Ok(true)
-    }
-
-    /// One message of an open session: 16 bytes of session id, then the message.
-    fn session_message(
-        &mut self,
-        now: Now,
-        call: &Call,
-        entropy: &mut Entropy,
-    ) -> Result<Option<Vec<u8>>, Error> {
-        use pb::worker_message::Body as Message;
-        self.check_serving()?;
-        let (node, message) = self.sessions.message(&call.body)?;
-        if is_node(&call.identity) && call.identity != node.to_string() {
-            return Err(Error::StaleSession);
-        }
-        self.orchestrator.alive(node, now.mono_ms());
-        match message.body {
-            Some(Message::Heartbeat(_)) | None => Ok(Some(Vec::new())),
-            Some(Message::Resync(_)) => {
-                self.sessions.resync(node);
-                Ok(Some(Vec::new()))
-            }
-            Some(Message::Description(description)) => {
-                self.check_space()?;
-                let origin = Origin::Call(call.id);
-                let proposed = self.introduce(now, node, Some(&description), entropy, origin)?;
-                Ok((!proposed).then(Vec::new))
-            }
-            Some(Message::Report(report)) => {
-                self.check_space()?;
-                super::sessions::check_report(&report)?;
-                let report = pb::ReportStatus {
-                    node_id: node.to_vec(),
-                    items: report.items,
-                };
-                let origin = Some(Origin::Call(call.id));
-                let body = Body::ReportStatus(report);
-                self.propose(now, entropy, &call.identity, None, body, origin)?;
-                Ok(None)
-            }
-            Some(Message::Hello(_)) => Err(Error::Invalid {
-                what: "session message",
-                why: "a hello opens a session; it cannot come later".into(),
-            }),
-        }
-    }
-
-    fn cancel(&mut self, now: Now, id: CallId) {
-        self.watches.close(id);
-        if let Some(node) = self.sessions.close(id) {
-            self.orchestrator.session_down(node, now.mono_ms());
-        }
-    }
-
-    /// One question for all reads that wait: what it finds holds for each of them.
-    fn ask_reads(&mut self) {
-        if self.unasked.is_empty() || !self.leading {
-            return;
-        }
-        self.read_context += 1;
-        self.asked
-            .insert(self.read_context, std::mem::take(&mut self.unasked));
-        self.raft.read_index(self.read_context);
-    }
-
-    fn answer_released(&mut self, out: &mut Outputs, calls: &mut Calls) {
-        while let Some(entry) = self.released.first_entry() {
-            if *entry.key() > self.applied.index {
-                return;
-            }
-            for Read(method, call) in entry.remove() {
-                // From here on a reader thread answers it, deadline or not.
-                if calls.close(call.id) {
-                    let view = self.view(method, &call.body);
-                    let (id, body, state) = (call.id, call.body, self.state.clone());
-                    out.reads.push(ReadJob {
-                        id,
-                        method,
-                        body,
-                        state,
-                        view,
-                    });
-                }
-            }
-        }
-    }
-
-    fn view(&self, method: Method, body: &[u8]) -> LeaderView {
-        let raft = self.raft.status();
-        let pending = match method {
-            Method::ListSlots => pb::ListSlotsRequest::decode(body)
-                .ok()
-                .and_then(|request| self.state.resolve_service(&request.r#ref).ok())
-                .map(|service| self.orchestrator.pending(service).to_vec())
-                .unwrap_or_default(),
-            _ => Vec::new(),
-        };
-        LeaderView {
-            node: self.config.node,
-            leader: self.config.node,
-            term: raft.term,
-            last_index: raft.last_index,
-            applied_index: self.applied.index,
-            pending,
-        }
     }
 
     fn snapshot_if_due(&mut self, now: Now, out: &mut Outputs) {

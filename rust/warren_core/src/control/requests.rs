@@ -10,7 +10,7 @@ use crate::pb::command::Body;
 /// What becomes of a request that changes something.
 pub enum Prepared {
     /// To be proposed under this request id.
-    Propose(Option<pb::RequestId>, Body),
+    Propose(Option<pb::RequestId>, Box<Body>),
     /// A repetition: this was the answer.
     Answered(Result<Vec<u8>, Error>),
 }
@@ -50,7 +50,7 @@ fn create_service(state: &State, body: &[u8]) -> Result<Prepared, Error> {
     resolve_image(state, &mut spec, None)?;
     Ok(Prepared::Propose(
         id,
-        Body::CreateService(pb::CreateService { spec: Some(spec) }),
+        Box::new(Body::CreateService(pb::CreateService { spec: Some(spec) })),
     ))
 }
 
@@ -76,7 +76,7 @@ fn update_service(state: &State, body: &[u8]) -> Result<Prepared, Error> {
         expected_version: request.expected_version,
         spec: Some(spec),
     };
-    Ok(Prepared::Propose(id, Body::UpdateService(update)))
+    Ok(Prepared::Propose(id, Box::new(Body::UpdateService(update))))
 }
 
 fn remove_service(state: &State, body: &[u8]) -> Result<Prepared, Error> {
@@ -89,7 +89,7 @@ fn remove_service(state: &State, body: &[u8]) -> Result<Prepared, Error> {
     let remove = pb::RemoveService {
         service_id: request.service_id,
     };
-    Ok(Prepared::Propose(id, Body::RemoveService(remove)))
+    Ok(Prepared::Propose(id, Box::new(Body::RemoveService(remove))))
 }
 
 pub fn decode<M: prost::Message + Default>(body: &[u8]) -> Result<M, Error> {

@@ -179,7 +179,7 @@ impl Session {
     }
 
     fn flush(&mut self, state: &State, out: &mut Outputs) {
-        if !self.outlet.is_free() || !(self.due || !self.changed.is_empty()) {
+        if !self.outlet.is_free() || !self.due && self.changed.is_empty() {
             return;
         }
         let mut assignments = pb::Assignments {

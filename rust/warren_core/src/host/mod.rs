@@ -51,6 +51,9 @@ pub const CALLS_MAX: usize = 1024;
 pub const STREAMS_MAX: usize = 4096;
 /// Longest request; longer ones stream.
 pub const REQUEST_BYTES_MAX: usize = 4 << 20;
+/// Sizes of a segment of the log.
+pub const SEGMENT_BYTES_MIN: u64 = 1 << 20;
+const SEGMENT_BYTES_MAX: u64 = 1 << 30;
 /// How long opening waits for this member to lead, so that the first calls are served.
 const LEAD_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -62,7 +65,7 @@ pub struct Options {
     pub node: NodeId,
     pub node_name: String,
     pub advertise_addr: String,
-    /// A multiple of 4,096 from 16 KiB to 1 GiB.
+    /// A multiple of 4,096 from 1 MiB to 1 GiB.
     pub segment_bytes: u64,
 }
 
@@ -120,6 +123,7 @@ impl Host {
     /// Recovers what the directory holds and starts the threads. Waits for this member to lead,
     /// but not longer than 5 s.
     pub fn open(options: Options) -> Result<Self, Error> {
+        check(&options)?;
         let shared = Arc::new(Shared::new()?);
         let recovered = recovery::recover(&options)?;
         let (inputs, threads) = core::start(options, recovered, shared.clone())?;
@@ -338,6 +342,19 @@ impl Shared {
             core_beat_ns: AtomicU64::new(clock::mono_ns()),
         })
     }
+}
+
+/// A batch lies in one segment, so the largest command must fit into the smallest one.
+fn check(options: &Options) -> Result<(), Error> {
+    let bytes = options.segment_bytes;
+    if (SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&bytes) && bytes % 4096 == 0 {
+        return Ok(());
+    }
+    let why = format!("{bytes} is no multiple of 4096 from {SEGMENT_BYTES_MIN} to 1073741824");
+    Err(Error::Invalid {
+        what: "size of the log's segments",
+        why,
+    })
 }
 
 /// Counts one more, unless there are `limit`.

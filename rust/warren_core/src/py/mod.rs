@@ -88,19 +88,19 @@ impl Core {
         Ok(py.detach(|| self.host.subscribe(identity, method, body))?)
     }
 
-    fn cancel(&self, py: Python<'_>, id: u64) -> PyResult<()> {
+    fn cancel(&self, py: Python<'_>, number: u64) -> PyResult<()> {
         self.host.check_process()?;
-        py.detach(|| self.host.cancel(id));
+        py.detach(|| self.host.cancel(number));
         Ok(())
     }
 
     fn drain<'py>(
         &self,
         py: Python<'py>,
-        max: usize,
+        limit: usize,
     ) -> PyResult<Vec<(u64, u8, Bound<'py, PyBytes>)>> {
         self.host.check_process()?;
-        let batch = py.detach(|| self.host.drain(max));
+        let batch = py.detach(|| self.host.drain(limit));
         let tuple = |c: crate::host::Completion| (c.id, c.kind as u8, PyBytes::new(py, &c.payload));
         Ok(batch.into_iter().map(tuple).collect())
     }

@@ -67,11 +67,13 @@ pub fn decode_hard_state(bytes: &[u8]) -> Result<eraftpb::HardState, Damaged> {
             why: format!("a hard state has {} bytes, not 24", bytes.len()),
         });
     }
-    let mut state = eraftpb::HardState::default();
-    state.term = u64::from_le_bytes(words[0]);
-    state.vote = u64::from_le_bytes(words[1]);
-    state.commit = u64::from_le_bytes(words[2]);
-    Ok(state)
+    let [term, vote, commit] = [0, 1, 2].map(|at| u64::from_le_bytes(words[at]));
+    Ok(eraftpb::HardState {
+        term,
+        vote,
+        commit,
+        ..Default::default()
+    })
 }
 
 /// One byte says what the entry is (0 command, 1 membership change, 2 joint change), then the data.
@@ -104,11 +106,13 @@ pub fn library_entry(entry: LogEntry) -> Result<eraftpb::Entry, Damaged> {
         let why = format!("entry {index} of the log is of kind {kind}, which this release ignores");
         return Err(Damaged { why });
     }
-    let mut entry = eraftpb::Entry::default();
-    entry.index = index;
-    entry.term = term;
-    entry.data = data.to_vec().into();
-    Ok(entry)
+    let data = data.to_vec().into();
+    Ok(eraftpb::Entry {
+        index,
+        term,
+        data,
+        ..Default::default()
+    })
 }
 
 pub fn committed(entry: eraftpb::Entry) -> Committed {

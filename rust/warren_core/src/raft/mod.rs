@@ -112,9 +112,14 @@ pub struct Status {
     pub voters: usize,
 }
 
+/// Invariant: `persisted` ≤ `to_persist` ≤ `taken`, all numbers of the library's readies.
 pub struct Raft {
     node: RawNode<Storage>,
     member: MemberId,
+    /// The last work taken, the last that was to be made durable, the last that is.
+    taken: u64,
+    to_persist: u64,
+    persisted: u64,
     journal: journal::Journal,
     jitter: Jitter,
     /// The (term, role) the election timeout was last drawn for.
@@ -148,6 +153,9 @@ impl Raft {
         let mut raft = Self {
             node,
             member,
+            taken: 0,
+            to_persist: 0,
+            persisted: 0,
             journal,
             jitter: Jitter(seed | 1),
             drawn_for,
@@ -191,7 +199,11 @@ impl Raft {
 
     /// Everything up to this [`Persist::number`] is durable.
     pub fn persisted(&mut self, number: u64) {
-        self.node.on_persist_ready(number);
+        self.persisted = self.persisted.max(number);
+        // Work without anything to persist is done once all before it is.
+        let all = self.persisted == self.to_persist;
+        self.node
+            .on_persist_ready(if all { self.taken } else { number });
     }
 
     /// Everything up to `index` is applied.
@@ -220,7 +232,7 @@ impl Raft {
         let hard_state = ready
             .hs()
             .filter(|_| ready.must_sync())
-            .map(|state| codec::encode_hard_state(state));
+            .map(codec::encode_hard_state);
         let persist = (hard_state.is_some() || !entries.is_empty()).then(|| Persist {
             number: ready.number(),
             hard_state,
@@ -240,10 +252,13 @@ impl Raft {
                 .filter_map(codec::read_ready)
                 .collect(),
         };
-        let number = ready.number();
+        self.taken = ready.number();
         self.node.advance_append_async(ready);
-        if work.persist.is_none() {
-            self.node.on_persist_ready(number);
+        if work.persist.is_some() {
+            self.to_persist = self.taken;
+        } else if self.persisted == self.to_persist {
+            // Only then: the library takes everything up to this number for durable.
+            self.node.on_persist_ready(self.taken);
         }
         self.redraw_if_reset();
         Some(work)

@@ -90,6 +90,21 @@ fn nothing_is_committed_before_it_is_durable() {
     assert_eq!(member.commands(), [b"one"]);
 }
 
+/// What the library is told of a ready holds for all before it.
+#[test]
+fn a_read_in_between_makes_nothing_durable() {
+    let mut member = Member::start(founder());
+    member.settle();
+    member.raft.propose(b"one".to_vec()).unwrap();
+    member.work();
+    member.raft.read_index(1);
+    member.work();
+    assert_eq!(member.reads.len(), 1);
+    assert!(member.commands().is_empty());
+    member.sync();
+    assert_eq!(member.commands(), [b"one"]);
+}
+
 #[test]
 fn one_write_covers_what_was_proposed_together() {
     let mut member = Member::start(founder());

@@ -1,0 +1,280 @@
+//! What comes in: calls, streams and what sessions say, and the commands they become.
+
+use prost::Message as _;
+
+use super::super::access::{Method, is_node};
+use super::super::entropy::Entropy;
+use super::super::proposals::{Origin, PROPOSALS_MAX};
+use super::super::requests::{self, Prepared};
+use super::super::{Call, CallId, Now, Outputs, sessions};
+use super::{Member, Read};
+use crate::error::Error;
+use crate::fsm::FEATURE_LEVEL_MAX;
+use crate::ids::{NodeId, ServiceId};
+use crate::pb;
+use crate::pb::command::Body;
+
+/// Longest command; half of the smallest segment of the log.
+const COMMAND_BYTES_MAX: usize = 512 << 10;
+
+impl Member {
+    /// Starts a call; an answer if there is one already.
+    pub fn call(
+        &mut self,
+        now: Now,
+        method: Method,
+        call: Call,
+        entropy: &mut Entropy,
+    ) -> Option<Result<Vec<u8>, Error>> {
+        let result = match method {
+            Method::InitCluster => self.init_again(&call),
+            Method::CreateService | Method::UpdateService | Method::RemoveService => {
+                self.write(now, method, &call, entropy)
+            }
+            Method::SessionMessage => self.session_message(now, &call, entropy),
+            _ if !self.leading => Err(Error::NoLeader),
+            _ => {
+                self.unasked.push(Read(method, call));
+                Ok(None)
+            }
+        };
+        result.map_or_else(|error| Some(Err(error)), |answer| answer.map(Ok))
+    }
+
+    pub fn subscribe(
+        &mut self,
+        now: Now,
+        method: Method,
+        call: Call,
+        entropy: &mut Entropy,
+        out: &mut Outputs,
+    ) -> Result<(), Error> {
+        self.check_serving()?;
+        if method == Method::WatchService {
+            let request: pb::WatchServiceRequest = requests::decode(&call.body)?;
+            return self
+                .watches
+                .open(call.id, ServiceId::from_slice(&request.service_id)?);
+        }
+        self.open_session(now, &call, entropy, out)
+    }
+
+    fn write(
+        &mut self,
+        now: Now,
+        method: Method,
+        call: &Call,
+        entropy: &mut Entropy,
+    ) -> Result<Option<Vec<u8>>, Error> {
+        self.check_serving()?;
+        let (request, body) = match requests::prepare(&self.state, method, &call.body)? {
+            Prepared::Answered(answer) => return answer.map(Some),
+            Prepared::Propose(request, body) => (request, *body),
+        };
+        self.check_space()?;
+        let origin = Some(Origin::Call(call.id));
+        self.propose(now, entropy, &call.identity, request, body, origin)?;
+        Ok(None)
+    }
+
+    fn init_again(&mut self, call: &Call) -> Result<Option<Vec<u8>>, Error> {
+        if self.state.cluster().is_some() || self.founding.is_some() {
+            let cluster = self.identity.cluster.to_string();
+            return Err(Error::AlreadyInCluster { cluster });
+        }
+        // The daemon died between creating the log and its first entries.
+        let request: pb::InitClusterRequest = requests::decode(&call.body)?;
+        self.founding = Some((call.id, request.advertise_addr));
+        Ok(None)
+    }
+
+    pub(super) fn propose_own(
+        &mut self,
+        now: Now,
+        entropy: &mut Entropy,
+        body: Body,
+        origin: Option<Origin>,
+    ) -> Result<(), Error> {
+        self.propose(now, entropy, "system", None, body, origin)
+    }
+
+    fn propose(
+        &mut self,
+        now: Now,
+        entropy: &mut Entropy,
+        identity: &str,
+        request: Option<pb::RequestId>,
+        body: Body,
+        origin: Option<Origin>,
+    ) -> Result<(), Error> {
+        if self.proposals.len() >= PROPOSALS_MAX {
+            return Err(Error::Overloaded {
+                queue: "the log",
+                limit: PROPOSALS_MAX,
+            });
+        }
+        let command = pb::Command {
+            level: self.state.feature_level().min(FEATURE_LEVEL_MAX),
+            time_ms: now.wall_ms,
+            entropy: entropy.draw().to_vec(),
+            request,
+            identity: identity.to_owned(),
+            body: Some(body),
+        };
+        let bytes = command.encode_to_vec();
+        if bytes.len() > COMMAND_BYTES_MAX {
+            let (what, actual_bytes) = ("the command", bytes.len());
+            return Err(Error::TooLarge {
+                what,
+                actual_bytes,
+                limit_bytes: COMMAND_BYTES_MAX,
+            });
+        }
+        let at = self.raft.propose(bytes)?;
+        if let Some(origin) = origin {
+            self.proposals.add(at, origin, now.mono_ns);
+        }
+        Ok(())
+    }
+
+    pub(super) fn check_serving(&self) -> Result<(), Error> {
+        match (self.leading, self.state.cluster()) {
+            (false, _) => Err(Error::NoLeader),
+            (true, None) => Err(Error::NotInCluster),
+            (true, Some(_)) => Ok(()),
+        }
+    }
+
+    /// The driver says where the disk is full; here it is only known that it is.
+    pub(super) fn check_space(&self) -> Result<(), Error> {
+        if self.has_space {
+            Ok(())
+        } else {
+            Err(Error::NoSpace {
+                dir: "the data directory".into(),
+            })
+        }
+    }
+
+    fn open_session(
+        &mut self,
+        now: Now,
+        call: &Call,
+        entropy: &mut Entropy,
+        out: &mut Outputs,
+    ) -> Result<(), Error> {
+        let hello: pb::Hello = requests::decode(&call.body)?;
+        let node = NodeId::from_slice(&hello.node_id)?;
+        if is_node(&call.identity) && call.identity != node.to_string() {
+            let (identity, method) = (call.identity.clone(), format!("Session of node {node}"));
+            return Err(Error::Denied { identity, method });
+        }
+        let origin = Origin::Hello(node);
+        self.introduce(now, node, hello.description.as_ref(), entropy, origin)?;
+        for items in hello.observed.chunks(sessions::REPORT_ITEMS_MAX) {
+            let report = pb::ReportStatus {
+                node_id: node.to_vec(),
+                items: items.to_vec(),
+            };
+            let origin = Some(Origin::Hello(node));
+            self.propose(
+                now,
+                entropy,
+                &call.identity,
+                None,
+                Body::ReportStatus(report),
+                origin,
+            )?;
+        }
+        let term = self.raft.status().term;
+        let epoch = self.identity.epoch;
+        self.sessions.open(
+            call.id,
+            node,
+            &hello,
+            (epoch, term),
+            entropy.draw(),
+            &self.state,
+            out,
+        );
+        self.orchestrator.session_up(node, now.mono_ms());
+        Ok(())
+    }
+
+    /// Makes the node's record say what the node says of itself; false if it does.
+    fn introduce(
+        &mut self,
+        now: Now,
+        node: NodeId,
+        description: Option<&pb::NodeDescription>,
+        entropy: &mut Entropy,
+        origin: Origin,
+    ) -> Result<bool, Error> {
+        let known = self.state.node(node);
+        let description = description.cloned().unwrap_or_default();
+        if known.is_some_and(|known| known.worker && *known.description == description) {
+            return Ok(false);
+        }
+        let put = pb::PutNode {
+            node_id: node.to_vec(),
+            description: Some(description),
+            manager: known.is_some_and(|known| known.manager),
+            worker: true,
+            advertise_addr: known.map_or(String::new(), |known| known.advertise_addr.to_string()),
+        };
+        self.propose_own(now, entropy, Body::PutNode(put), Some(origin))?;
+        Ok(true)
+    }
+
+    /// One message of an open session: 16 bytes of session id, then the message.
+    fn session_message(
+        &mut self,
+        now: Now,
+        call: &Call,
+        entropy: &mut Entropy,
+    ) -> Result<Option<Vec<u8>>, Error> {
+        use pb::worker_message::Body as Message;
+        self.check_serving()?;
+        let (node, message) = self.sessions.message(&call.body)?;
+        if is_node(&call.identity) && call.identity != node.to_string() {
+            return Err(Error::StaleSession);
+        }
+        self.orchestrator.alive(node, now.mono_ms());
+        match message.body {
+            Some(Message::Heartbeat(_)) | None => Ok(Some(Vec::new())),
+            Some(Message::Resync(_)) => {
+                self.sessions.resync(node);
+                Ok(Some(Vec::new()))
+            }
+            Some(Message::Description(description)) => {
+                self.check_space()?;
+                let origin = Origin::Call(call.id);
+                let proposed = self.introduce(now, node, Some(&description), entropy, origin)?;
+                Ok((!proposed).then(Vec::new))
+            }
+            Some(Message::Report(report)) => {
+                self.check_space()?;
+                sessions::check_report(&report)?;
+                let report = pb::ReportStatus {
+                    node_id: node.to_vec(),
+                    items: report.items,
+                };
+                let origin = Some(Origin::Call(call.id));
+                let body = Body::ReportStatus(report);
+                self.propose(now, entropy, &call.identity, None, body, origin)?;
+                Ok(None)
+            }
+            Some(Message::Hello(_)) => Err(Error::Invalid {
+                what: "session message",
+                why: "a hello opens a session; it cannot come later".into(),
+            }),
+        }
+    }
+
+    pub(super) fn cancel(&mut self, now: Now, id: CallId) {
+        self.watches.close(id);
+        if let Some(node) = self.sessions.close(id) {
+            self.orchestrator.session_down(node, now.mono_ms());
+        }
+    }
+}
