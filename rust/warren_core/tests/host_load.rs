@@ -145,3 +145,31 @@ fn a_full_disk_refuses_writes_and_recovers_by_itself() {
     drop(client);
     assert_eq!(Client::open(disk.path()).services().len(), services);
 }
+
+#[test]
+fn a_full_disk_does_not_hold_up_the_end() {
+    let Some(disk) = SmallDisk::mount(6) else {
+        eprintln!("skipped: mounting a tmpfs takes root");
+        return;
+    };
+    let mut client = Client::founded(disk.path());
+    std::fs::write(disk.path().join("ballast"), vec![0; 2 << 20]).unwrap();
+    let padding = format!("PADDING={}", "x".repeat(32 << 10));
+    client.until("the disk is full", |client| {
+        let mut request = client.create_request("padded");
+        let container = request.spec.as_mut().unwrap().container.as_mut().unwrap();
+        container.env = vec![padding.clone()];
+        let body = request.encode_to_vec();
+        // Not awaited: the one that meets the end of the disk has no answer.
+        let call = client
+            .host
+            .submit("local", "CreateService", &body, Duration::from_millis(50));
+        client.host.drain(256);
+        drop(call);
+        client.host.status().no_space
+    });
+    assert!(
+        client.host.shutdown(Duration::from_secs(5)),
+        "it ends while the disk is full"
+    );
+}

@@ -97,7 +97,9 @@ impl LogThread {
             match job {
                 Job::Persist(persist) => {
                     entries += persist.entries.len();
-                    self.append(&persist);
+                    if !self.append(&persist) {
+                        return true;
+                    }
                     done = Some(persist.number);
                 }
                 Job::Compact(at) => compact = Some(at),
@@ -105,7 +107,9 @@ impl LogThread {
             }
         }
         if let Some(number) = done {
-            self.commit();
+            if !self.commit() {
+                return true;
+            }
             self.shared.metrics.batch(entries, depth);
             self.tell(Input::Persisted(number));
         }
@@ -115,26 +119,30 @@ impl LogThread {
         closing
     }
 
-    fn append(&mut self, persist: &Persist) {
+    /// False as `commit` is.
+    fn append(&mut self, persist: &Persist) -> bool {
         let started_ns = clock::mono_ns();
-        if let Some(state) = &persist.hard_state {
-            self.append_record(|wal| wal.append_hard_state(state));
-        }
-        for entry in &persist.entries {
-            self.append_record(|wal| wal.append_entry(entry.index, entry.term, &entry.payload));
-        }
+        let state = persist.hard_state.as_ref();
+        let appended = state.is_none_or(|s| self.append_record(|wal| wal.append_hard_state(s)))
+            && persist.entries.iter().all(|entry| {
+                self.append_record(|wal| wal.append_entry(entry.index, entry.term, &entry.payload))
+            });
         self.shared
             .metrics
             .append
             .observe_ns(clock::mono_ns() - started_ns);
+        appended
     }
 
-    fn append_record(&mut self, append: impl Fn(&mut Wal) -> Result<(), WalError>) {
+    fn append_record(&mut self, append: impl Fn(&mut Wal) -> Result<(), WalError>) -> bool {
         match append(&mut self.wal) {
-            Ok(()) => {}
+            Ok(()) => true,
             Err(WalError::BatchFull { .. }) if self.wal.pending_bytes() > 0 => {
-                self.commit();
-                append(&mut self.wal).unwrap_or_else(|error| broken(&error));
+                let committed = self.commit();
+                if committed {
+                    append(&mut self.wal).unwrap_or_else(|error| broken(&error));
+                }
+                committed
             }
             Err(error) => broken(&error),
         }
@@ -142,13 +150,18 @@ impl LogThread {
 
     /// Makes what is pending durable, however long the disk is full: the entries may be committed
     /// by then on other members, so they cannot be taken back.
-    fn commit(&mut self) {
+    ///
+    /// False if the daemon is to end meanwhile: what is pending was never acknowledged.
+    fn commit(&mut self) -> bool {
         let started_ns = clock::mono_ns();
         loop {
             match self.wal.commit() {
                 Ok(_) => break,
                 Err(error @ WalError::NoSpace { .. }) => {
                     self.set_space(false, &error.to_string());
+                    if self.shared.closing.load(Ordering::Relaxed) {
+                        return false;
+                    }
                     std::thread::sleep(SPACE_RETRY);
                 }
                 Err(error) => broken(&error),
@@ -159,6 +172,7 @@ impl LogThread {
             .fsync
             .observe_ns(clock::mono_ns() - started_ns);
         self.shared.metrics.set_log(&self.wal.stats());
+        true
     }
 
     fn compact(&mut self, at: Position) {

@@ -88,7 +88,6 @@ pub struct Host {
     shared: Arc<Shared>,
     next_id: AtomicU64,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    closing: AtomicBool,
     opened_by_pid: u32,
 }
 
@@ -100,6 +99,8 @@ pub(crate) struct Shared {
     pub metrics: Metrics,
     pub view: Mutex<View>,
     pub log_health: log_thread::Health,
+    /// Nothing new is taken up, and nobody waits for a full disk.
+    pub closing: AtomicBool,
     /// When the core last finished a step.
     pub core_beat_ns: AtomicU64,
 }
@@ -132,7 +133,6 @@ impl Host {
             shared,
             next_id: AtomicU64::new(1),
             threads: Mutex::new(threads),
-            closing: AtomicBool::new(false),
             opened_by_pid: std::process::id(),
         };
         host.wait_for_lead();
@@ -234,7 +234,7 @@ impl Host {
 
     /// Ends the threads and marks the log's clean end; false if that took longer than `timeout`.
     pub fn shutdown(&self, timeout: Duration) -> bool {
-        self.closing.store(true, Ordering::Relaxed);
+        self.shared.closing.store(true, Ordering::Relaxed);
         // An error means that the core thread has ended already.
         let _ = self.inputs.send(Message::Stop);
         let deadline = Instant::now() + timeout;
@@ -272,7 +272,7 @@ impl Host {
         body: &[u8],
         timeout: Duration,
     ) -> Result<Call, Error> {
-        if self.closing.load(Ordering::Relaxed) {
+        if self.shared.closing.load(Ordering::Relaxed) {
             return Err(Error::ShuttingDown);
         }
         if body.len() > REQUEST_BYTES_MAX {
@@ -324,7 +324,8 @@ impl Host {
 
 impl Drop for Host {
     fn drop(&mut self) {
-        if self.check_process().is_ok() {
+        let tried = self.shared.closing.load(Ordering::Relaxed);
+        if !tried && self.check_process().is_ok() {
             self.shutdown(Duration::from_secs(5));
         }
     }
@@ -339,6 +340,7 @@ impl Shared {
             metrics: Metrics::default(),
             view: Mutex::default(),
             log_health: log_thread::Health::default(),
+            closing: AtomicBool::new(false),
             core_beat_ns: AtomicU64::new(clock::mono_ns()),
         })
     }
@@ -347,7 +349,7 @@ impl Shared {
 /// A batch lies in one segment, so the largest command must fit into the smallest one.
 fn check(options: &Options) -> Result<(), Error> {
     let bytes = options.segment_bytes;
-    if (SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&bytes) && bytes % 4096 == 0 {
+    if (SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&bytes) && bytes.is_multiple_of(4096) {
         return Ok(());
     }
     let why = format!("{bytes} is no multiple of 4096 from {SEGMENT_BYTES_MIN} to 1073741824");

@@ -316,7 +316,7 @@ impl Machine {
                     .extend(set.upsert.iter().map(|a| a.container_id.clone()));
                 set.remove
                     .iter()
-                    .for_each(|id| drop(self.assigned.remove(id)));
+                    .for_each(|id| assert!(self.assigned.remove(id), "it was assigned"));
                 let kind = if set.complete { "set" } else { "change" };
                 let (more, less, specs) = (set.upsert.len(), set.remove.len(), set.specs.len());
                 format!("stream {number}: {kind} +{more} -{less} specs {specs}")
