@@ -155,8 +155,10 @@ fn a_full_disk_does_not_hold_up_the_end() {
     let mut client = Client::founded(disk.path());
     std::fs::write(disk.path().join("ballast"), vec![0; 2 << 20]).unwrap();
     let padding = format!("PADDING={}", "x".repeat(32 << 10));
+    let mut number = 0;
     client.until("the disk is full", |client| {
-        let mut request = client.create_request("padded");
+        number += 1;
+        let mut request = client.create_request(&format!("s{number}"));
         let container = request.spec.as_mut().unwrap().container.as_mut().unwrap();
         container.env = vec![padding.clone()];
         let body = request.encode_to_vec();

@@ -13,7 +13,7 @@ use super::streams::Outlet;
 use super::{CallId, Outputs};
 use crate::error::Error;
 use crate::fsm::{Container, State};
-use crate::ids::{ContainerId, ENTROPY_BYTES, NodeId, SessionId, SpecDigest, Term};
+use crate::ids::{ContainerId, ENTROPY_BYTES, Index, NodeId, SessionId, SpecDigest, Term};
 use crate::pb;
 
 /// Reports in one message of a worker.
@@ -27,6 +27,8 @@ const HEARTBEATS_PER_SECOND_MAX: u32 = 500;
 /// everything sent.
 struct Session {
     outlet: Outlet,
+    /// What the hello said is applied from here on: a worker that gets its set has been heard.
+    heard_at: Index,
     node: NodeId,
     id: SessionId,
     /// The set must be sent whole.
@@ -62,6 +64,7 @@ impl Sessions {
         node: NodeId,
         hello: &pb::Hello,
         (epoch, term): (u64, Term),
+        heard_at: Index,
         entropy: [u8; ENTROPY_BYTES],
         state: &State,
         out: &mut Outputs,
@@ -71,7 +74,7 @@ impl Sessions {
             out.ended.push((old, Some(Error::StaleSession)));
         }
         let id = SessionId::compose(entropy, 0);
-        let mut session = Session::new(stream, node, id);
+        let mut session = Session::new(stream, node, id, heard_at);
         let same_history = hello
             .last_revision
             .is_some_and(|revision| revision.epoch == epoch);
@@ -149,9 +152,10 @@ impl Sessions {
 }
 
 impl Session {
-    fn new(stream: CallId, node: NodeId, id: SessionId) -> Self {
+    fn new(stream: CallId, node: NodeId, id: SessionId, heard_at: Index) -> Self {
         Self {
             outlet: Outlet::new(stream),
+            heard_at,
             node,
             id,
             whole: true,
@@ -179,7 +183,10 @@ impl Session {
     }
 
     fn flush(&mut self, state: &State, out: &mut Outputs) {
-        if !self.outlet.is_free() || !self.due && self.changed.is_empty() {
+        if state.index() < self.heard_at
+            || !self.outlet.is_free()
+            || !self.due && self.changed.is_empty()
+        {
             return;
         }
         let mut assignments = pb::Assignments {

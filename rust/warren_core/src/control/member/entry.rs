@@ -13,6 +13,7 @@ use crate::fsm::FEATURE_LEVEL_MAX;
 use crate::ids::{NodeId, ServiceId};
 use crate::pb;
 use crate::pb::command::Body;
+use crate::raft;
 
 /// Longest command; half of the smallest segment of the log.
 const COMMAND_BYTES_MAX: usize = 512 << 10;
@@ -186,13 +187,16 @@ impl Member {
                 origin,
             )?;
         }
-        let term = self.raft.status().term;
+        let raft::Status {
+            term, last_index, ..
+        } = self.raft.status();
         let epoch = self.identity.epoch;
         self.sessions.open(
             call.id,
             node,
             &hello,
             (epoch, term),
+            last_index,
             entropy.draw(),
             &self.state,
             out,
