@@ -173,6 +173,8 @@ pub struct Config {
     pub node: NodeId,
     pub node_name: String,
     pub advertise_addr: String,
+    /// Where the log is, for the sentence that its disk is full.
+    pub log_dir: String,
     /// Host entropy: ids and session ids are drawn from it.
     pub seed: [u8; 32],
     /// A snapshot is due when the log behind the last one has grown to this.

@@ -9,9 +9,16 @@ pub enum Error {
     #[error("invalid {what}: {why}")]
     Invalid { what: &'static str, why: String },
     #[error("no {kind} `{reference}`; `warrenctl {kind} ls` shows what there is")]
-    NotFound { kind: &'static str, reference: String },
+    NotFound {
+        kind: &'static str,
+        reference: String,
+    },
     #[error("`{reference}` is the beginning of {count} {kind} ids; give more of it")]
-    Ambiguous { kind: &'static str, reference: String, count: usize },
+    Ambiguous {
+        kind: &'static str,
+        reference: String,
+        count: usize,
+    },
     #[error("a {kind} named `{name}` exists; choose another name, or update or remove that one")]
     NameTaken { kind: &'static str, name: String },
     #[error(
@@ -47,7 +54,11 @@ pub enum Error {
     #[error("{message}")]
     RefusedBefore { code: &'static str, message: String },
     #[error("{what} has {actual_bytes} bytes, the limit is {limit_bytes}")]
-    TooLarge { what: &'static str, actual_bytes: usize, limit_bytes: usize },
+    TooLarge {
+        what: &'static str,
+        actual_bytes: usize,
+        limit_bytes: usize,
+    },
     #[error("no space left for the log in {dir}; free some: writes resume by themselves")]
     NoSpace { dir: String },
     #[error("the cluster has no leader at the moment; try again in a few seconds")]
@@ -61,7 +72,11 @@ pub enum Error {
          acknowledged changes could be lost. Restore the data directory from a backup, or move it \
          away to begin with an empty node"
     )]
-    LogDamaged { file: String, offset: u64, why: String },
+    LogDamaged {
+        file: String,
+        offset: u64,
+        why: String,
+    },
     #[error("this session has been replaced by a newer one; open a new one")]
     StaleSession,
     #[error("unknown method `{method}`; is the client newer than the daemon?")]
@@ -148,7 +163,10 @@ impl Error {
 
     /// As the message that crosses to clients.
     pub fn to_pb(&self) -> crate::pb::Error {
-        crate::pb::Error { code: self.code().to_owned(), message: self.to_string() }
+        crate::pb::Error {
+            code: self.code().to_owned(),
+            message: self.to_string(),
+        }
     }
 }
 

@@ -100,7 +100,9 @@ pub struct SpecDigest(pub [u8; 32]);
 impl fmt::Debug for SpecDigest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("SpecDigest(")?;
-        self.0[..6].iter().try_for_each(|byte| write!(f, "{byte:02x}"))?;
+        self.0[..6]
+            .iter()
+            .try_for_each(|byte| write!(f, "{byte:02x}"))?;
         f.write_str("…)")
     }
 }
@@ -125,7 +127,12 @@ mod tests {
     #[test]
     fn ordinals_of_one_command_differ_in_the_prefix_people_type() {
         let ids = (0..4096).map(|n| ContainerId::compose([7; 12], n).to_string());
-        assert_eq!(ids.map(|id| id[..8].to_owned()).collect::<BTreeSet<_>>().len(), 4096);
+        assert_eq!(
+            ids.map(|id| id[..8].to_owned())
+                .collect::<BTreeSet<_>>()
+                .len(),
+            4096
+        );
     }
 
     #[test]

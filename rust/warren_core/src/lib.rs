@@ -31,7 +31,6 @@ pub mod raft;
 pub mod scheduler;
 pub mod wal;
 
-
 /// The schema, generated from `proto/warren/v1`.
 #[allow(clippy::all, missing_docs)]
 pub mod pb {

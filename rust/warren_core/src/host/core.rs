@@ -1,6 +1,5 @@
 //! The thread that owns the machine, and the threads that it feeds.
 
-use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
@@ -10,7 +9,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 
 use super::log_thread::{Job, LogThread};
 use super::metrics::Gauges;
-use super::recovery::{self, Recovery};
+use super::recovery::{self, Recovery, log_dir};
 use super::{Message, Options, Shared, clock, fatal, snapshots};
 use crate::control::{Config, Control, Identity, Input, Outputs, ReadJob, SnapshotJob};
 use crate::error::Error;
@@ -46,7 +45,14 @@ pub fn start(
     let config = config(&options)?;
     let (control, wal) = match recovery {
         None => (Control::outside(config), None),
-        Some(Recovery { wal, recovered }) => {
+        Some(Recovery {
+            wal,
+            recovered,
+            warnings,
+        }) => {
+            for line in &warnings {
+                shared.completions.log(line);
+            }
             let control = Control::recover(config, recovered)
                 .map_err(|damaged| recovery::damaged(&log_dir(&options.raft_dir), damaged.why))?;
             (control, Some(wal))
@@ -85,10 +91,6 @@ pub fn start(
     Ok((own, vec![fatal::spawn("core", move || core.run())?]))
 }
 
-pub fn log_dir(raft_dir: &Path) -> PathBuf {
-    raft_dir.join("wal")
-}
-
 fn config(options: &Options) -> Result<Config, Error> {
     let mut seed = [0; 32];
     getrandom::fill(&mut seed).map_err(|error| Error::DataDir {
@@ -99,6 +101,7 @@ fn config(options: &Options) -> Result<Config, Error> {
         node: options.node,
         node_name: options.node_name.clone(),
         advertise_addr: options.advertise_addr.clone(),
+        log_dir: log_dir(&options.raft_dir).to_string_lossy().into_owned(),
         seed,
         snapshot_bytes: options.segment_bytes * SNAPSHOT_AFTER_SEGMENTS,
         stopwatch: clock::mono_ns,

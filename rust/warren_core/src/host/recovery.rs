@@ -1,11 +1,10 @@
 //! What a data directory holds, as the machine wants it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::core::log_dir;
 use super::{Options, snapshots};
-use crate::control::{Identity, Recovered};
+use crate::control::{Identity, Level, LogLine, Recovered};
 use crate::error::Error;
 use crate::fsm::State;
 use crate::ids::{ClusterId, MemberId};
@@ -15,6 +14,12 @@ use crate::wal::{self, FileDisk, Wal, WalError};
 pub struct Recovery {
     pub wal: Wal,
     pub recovered: Recovered,
+    /// What an operator should know about how it was found.
+    pub warnings: Vec<LogLine>,
+}
+
+pub fn log_dir(raft_dir: &Path) -> PathBuf {
+    raft_dir.join("wal")
 }
 
 /// Reads snapshot and log; `None` where there is no log, and so no cluster.
@@ -35,7 +40,19 @@ pub fn recover(options: &Options) -> Result<Option<Recovery>, Error> {
         member: MemberId(found.identity.member_id),
     };
     let marked_index = found.snapshot.map_or(0, |(index, _)| index);
-    let loaded = snapshots::load(&options.raft_dir, &identity, marked_index)?;
+    let mut warnings = Vec::new();
+    if let Some(at) = &found.torn_tail {
+        warnings.push(warning(format!(
+            "the log's last batch was cut short by a crash and is left out ({} from byte {}); \
+             nothing in it had been acknowledged",
+            at.file, at.offset
+        )));
+    }
+    let loaded = snapshots::load(&options.raft_dir, &identity, marked_index, &mut |skipped| {
+        warnings.push(warning(format!(
+            "skipped a snapshot, the log goes further back: {skipped}"
+        )));
+    })?;
     let (state, snapshot) = match loaded {
         Some(loaded) => (loaded.state, Some((loaded.at, loaded.conf_state))),
         None => (State::default(), None),
@@ -55,7 +72,19 @@ pub fn recover(options: &Options) -> Result<Option<Recovery>, Error> {
         hard_state,
         entries,
     };
-    Ok(Some(Recovery { wal, recovered }))
+    Ok(Some(Recovery {
+        wal,
+        recovered,
+        warnings,
+    }))
+}
+
+fn warning(message: String) -> LogLine {
+    LogLine {
+        level: Level::Warning,
+        component: "wal",
+        message,
+    }
 }
 
 pub fn wal_options(options: &Options) -> wal::Options {

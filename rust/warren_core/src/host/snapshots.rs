@@ -59,11 +59,13 @@ pub struct Loaded {
 }
 
 /// The newest snapshot that can be read. The log needs one that covers `marked_index`: an older
-/// one would leave a gap, and acknowledged changes would be missing.
+/// one would leave a gap, and acknowledged changes would be missing. `skipped` is told about those
+/// that cannot be read and are not needed.
 pub fn load(
     raft_dir: &Path,
     identity: &Identity,
     marked_index: u64,
+    skipped: &mut dyn FnMut(&Error),
 ) -> Result<Option<Loaded>, Error> {
     let dir = dir(raft_dir);
     let mut why_not = None;
@@ -76,7 +78,10 @@ pub fn load(
             break;
         }
         match read(&path, at, identity) {
-            Ok(loaded) => return Ok(Some(loaded)),
+            Ok(loaded) => {
+                why_not.iter().for_each(skipped);
+                return Ok(Some(loaded));
+            }
             Err(error) => why_not = why_not.or(Some(error)),
         }
     }
@@ -88,7 +93,10 @@ pub fn load(
             why: format!("the snapshot up to index {marked_index}, which the log needs, is gone"),
         }),
         // The log is complete without it.
-        _ => Ok(None),
+        unneeded => {
+            unneeded.iter().for_each(skipped);
+            Ok(None)
+        }
     }
 }
 

@@ -38,6 +38,7 @@ fn config() -> Config {
         node: NODE,
         node_name: "one".into(),
         advertise_addr: String::new(),
+        log_dir: "the log directory".into(),
         seed: [9; 32],
         snapshot_bytes: u64::MAX,
         stopwatch: || 0,

@@ -146,13 +146,12 @@ impl Member {
         }
     }
 
-    /// The driver says where the disk is full; here it is only known that it is.
     pub(super) fn check_space(&self) -> Result<(), Error> {
         if self.has_space {
             Ok(())
         } else {
             Err(Error::NoSpace {
-                dir: "the data directory".into(),
+                dir: self.config.log_dir.clone(),
             })
         }
     }
