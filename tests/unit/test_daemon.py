@@ -1,4 +1,4 @@
-"""The daemon as a process, over a core that only says that there is no cluster."""
+"""The daemon as a process, before it belongs to a cluster and without containerd."""
 
 from __future__ import annotations
 
@@ -23,29 +23,6 @@ from warren.pb.v1 import api_pb2, node_pb2
 
 DEADLINE_S = 30.0
 
-DRIVER = """
-import sys, types
-from warren.errors import WarrenError
-
-class Core:
-    @classmethod
-    async def open(cls, **settings):
-        assert settings["raft_dir"].is_dir()
-        return cls()
-    async def call(self, identity, method, body, timeout_s):
-        raise WarrenError("not_in_cluster", "this node belongs to no cluster")
-    def pulse(self): pass
-    def metrics(self): return b""
-    def status(self):
-        return {"in_cluster": False, "leader": False, "no_space": False, "stuck_ms": 0}
-    async def close(self): pass
-
-sys.modules["warren.core"] = types.ModuleType("warren.core")
-sys.modules["warren.core"].Core = Core
-from warren.daemon import main
-sys.exit(main(sys.argv[1:]))
-"""
-
 
 def free_port() -> int:
     with socket.socket() as probe:
@@ -69,7 +46,7 @@ class Daemon:
         arguments = [f"{flag}={value}" for flag, value in flags.items()]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", DRIVER, *arguments],
+                [str(Path(sys.executable).parent / "warrend"), *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
