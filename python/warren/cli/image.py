@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from typing import IO, TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from warren.cli.common import Group, Settings, common_options
 
 if TYPE_CHECKING:
+    from io import BufferedReader
+
     from warren.cli.client import Client
     from warren.pb.v1 import node_pb2
 
@@ -50,20 +52,20 @@ def load(settings: Settings, path: str, tag: str) -> None:
         render.show_list(settings, images, (), lambda _: ())
 
 
-def _opened(path: str) -> IO[bytes]:
+def _opened(path: str) -> BufferedReader:
     from warren.errors import WarrenError
 
     if path == "-":
         if sys.stdin.isatty():
             raise click.UsageError("no archive: give --input FILE, or pipe one in")
-        return sys.stdin.buffer
+        return open(sys.stdin.fileno(), "rb", closefd=False)
     try:
         return open(path, "rb")
     except OSError as error:
         raise WarrenError("failed", f"cannot read {path}: {error.strerror}") from None
 
 
-def _send(client: Client, archive: IO[bytes], tag: str) -> list[Any] | None:
+def _send(client: Client, archive: BufferedReader, tag: str) -> list[Any] | None:
     """Stream the archive; what was loaded, None if the daemon never said."""
     from warren.errors import WarrenError
 
@@ -86,7 +88,7 @@ def _send(client: Client, archive: IO[bytes], tag: str) -> list[Any] | None:
 class _Sent:
     """The archive as messages. gRPC reads it in a thread of its own."""
 
-    def __init__(self, archive: IO[bytes], tag: str) -> None:
+    def __init__(self, archive: BufferedReader, tag: str) -> None:
         self._archive = archive
         self._tag = tag
         self._first = True
@@ -100,7 +102,8 @@ class _Sent:
         from warren.pb.v1 import node_pb2
 
         try:
-            data = self._archive.read(CHUNK_BYTES)
+            # What a pipe holds now: waiting for a whole piece would hold back what has come.
+            data = self._archive.read1(CHUNK_BYTES)
         except OSError as error:
             name = getattr(self._archive, "name", "the archive")
             self.failure = WarrenError("failed", f"cannot read {name}: {error.strerror}")
@@ -114,7 +117,7 @@ class _Sent:
 class _LoadBar:
     """A progress bar on a terminal; nothing elsewhere: the result says it all."""
 
-    def __init__(self, settings: Settings, archive: IO[bytes]) -> None:
+    def __init__(self, settings: Settings, archive: BufferedReader) -> None:
         import os
         import stat
 

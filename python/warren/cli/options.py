@@ -35,7 +35,7 @@ class Parsed(click.ParamType[object]):
 _COUNT: Final = Parsed("n", parse.count)
 _MEMORY: Final = Parsed("size", parse.memory_bytes)
 _CPUS: Final = Parsed("cpus", parse.cpu_milli)
-_DURATION: Final = Parsed("duration", parse.duration_ms)
+_STOP_TIMEOUT: Final = Parsed("duration", parse.stop_timeout_ms)
 _LABEL: Final = Parsed("name=value", parse.label)
 _MOUNT: Final = Parsed("mount", parse.mount)
 
@@ -70,7 +70,7 @@ def _scalars(defaults: bool) -> tuple[Callable[[F], F], ...]:
         click.option("--user", "-u", help="UID[:GID], or a name that the image knows."),
         click.option("--workdir", "-w", metavar="PATH", help="Working directory, absolute."),
         click.option(
-            "--stop-timeout", type=_DURATION, help=text("From SIGTERM to SIGKILL.", "10s")
+            "--stop-timeout", type=_STOP_TIMEOUT, help=text("From SIGTERM to SIGKILL.", "10s")
         ),
     )
 

@@ -25,6 +25,7 @@ __all__ = [
     "mount",
     "scale",
     "since_ms",
+    "stop_timeout_ms",
 ]
 
 _UINT64_MAX: Final = 2**64 - 1
@@ -97,6 +98,14 @@ def duration_ms(text: str) -> int:
     if total > _UINT32_MAX:
         raise ValueError(f"'{text}' is too long; the longest is 49 days")
     return total
+
+
+def stop_timeout_ms(text: str) -> int:
+    """As `duration_ms`, but not 0, by which the schema means "not given"."""
+    milliseconds = duration_ms(text)
+    if milliseconds == 0:
+        raise ValueError(f"'{text}' is too short; 1ms kills at once")
+    return milliseconds
 
 
 def since_ms(text: str, now_ms: int) -> int:

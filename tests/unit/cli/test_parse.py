@@ -101,6 +101,12 @@ def test_what_is_no_duration(text: str) -> None:
         parse.duration_ms(text)
 
 
+def test_a_stop_timeout_is_not_zero() -> None:
+    assert parse.stop_timeout_ms("1ms") == 1
+    with pytest.raises(ValueError, match="1ms kills at once"):
+        parse.stop_timeout_ms("0")
+
+
 def test_since() -> None:
     now_ms = 1_767_225_600_000
     assert parse.since_ms("10m", now_ms) == now_ms - 600_000
