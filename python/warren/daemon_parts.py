@@ -63,7 +63,6 @@ class Parts:
         self._metrics = Metrics()
         self._health = Health(__version__)
         self._side: WorkerSide | None = None
-        self._waiting_for = "not checked yet"
         self._data: DataDir
         self._core: OpenCore
         self._runtime: ContainerdRuntime
@@ -97,10 +96,8 @@ class Parts:
 
     async def summary(self) -> str:
         """One line on how it is, for `systemctl status`."""
-        ready = await self._health.ready()
-        self._waiting_for = "" if ready.ok else str(ready.body.get("message", "not ready"))
-        if self._waiting_for or self._side is None:
-            return self._waiting_for
+        if (why := await self._why_not_ready()) or self._side is None:
+            return why
         if self._side.journal.problem:
             return self._side.journal.problem
         return f"ready; {len(self._side.board.assignments)} containers assigned"
@@ -194,9 +191,11 @@ class Parts:
             labels=settings.labels,
             logs_dir=self._data.logs_dir,
             concurrency=settings.worker_concurrency,
+            on_runtime_change=self._health.changed,
         )
         self._background("worker", self._side.run())
         self._health.set_role(Role.MANAGER | Role.WORKER)
+        self._health.changed()
 
     def _background(self, name: str, work: Coroutine[Any, Any, None]) -> None:
         """Run `work` until the end; if it ends before, the daemon is broken."""
@@ -247,13 +246,17 @@ class Parts:
             return refusal.code == "not_in_cluster", refusal.message
         return True, ""
 
-    def _describe_daemon(self) -> node_pb2.GetDaemonResponse:
+    async def _why_not_ready(self) -> str:
+        ready = await self._health.ready()
+        return "" if ready.ok else str(ready.body.get("message", "not ready"))
+
+    async def _describe_daemon(self) -> node_pb2.GetDaemonResponse:
         return node_pb2.GetDaemonResponse(
             version=__version__,
             node_id=bytes.fromhex(self._data.node_id),
             node_name=self._settings.node_name,
             in_cluster=self._side is not None,
-            ready_message=self._waiting_for,
+            ready_message=await self._why_not_ready(),
         )
 
     def _images_changed(self) -> None:
@@ -272,7 +275,7 @@ class _Node(NodeLocal):
         self,
         images: Images,
         log_root: Path,
-        describe: Callable[[], node_pb2.GetDaemonResponse],
+        describe: Callable[[], Awaitable[node_pb2.GetDaemonResponse]],
         publish: Callable[[], Awaitable[None]],
     ) -> None:
         super().__init__(images, log_root, describe)

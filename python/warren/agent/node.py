@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,7 +34,7 @@ class NodeLocal:
         self,
         images: Images,
         log_root: Path,
-        describe: Callable[[], node_pb2.GetDaemonResponse],
+        describe: Callable[[], Awaitable[node_pb2.GetDaemonResponse]],
     ) -> None:
         self._images = images
         self._log_root = log_root
@@ -119,7 +119,7 @@ class NodeLocal:
         self, request: node_pb2.GetDaemonRequest, context: Context
     ) -> node_pb2.GetDaemonResponse:
         """Who answers, and whether it is ready."""
-        return self._describe()
+        return await self._describe()
 
 
 async def _next(

@@ -42,6 +42,7 @@ class WorkerSide:
         labels: Mapping[str, str],
         logs_dir: Path,
         concurrency: int,
+        on_runtime_change: Callable[[], None],
     ) -> None:
         self.journal = Journal(store)
         self.outbox = Outbox()
@@ -71,7 +72,8 @@ class WorkerSide:
                 "warren_session_reconnects_total", "Streams to a manager opened after the first."
             ),
         )
-        self.worker.on_runtime_change = self.session.describe_again
+        self._on_runtime_change = on_runtime_change
+        self.worker.on_runtime_change = self._runtime_changed
         self._declare(metrics)
 
     async def run(self) -> None:
@@ -83,6 +85,10 @@ class WorkerSide:
                 group.create_task(self.session.run())
         finally:
             await self.journal.close()
+
+    def _runtime_changed(self) -> None:
+        self.session.describe_again()
+        self._on_runtime_change()
 
     def _declare(self, metrics: Metrics) -> None:
         metrics.gauge_function(

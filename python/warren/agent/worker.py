@@ -235,14 +235,15 @@ class Worker:
         self._touched = {
             container_id: at for container_id, at in self._touched.items() if at > began
         }
+        if not self.listed:
+            self.on_runtime_change()
         self._listed.set()
         self._board.mark_all()
 
     def _list_soon(self) -> None:
         """For what the runtime could not say: asking again at once would ask without end."""
         if self._list_later is None:
-            loop = asyncio.get_running_loop()
-            self._list_later = loop.call_later(LIST_RETRY_S, self._list_again)
+            self._list_later = asyncio.get_running_loop().call_later(LIST_RETRY_S, self._list_again)
 
     def _list_again(self) -> None:
         self._list_later = None

@@ -13,6 +13,7 @@ import enum
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -106,6 +107,7 @@ class Health:
         self._timeout = check_timeout_ms / 1000
         self._stale = stale_ms / 1000
         self._components: dict[str, _Component] = {}
+        self._changed = asyncio.Event()
 
     def add(self, name: str, check: Check) -> None:
         """Register a component. `check` answers `(ok, why not)`; raising or taking longer than
@@ -125,11 +127,18 @@ class Health:
         """What `/ready` waits for from now on."""
         self._role = role
 
+    def changed(self) -> None:
+        """Something that a check looks at has changed: `run` measures now, not at its next turn."""
+        self._changed.set()
+
     async def run(self) -> None:
-        """Measure all components every `refresh_ms` until cancelled."""
+        """Measure all components every `refresh_ms`, and on `changed`, until cancelled."""
         while True:
+            self._changed.clear()
             await self._measure(list(self._components.values()))
-            await asyncio.sleep(self._refresh)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._refresh):
+                    await self._changed.wait()
 
     def live(self) -> Answer:
         """`/live`: that there is an answer is the answer."""

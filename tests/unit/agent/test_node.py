@@ -60,8 +60,11 @@ class Served:
 @pytest.fixture
 async def served(tmp_path: Path) -> AsyncIterator[Served]:
     images = PretendedImages()
-    answer = node_pb2.GetDaemonResponse(version="1", node_name="host-1")
-    node = NodeLocal(images, tmp_path / "logs", lambda: answer)  # type: ignore[arg-type]
+
+    async def describe() -> node_pb2.GetDaemonResponse:
+        return node_pb2.GetDaemonResponse(version="1", node_name="host-1")
+
+    node = NodeLocal(images, tmp_path / "logs", describe)  # type: ignore[arg-type]
     server = grpc.aio.server(options=rpc.SERVER_OPTIONS)
     server.add_generic_rpc_handlers((node.handler(),))
     address = f"unix://{tmp_path}/s"

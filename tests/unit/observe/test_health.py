@@ -207,6 +207,22 @@ def test_the_background_task_notices_death_and_return(run: Callable[..., Any]) -
     run(main)
 
 
+def test_a_change_is_measured_at_once(run: Callable[..., Any]) -> None:
+    async def main() -> None:
+        switch = Switch()
+        health = Health("1", role=Role.NONE, refresh_ms=3_600_000)
+        health.add("containerd", switch.check)
+        running = asyncio.create_task(health.run())
+        async with asyncio.timeout(10):
+            for checks in (1, 2, 3):
+                while switch.checks < checks:  # noqa: ASYNC110 - waits on what it counts
+                    await asyncio.sleep(0)
+                health.changed()
+        running.cancel()
+
+    run(main)
+
+
 async def hang() -> CheckResult:
     await asyncio.Event().wait()
     raise AssertionError("unreachable")
