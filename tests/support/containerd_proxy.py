@@ -30,18 +30,24 @@ class Step:
     method: str
     after: bool
 
+    @property
+    def call(self) -> str:
+        """The method without package and version: `Tasks/Start`."""
+        return self.method.rsplit(".", 1)[1]
+
 
 class ContainerdProxy:
     """Serves `listen` and forwards to `target`, both Unix sockets.
 
     `hook(step)` runs around every call that changes something, once armed; it runs in the
-    proxy's thread, and the call waits for it.
+    proxy's thread, and the call waits for it. Where it answers True the call goes no further:
+    before, containerd never hears of it; after, the daemon never hears of its outcome.
     """
 
     def __init__(self, listen: Path, target: str) -> None:
         self.address = str(listen)
         self._target = target
-        self._hook: Callable[[Step], None] | None = None
+        self._hook: Callable[[Step], bool] | None = None
         self._count = 0
         self._loop = asyncio.new_event_loop()
         self._started = threading.Event()
@@ -49,7 +55,7 @@ class ContainerdProxy:
         self._thread.start()
         assert self._started.wait(10), "the proxy did not start"
 
-    def arm(self, hook: Callable[[Step], None] | None) -> None:
+    def arm(self, hook: Callable[[Step], bool] | None) -> None:
         """From now on call `hook` at each step, counting from 1; None only forwards."""
         self._count = 0
         self._hook = hook
@@ -75,9 +81,9 @@ class ContainerdProxy:
             await self._stopping.wait()
             await server.stop(grace=0)
 
-    def step(self, method: str, number: int, *, after: bool) -> None:
-        if self._hook and number:
-            self._hook(Step(number, method, after))
+    def cuts(self, method: str, number: int, *, after: bool) -> bool:
+        """Whether the call ends at this step."""
+        return bool(self._hook and number and self._hook(Step(number, method, after)))
 
     def next_number(self, method: str) -> int:
         """0 for a call that changes nothing."""
@@ -106,15 +112,18 @@ class _Forward(grpc.GenericRpcHandler):
             requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext
         ) -> AsyncIterator[bytes]:
             number = self._proxy.next_number(method)
-            self._proxy.step(method, number, after=False)
+            if self._proxy.cuts(method, number, after=False):
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "cut before containerd heard it")
             call = self._channel.stream_stream(method)(
                 requests, metadata=metadata, timeout=context.time_remaining()
             )
             try:
                 async for response in call:
-                    self._proxy.step(method, number, after=True)
+                    if self._proxy.cuts(method, number, after=True):
+                        break
                     yield response
             except grpc.aio.AioRpcError as error:
-                await context.abort(error.code(), error.details() or "", error.trailing_metadata())
+                trailing = tuple(error.trailing_metadata() or ())
+                await context.abort(error.code(), error.details() or "", trailing)
 
         return grpc.stream_stream_rpc_method_handler(forward)
