@@ -60,6 +60,7 @@ class Containerd:
         self._config.write_text(CONFIG.format(root=self.root))
         self._process: subprocess.Popen[bytes] | None = None
         self._namespaces: list[str] = []
+        self._cgroups_before: dict[str, set[Path]] = {}
 
     def start(self) -> None:
         """Starts it and waits until it answers."""
@@ -89,6 +90,7 @@ class Containerd:
         """A name that nothing on this machine has used: shims share /run/containerd."""
         name = f"test-{secrets.token_hex(4)}"
         self._namespaces.append(name)
+        self._cgroups_before[name] = cgroups()
         return name
 
     def assert_nothing_left(self, namespace: str, timeout_s: float = 10) -> None:
@@ -119,6 +121,10 @@ class Containerd:
         for status in call(self.address, namespace, api.CONTENT_LIST_STATUSES, writes).statuses:
             yield f"write {status.ref}"
         yield from outside(namespace)
+        # A cgroup does not tell its namespace: what was there before belongs to another test.
+        for cgroup in cgroups() - self._cgroups_before.get(namespace, set()):
+            if empty(cgroup):
+                yield f"cgroup {cgroup}"
 
     def images(self, namespace: str) -> list[str]:
         """The names of the images in a namespace."""
@@ -216,7 +222,7 @@ def quietly(address: str, namespace: str, method: api.Call[Q, R], request: Q) ->
 
 
 def outside(namespace: str) -> Iterator[str]:
-    """What is left of a namespace outside of containerd's records."""
+    """What is left of a namespace outside of containerd's records, cgroups apart."""
     for pid, words, environment in processes():
         name = os.path.basename(words[0])
         if name.startswith("containerd-shim") and namespace in words:
@@ -229,13 +235,20 @@ def outside(namespace: str) -> Iterator[str]:
     state = Path("/run/containerd/runc") / namespace
     if state.is_dir():
         yield from (f"runc state {entry.name}" for entry in state.iterdir())
-    for cgroup in [*CGROUPS.glob("warren/*"), *CGROUPS.glob("*/warren/*")]:
-        procs = cgroup / "cgroup.procs"
-        try:
-            if cgroup.is_dir() and not procs.read_text():
-                yield f"cgroup {cgroup}"
-        except OSError:
-            continue
+
+
+def cgroups() -> set[Path]:
+    """The cgroups of all containers of this host, of every hierarchy."""
+    found = [*CGROUPS.glob("warren/*"), *CGROUPS.glob("*/warren/*")]
+    return {path for path in found if path.is_dir()}
+
+
+def empty(cgroup: Path) -> bool:
+    """It exists and holds no process."""
+    try:
+        return not (cgroup / "cgroup.procs").read_text()
+    except OSError:
+        return False
 
 
 def processes() -> Iterator[tuple[int, list[str], list[str]]]:

@@ -13,13 +13,20 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
+
+import grpc
+
+from warren import rpc
 
 T = TypeVar("T")
 
 BIN = Path(sys.executable).parent
+FOREVER = ("--stop-timeout=50ms", "--", "sleep", "100000")
+"""For `service create`: runs until it is told to stop; as process 1 it heeds SIGKILL only."""
 
 
 def eventually(
@@ -162,6 +169,11 @@ class WarrenNode:
         self.stop()
         shutil.rmtree(self.root, ignore_errors=True)
 
+    def discard(self) -> None:
+        """End the process, if it still runs, and remove its files: a failed test leaves nothing."""
+        self.kill()
+        shutil.rmtree(self.root, ignore_errors=True)
+
     def alive(self) -> bool:
         return self.process is not None and self.process.poll() is None
 
@@ -194,7 +206,7 @@ class WarrenNode:
         return done.stdout
 
     def refused(self, *args: str, timeout_s: float = 90) -> tuple[int, str]:
-        """`warrenctl ARGS`, which must fail with one readable sentence; exit code, standard error."""
+        """`warrenctl ARGS`, which must fail with a readable sentence; exit code, standard error."""
         done = self.run(*args, timeout_s=timeout_s)
         assert done.returncode != 0, f"warrenctl {' '.join(args)} succeeded: {done.stdout}"
         assert "Traceback" not in done.stderr, done.stderr
@@ -203,6 +215,12 @@ class WarrenNode:
 
     def json(self, *args: str) -> Any:
         return json.loads(self.ctl(*args, "--format=json"))
+
+    @contextmanager
+    def api(self, methods: Mapping[str, rpc.Method] = rpc.MANAGER) -> Iterator[Any]:
+        """The API itself, without what the start of `warrenctl` costs: many calls, quickly."""
+        with grpc.insecure_channel(f"unix:{self.socket}", options=rpc.CLIENT_OPTIONS) as channel:
+            yield rpc.Stub(channel, methods)
 
     def http(self, path: str, timeout_s: float = 5) -> tuple[int, str]:
         url = f"http://127.0.0.1:{self.metrics_port}{path}"
