@@ -6,8 +6,10 @@ SHELL := /bin/sh
 PY := .venv/bin/python
 # One target directory for cargo and the build backend, so that each thing is built once.
 export CARGO_TARGET_DIR ?= $(CURDIR)/target
-# PyO3's build script asks this interpreter, and starts anew whenever the answer changes.
+# PyO3's build script reads both, and everything after it starts anew when they change: they are
+# what the build backend and maturin set.
 export PYO3_PYTHON := $(CURDIR)/.venv/bin/python
+export PYO3_BUILD_EXTENSION_MODULE := 1
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .PHONY: help
@@ -17,6 +19,10 @@ help: ## show this list
 .PHONY: setup
 setup: ## check prerequisites, then build everything into .venv; starts nothing
 	@python=$$(sh scripts/prerequisites.sh) && "$$python" scripts/setup.py
+
+.PHONY: tools
+tools: ## the first part of setup: .venv with the pinned requirements, nothing built
+	@python=$$(sh scripts/prerequisites.sh) && "$$python" scripts/setup.py --requirements
 
 .PHONY: dev
 dev: ## rebuild in place, quickly, for work on Warren (PROFILE=release for a fast result)
@@ -34,16 +40,17 @@ stop: ## stop what `make run` started and remove everything it left
 .PHONY: test
 test: setup ## run all tests: Rust, Python, integration against real containerd
 	cargo test --workspace --locked --quiet
-	$(PY) -m pytest tests/unit tests/contract
+	$(PY) -m pytest tests/contract tests/unit
 	$(PY) -m pytest tests/integration
 
 .PHONY: check
-check: setup ## run all static checks; CI runs this and the tests, and nothing else
+check: tools ## run all static checks; CI runs this and the tests, and nothing else
 	ruff check .
 	ruff format --check .
+	cargo fmt --all --check
+	@$(MAKE) --no-print-directory setup
 	mypy
 	$(PY) -m mypy.stubtest warren._core warren._histogram warren._cgroup --mypy-config-file pyproject.toml
-	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked --quiet -- -D warnings
 	cargo clippy --package warren_core --lib --features python --locked --quiet -- -D warnings
 	$(PY) -m pytest tests/contract -q

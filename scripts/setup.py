@@ -34,6 +34,7 @@ def main() -> None:
     """Runs the steps that are due."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dev", action="store_true", help="point .venv at the checkout")
+    parser.add_argument("--requirements", action="store_true", help="stop before building Warren")
     parser.add_argument("--profile", default="dev", help="cargo profile of --dev (default: dev)")
     arguments = parser.parse_args()
     os.chdir(ROOT)
@@ -49,6 +50,8 @@ def main() -> None:
         install_requirements()
         done["lock"] = lock
         write_stamp(done)
+    if arguments.requirements:
+        return
     if arguments.dev or done.get("mode") == "dev":
         install_checkout(done, arguments.profile)
     else:

@@ -3,6 +3,20 @@
 from os import PathLike
 from typing import Final, final
 
+__all__ = [
+    "CALLS_MAX",
+    "CODES",
+    "KIND_END",
+    "KIND_ERROR",
+    "KIND_ITEM",
+    "KIND_LOG",
+    "KIND_RESPONSE",
+    "REQUEST_BYTES_MAX",
+    "STREAMS_MAX",
+    "Core",
+    "CoreError",
+]
+
 CODES: Final[tuple[str, ...]]
 CALLS_MAX: Final[int]
 STREAMS_MAX: Final[int]

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from warren import _cgroup
 
 U64_MAX = 2**64 - 1

@@ -11,6 +11,7 @@ from bisect import bisect_left
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from warren._histogram import (
     BOUNDS_MAX,
     DEFAULT_BOUNDS,
