@@ -11,6 +11,9 @@ PYTHON_OLDEST=3.11
 
 say() { printf '%s\n' "$*" >&2; }
 
+sudo=
+[ "$(id -u)" = 0 ] || sudo='sudo '
+
 missing=
 # need WHAT HOW: notes something that is missing and how to get it.
 need() {
@@ -74,8 +77,17 @@ fi
 packages=${packages# }
 
 if ! command -v cargo >/dev/null 2>&1 || ! command -v rustc >/dev/null 2>&1; then
-    need "Rust $RUST_OLDEST or newer (Debian 12 and 13 ship older ones)" \
-        "curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y && . \"\$HOME/.cargo/env\""
+    # A shell that was open before Rust was installed, or sudo's own path.
+    if [ -x "${CARGO_HOME:-$HOME/.cargo}/bin/cargo" ]; then
+        need "cargo on the path; it is in ${CARGO_HOME:-$HOME/.cargo}/bin" \
+            ". \"${CARGO_HOME:-$HOME/.cargo}/env\""
+    else
+        curl="curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs"
+        command -v curl >/dev/null 2>&1 || ! is_debian ||
+            curl="${sudo}apt-get update && ${sudo}apt-get install --yes curl ca-certificates && $curl"
+        need "Rust $RUST_OLDEST or newer (Debian 12 and 13 ship older ones)" \
+            "$curl | sh -s -- -y && . \"\$HOME/.cargo/env\""
+    fi
 else
     found=$(rustc --version | cut -d ' ' -f 2)
     at_least "$RUST_OLDEST" "$found" ||
@@ -87,7 +99,8 @@ if [ -n "$packages" ]; then
     if ! is_debian; then
         need "these, named as on Debian: $packages" "install them with this system's package manager"
     elif [ "$(id -u)" != 0 ]; then
-        need "Debian packages: $packages" "sudo apt-get install --yes --no-install-recommends $packages"
+        need "Debian packages: $packages" \
+            "sudo apt-get update && sudo apt-get install --yes --no-install-recommends $packages"
     elif [ -n "$missing" ]; then
         need "Debian packages: $packages" "make installs them itself, being root, once the rest is there"
     fi
