@@ -29,7 +29,9 @@ def machine() -> dict[str, Any]:
     """What the figures were taken on."""
     model = platform.machine()
     with open("/proc/cpuinfo") as file:
-        model = next((x.split(":", 1)[1].strip() for x in file if x.startswith("model name")), model)
+        model = next(
+            (x.split(":", 1)[1].strip() for x in file if x.startswith("model name")), model
+        )
     return {
         "cpu": model,
         "cores": os.cpu_count(),
