@@ -194,6 +194,8 @@ class Parts:
             on_runtime_change=self._health.changed,
         )
         self._background("worker", self._side.run())
+        # Before, there is no log that could work or not.
+        self._health.add("raft", self._check_raft)
         self._health.set_role(Role.MANAGER | Role.WORKER)
         self._health.changed()
 
@@ -219,7 +221,6 @@ class Parts:
     # Answers about itself
 
     def _declare_checks(self) -> None:
-        self._health.add("raft", self._check_raft)
         self._health.add("containerd", self._check_containerd)
         self._health.add("api", self._check_api)
 

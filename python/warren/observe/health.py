@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
-REFRESH_MS: Final = 400
+REFRESH_MS: Final = 800
 CHECK_TIMEOUT_MS: Final = 500
 STALE_MS: Final = 1000
 

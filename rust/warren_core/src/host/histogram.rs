@@ -63,7 +63,7 @@ impl Histogram {
         for (bucket, bound_us) in self.classic.iter().zip(CLASSIC_US) {
             cumulative += bucket.load(Relaxed);
             let bound = bound_us as f64 / 1e6;
-            let _ = writeln!(out, "{name}_bucket{{le=\"{bound:?}\"}} {cumulative}");
+            let _ = writeln!(out, "{name}_bucket{{le=\"{bound}\"}} {cumulative}");
         }
         cumulative += self.classic[CLASSIC_US.len()].load(Relaxed);
         let sum = self.sum_ns.load(Relaxed) as f64 / 1e9;
@@ -115,7 +115,7 @@ mod tests {
         histogram.render("x", "Help.", &mut text);
         assert!(text.contains("x_bucket{le=\"0.005\"} 2\n"), "{text}");
         assert!(text.contains("x_bucket{le=\"0.01\"} 3\n"));
-        assert!(text.contains("x_bucket{le=\"10.0\"} 3\n"));
+        assert!(text.contains("x_bucket{le=\"10\"} 3\n"));
         assert!(text.ends_with("x_count 4\n"));
     }
 
