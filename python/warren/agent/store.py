@@ -260,6 +260,9 @@ def _left_out_unless_readable(kind: str, name: str) -> Iterator[None]:
 def _connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, check_same_thread=False, timeout=5.0)
     try:
+        # One process at a time has the data directory. Without the index that others would share,
+        # and without a write when nothing changes, a full disk does not keep the daemon down.
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
         verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
         if verdict != "ok":
             raise sqlite3.DatabaseError(verdict)
@@ -269,10 +272,11 @@ def _connect(path: Path) -> sqlite3.Connection:
                 f"{path} was written by a newer release (format {version}, known is {_FORMAT}); "
                 "upgrade this one"
             )
-        connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
-        connection.executescript(_SCHEMA)
-        connection.execute(f"PRAGMA user_version = {_FORMAT}")
+        if version < _FORMAT:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.executescript(_SCHEMA)
+            connection.execute(f"PRAGMA user_version = {_FORMAT}")
     except BaseException:
         connection.close()
         raise

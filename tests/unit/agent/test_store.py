@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.store import on_disk
 from warren.agent.converge import Memory
 from warren.agent.store import Fence, Journal, Meta, Store
 from warren.errors import StartupError
@@ -38,13 +39,13 @@ async def test_what_was_put_comes_back(tmp_path: Path) -> None:
         journal.put_specs({b"d": spec, b"e": spec})
         journal.put_meta(meta)
         await journal.durable()
-        stored = Store.open(path).load()
+        stored = on_disk(path)
         journal.put_specs({b"e": None})
     assert stored.assignments == {"one": assignment}
     assert stored.memory == {"one": memory}
     assert stored.specs == {b"d": spec, b"e": spec}
     assert stored.meta == meta
-    assert Store.open(path).load().specs == {b"d": spec}
+    assert on_disk(path).specs == {b"d": spec}
 
 
 @pytest.mark.parametrize(
@@ -108,4 +109,4 @@ async def test_a_full_disk_is_survived_and_written_later(
             while journal.problem:  # noqa: ASYNC110 - a condition with a deadline
                 await asyncio.sleep(0.05)
         await journal.durable()
-        assert Store.open(path).load().memory == {"one": memory}
+        assert on_disk(path).memory == {"one": memory}

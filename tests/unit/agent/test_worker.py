@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from tests.support.store import on_disk
 from warren.agent import status
 from warren.agent.board import Board
 from warren.agent.converge import Memory
@@ -68,10 +69,10 @@ class Rig:
     def __init__(self, runtime: SimulatedRuntime, directory: Path, concurrency: int = 4) -> None:
         self.runtime = runtime
         self.directory = directory
-        self.journal = Journal(Store.open(directory / "worker.db"))
+        store = Store.open(directory / "worker.db")
+        self.journal = Journal(store)
         self.outbox = Outbox()
-        stored = Store.open(directory / "worker.db").load()
-        self.board = Board(stored, self.journal)
+        self.board = Board(store.load(), self.journal)
         self.durations = Durations()
         self.worker = Worker(
             runtime=runtime,
@@ -132,7 +133,7 @@ async def test_assigned_containers_run_and_removed_ones_go(tmp_path: Path) -> No
         assert not log.parent.exists()
         assert rig.board.apply(assignments([]))
         await rig.until(lambda: not rig.board.memory)
-    stored = Store.open(tmp_path / "worker.db").load()
+    stored = on_disk(tmp_path / "worker.db")
     assert (stored.assignments, stored.memory) == ({}, {})
 
 
@@ -270,7 +271,7 @@ async def test_a_delete_waits_until_the_end_is_on_disk(tmp_path: Path) -> None:
 
     async def before(step: str, target: str) -> None:
         if step == "delete":
-            deleted_with.append(Store.open(tmp_path / "worker.db").load().memory.get(target))
+            deleted_with.append(on_disk(tmp_path / "worker.db").memory.get(target))
 
     runtime = SimulatedRuntime(RealClock(), lambda _: Behaviour(exit_after_ms=0), before)
     await runtime.open()

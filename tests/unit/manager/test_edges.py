@@ -211,8 +211,9 @@ class Worker:
     """A session with a real board and store; nothing is run."""
 
     def __init__(self, edges: Edges, path: Path) -> None:
-        self.journal = Journal(Store.open(path))
-        self.board = Board(Store.open(path).load(), self.journal)
+        store = Store.open(path)
+        self.journal = Journal(store)
+        self.board = Board(store.load(), self.journal)
         self.outbox = Outbox()
         self.description = pb.NodeDescription(name="n1")
         self.reconnects = Counter()
