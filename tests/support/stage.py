@@ -72,11 +72,16 @@ class Stage:
 
     def states(self, name: str) -> list[str]:
         """The states of the containers of a service."""
-        containers = self.api.containers(name)
-        return [objects_pb2.ContainerState.Name(c.status.state)[16:].lower() for c in containers]
+        return [state_of(container) for container in self.api.containers(name)]
 
     def runs(self, name: str, replicas: int = 1) -> bool:
-        return self.states(name) == ["running"] * replicas
+        """All its replicas run, as the service is now."""
+        containers = self.api.containers(name)
+        digest = self.api.services()[name].spec_digest
+        return len(containers) == replicas and all(
+            state_of(container) == "running" and container.spec_digest == digest
+            for container in containers
+        )
 
     def gone(self, name: str) -> bool:
         return name not in self.api.services()
@@ -106,6 +111,9 @@ class Stage:
             lambda: self.tasks().keys() == wanted(), f"only the bystander and {services} run"
         )
 
+        missed = self.node.metric("warren_reconciler_missed_total")
+        assert missed == 0, "the sweep found what nobody had marked"
+
     def close(self) -> None:
         """Remove everything; nothing may be left of it."""
         if not self.node.alive():
@@ -114,3 +122,9 @@ class Stage:
         self.node.close()
         self.proxy.close()
         self.containerd.assert_nothing_left(self.namespace)
+
+
+def state_of(container: objects_pb2.Container) -> str:
+    """The state as `warrenctl` says it: `running`."""
+    name = objects_pb2.ContainerState.Name(container.status.state)
+    return name.removeprefix("CONTAINER_STATE_").lower()

@@ -9,8 +9,8 @@ Rules
 - A running attempt is adopted as it is, whoever started it; it is never restarted.
 - An attempt is created and started at most once. What cannot be known about it (half made, or
   gone) is deleted, and the same or the next attempt begins from nothing.
-- (attempt, state) only grows. The pause between attempts is 1, 2, 4 … 60 s and begins anew after
-  an attempt that ran for 60 s.
+- (attempt, state) only grows, also over the loss of the store: the manager tells what it knows.
+- The pause between attempts is 1, 2, 4 … 60 s and begins anew after an attempt that ran for 60 s.
 - What is ours and assigned to nobody is a stray: stopped and deleted, but only once the whole set
   of assignments is known.
 """
@@ -62,20 +62,6 @@ _TERMINAL: Final = frozenset(
 _BEGUN: Final = frozenset({pb.CONTAINER_STATE_STARTING, pb.CONTAINER_STATE_RUNNING})
 
 
-class Assigned(msgspec.Struct, frozen=True):
-    """What the manager wants of one container; `desired` and `restart` as in the schema.
-
-    `restart_max_attempts` counts restarts on this host, 0: no end. Never holds the unspecified
-    values: what crosses the wire is normalised before.
-    """
-
-    id: str
-    desired: int
-    restart: int
-    restart_max_attempts: int
-    stop_timeout_ms: int
-
-
 class Memory(msgspec.Struct, frozen=True, kw_only=True):
     """A container's status as reported, and `failures`: ends in a row that earned a pause.
 
@@ -93,6 +79,22 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     retry_at_ms: int = 0
     removed: bool = False
     failures: int = 0
+
+
+class Assigned(msgspec.Struct, frozen=True):
+    """What the manager wants of one container; `desired` and `restart` as in the schema.
+
+    `restart_max_attempts` counts restarts on this host, 0: no end. Never holds the unspecified
+    values: what crosses the wire is normalised before. `known`: its status as the manager knew it
+    when it said this; the truth is that, or beyond.
+    """
+
+    id: str
+    desired: int
+    restart: int
+    restart_max_attempts: int
+    stop_timeout_ms: int
+    known: Memory | None = None
 
 
 class Create(msgspec.Struct, frozen=True):
@@ -197,7 +199,7 @@ def decide(
     if assigned is None:
         return _unassigned(container_id, observed, memory), None
     before = memory
-    memory = _caught_up(memory, observed)
+    memory = _caught_up(_at_least(assigned.known, memory), observed)
     actions: list[Action] = []
     if assigned.desired != pb.DESIRED_STATE_RUN or is_terminal(memory):
         memory, last = _wind_down(assigned, observed, memory, now_ms)
@@ -243,6 +245,14 @@ def _unassigned(
     if observed.phase is Phase.RUNNING:
         return [Stop(container_id, STRAY_STOP_TIMEOUT_MS)]
     return [Delete(container_id, logs=True)]
+
+
+def _at_least(known: Memory | None, memory: Memory | None) -> Memory | None:
+    """What was reported once is not forgotten with the store, nor with an old copy of it."""
+    if known is None or memory is None:
+        return memory or known
+    behind = (memory.attempt, memory.state) < (known.attempt, known.state)
+    return known if behind else memory
 
 
 def _caught_up(memory: Memory | None, observed: Observed | None) -> Memory:

@@ -8,7 +8,7 @@ from warren.agent.converge import Assigned, Memory
 from warren.agent.runtime.base import Observed, Phase
 from warren.pb.v1 import commands_pb2, objects_pb2, session_pb2
 
-__all__ = ["assigned", "observed_item", "set_hash_term", "status_item"]
+__all__ = ["assigned", "observed_item", "remembered", "set_hash_term", "status_item"]
 
 _STATE_OF_PHASE = {
     Phase.REMNANT: objects_pb2.CONTAINER_STATE_PREPARING,
@@ -34,6 +34,23 @@ def assigned(
         restart=spec.restart or objects_pb2.RESTART_CONDITION_ANY,
         restart_max_attempts=spec.restart_max_attempts,
         stop_timeout_ms=spec.stop_timeout_ms or 10_000,
+        known=remembered(assignment.status) if assignment.HasField("status") else None,
+    )
+
+
+def remembered(known: objects_pb2.ContainerStatus) -> Memory:
+    """A status as it crossed the wire; how often the container failed before is not in it."""
+    return Memory(
+        attempt=known.attempt,
+        state=known.state,
+        message=known.message,
+        exit_code=known.exit_code if known.exited else None,
+        oom_killed=known.oom_killed,
+        pid=known.pid,
+        started_at_ms=known.started_at_ms,
+        finished_at_ms=known.finished_at_ms,
+        retry_at_ms=known.retry_at_ms,
+        removed=known.removed,
     )
 
 

@@ -40,8 +40,10 @@ NONE = pb.RESTART_CONDITION_NONE
 ON_FAILURE, ANY = pb.RESTART_CONDITION_ON_FAILURE, pb.RESTART_CONDITION_ANY
 
 
-def wanted(desired: int = RUN, restart: int = ANY, attempts: int = 0) -> Assigned:
-    return Assigned(ID, desired, restart, attempts, 7_000)
+def wanted(
+    desired: int = RUN, restart: int = ANY, attempts: int = 0, known: Memory | None = None
+) -> Assigned:
+    return Assigned(ID, desired, restart, attempts, 7_000, known)
 
 
 def seen(phase: Phase, attempt: int = 1, **fields: object) -> Observed:
@@ -265,6 +267,55 @@ CASES = [
     Case("stray: stopped", None, seen(Phase.STOPPED), None, Delete(ID, True)),
     Case("stray: created", None, seen(Phase.CREATED), known(PREPARING), Delete(ID, True)),
     Case("stray: remnant", None, seen(Phase.REMNANT, 0), None, Delete(ID, True)),
+    Case(
+        "store lost: done before",
+        wanted(restart=NONE, known=known(COMPLETE)),
+        None,
+        None,
+        None,
+        (1, COMPLETE),
+    ),
+    Case(
+        "store lost: ran before a reboot",
+        wanted(restart=NONE, known=known(RUNNING)),
+        None,
+        None,
+        None,
+        (1, FAILED),
+    ),
+    Case(
+        "store lost: attempts go on",
+        wanted(known=known(PENDING, 4, retry_at_ms=NOW)),
+        None,
+        None,
+        Create(ID, 4),
+        (4, PREPARING),
+    ),
+    Case(
+        "store lost: running on",
+        wanted(known=known(RUNNING, 3)),
+        seen(Phase.RUNNING, 3, pid=9),
+        None,
+        None,
+        (3, RUNNING),
+    ),
+    Case(
+        "store lost: the runtime knows of a later attempt",
+        wanted(known=known(RUNNING, 2)),
+        seen(Phase.RUNNING, 3, pid=9),
+        None,
+        None,
+        (3, RUNNING),
+    ),
+    Case(
+        "an old copy of the store",
+        wanted(restart=NONE, known=known(COMPLETE)),
+        None,
+        known(STARTING),
+        None,
+        (1, COMPLETE),
+    ),
+    Case("the manager knows less", wanted(known=known(STARTING)), None, known(COMPLETE, 2), None),
     Case("unassigned, gone", None, None, known(SHUTDOWN, removed=True), Forget(ID)),
     Case("nothing at all", None, None, None, None),
     Case("unknown", wanted(), seen(Phase.UNKNOWN), known(RUNNING), Inspect(ID)),
@@ -361,6 +412,7 @@ assignments = st.one_of(
         st.sampled_from([RUN, STOP, REMOVE]),
         st.sampled_from([NONE, ON_FAILURE, ANY]),
         st.integers(0, 3),
+        memories,
     ),
 )
 
@@ -424,7 +476,7 @@ class Host:
         raise AssertionError("it does not converge")
 
 
-@settings(max_examples=2_000)
+@settings(max_examples=2_000, deadline=None)
 @given(assignments, observations, memories)
 def test_it_converges_from_anything(
     assigned: Assigned | None, observed: Observed | None, memory: Memory | None
@@ -449,6 +501,7 @@ def test_it_converges_from_anything(
         )
 
 
+@settings(deadline=None)
 @given(st.integers(1, 4), memories, st.sampled_from([NONE, ON_FAILURE, ANY]))
 def test_what_runs_is_never_touched(attempt: int, memory: Memory | None, restart: int) -> None:
     """Unless its attempt was given up, or ended for good, before."""
@@ -462,7 +515,7 @@ def test_what_runs_is_never_touched(attempt: int, memory: Memory | None, restart
     assert host.observed == seen(Phase.RUNNING, attempt, pid=5)
 
 
-@settings(max_examples=500)
+@settings(max_examples=500, deadline=None)
 @given(
     st.lists(st.sampled_from([0, 1, 137]), max_size=6),
     st.lists(st.booleans(), max_size=60),

@@ -244,6 +244,7 @@ impl Session {
             slot: container.slot,
             spec_digest: told.spec.0.to_vec(),
             desired: told.desired.into(),
+            status: Some((&container.status).into()),
         });
     }
 

@@ -320,9 +320,23 @@ impl Machine {
                     .for_each(|id| assert!(self.assigned.remove(id), "it was assigned"));
                 let kind = if set.complete { "set" } else { "change" };
                 let (more, less, specs) = (set.upsert.len(), set.remove.len(), set.specs.len());
-                format!("stream {number}: {kind} +{more} -{less} specs {specs}")
+                let known: String = set.upsert.iter().map(known).collect();
+                format!("stream {number}: {kind} +{more} -{less} specs {specs}{known}")
             }
         }
+    }
+}
+
+/// What a worker is told of a container's past; nothing where it has none.
+fn known(told: &pb::Assignment) -> String {
+    let status = told.status.as_ref().expect("each has a status");
+    match status.state() {
+        pb::ContainerState::Assigned => String::new(),
+        state => format!(
+            " known {} in attempt {}",
+            &state.as_str_name()[16..],
+            status.attempt
+        ),
     }
 }
 
