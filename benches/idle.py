@@ -57,7 +57,7 @@ def main() -> None:
     with containerd() as runtime, one_node(runtime) as node:
         node.ctl(
             "service", "create", "web", f"--image={IMAGE}", f"--replicas={replicas}",
-            "--", "sleep", "1000000",
+            "--stop-timeout=1s", "--", "sleep", "1000000",
         )  # fmt: skip
         processes = {"warrend": node.pid, "containerd": runtime.pid}
         before = {name: cpu_seconds(pid) for name, pid in processes.items()}

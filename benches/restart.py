@@ -30,7 +30,7 @@ def main() -> None:
     with containerd() as runtime, one_node(runtime) as node:
         node.ctl(
             "service", "create", "web", f"--image={IMAGE}", f"--replicas={replicas}",
-            "--", "sleep", "1000000",
+            "--stop-timeout=1s", "--", "sleep", "1000000",
         )  # fmt: skip
         before = runtime_tasks(runtime.address, node.namespace)
         for _ in range(rounds):
