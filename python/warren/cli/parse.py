@@ -5,12 +5,9 @@ What cannot be read raises ValueError with a sentence that says what would do.
 
 from __future__ import annotations
 
-import csv
-import difflib
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 __all__ = [
     "MountFlag",
@@ -162,8 +159,7 @@ def env_file(lines: Iterable[str], name: str, environ: Mapping[str, str]) -> lis
     return variables
 
 
-@dataclass(frozen=True, slots=True)
-class MountFlag:
+class MountFlag(NamedTuple):
     """A mount as written. `tmpfs_size_bytes` is 0 where no limit was given."""
 
     kind: str  # "bind" or "tmpfs"
@@ -202,6 +198,10 @@ def mount(text: str) -> MountFlag:
 
 
 def _mount_fields(text: str) -> dict[str, str]:
+    # Here, so that completing a word needs neither.
+    import csv
+    import difflib
+
     fields: dict[str, str] = {}
     # A path with a comma can be quoted, as in "source=/a,b".
     for part in next(csv.reader([text]), []):
