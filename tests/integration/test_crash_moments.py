@@ -5,7 +5,9 @@ the instant it was acknowledged. What was acknowledged must then be there, what 
 under its own request id and must take effect exactly once, and whatever is not touched by the
 change must keep its process.
 
-The seed is printed. `WARREN_TEST_SEED` replays it; `WARREN_TEST_ROUNDS` sets how many rounds.
+The seed is printed. `WARREN_TEST_SEED` replays it; `WARREN_TEST_ROUNDS` sets how many rounds:
+
+    WARREN_TEST_ROUNDS=500 python -m pytest tests/integration/test_crash_moments.py -rP --timeout=0
 """
 
 from __future__ import annotations
