@@ -39,7 +39,7 @@ from tests.support import oci
 from tests.support.containerd import Containerd
 from tests.support.node import WarrenNode, eventually
 from warren.agent.runtime.base import ContainerRequest
-from warren.agent.runtime.containerd import api
+from warren.agent.runtime.containerd import api, labels
 from warren.agent.runtime.containerd.runtime import (
     ContainerdRuntime,
     host_facts,
@@ -122,7 +122,11 @@ class Floor:
         prepared = await call(
             api.SNAPSHOT_PREPARE,
             snapshots_pb2.PrepareSnapshotRequest(
-                snapshotter="overlayfs", key=request.id, parent=parent
+                snapshotter="overlayfs",
+                key=request.id,
+                parent=parent,
+                # The collector eats it otherwise, if it comes by before the container is there.
+                labels={labels.GC_ROOT: request.id},
             ),
         )
         record = containers_pb2.Container(
