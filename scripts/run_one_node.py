@@ -155,7 +155,8 @@ def show(notes: dict[str, Any]) -> None:
     print(f"\n$ curl {url}\n{page[0]}\n\n$ warrenctl service ps {SERVICE}")
     print(warrenctl("service", "ps", SERVICE).stdout)
     print(f'Go on:       export PATH="{BIN}:$PATH" WARREN_HOST=unix://{SOCKET}; warrenctl --help')
-    print("Remove all:  make stop")
+    named = f"WARREN_STATE={STATE} " if os.environ.get("WARREN_STATE") else ""
+    print(f"Remove all:  {named}make stop")
 
 
 def stop() -> None:
