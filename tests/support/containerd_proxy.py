@@ -63,6 +63,7 @@ class ContainerdProxy:
     def close(self) -> None:
         self._loop.call_soon_threadsafe(self._stopping.set)
         self._thread.join(10)
+        self._loop.close()
 
     # -- inside the thread ---------------------------------------------------------------------
 
