@@ -224,6 +224,10 @@ class Journal:
         loop = asyncio.get_running_loop()
         try:
             await loop.run_in_executor(self._thread, self._store.write, batch)
+        except asyncio.CancelledError:
+            # A write that had not begun never will; one that had is repeated, to the same end.
+            self._put_back(batch)
+            raise
         except sqlite3.Error as error:
             self._refused(batch, error)
         else:
@@ -242,6 +246,9 @@ class Journal:
                 error,
             )
         self.problem = f"cannot write the worker's store: {error}"
+        self._put_back(batch)
+
+    def _put_back(self, batch: Changes) -> None:
         self._waiting = Changes(
             containers=batch.containers | self._waiting.containers,
             specs=batch.specs | self._waiting.specs,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -110,3 +111,29 @@ async def test_a_full_disk_is_survived_and_written_later(
                 await asyncio.sleep(0.05)
         await journal.durable()
         assert on_disk(path).memory == {"one": memory}
+
+
+async def test_a_write_that_is_cancelled_before_it_began_is_made_up_for(tmp_path: Path) -> None:
+    path = tmp_path / "worker.db"
+    journal = Journal(Store.open(path))
+    begun, go_on = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        begun.set()
+        go_on.wait(10)
+
+    # The store's one thread is busy, so that the write waits its turn.
+    busy = asyncio.get_running_loop().run_in_executor(journal._thread, hold)
+    await asyncio.to_thread(begun.wait, 10)
+    journal.put_container("c1", None, Memory(state=objects_pb2.CONTAINER_STATE_RUNNING, attempt=1))
+    task = asyncio.create_task(journal.run())
+    async with asyncio.timeout(10):
+        while journal._waiting.containers:  # noqa: ASYNC110 - a condition with a deadline
+            await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    go_on.set()
+    await busy
+    await journal.close()
+    assert on_disk(path).memory["c1"].attempt == 1
