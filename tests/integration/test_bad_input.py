@@ -11,6 +11,7 @@ import socket
 import subprocess
 import tarfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import grpc
@@ -153,7 +154,10 @@ def test_a_request_cut_in_the_middle_harms_nobody(node: WarrenNode) -> None:
 
 def spools(node: WarrenNode) -> list[str]:
     """Archives that the daemon is receiving: files of its data directory without a name."""
-    links = [os.readlink(fd) for fd in Path(f"/proc/{node.pid}/fd").iterdir() if fd.is_symlink()]
+    links = []
+    for descriptor in Path(f"/proc/{node.pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed since it was listed
+            links.append(os.readlink(descriptor))
     return [link for link in links if link.startswith(str(node.data_dir)) and "(deleted)" in link]
 
 

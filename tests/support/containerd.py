@@ -97,7 +97,10 @@ class Containerd:
         """No task, container, snapshot, lease, write, shim, logger, mount or cgroup of ours."""
         deadline = time.monotonic() + timeout_s
         while True:
-            left = list(self._left(namespace))
+            try:
+                left = list(self._left(namespace))
+            except FileNotFoundError as gone:  # it went while it was looked at: look again
+                left = [str(gone)]
             if not left:
                 return
             if time.monotonic() > deadline:
