@@ -33,13 +33,13 @@ from warren.observe.endpoints import declare_http, routes
 from warren.observe.health import CheckResult, Health, Role
 from warren.observe.http import HttpServer
 from warren.observe.logging import LogPipeline
-from warren.observe.loop import declare_loop_lag, watch_loop
+from warren.observe.loop import declare_loop_lag, favour_loop, watch_loop
 from warren.observe.metrics import Metrics, Scraper
 from warren.pb.v1 import api_pb2, node_pb2
 
 __all__ = ["Parts"]
 
-PULSE_S: Final = 0.25
+PULSE_S: Final = 1.0  # liveness counts a gap of up to 2 s
 GRPC_GRACE_S: Final = 1.0
 CLOSE_STEP_S: Final = 1.5  # three steps wait at the end, and all of it has 5 s
 PING_TIMEOUT_S: Final = 0.4
@@ -105,6 +105,7 @@ class Parts:
     # Starting
 
     async def _start_observing(self) -> None:
+        favour_loop()
         scraper = Scraper(self._metrics)
         self._stack.callback(scraper.close)
         server = HttpServer(routes(self._health, scraper))

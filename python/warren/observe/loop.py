@@ -29,7 +29,7 @@ def declare_loop_lag(metrics: Metrics) -> Histogram:
     ).child()
 
 
-async def watch_loop(lag: Histogram, *, interval_ms: int = 250) -> None:
+async def watch_loop(lag: Histogram, *, interval_ms: int = 500) -> None:
     """Record the loop's lag every `interval_ms` until cancelled."""
     loop = asyncio.get_running_loop()
     interval = interval_ms / 1000
