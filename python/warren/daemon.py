@@ -15,7 +15,7 @@ import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import uvloop
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
+STATUS_INTERVAL_S: Final = 10.0
 _log = logging.getLogger("warren.daemon")
 
 
@@ -149,16 +150,17 @@ class Daemon:
         return 1
 
     async def _keep_telling(self, parts: Parts) -> None:
-        """Tell the service manager that the loop turns, and how things are."""
+        """Tell the service manager that the loop turns, and from time to time how things are."""
         interval_s = watchdog_interval_s(os.environ, os.getpid())
-        last = ""
+        loop = asyncio.get_running_loop()
+        status_due_s = loop.time()
         while True:
             if interval_s is not None:
                 self._notifier.watchdog()
-            if (summary := await parts.summary()) != last:
-                self._notifier.status(summary)
-                last = summary
-            await asyncio.sleep(min(interval_s or 1.0, 1.0))
+            if loop.time() >= status_due_s:
+                self._notifier.status(await parts.summary())
+                status_due_s = loop.time() + STATUS_INTERVAL_S
+            await asyncio.sleep(min(interval_s or STATUS_INTERVAL_S, STATUS_INTERVAL_S))
 
     def _reload(self) -> None:
         """SIGHUP: the log level is read anew; everything else needs a restart."""

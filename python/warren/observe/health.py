@@ -1,9 +1,10 @@
 """What `/live`, `/health` and `/ready` say.
 
-Components register a check. A background task measures each of them again and again; an answer
-is made from what was measured at most STALE_MS ago, so that probes cost nothing and never hang,
-and a component that dies shows within two seconds. When the background task itself was held up,
-the answer measures first.
+Components register a check. While anybody asks, a background task measures each of them again and
+again; an answer is made from what was measured at most STALE_MS ago, so that probes cost nothing
+and never hang, and a component that dies shows within two seconds. What is older (the first to ask
+after a pause, a background task that was held up) is measured before it is told. Nobody asking,
+the task looks every IDLE_REFRESH_MS, for the log.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from datetime import UTC, datetime
 from typing import Final
 
 REFRESH_MS: Final = 800
+IDLE_REFRESH_MS: Final = 10_000
+ASKED_MS: Final = 5_000  # after the last question, how long the next is expected
 CHECK_TIMEOUT_MS: Final = 500
 STALE_MS: Final = 1000
 
@@ -106,6 +109,7 @@ class Health:
         self._refresh = refresh_ms / 1000
         self._timeout = check_timeout_ms / 1000
         self._stale = stale_ms / 1000
+        self._asked_at = float("-inf")
         self._components: dict[str, _Component] = {}
         self._changed = asyncio.Event()
 
@@ -132,12 +136,16 @@ class Health:
         self._changed.set()
 
     async def run(self) -> None:
-        """Measure all components every `refresh_ms`, and on `changed`, until cancelled."""
+        """Measure all components every `refresh_ms` while somebody asks, else every
+        IDLE_REFRESH_MS, and on `changed`, until cancelled.
+        """
         while True:
             self._changed.clear()
             await self._measure(list(self._components.values()))
+            idle = not self._is_asked()
+            pause = max(self._refresh, IDLE_REFRESH_MS / 1000) if idle else self._refresh
             with suppress(TimeoutError):
-                async with asyncio.timeout(self._refresh):
+                async with asyncio.timeout(pause):
                     await self._changed.wait()
 
     def live(self) -> Answer:
@@ -191,7 +199,13 @@ class Health:
             body["message"] = message
         return Answer(ok, body)
 
+    def _is_asked(self) -> bool:
+        return self._clock() - self._asked_at <= ASKED_MS / 1000
+
     async def _measure_stale(self) -> None:
+        if not self._is_asked():
+            self.changed()  # `run` is in a long pause
+        self._asked_at = self._clock()
         oldest = self._clock() - self._stale
         stale = [c for c in self._components.values() if c.measured_at < oldest]
         if stale:

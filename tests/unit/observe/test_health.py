@@ -207,6 +207,27 @@ def test_the_background_task_notices_death_and_return(run: Callable[..., Any]) -
     run(main)
 
 
+def test_while_nobody_asks_it_is_measured_seldom(run: Callable[..., Any]) -> None:
+    async def main() -> None:
+        switch = Switch()
+        clock = Clock()
+        health = Health("1", role=Role.NONE, clock=clock, refresh_ms=1)
+        health.add("api", switch.check)
+        running = asyncio.create_task(health.run())
+        await asyncio.sleep(0.1)  # a hundred quick turns, if it took them
+        assert switch.checks == 1
+
+        clock.now += 60
+        switch.result = (False, "died meanwhile")
+        assert not (await health.health()).ok
+        async with asyncio.timeout(10):
+            while switch.checks < 5:  # noqa: ASYNC110 - waits on what it counts
+                await asyncio.sleep(0.001)
+        running.cancel()
+
+    run(main)
+
+
 def test_a_change_is_measured_at_once(run: Callable[..., Any]) -> None:
     async def main() -> None:
         switch = Switch()
