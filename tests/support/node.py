@@ -78,6 +78,7 @@ class WarrenNode:
         self.containerd_address = containerd_address
         self.namespace = namespace
         self.env = env or {}
+        self.wrapper: list[str] = []  # a program that execs the daemon, with its arguments
         self.log_path = self.root / "warrend.log"
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -98,7 +99,7 @@ class WarrenNode:
         """Start the daemon without waiting for anything."""
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                [str(BIN / "warrend"), *self.flags(), *more],
+                [*self.wrapper, str(BIN / "warrend"), *self.flags(), *more],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
