@@ -11,19 +11,20 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-_BASE = {"error", "ids", "pb"}
+_BASE = {"error", "ids", "mutant", "pb"}
 _CORE = {"control", "fsm", "orchestrator", "raft", "scheduler", "wal"}
 
 #: Rust module → modules of the crate that it may name. What is not a key may not exist.
 RUST_ALLOWED: dict[str, set[str]] = {
     "error": {"ids", "pb"},
     "ids": {"error", "pb"},
+    "mutant": set(),
     "pb": set(),
     "fsm": _BASE,
     "scheduler": _BASE | {"fsm"},
     "orchestrator": _BASE | {"fsm", "scheduler"},
-    "raft": {"error", "ids"},
-    "wal": set(),
+    "raft": {"error", "ids", "mutant", "pb"},
+    "wal": {"mutant"},
     "control": _BASE | _CORE,
     "host": _BASE | _CORE,
     "sim": _BASE | _CORE,

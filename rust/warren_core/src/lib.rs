@@ -5,6 +5,7 @@
 //! | module | what it is | may use |
 //! |---|---|---|
 //! | [`ids`], [`error`] | newtypes for every identifier; one error enum, one stable code a variant | |
+//! | [`mutant`] | planted faults, for the simulator; nothing in a release | |
 //! | [`pb`] | the schema `proto/warren/v1`, generated | |
 //! | [`fsm`] | the replicated state: objects, commands, a total `apply`, events, snapshots | `ids error pb` |
 //! | [`scheduler`] | where a container goes, and why not elsewhere | `fsm` |
@@ -24,6 +25,7 @@ pub mod error;
 pub mod fsm;
 pub mod host;
 pub mod ids;
+pub mod mutant;
 pub mod orchestrator;
 #[cfg(feature = "python")]
 mod py;

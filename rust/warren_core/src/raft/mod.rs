@@ -22,6 +22,7 @@ use raft::{Config as LibraryConfig, RawNode, StateRole};
 
 use crate::error::Error;
 use crate::ids::{Index, MemberId, Term};
+use crate::mutant::{self, Mutant};
 pub use codec::{ConfState, Damaged};
 pub use journal::Note;
 use storage::Storage;
@@ -256,6 +257,9 @@ impl Raft {
         self.node.advance_append_async(ready);
         if work.persist.is_some() {
             self.to_persist = self.taken;
+            if mutant::is_on(Mutant::AcknowledgesBeforeFsync) {
+                self.persisted(self.taken);
+            }
         } else if self.persisted == self.to_persist {
             // Only then: the library takes everything up to this number for durable.
             self.node.on_persist_ready(self.taken);
