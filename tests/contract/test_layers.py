@@ -33,7 +33,7 @@ def test_something_was_scanned() -> None:
         ("fsm/mod.rs", "fn f(x: crate::host::Clock) {}", "`fsm` may not use `host`"),
         ("fsm/mod.rs", "use crate::{\n    ids::{Id, raft},\n    py,\n};", "`fsm` may not use `py`"),
         ("raft/mod.rs", "use crate::fsm;", "`raft` may not use `fsm`"),
-        ("raft/mod.rs", "use crate::fsm::State;", "`raft` may not use `fsm`"),
+        ("raft/mod.rs", "use crate::wal::Wal;", "`raft` may not use `wal`"),
         ("wal/mod.rs", "use crate::raft::Entry;", "`wal` may not use `raft`"),
         (
             "scheduler/place.rs",
