@@ -83,6 +83,16 @@ pub enum Error {
     UnknownMethod { method: String },
     #[error("the state is at feature level {level}, which this release does not know; upgrade it")]
     UnknownLevel { level: u32 },
+    #[error(
+        "member {member} was removed from the cluster, for good; move its data directory away and \
+         let the host join anew"
+    )]
+    MemberRemoved { member: u64 },
+    #[error(
+        "member {member} is bound to another data directory; give it that one back, or remove the \
+         member and let the host join anew"
+    )]
+    WrongDataDir { member: u64 },
 
     // Refusals of single items at apply; the orchestrator and the workers see them, not people.
     #[error("slot {slot} is taken")]
@@ -123,6 +133,8 @@ impl Error {
             Error::StaleSession => "stale_session",
             Error::UnknownMethod { .. } => "unknown_method",
             Error::UnknownLevel { .. } => "unknown_level",
+            Error::MemberRemoved { .. } => "member_removed",
+            Error::WrongDataDir { .. } => "wrong_data_dir",
             Error::SlotTaken { .. } => "slot_taken",
             Error::NodeNotEligible { .. } => "node_not_eligible",
             Error::NoCapacity => "no_capacity",
@@ -155,6 +167,8 @@ impl Error {
         "stale_session",
         "unknown_method",
         "unknown_level",
+        "member_removed",
+        "wrong_data_dir",
         "slot_taken",
         "node_not_eligible",
         "no_capacity",

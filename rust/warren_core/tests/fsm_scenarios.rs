@@ -23,4 +23,4 @@ macro_rules! scenarios {
     )*};
 }
 
-scenarios!(services, binding, statuses, replacing, requests);
+scenarios!(services, binding, statuses, replacing, requests, members);

@@ -240,7 +240,7 @@ impl Member {
                     self.watches.touch(service);
                     self.sessions.touch(node, id);
                 }
-                Event::Cluster | Event::Node { .. } => {}
+                Event::Cluster | Event::Node { .. } | Event::Member { .. } => {}
             }
         }
     }
@@ -353,6 +353,7 @@ impl Member {
         let create = pb::CreateCluster {
             cluster_id: self.identity.cluster.to_vec(),
             epoch: self.identity.epoch,
+            founder: None,
         };
         let put = pb::PutNode {
             node_id: self.config.node.to_vec(),

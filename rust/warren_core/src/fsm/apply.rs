@@ -7,7 +7,8 @@ use prost::Message;
 use crate::error::{Error, Result};
 use crate::fsm::convert::specified;
 use crate::fsm::objects::{
-    Availability, CPU_MILLI_MAX, Cluster, Event, MEMORY_BYTES_MAX, Node, NodeStatus, Service,
+    Availability, CPU_MILLI_MAX, Cluster, Event, MEMORY_BYTES_MAX, Member, Node, NodeStatus,
+    Service,
 };
 use crate::fsm::requests::RequestKey;
 use crate::fsm::state::State;
@@ -130,6 +131,8 @@ impl State {
             Body::Bind(c) => self.bind(context, c),
             Body::SetDesired(c) => self.set_desired(context, c),
             Body::ReportStatus(c) => self.report_status(context, c),
+            Body::PutMember(c) => self.put_member(context, c),
+            Body::RemoveMember(c) => self.remove_member(context, c),
         }
     }
 
@@ -140,6 +143,13 @@ impl State {
             });
         }
         let id = ClusterId::from_slice(&command.cluster_id)?;
+        let founder = command.founder.as_ref().map(Member::try_from).transpose()?;
+        if let Some(founder) = founder {
+            if !founder.voter {
+                return Err(invalid("member", "the first one of a cluster votes"));
+            }
+            self.admit(cx, founder)?;
+        }
         self.cluster = Some(Arc::new(Cluster {
             id,
             epoch: command.epoch,
@@ -165,6 +175,13 @@ impl State {
             return Err(Error::UnknownLevel {
                 level: command.level,
             });
+        }
+        if let Some(behind) = self
+            .members()
+            .find(|member| member.feature_level_max < command.level)
+        {
+            let why = format!("member {} does not know it; upgrade it first", behind.id.0);
+            return Err(invalid("feature level", &why));
         }
         let cluster = Arc::make_mut(self.cluster.as_mut().ok_or(Error::NotInCluster)?);
         if command.level > cluster.feature_level {

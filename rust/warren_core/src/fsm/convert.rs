@@ -6,13 +6,16 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::fsm::objects::{
-    Cluster, Container, ContainerState, DesiredState, Node, Resources, Revision, Service, Status,
+    Cluster, Container, ContainerState, DesiredState, Member, Node, Resources, Revision, Service,
+    Status,
 };
-use crate::ids::{ClusterId, ContainerId, NodeId, ServiceId, SpecDigest};
+use crate::ids::{ClusterId, ContainerId, MemberId, NodeId, ServiceId, SpecDigest};
 use crate::pb;
 
 /// Longest message of a status; the rest is cut off.
 const STATUS_MESSAGE_BYTES_MAX: usize = 1024;
+/// A name of DNS (RFC 1035: 253 bytes), a colon, a port.
+const MEMBER_ADDRESS_BYTES_MAX: usize = 259;
 
 fn invalid(what: &'static str, why: impl Into<String>) -> Error {
     Error::Invalid {
@@ -260,6 +263,48 @@ impl TryFrom<pb::Node> for Node {
             )?,
             joined_at_ms: n.joined_at_ms,
             advertise_addr: n.advertise_addr.as_str().into(),
+        })
+    }
+}
+
+impl From<&Member> for pb::Member {
+    fn from(m: &Member) -> Self {
+        Self {
+            id: m.id.0,
+            data_dir: m.data_dir.to_vec(),
+            node_id: m.node.to_vec(),
+            address: m.address.to_string(),
+            voter: m.voter,
+            feature_level_max: m.feature_level_max,
+            added_at_ms: m.added_at_ms,
+        }
+    }
+}
+
+impl TryFrom<&pb::Member> for Member {
+    type Error = Error;
+
+    fn try_from(m: &pb::Member) -> Result<Self> {
+        let bytes = m.data_dir.len();
+        let data_dir = m.data_dir[..]
+            .try_into()
+            .map_err(|_| invalid("data directory id", format!("it has {bytes} bytes, not 16")))?;
+        if m.id == 0 {
+            return Err(invalid("member", "0 is no member's id"));
+        }
+        if !(1..=MEMBER_ADDRESS_BYTES_MAX).contains(&m.address.len()) {
+            let limit = MEMBER_ADDRESS_BYTES_MAX;
+            let why = format!("its address must have 1 to {limit} bytes");
+            return Err(invalid("member", why));
+        }
+        Ok(Self {
+            id: MemberId(m.id),
+            data_dir,
+            node: NodeId::from_slice(&m.node_id)?,
+            address: m.address.as_str().into(),
+            voter: m.voter,
+            feature_level_max: m.feature_level_max,
+            added_at_ms: m.added_at_ms,
         })
     }
 }

@@ -13,7 +13,7 @@
 //! | `table` | records that clone in O(1) |
 //! | `state` | all objects, with their indexes and totals |
 //! | `requests` | who asked what already, and the answer |
-//! | `apply`, `batch` | what each command does |
+//! | `apply`, `batch`, `members` | what each command does |
 //! | `validate`, `reference` | what a spec may say, before and at `apply` |
 //! | `resolve` | what people type → ids and digests |
 //! | `tally` | how far a service is from what is wanted |
@@ -22,6 +22,7 @@
 mod apply;
 mod batch;
 mod convert;
+mod members;
 mod objects;
 mod reference;
 mod requests;
@@ -34,6 +35,7 @@ pub mod validate;
 
 pub use apply::{Applied, FEATURE_LEVEL_MAX};
 pub use batch::BATCH_ITEMS_MAX;
+pub use members::{MEMBERS_MAX, REMOVED_MEMBERS_MAX};
 pub use objects::*;
 pub use reference::normalise_reference;
 pub use requests::{Remembered, RequestKey, request_digest};

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use crate::ids::{ClusterId, ContainerId, NodeId, ServiceId, SpecDigest};
+use crate::ids::{ClusterId, ContainerId, MemberId, NodeId, ServiceId, SpecDigest};
 use crate::pb;
 
 pub use crate::pb::{
@@ -220,6 +220,27 @@ impl Node {
     }
 }
 
+/// The UUID of a data directory, drawn when it was made.
+pub type DataDirId = [u8; 16];
+
+/// A manager that takes part in consensus, as the cluster wants it; what the configuration of
+/// consensus holds at the moment is `raft`'s to say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Never used for another one.
+    pub id: MemberId,
+    /// For life: the same id on an empty disk would have forgotten its votes.
+    pub data_dir: DataDirId,
+    pub node: NodeId,
+    /// `host:port` that other members reach it at.
+    pub address: Arc<str>,
+    /// Wanted to vote, once it has caught up; else it stays a learner.
+    pub voter: bool,
+    /// The newest feature level that its release knows; ≥ that of the state.
+    pub feature_level_max: u32,
+    pub added_at_ms: u64,
+}
+
 /// A position in the history of the state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Revision {
@@ -239,6 +260,10 @@ pub enum Event {
     },
     Node {
         id: NodeId,
+    },
+    Member {
+        id: MemberId,
+        gone: bool,
     },
     Container {
         id: ContainerId,

@@ -13,11 +13,11 @@ use prost::Message;
 use thiserror::Error as ThisError;
 
 use crate::error::Error;
-use crate::fsm::objects::{Cluster, Container, Node, Service};
+use crate::fsm::objects::{Cluster, Container, Member, Node, Service};
 use crate::fsm::requests::Remembered;
 use crate::fsm::state::State;
-use crate::fsm::{FEATURE_LEVEL_MAX, convert, validate};
-use crate::ids::{Index, Term};
+use crate::fsm::{FEATURE_LEVEL_MAX, MEMBERS_MAX, convert, validate};
+use crate::ids::{Index, MemberId, Term};
 use crate::pb;
 
 /// The format that this release writes, and the newest it reads.
@@ -75,6 +75,10 @@ pub fn write<E>(
     };
     writer.chunk.time_ms = state.time_ms();
     writer.chunk.cluster = state.cluster().map(Into::into);
+    writer.chunk.removed_members = state.members.removed().map(|id| id.0).collect();
+    for member in state.members() {
+        writer.put(pb::Member::from(member), |chunk| &mut chunk.members)?;
+    }
     for (digest, spec) in state.specs() {
         let spec = pb::SnapshotSpec {
             digest: digest.0.to_vec(),
@@ -236,11 +240,22 @@ fn restore(
         chunk.containers.len(),
         chunk.requests.len(),
         chunk.specs.len(),
+        chunk.members.len(),
     ];
     if let Some(cluster) = chunk.cluster {
         state.cluster = Some(Cluster::try_from(cluster)?.into());
     }
     state.time_ms = state.time_ms.max(chunk.time_ms);
+    for id in chunk.removed_members {
+        state.members.bury(MemberId(id));
+    }
+    for member in &chunk.members {
+        let member = Member::try_from(member)?;
+        if state.is_removed(member.id) || state.members.len() >= MEMBERS_MAX {
+            return Err(broken("a member of it was removed, or there are too many"));
+        }
+        state.members.put(member);
+    }
     for known in chunk.specs {
         let digest = convert::spec_digest(&known.digest)?;
         let spec = known.spec.unwrap_or_default();

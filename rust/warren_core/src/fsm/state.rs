@@ -8,6 +8,7 @@ use std::sync::Arc;
 use imbl::OrdMap;
 use imbl::ordmap::Entry;
 
+use crate::fsm::members::Members;
 use crate::fsm::objects::{Cluster, Container, ContainerState, Node, Resources, Revision, Service};
 use crate::fsm::requests::{Remembered, Requests};
 use crate::fsm::table::{Handle, Table};
@@ -28,6 +29,7 @@ pub struct State {
     pub(super) cluster: Option<Arc<Cluster>>,
     pub(super) time_ms: u64,
     pub(super) requests: Requests,
+    pub(super) members: Members,
     index: Index,
     term: Term,
     services: Table<ServiceRow>,

@@ -175,7 +175,7 @@ impl Orchestrator {
         let mut room = false;
         for event in events {
             match *event {
-                Event::Cluster => {}
+                Event::Cluster | Event::Member { .. } => {}
                 Event::Service { id, gone: true } => self.forget(id),
                 Event::Service { id, gone: false } => {
                     self.marks.mark(id);

@@ -3,7 +3,7 @@
 use warren_core::fsm::State;
 use warren_core::pb::{self, command::Body};
 
-use super::{Replica, Rng, node_id, put_node, spec};
+use super::{Replica, Rng, member, node_id, put_node, spec};
 
 /// Commands that often make sense and as often do not: ids, versions, slots and states from small
 /// pools, and now and then no sense at all.
@@ -59,7 +59,7 @@ impl Commands {
     fn body(&mut self, state: &State) -> Body {
         let service_id = self.service(state);
         let node_id = self.node();
-        match self.rng.below(22) {
+        match self.rng.below(24) {
             0 => {
                 let cluster_id = if self.rng.chance(80) {
                     vec![7; 16]
@@ -69,6 +69,7 @@ impl Commands {
                 Body::CreateCluster(pb::CreateCluster {
                     cluster_id,
                     epoch: 1,
+                    founder: self.rng.chance(80).then(|| self.member()),
                 })
             }
             1 => Body::RaiseFeatureLevel(pb::RaiseFeatureLevel {
@@ -107,6 +108,12 @@ impl Commands {
                 });
                 Body::SetDesired(pb::SetDesired { items })
             }
+            18 => Body::PutMember(pb::PutMember {
+                member: (!self.rng.chance(2)).then(|| self.member()),
+            }),
+            19 => Body::RemoveMember(pb::RemoveMember {
+                member_id: self.rng.below(12),
+            }),
             _ => {
                 let items = self.many(|s| s.status_item(state));
                 Body::ReportStatus(pb::ReportStatus { node_id, items })
@@ -136,6 +143,26 @@ impl Commands {
             spec.container = None;
         }
         (!self.rng.chance(2)).then_some(spec)
+    }
+
+    /// One of a dozen, whose id and data directory mostly belong together.
+    fn member(&mut self) -> pb::Member {
+        let id = self.rng.below(12);
+        let name = format!("m{id}");
+        let mut member = member(id, &name, self.rng.chance(60), self.rng.below(4) as u32);
+        if self.rng.chance(10) {
+            member.data_dir = vec![self.small(12); 16];
+        }
+        if self.rng.chance(5) {
+            member.data_dir = self.bytes(17);
+        }
+        if self.rng.chance(10) {
+            member.address = "m".repeat(self.rng.below(300) as usize);
+        }
+        if self.rng.chance(5) {
+            member.node_id = self.bytes(17);
+        }
+        member
     }
 
     fn put_node(&mut self) -> Body {

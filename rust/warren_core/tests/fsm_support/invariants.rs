@@ -2,14 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use warren_core::fsm::{Container, ContainerState, Resources, State, is_terminal};
-use warren_core::ids::{ContainerId, NodeId};
+use warren_core::fsm::{
+    Container, ContainerState, MEMBERS_MAX, Member, Resources, State, is_terminal,
+};
+use warren_core::ids::{ContainerId, MemberId, NodeId};
 
 /// Panics with what is wrong.
 pub fn check(state: &State) {
     totals(state);
     references(state);
     slots(state);
+    members(state);
 }
 
 fn totals(state: &State) {
@@ -87,15 +90,39 @@ fn slots(state: &State) {
     }
 }
 
+fn members(state: &State) {
+    let mut data_dirs = BTreeSet::new();
+    for member in state.members() {
+        assert!(!state.is_removed(member.id), "{member:?} is a zombie");
+        assert!(
+            data_dirs.insert(member.data_dir),
+            "{member:?} shares its data"
+        );
+        assert!(member.feature_level_max >= state.feature_level());
+        assert_eq!(state.member(member.id), Some(member));
+    }
+    assert!(data_dirs.len() <= MEMBERS_MAX);
+}
+
 /// Holds one state against a later one: (attempt, state) and the desired state never go back,
 /// and what a container is never changes.
 #[derive(Default)]
 pub struct History {
     seen: BTreeMap<ContainerId, Container>,
+    members: BTreeMap<MemberId, Member>,
 }
 
 impl History {
     pub fn observe(&mut self, state: &State) {
+        for now in state.members() {
+            let fixed = |m: &Member| (m.data_dir, m.node, m.added_at_ms);
+            if let Some(before) = self.members.insert(now.id, now.clone()) {
+                assert_eq!(fixed(now), fixed(&before), "an id changed hands");
+            }
+        }
+        for id in self.members.keys() {
+            assert!(state.member(*id).is_some() || state.is_removed(*id));
+        }
         for now in state.containers() {
             if let Some(before) = self.seen.insert(now.id, now.clone()) {
                 let position = |c: &Container| (c.status.attempt, c.status.state);

@@ -97,6 +97,19 @@ pub fn spec(name: &str, replicas: u32, image: &str) -> pb::ServiceSpec {
     }
 }
 
+/// The member that lives on node `name`, under this id, and knows the levels up to `level_max`.
+pub fn member(id: u64, name: &str, voter: bool, level_max: u32) -> pb::Member {
+    pb::Member {
+        id,
+        data_dir: node_id(name).to_vec(),
+        node_id: node_id(name).to_vec(),
+        address: format!("{name}:7946"),
+        voter,
+        feature_level_max: level_max,
+        added_at_ms: 0,
+    }
+}
+
 /// A replica: commands in, what came of them out.
 #[derive(Clone, Default)]
 pub struct Replica {
@@ -111,6 +124,7 @@ impl Replica {
         let create = pb::CreateCluster {
             cluster_id: vec![7; 16],
             epoch: 1,
+            founder: Some(member(1, "m1", true, 1)),
         };
         replica
             .apply(Body::CreateCluster(create))

@@ -4,6 +4,7 @@
 //! `create web replicas=3 image=web memory=100MiB cpu=0.5 mode=global restart=none request=1` ·
 //! `update web version=1 …` · `remove web` · `forget web` ·
 //! `bind web.1@n1 web.2@n1 version=1 replaces=web.1` · `desired web.1 remove` ·
+//! `member 2 on=m2 voter level=2` · `remove-member 2` · `raise 2` · `members` ·
 //! `report n1 web.1 state=running attempt=1 removed` · `show`
 //!
 //! Answers: the response or the refusal, then the events; `show` prints the state.
@@ -11,10 +12,10 @@
 use std::collections::BTreeMap;
 
 use prost::Message;
-use warren_core::fsm::{Applied, Container, ContainerState, DesiredState, Event, State};
+use warren_core::fsm::{Applied, Container, ContainerState, DesiredState, Event, Member, State};
 use warren_core::pb::{self, command::Body};
 
-use super::{MIB, Replica, digest, node_id, options, put_node, spec};
+use super::{MIB, Replica, digest, member, node_id, options, put_node, spec};
 
 type Options<'a> = BTreeMap<&'a str, &'a str>;
 
@@ -46,6 +47,29 @@ fn body(state: &State, words: &[&str], options: &Options) -> Body {
         "cluster" => Body::CreateCluster(pb::CreateCluster {
             cluster_id: vec![7; 16],
             epoch: 1,
+            founder: options
+                .get("founder")
+                .map(|name| member(1, name, !options.contains_key("learner"), 1)),
+        }),
+        "member" => {
+            let on = options.get("on").copied().unwrap_or_default();
+            let voter = options.contains_key("voter");
+            let level_max = options
+                .get("level")
+                .map_or(1, |level| level.parse().expect("one"));
+            let mut member = member(name.parse().expect("an id"), on, voter, level_max);
+            if let Some(data) = options.get("data") {
+                member.data_dir = node_id(data).to_vec();
+            }
+            Body::PutMember(pb::PutMember {
+                member: Some(member),
+            })
+        }
+        "remove-member" => Body::RemoveMember(pb::RemoveMember {
+            member_id: name.parse().expect("an id"),
+        }),
+        "raise" => Body::RaiseFeatureLevel(pb::RaiseFeatureLevel {
+            level: name.parse().expect("a level"),
         }),
         "node" => {
             let asked = resources(options);
@@ -216,6 +240,9 @@ pub fn execute(replica: &mut Replica, line: &str) -> Vec<String> {
     if line == "show" {
         return show(&replica.state);
     }
+    if line == "members" {
+        return show_members(&replica.state);
+    }
     let command = command(replica, line);
     let batch = matches!(
         command.body,
@@ -256,6 +283,7 @@ fn describe(state: &State, event: &Event) -> Option<String> {
         Event::Service { id, gone } => {
             format!("  service {}{}", state.service(id)?.name, suffix(gone))
         }
+        Event::Member { id, gone } => format!("  member {}{}", id.0, suffix(gone)),
         Event::Node { id } => format!("  node {}", state.node(id)?.name()),
         Event::Container { id, gone, .. } => {
             format!(
@@ -271,6 +299,20 @@ fn describe(state: &State, event: &Event) -> Option<String> {
 pub fn label(state: &State, container: &Container) -> String {
     let node = state.node(container.node).map_or("?", |node| node.name());
     format!("{}.{}@{node}", container.service_name, container.slot)
+}
+
+fn show_members(state: &State) -> Vec<String> {
+    let member = |member: &Member| {
+        let role = if member.voter { "voter" } else { "learner" };
+        format!(
+            "member {} at {}: {role}, knows level {}, added at {} ms",
+            member.id.0, member.address, member.feature_level_max, member.added_at_ms
+        )
+    };
+    let level = format!("level {}", state.feature_level());
+    std::iter::once(level)
+        .chain(state.members().map(member))
+        .collect()
 }
 
 pub fn show(state: &State) -> Vec<String> {

@@ -1,0 +1,165 @@
+//! Who takes part in consensus: the members that the cluster wants, and those it never wants again.
+//!
+//! What is here is the wish, replicated like every other object. The configuration of consensus
+//! follows it step by step (learner, voter, removed) and is `raft`'s.
+
+use std::sync::Arc;
+
+use imbl::{OrdMap, OrdSet, Vector};
+
+use crate::error::{Error, Result};
+use crate::fsm::apply::{Context, invalid, not_found};
+use crate::fsm::objects::{Event, Member};
+use crate::fsm::state::State;
+use crate::ids::MemberId;
+use crate::pb;
+
+/// Members of a cluster, learners included.
+pub const MEMBERS_MAX: usize = 64;
+/// Removed members that are remembered; the longest removed is forgotten first.
+pub const REMOVED_MEMBERS_MAX: usize = 1024;
+
+/// Invariants: no id is both present and removed; `removed` holds the ids of `removed_order`, each
+/// once, at most [`REMOVED_MEMBERS_MAX`]; no data directory belongs to two members.
+#[derive(Clone, Default)]
+pub(super) struct Members {
+    present: OrdMap<MemberId, Arc<Member>>,
+    removed: OrdSet<MemberId>,
+    removed_order: Vector<MemberId>,
+}
+
+impl Members {
+    pub fn get(&self, id: MemberId) -> Option<&Member> {
+        self.present.get(&id).map(|member| &**member)
+    }
+
+    /// By id.
+    pub fn iter(&self) -> impl Iterator<Item = &Member> {
+        self.present.values().map(|member| &**member)
+    }
+
+    pub fn len(&self) -> usize {
+        self.present.len()
+    }
+
+    pub fn is_removed(&self, id: MemberId) -> bool {
+        self.removed.contains(&id)
+    }
+
+    /// The longest removed first.
+    pub fn removed(&self) -> impl Iterator<Item = MemberId> {
+        self.removed_order.iter().copied()
+    }
+
+    pub fn put(&mut self, member: Member) {
+        self.present.insert(member.id, Arc::new(member));
+    }
+
+    /// Notes that `id` was removed; nothing changes if it is known.
+    pub fn bury(&mut self, id: MemberId) {
+        self.present.remove(&id);
+        if self.removed.insert(id).is_some() {
+            return;
+        }
+        self.removed_order.push_back(id);
+        if self.removed_order.len() > REMOVED_MEMBERS_MAX {
+            let forgotten = self.removed_order.pop_front().expect("it is not empty");
+            self.removed.remove(&forgotten);
+        }
+    }
+}
+
+impl State {
+    /// By id. At most [`MEMBERS_MAX`].
+    pub fn members(&self) -> impl Iterator<Item = &Member> {
+        self.members.iter()
+    }
+
+    pub fn member(&self, id: MemberId) -> Option<&Member> {
+        self.members.get(id)
+    }
+
+    /// Whether the member was taken out for good: nobody listens to it any more.
+    pub fn is_removed(&self, id: MemberId) -> bool {
+        self.members.is_removed(id)
+    }
+
+    pub(super) fn put_member(&mut self, cx: &mut Context, put: &pb::PutMember) -> Result<Vec<u8>> {
+        let member = put
+            .member
+            .as_ref()
+            .ok_or_else(|| invalid("member", "there is none"))?;
+        self.admit(cx, Member::try_from(member)?)?;
+        Ok(Vec::new())
+    }
+
+    /// Adds or changes a member, unless a rule of [`State::judge_member`] forbids it.
+    pub(super) fn admit(&mut self, cx: &mut Context, mut member: Member) -> Result<()> {
+        let known = self.judge_member(&member)?;
+        member.added_at_ms = known.map_or(self.time_ms, |known| known.added_at_ms);
+        if known != Some(&member) {
+            let id = member.id;
+            self.members.put(member);
+            cx.events.push(Event::Member { id, gone: false });
+        }
+        Ok(())
+    }
+
+    /// The member of this id as it is now, if it may become `member`.
+    fn judge_member(&self, member: &Member) -> Result<Option<&Member>> {
+        let Member { id, data_dir, .. } = *member;
+        if self.is_removed(id) {
+            return Err(Error::MemberRemoved { member: id.0 });
+        }
+        let elsewhere = |other: &&Member| (other.id == id) != (other.data_dir == data_dir);
+        if let Some(other) = self.members().find(elsewhere) {
+            return Err(Error::WrongDataDir { member: other.id.0 });
+        }
+        let level = self.feature_level();
+        if member.feature_level_max < level {
+            return Err(Error::UnknownLevel { level });
+        }
+        let known = self.member(id);
+        match known {
+            None if self.members.len() >= MEMBERS_MAX => Err(invalid(
+                "member",
+                "the cluster has 64, which is the limit; remove one first",
+            )),
+            Some(known) if known.node != member.node => {
+                Err(invalid("member", "it belongs to another node, for life"))
+            }
+            Some(known) if !member.voter && self.is_last_voter(known) => Err(last_voter()),
+            _ => Ok(known),
+        }
+    }
+
+    pub(super) fn remove_member(
+        &mut self,
+        cx: &mut Context,
+        command: &pb::RemoveMember,
+    ) -> Result<Vec<u8>> {
+        let id = MemberId(command.member_id);
+        match self.member(id) {
+            Some(member) if self.is_last_voter(member) => return Err(last_voter()),
+            Some(_) => {
+                self.members.bury(id);
+                cx.events.push(Event::Member { id, gone: true });
+            }
+            None if self.is_removed(id) => {}
+            None => return Err(not_found("member", id.0)),
+        }
+        Ok(Vec::new())
+    }
+
+    /// Without it nobody could ever commit anything again.
+    fn is_last_voter(&self, member: &Member) -> bool {
+        member.voter && self.members().filter(|other| other.voter).count() == 1
+    }
+}
+
+fn last_voter() -> Error {
+    invalid(
+        "member",
+        "it is the only one that is to vote; add another voter first",
+    )
+}
