@@ -97,6 +97,8 @@ pub struct Identity {
     pub cluster: ClusterId,
     pub epoch: u64,
     pub member: MemberId,
+    /// UUID of the data directory that the member is bound to.
+    pub data_dir: [u8; 16],
 }
 
 /// A state to be written down, with what its file must say.
@@ -352,6 +354,7 @@ impl Control {
             cluster: ClusterId::compose(self.entropy.draw(), 0),
             epoch: 1,
             member: MemberId(self.entropy.draw_u64() | 1),
+            data_dir: self.entropy.draw_uuid(),
         };
         out.create_log = Some(identity);
         let advertise_addr = request.advertise_addr;

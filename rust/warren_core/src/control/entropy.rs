@@ -26,6 +26,15 @@ impl Entropy {
         u64::from_le_bytes(std::array::from_fn(|at| block[at]))
     }
 
+    /// A random UUID (RFC 9562, section 5.4).
+    pub fn draw_uuid(&mut self) -> [u8; 16] {
+        let block = self.block();
+        let mut uuid: [u8; 16] = std::array::from_fn(|at| block[at]);
+        uuid[6] = uuid[6] & 0x0f | 0x40;
+        uuid[8] = uuid[8] & 0x3f | 0x80;
+        uuid
+    }
+
     fn block(&mut self) -> [u8; 32] {
         self.drawn += 1;
         Sha256::new()

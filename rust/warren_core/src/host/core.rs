@@ -194,6 +194,7 @@ impl Core {
             cluster_id: identity.cluster.0,
             epoch: identity.epoch,
             member_id: identity.member.0,
+            data_dir: identity.data_dir,
         };
         let options = recovery::wal_options(&self.options);
         let wal = Wal::create(Arc::new(FileDisk), &dir, identity, options)

@@ -38,6 +38,7 @@ pub fn recover(options: &Options) -> Result<Option<Recovery>, Error> {
         cluster: ClusterId(found.identity.cluster_id),
         epoch: found.identity.epoch,
         member: MemberId(found.identity.member_id),
+        data_dir: found.identity.data_dir,
     };
     let marked_index = found.snapshot.map_or(0, |(index, _)| index);
     let mut warnings = Vec::new();

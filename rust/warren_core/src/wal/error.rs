@@ -30,8 +30,8 @@ pub enum WalError {
 
     /// Written by a release whose format this one does not know.
     #[error(
-        "{file} has log format {found}, this release reads format {known}: start the release that \
-         wrote it, or a newer one"
+        "{file} has log format {found}, this release reads format {known}: start a release that reads \
+         format {found}"
     )]
     Version {
         file: String,

@@ -47,9 +47,11 @@ pub use log::{Durable, Recovered, Stats, Wal};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Identity {
     pub cluster_id: [u8; 16],
+    /// UUID of the data directory that the member is bound to.
+    pub data_dir: [u8; 16],
     /// Raised by restore and by quorum recovery, which begin a new log.
     pub epoch: u64,
-    /// The consensus member, bound to this data directory and never reused.
+    /// The consensus member; never reused, and never moved to another data directory.
     pub member_id: u64,
 }
 

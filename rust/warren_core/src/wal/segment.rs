@@ -6,10 +6,10 @@ use super::outline::Position;
 
 /// One page, so that no later write shares a disk sector with the header.
 pub(super) const HEADER_BYTES: usize = 4096;
-pub(super) const FORMAT_VERSION: u32 = 1;
+pub(super) const FORMAT_VERSION: u32 = 2;
 const MAGIC: &[u8; 8] = b"WARRNWAL";
 const FLAG_RECYCLED: u32 = 1;
-const FIELDS_END: usize = 112;
+const FIELDS_END: usize = 128;
 const CHECKSUM_OFFSET: usize = HEADER_BYTES - 4;
 
 /// The first page of a segment. It is durable before the segment gets its name.
@@ -47,6 +47,7 @@ impl Header {
         let flags = if self.recycled { FLAG_RECYCLED } else { 0 };
         page.extend_from_slice(&flags.to_le_bytes());
         page.extend_from_slice(&self.identity.cluster_id);
+        page.extend_from_slice(&self.identity.data_dir);
         for field in [
             self.identity.epoch,
             self.identity.member_id,
@@ -90,19 +91,20 @@ impl Header {
         let header = Self {
             identity: Identity {
                 cluster_id: page[16..32].try_into().expect("sixteen bytes"),
-                epoch: u64_at(page, 32),
-                member_id: u64_at(page, 40),
+                data_dir: page[32..48].try_into().expect("sixteen bytes"),
+                epoch: u64_at(page, 48),
+                member_id: u64_at(page, 56),
             },
             recycled: u32_at(page, 12) & FLAG_RECYCLED != 0,
-            sequence: u64_at(page, 48),
-            segment_bytes: u64_at(page, 56),
-            prev_end: u64_at(page, 64),
-            prev_checksum: u32_at(page, 72),
-            first_sequence: u64_at(page, 80),
-            batch: u64_at(page, 88),
+            sequence: u64_at(page, 64),
+            segment_bytes: u64_at(page, 72),
+            prev_end: u64_at(page, 80),
+            prev_checksum: u32_at(page, 88),
+            first_sequence: u64_at(page, 96),
+            batch: u64_at(page, 104),
             last: Position {
-                index: u64_at(page, 96),
-                term: u64_at(page, 104),
+                index: u64_at(page, 112),
+                term: u64_at(page, 120),
             },
         };
         Ok((header, checksum))
@@ -152,6 +154,7 @@ mod tests {
         Header {
             identity: Identity {
                 cluster_id: *b"a cluster's name",
+                data_dir: *b"a data directory",
                 epoch: 2,
                 member_id: 3,
             },
@@ -189,11 +192,14 @@ mod tests {
 
     #[test]
     fn an_unknown_version_is_told_apart_from_damage() {
-        let mut page = header().encode();
-        page[8] = 2;
-        let checksum = crc32c::crc32c(&page[..CHECKSUM_OFFSET]);
-        page[CHECKSUM_OFFSET..].copy_from_slice(&checksum.to_le_bytes());
-        assert!(matches!(Header::decode(&page), Err(BadHeader::Version(2))));
+        for version in [1, FORMAT_VERSION + 1] {
+            let mut page = header().encode();
+            page[8] = version as u8;
+            let checksum = crc32c::crc32c(&page[..CHECKSUM_OFFSET]);
+            page[CHECKSUM_OFFSET..].copy_from_slice(&checksum.to_le_bytes());
+            let refused = Header::decode(&page);
+            assert!(matches!(refused, Err(BadHeader::Version(found)) if found == version));
+        }
     }
 
     #[test]

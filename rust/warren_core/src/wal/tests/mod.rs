@@ -14,6 +14,7 @@ use super::{Identity, Options, Recovered, Wal, WalError};
 
 const IDENTITY: Identity = Identity {
     cluster_id: *b"0123456789abcdef",
+    data_dir: *b"fedcba9876543210",
     epoch: 1,
     member_id: 1,
 };
