@@ -196,7 +196,7 @@ class Parts:
         )
         self._background("worker", self._side.run())
         # Before, there is no log that could work or not.
-        self._health.add("raft", self._check_raft)
+        self._health.add_at_hand("raft", self._read_raft)
         self._health.set_role(Role.MANAGER | Role.WORKER)
         self._health.changed()
 
@@ -225,7 +225,7 @@ class Parts:
         self._health.add("containerd", self._check_containerd)
         self._health.add("api", self._check_api)
 
-    async def _check_raft(self) -> CheckResult:
+    def _read_raft(self) -> CheckResult:
         why = readiness.problem(self._core.status())
         return not why, why
 

@@ -262,14 +262,15 @@ def test_a_full_disk_refuses_writes_stays_up_and_recovers(
     why = create_until_refused(node, acknowledged)
     assert "no space" in why
     assert str(small_disk) in why
+    status, body = node.http("/ready")
+    assert status == 503, "a write was refused, and /ready must know of it at once"
+    assert "no space" in body
     assert node.refused("service", "scale", "talker=2", "--detach") == (1, f"warrenctl: {why}\n")
     archive = tiny_archive(tmp_path / "more.tar", "docker.io/library/more:1", 4 << 20)
     code, why = node.refused("image", "load", "-i", str(archive))
     assert code == 1
     assert "not enough space" in why
-    status, body = node.http("/ready")
-    assert status == 503
-    assert "no space" in body
+    assert node.http("/ready")[0] == 503, "nothing was freed"
     assert names(node) == acknowledged
 
     # A container that dies now comes back although nothing of it can be written down.

@@ -1,10 +1,12 @@
 """What `/live`, `/health` and `/ready` say.
 
-Components register a check. While anybody asks, a background task measures each of them again and
-again; an answer is made from what was measured at most STALE_MS ago, so that probes cost nothing
-and never hang, and a component that dies shows within two seconds. What is older (the first to ask
-after a pause, a background task that was held up) is measured before it is told. Nobody asking,
-the task looks every IDLE_REFRESH_MS, for the log.
+Components register a check, or a reading where their state is at hand. While anybody asks, a
+background task measures each check again and again; an answer is made from what was measured at
+most STALE_MS ago, so that probes cost nothing and never hang, and a component that dies shows
+within two seconds. What is older (the first to ask after a pause, a background task that was held
+up) is measured before it is told. A reading is taken for every answer: a daemon that has refused a
+write must not call itself ready a moment later. Nobody asking, the task looks every
+IDLE_REFRESH_MS, for the log.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ NO_CLUSTER: Final = (
 
 CheckResult = tuple[bool, str]
 Check = Callable[[], Awaitable[CheckResult]]
+Reading = Callable[[], CheckResult]
 
 _log = logging.getLogger("warren.health")
 
@@ -81,7 +84,8 @@ class Answer:
 @dataclass(slots=True)
 class _Component:
     name: str
-    check: Check
+    check: Check | None = None
+    reading: Reading | None = None
     why: str = "not checked yet"
     measured_at: float = float("-inf")
     running: asyncio.Task[None] | None = None
@@ -117,9 +121,18 @@ class Health:
         """Register a component. `check` answers `(ok, why not)`; raising or taking longer than
         the time limit is a failure too. ValueError when the name is taken.
         """
-        if name in self._components:
-            raise ValueError(f"health component {name!r} is registered already")
-        self._components[name] = _Component(name, check)
+        self._add(_Component(name, check=check))
+
+    def add_at_hand(self, name: str, reading: Reading) -> None:
+        """Register a component whose state is at hand. `reading` answers as a check does, but at
+        once: it is taken on the event loop for every answer. ValueError when the name is taken.
+        """
+        self._add(_Component(name, reading=reading))
+
+    def _add(self, component: _Component) -> None:
+        if component.name in self._components:
+            raise ValueError(f"health component {component.name!r} is registered already")
+        self._components[component.name] = component
 
     def remove(self, name: str) -> None:
         """Forget a component; nothing happens when it is not registered."""
@@ -142,6 +155,7 @@ class Health:
         while True:
             self._changed.clear()
             await self._measure(list(self._components.values()))
+            self._read()
             idle = not self._is_asked()
             pause = max(self._refresh, IDLE_REFRESH_MS / 1000) if idle else self._refresh
             with suppress(TimeoutError):
@@ -176,6 +190,7 @@ class Health:
 
     def _why_not(self) -> dict[str, str]:
         """Why each component does not work; empty for those that do."""
+        self._read()
         oldest = self._clock() - self._stale
         return {
             name: component.why if component.measured_at >= oldest else "its check hangs"
@@ -212,26 +227,44 @@ class Health:
             await self._measure(stale)
 
     async def _measure(self, components: list[_Component]) -> None:
-        """Measure these side by side; joins a measurement that is under way."""
+        """Measure those with a check side by side; joins a measurement that is under way."""
         for component in components:
-            if component.running is None or component.running.done():
-                component.running = asyncio.create_task(self._check(component))
+            under_way = component.running is not None and not component.running.done()
+            if component.check is not None and not under_way:
+                component.running = asyncio.create_task(self._check(component, component.check))
         running = [c.running for c in components if c.running is not None]
         if running:
             # Twice: a check that does not even heed its cancellation must not hold up the rest.
             await asyncio.wait(running, timeout=2 * self._timeout)
 
-    async def _check(self, component: _Component) -> None:
+    async def _check(self, component: _Component, check: Check) -> None:
         try:
             async with asyncio.timeout(self._timeout):
-                ok, why = await component.check()
+                result = await check()
         except TimeoutError:
-            ok, why = False, f"no answer within {self._timeout * 1000:.0f} ms"
+            result = False, f"no answer within {self._timeout * 1000:.0f} ms"
         except Exception as error:  # noqa: BLE001 - whatever a check raises is its answer
-            ok, why = False, str(error) or type(error).__name__
+            result = _failure(error)
+        self._note(component, result)
+
+    def _read(self) -> None:
+        for component in self._components.values():
+            if component.reading is not None:
+                try:
+                    result = component.reading()
+                except Exception as error:  # noqa: BLE001 - as with a check
+                    result = _failure(error)
+                self._note(component, result)
+
+    def _note(self, component: _Component, result: CheckResult) -> None:
+        ok, why = result
         if ok == bool(component.why):
             level = logging.INFO if ok else logging.WARNING
             state = "works" if ok else "does not work"
             _log.log(level, "%s %s", component.name, state, extra={"why": why} if why else None)
         component.why = "" if ok else why or "no reason given"
         component.measured_at = self._clock()
+
+
+def _failure(error: Exception) -> CheckResult:
+    return False, str(error) or type(error).__name__

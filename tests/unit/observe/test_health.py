@@ -32,6 +32,9 @@ class Switch:
         self.checks = 0
 
     async def check(self) -> CheckResult:
+        return self.read()
+
+    def read(self) -> CheckResult:
         self.checks += 1
         return self.result
 
@@ -186,6 +189,76 @@ def test_states_are_never_older_than_a_second(run: Callable[..., Any]) -> None:
         assert switch.checks == 2
 
     run(main)
+
+
+def test_what_is_at_hand_is_never_older_than_the_question(run: Callable[..., Any]) -> None:
+    async def main() -> None:
+        raft = Switch()
+        health, _ = made(role=Role.MANAGER, api=Switch())  # its clock stands still
+        health.add_at_hand("raft", raft.read)
+        assert (await health.ready()).ok
+        raft.result = (False, "no space left")
+        answer = await health.ready()
+        assert not answer.ok
+        assert answer.body["message"] == "waiting for raft (no space left)"
+        assert not (await health.health()).ok
+        raft.result = (True, "")
+        assert (await health.ready()).ok
+
+    run(main)
+
+
+def test_what_is_at_hand_is_read_after_the_checks(run: Callable[..., Any]) -> None:
+    async def main() -> None:
+        raft = Switch()
+
+        async def meanwhile_the_disk_fills() -> CheckResult:
+            raft.result = (False, "no space left")
+            return True, ""
+
+        health, _ = made(role=Role.MANAGER)
+        health.add_at_hand("raft", raft.read)
+        health.add("api", meanwhile_the_disk_fills)
+        answer = await health.ready()
+        assert answer.body["message"] == "waiting for raft (no space left)"
+
+    run(main)
+
+
+def test_a_reading_that_fails(run: Callable[..., Any]) -> None:
+    def broken() -> CheckResult:
+        raise KeyError
+
+    async def main() -> None:
+        health, _ = made(x=Switch())
+        health.add_at_hand("y", broken)
+        with pytest.raises(ValueError, match="registered already"):
+            health.add_at_hand("x", broken)
+        answer = await health.health()
+        assert answer.body["components"] == {"x": "healthy", "y": "unhealthy: KeyError"}
+
+    run(main)
+
+
+def test_the_background_task_logs_what_is_at_hand(
+    run: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        raft = Switch()
+        health = Health("1", refresh_ms=3_600_000)
+        health.add_at_hand("raft", raft.read)
+        running = asyncio.create_task(health.run())
+        for turns, result in enumerate([(True, ""), (False, "no space left"), (True, "")], 1):
+            raft.result = result
+            health.changed()
+            async with asyncio.timeout(10):
+                while raft.checks < turns:  # noqa: ASYNC110 - waits on what it counts
+                    await asyncio.sleep(0)
+        running.cancel()
+
+    with caplog.at_level(logging.INFO, "warren.health"):
+        run(main)
+    assert [r.message for r in caplog.records] == ["raft works", "raft does not work", "raft works"]
 
 
 def test_the_background_task_notices_death_and_return(run: Callable[..., Any]) -> None:
