@@ -91,6 +91,7 @@ STATUS_OF_CODE: Final[Mapping[str, grpc.StatusCode]] = {
     "stale_session": grpc.StatusCode.ABORTED,
     "unknown_method": grpc.StatusCode.UNIMPLEMENTED,
     "unknown_level": grpc.StatusCode.FAILED_PRECONDITION,
+    "level_not_reached": grpc.StatusCode.FAILED_PRECONDITION,
     "member_removed": grpc.StatusCode.FAILED_PRECONDITION,
     "wrong_data_dir": grpc.StatusCode.FAILED_PRECONDITION,
     # Refusals of single items at apply.

@@ -84,6 +84,11 @@ pub enum Error {
     #[error("the state is at feature level {level}, which this release does not know; upgrade it")]
     UnknownLevel { level: u32 },
     #[error(
+        "it needs feature level {level} and the cluster is at {current}; upgrade all managers, then \
+         try again"
+    )]
+    LevelNotReached { level: u32, current: u32 },
+    #[error(
         "member {member} was removed from the cluster, for good; move its data directory away and \
          let the host join anew"
     )]
@@ -133,6 +138,7 @@ impl Error {
             Error::StaleSession => "stale_session",
             Error::UnknownMethod { .. } => "unknown_method",
             Error::UnknownLevel { .. } => "unknown_level",
+            Error::LevelNotReached { .. } => "level_not_reached",
             Error::MemberRemoved { .. } => "member_removed",
             Error::WrongDataDir { .. } => "wrong_data_dir",
             Error::SlotTaken { .. } => "slot_taken",
@@ -167,6 +173,7 @@ impl Error {
         "stale_session",
         "unknown_method",
         "unknown_level",
+        "level_not_reached",
         "member_removed",
         "wrong_data_dir",
         "slot_taken",

@@ -61,6 +61,9 @@ fn apply_is_total_and_keeps_the_invariants() {
         "version_conflict",
         "request_reused",
         "unknown_level",
+        "level_not_reached",
+        "member_removed",
+        "wrong_data_dir",
     ] {
         assert!(codes.contains_key(code), "{code} never came up: {codes:?}");
     }
@@ -108,6 +111,7 @@ fn replicas_stay_equal_through_snapshots() {
             if n % 50 == 20 {
                 second.state = restored(&second.state);
             }
+            assert_eq!(first.state.hash(), second.state.hash());
         }
         assert_eq!(first.bytes(), second.bytes());
     }
@@ -135,6 +139,7 @@ fn restored(state: &State) -> State {
     );
     invariants::check(&restored);
     assert_eq!(snapshot_bytes(&restored), bytes);
+    assert_eq!(restored.hash(), state.hash());
     restored
 }
 

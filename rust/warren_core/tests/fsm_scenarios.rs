@@ -23,4 +23,6 @@ macro_rules! scenarios {
     )*};
 }
 
-scenarios!(services, binding, statuses, replacing, requests, members);
+scenarios!(
+    services, binding, statuses, replacing, requests, members, levels, hash
+);

@@ -17,7 +17,16 @@ use crate::ids::{ClusterId, ENTROPY_BYTES, Index, NodeId, ServiceId, Term};
 use crate::pb::{self, command::Body};
 
 /// The newest feature level this release knows.
-pub const FEATURE_LEVEL_MAX: u32 = 1;
+pub const FEATURE_LEVEL_MAX: u32 = 2;
+
+/// The level at which a command came to be. Below it, to releases that know the command it is what
+/// it is to those that do not: nothing.
+fn level_of(body: &Body) -> u32 {
+    match body {
+        Body::SetNodeAvailability(_) => 2,
+        _ => 1,
+    }
+}
 
 /// Limits of what a node says of itself.
 const NODE_NAME_BYTES_MAX: usize = 253;
@@ -40,9 +49,24 @@ pub(super) struct Context {
 }
 
 impl State {
-    /// Applies the encoded command of the entry at `index`. An error is no refusal: this release
-    /// cannot know what the others did with the entry, so the process must stop.
+    /// Applies the encoded command of the entry at `index`; see [`State::apply_bytes_as`].
     pub fn apply_bytes(&mut self, index: Index, term: Term, bytes: &[u8]) -> Result<Applied> {
+        self.apply_bytes_as(FEATURE_LEVEL_MAX, index, term, bytes)
+    }
+
+    /// Applies the encoded command of the entry at `index`, as a release does that knows the
+    /// feature levels up to `level_max`.
+    ///
+    /// An error is no refusal. It means that the others may do with the entry what this release
+    /// cannot: its bytes are no command, or it raises the cluster to a level above `level_max`
+    /// ([`Error::UnknownLevel`]). Nothing was changed, and the process must stop.
+    pub fn apply_bytes_as(
+        &mut self,
+        level_max: u32,
+        index: Index,
+        term: Term,
+        bytes: &[u8],
+    ) -> Result<Applied> {
         let command = pb::Command::decode(bytes).map_err(|error| Error::Invalid {
             what: "log entry",
             why: format!(
@@ -50,14 +74,13 @@ impl State {
                 index.0
             ),
         })?;
-        let raised = match &command.body {
-            Some(Body::RaiseFeatureLevel(raise)) => raise.level,
-            _ => 0,
-        };
-        match command.level.max(raised) {
-            level if level > FEATURE_LEVEL_MAX => Err(Error::UnknownLevel { level }),
-            _ => Ok(self.apply(index, term, &command)),
+        if let Some(Body::RaiseFeatureLevel(raise)) = &command.body
+            && raise.level > level_max
+            && self.judge_raise(raise.level).is_ok()
+        {
+            return Err(Error::UnknownLevel { level: raise.level });
         }
+        Ok(self.apply(index, term, &command))
     }
 
     /// Applies a command: looks up its request id, judges it, changes the state or refuses.
@@ -108,12 +131,15 @@ impl State {
     }
 
     fn execute(&mut self, context: &mut Context, command: &pb::Command) -> Result<Vec<u8>> {
-        if command.level > FEATURE_LEVEL_MAX {
-            return Err(Error::UnknownLevel {
-                level: command.level,
-            });
+        // Before the body is looked at: an older release may not even know it, and has to come to
+        // the same refusal.
+        let current = self.feature_level();
+        if command.level > current {
+            let level = command.level;
+            return Err(Error::LevelNotReached { level, current });
         }
-        let Some(body) = &command.body else {
+        let known = |body: &&Body| level_of(body) <= command.level.max(1);
+        let Some(body) = command.body.as_ref().filter(known) else {
             return Err(invalid("command", "it says nothing"));
         };
         if self.cluster.is_none() && !matches!(body, Body::CreateCluster(_)) {
@@ -128,6 +154,7 @@ impl State {
             Body::ForgetService(c) => self.forget_service(context, c),
             Body::PutNode(c) => self.describe_node(context, c),
             Body::SetNodeStatus(c) => self.set_node_status(context, c),
+            Body::SetNodeAvailability(c) => self.set_node_availability(context, c),
             Body::Bind(c) => self.bind(context, c),
             Body::SetDesired(c) => self.set_desired(context, c),
             Body::ReportStatus(c) => self.report_status(context, c),
@@ -171,24 +198,39 @@ impl State {
         cx: &mut Context,
         command: &pb::RaiseFeatureLevel,
     ) -> Result<Vec<u8>> {
-        if command.level > FEATURE_LEVEL_MAX {
-            return Err(Error::UnknownLevel {
-                level: command.level,
-            });
-        }
-        if let Some(behind) = self
-            .members()
-            .find(|member| member.feature_level_max < command.level)
-        {
-            let why = format!("member {} does not know it; upgrade it first", behind.id.0);
-            return Err(invalid("feature level", &why));
-        }
+        self.judge_raise(command.level)?;
         let cluster = Arc::make_mut(self.cluster.as_mut().ok_or(Error::NotInCluster)?);
         if command.level > cluster.feature_level {
             cluster.feature_level = command.level;
             cx.events.push(Event::Cluster);
         }
         Ok(Vec::new())
+    }
+
+    /// Every member has to know the level; where none is known nobody can tell.
+    fn judge_raise(&self, level: u32) -> Result<()> {
+        let refuse = |why: &str| Err(invalid("feature level", why));
+        if level <= self.feature_level() {
+            return Ok(());
+        }
+        match self.members().min_by_key(|member| member.feature_level_max) {
+            None => refuse("the cluster has no members that could know it"),
+            Some(behind) if behind.feature_level_max < level => {
+                let member = behind.id.0;
+                refuse(&format!(
+                    "member {member} does not know it; upgrade it first"
+                ))
+            }
+            Some(_) => Ok(()),
+        }
+    }
+
+    /// The level that the cluster can be raised to now: the newest that all members, and a leader
+    /// whose release knows the levels up to `level_max`, know. `None` if it is there already.
+    pub fn raisable_level(&self, level_max: u32) -> Option<u32> {
+        let known = self.members().map(|member| member.feature_level_max).min();
+        let level = known?.min(level_max);
+        (level > self.feature_level()).then_some(level)
     }
 
     fn create_service(&mut self, cx: &mut Context, command: &pb::CreateService) -> Result<Vec<u8>> {
@@ -326,6 +368,28 @@ impl State {
         if node.status != status {
             self.put_node(Node {
                 status,
+                ..node.clone()
+            });
+            cx.events.push(Event::Node { id });
+        }
+        Ok(Vec::new())
+    }
+
+    fn set_node_availability(
+        &mut self,
+        cx: &mut Context,
+        command: &pb::SetNodeAvailability,
+    ) -> Result<Vec<u8>> {
+        let id = NodeId::from_slice(&command.node_id)?;
+        let availability = specified(
+            "availability",
+            command.availability,
+            Availability::Unspecified,
+        )?;
+        let node = self.node(id).ok_or_else(|| not_found(NodeId::KIND, id))?;
+        if node.availability != availability {
+            self.put_node(Node {
+                availability,
                 ..node.clone()
             });
             cx.events.push(Event::Node { id });

@@ -9,6 +9,7 @@ use imbl::{OrdMap, OrdSet, Vector};
 
 use crate::error::{Error, Result};
 use crate::fsm::apply::{Context, invalid, not_found};
+use crate::fsm::hash::{self, Sum};
 use crate::fsm::objects::{Event, Member};
 use crate::fsm::state::State;
 use crate::ids::MemberId;
@@ -26,6 +27,7 @@ pub(super) struct Members {
     present: OrdMap<MemberId, Arc<Member>>,
     removed: OrdSet<MemberId>,
     removed_order: Vector<MemberId>,
+    sum: Sum,
 }
 
 impl Members {
@@ -51,20 +53,35 @@ impl Members {
         self.removed_order.iter().copied()
     }
 
+    pub fn sum(&self) -> Sum {
+        self.sum
+    }
+
     pub fn put(&mut self, member: Member) {
-        self.present.insert(member.id, Arc::new(member));
+        self.sum.add(hash::member(&member));
+        if let Some(before) = self.present.insert(member.id, Arc::new(member)) {
+            self.sum.take(hash::member(&before));
+        }
     }
 
     /// Notes that `id` was removed; nothing changes if it is known.
     pub fn bury(&mut self, id: MemberId) {
-        self.present.remove(&id);
+        if let Some(member) = self.present.remove(&id) {
+            self.sum.take(hash::member(&member));
+        }
         if self.removed.insert(id).is_some() {
             return;
+        }
+        if let Some(before) = hash::removed_members(self.removed()) {
+            self.sum.take(before);
         }
         self.removed_order.push_back(id);
         if self.removed_order.len() > REMOVED_MEMBERS_MAX {
             let forgotten = self.removed_order.pop_front().expect("it is not empty");
             self.removed.remove(&forgotten);
+        }
+        if let Some(after) = hash::removed_members(self.removed()) {
+            self.sum.add(after);
         }
     }
 }

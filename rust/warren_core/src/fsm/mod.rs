@@ -17,11 +17,14 @@
 //! | `validate`, `reference` | what a spec may say, before and at `apply` |
 //! | `resolve` | what people type → ids and digests |
 //! | `tally` | how far a service is from what is wanted |
+//! | `hash`, `encode` | one number for the whole state |
 //! | `snapshot` | the state as bytes, and back |
 
 mod apply;
 mod batch;
 mod convert;
+mod encode;
+mod hash;
 mod members;
 mod objects;
 mod reference;
@@ -35,6 +38,7 @@ pub mod validate;
 
 pub use apply::{Applied, FEATURE_LEVEL_MAX};
 pub use batch::BATCH_ITEMS_MAX;
+pub use hash::StateHash;
 pub use members::{MEMBERS_MAX, REMOVED_MEMBERS_MAX};
 pub use objects::*;
 pub use reference::normalise_reference;

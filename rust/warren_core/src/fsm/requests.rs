@@ -13,6 +13,7 @@ use imbl::{OrdMap, OrdSet};
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
+use crate::fsm::hash::{self, Sum};
 use crate::ids::Index;
 use crate::pb;
 
@@ -91,6 +92,7 @@ pub(super) struct Requests {
     order: OrdSet<(Index, ClientId, u64)>,
     floors: OrdMap<ClientId, Floor>,
     idle: OrdSet<(Index, ClientId)>,
+    sum: Sum,
 }
 
 #[derive(Clone, Copy)]
@@ -104,6 +106,10 @@ struct Floor {
 impl Requests {
     pub fn get(&self, client: &ClientId, sequence: u64) -> Option<&Remembered> {
         self.answers.get(&(*client, sequence))
+    }
+
+    pub fn sum(&self) -> Sum {
+        self.sum
     }
 
     pub fn len(&self) -> usize {
@@ -138,8 +144,11 @@ impl Requests {
         if let Some(floor) = self.floors.get(&client) {
             self.idle.remove(&(floor.index, client));
         }
+        self.sum.add(hash::answer(&client, sequence, &known));
         self.order.insert((known.index, client, sequence));
-        self.answers.insert((client, sequence), known);
+        if let Some(before) = self.answers.insert((client, sequence), known) {
+            self.sum.take(hash::answer(&client, sequence, &before));
+        }
     }
 
     /// Forgets what is too old at `now`, or too much.
@@ -150,19 +159,25 @@ impl Requests {
                 break;
             }
             self.order.remove(&(index, client, sequence));
-            self.answers.remove(&(client, sequence));
+            let known = self.answers.remove(&(client, sequence)).expect("in order");
+            self.sum.take(hash::answer(&client, sequence, &known));
             let floor = self.floors.get(&client).map_or(0, |floor| floor.sequence);
             self.set_floor(client, floor.max(sequence.saturating_add(1)), index);
         }
         while self.idle.len() > FLOORS_MAX {
             let &(index, client) = self.idle.get_min().expect("it is not empty");
             self.idle.remove(&(index, client));
-            self.floors.remove(&client);
+            let floor = self.floors.remove(&client).expect("it is idle");
+            self.sum
+                .take(hash::floor(&client, floor.sequence, floor.index));
         }
     }
 
     pub fn set_floor(&mut self, client: ClientId, sequence: u64, index: Index) {
+        self.sum.add(hash::floor(&client, sequence, index));
         if let Some(before) = self.floors.insert(client, Floor { sequence, index }) {
+            self.sum
+                .take(hash::floor(&client, before.sequence, before.index));
             self.idle.remove(&(before.index, client));
         }
         let first = self.answers.range((client, 0)..=(client, u64::MAX)).next();

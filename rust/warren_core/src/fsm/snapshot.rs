@@ -41,6 +41,8 @@ pub enum ReadError {
     Damaged { offset: u64, why: String },
     #[error("format {0} is unknown to this release; upgrade it")]
     UnknownFormat(u32),
+    #[error("it is of feature level {0}, which this release does not know; upgrade it")]
+    UnknownLevel(u32),
 }
 
 /// The header of a snapshot of `state`. `conf_state` is the consensus layer's, opaque here.
@@ -189,19 +191,25 @@ fn frame(message: &impl Message) -> Vec<u8> {
     bytes
 }
 
-/// Reads a whole snapshot. Whatever is in the bytes, the outcome is the state that was written or
-/// an error.
+/// Reads a whole snapshot; see [`read_as`].
 pub fn read(input: impl Read) -> Result<(State, pb::SnapshotHeader), ReadError> {
+    read_as(FEATURE_LEVEL_MAX, input)
+}
+
+/// Reads a whole snapshot, as a release does that knows the feature levels up to `level_max`.
+/// Whatever is in the bytes, the outcome is the state that was written or an error.
+pub fn read_as(level_max: u32, input: impl Read) -> Result<(State, pb::SnapshotHeader), ReadError> {
     let mut reader = Reader {
         input,
         offset: 0,
         ahead: None,
     };
     let header: pb::SnapshotHeader = reader.message()?;
-    if header.format > FORMAT || header.feature_level > FEATURE_LEVEL_MAX {
-        return Err(ReadError::UnknownFormat(
-            header.format.max(header.feature_level),
-        ));
+    if header.format > FORMAT {
+        return Err(ReadError::UnknownFormat(header.format));
+    }
+    if header.feature_level > level_max {
+        return Err(ReadError::UnknownLevel(header.feature_level));
     }
     let mut state = State::new();
     state.advance(Index(header.index), Term(header.term));

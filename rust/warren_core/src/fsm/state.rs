@@ -8,6 +8,7 @@ use std::sync::Arc;
 use imbl::OrdMap;
 use imbl::ordmap::Entry;
 
+use crate::fsm::hash::{self, Sum};
 use crate::fsm::members::Members;
 use crate::fsm::objects::{Cluster, Container, ContainerState, Node, Resources, Revision, Service};
 use crate::fsm::requests::{Remembered, Requests};
@@ -41,6 +42,8 @@ pub struct State {
     container_ids: OrdMap<ContainerId, Handle>,
     specs: OrdMap<SpecDigest, SpecRow>,
     by_state: [u64; CONTAINER_STATES],
+    /// Of services, nodes, containers and specs.
+    sum: Sum,
 }
 
 #[derive(Clone)]
@@ -239,6 +242,10 @@ impl State {
         self.requests.len()
     }
 
+    pub(super) fn objects_sum(&self) -> Sum {
+        self.sum
+    }
+
     pub(super) fn container_ids(&self) -> &OrdMap<ContainerId, Handle> {
         &self.container_ids
     }
@@ -266,6 +273,7 @@ impl State {
 impl State {
     pub(super) fn insert_service(&mut self, service: Service) {
         let (id, name) = (service.id, service.name.clone());
+        self.sum.add(hash::service(&service));
         self.use_spec(service.spec_digest, || service.container_spec().clone());
         let handle = self.services.insert(ServiceRow {
             service,
@@ -286,7 +294,9 @@ impl State {
         let handle = self.service_ids[&id];
         let service = &mut self.services.get_mut(handle).service;
         let before = service.spec_digest;
+        self.sum.take(hash::service(service));
         change(service);
+        self.sum.add(hash::service(service));
         let service = service.clone();
         self.use_spec(service.spec_digest, || service.container_spec().clone());
         self.drop_spec(before);
@@ -300,13 +310,19 @@ impl State {
             row.containers.is_empty(),
             "a service goes after its containers"
         );
+        self.sum.take(hash::service(&row.service));
         self.service_names.remove(&row.service.name);
         self.drop_spec(row.service.spec_digest);
     }
 
     pub(super) fn put_node(&mut self, node: Node) {
+        self.sum.add(hash::node(&node));
         match self.node_ids.get(&node.id) {
-            Some(handle) => self.nodes.get_mut(*handle).node = node,
+            Some(handle) => {
+                let row = self.nodes.get_mut(*handle);
+                self.sum.take(hash::node(&row.node));
+                row.node = node;
+            }
             None => {
                 let id = node.id;
                 let row = NodeRow {
@@ -330,6 +346,7 @@ impl State {
         let node = self.node_ids[&container.node];
         self.use_spec(container.spec_digest, spec);
         self.by_state[container.status.state as usize] += 1;
+        self.sum.add(hash::container(&container));
         let handle = self.containers.insert(container);
         self.services
             .get_mut(service)
@@ -352,7 +369,9 @@ impl State {
     ) {
         let container = self.containers.get_mut(self.container_ids[&id]);
         let (state_before, held_before) = (container.status.state, container.held());
+        self.sum.take(hash::container(container));
         change(container);
+        self.sum.add(hash::container(container));
         let (state, held, node) = (container.status.state, container.held(), container.node);
         self.by_state[state_before as usize] -= 1;
         self.by_state[state as usize] += 1;
@@ -372,6 +391,7 @@ impl State {
             .expect("the container exists");
         let container = self.containers.remove(handle);
         self.by_state[container.status.state as usize] -= 1;
+        self.sum.take(hash::container(&container));
         let service = self.services.get_mut(self.service_ids[&container.service]);
         service.containers.remove(&(container.slot, id));
         let node = self.nodes.get_mut(self.node_ids[&container.node]);
@@ -389,6 +409,7 @@ impl State {
                     spec: Arc::new(spec()),
                     users: 1,
                 });
+                self.sum.add(hash::spec(&digest));
             }
         }
     }
@@ -398,6 +419,7 @@ impl State {
             row.get_mut().users -= 1;
             if row.get().users == 0 {
                 row.remove();
+                self.sum.take(hash::spec(&digest));
             }
         }
     }

@@ -25,7 +25,11 @@ impl Commands {
             command.request = Some(self.request());
         }
         command.time_ms = self.rng.below(1 << 40);
-        command.level = if self.rng.chance(2) { 9 } else { 1 };
+        command.level = match self.rng.below(50) {
+            0 => 9,
+            1..=3 => 2,
+            _ => replica.state.feature_level(),
+        };
         command
     }
 
@@ -59,7 +63,7 @@ impl Commands {
     fn body(&mut self, state: &State) -> Body {
         let service_id = self.service(state);
         let node_id = self.node();
-        match self.rng.below(24) {
+        match self.rng.below(25) {
             0 => {
                 let cluster_id = if self.rng.chance(80) {
                     vec![7; 16]
@@ -108,6 +112,14 @@ impl Commands {
                 });
                 Body::SetDesired(pb::SetDesired { items })
             }
+            20 => Body::SetNodeAvailability(pb::SetNodeAvailability {
+                node_id,
+                availability: if self.rng.chance(70) {
+                    1
+                } else {
+                    self.small(5).into()
+                },
+            }),
             18 => Body::PutMember(pb::PutMember {
                 member: (!self.rng.chance(2)).then(|| self.member()),
             }),

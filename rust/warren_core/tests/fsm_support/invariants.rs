@@ -13,6 +13,7 @@ pub fn check(state: &State) {
     references(state);
     slots(state);
     members(state);
+    assert_eq!(state.hash(), state.hash_from_scratch());
 }
 
 fn totals(state: &State) {

@@ -4,7 +4,8 @@
 //! `create web replicas=3 image=web memory=100MiB cpu=0.5 mode=global restart=none request=1` ·
 //! `update web version=1 …` · `remove web` · `forget web` ·
 //! `bind web.1@n1 web.2@n1 version=1 replaces=web.1` · `desired web.1 remove` ·
-//! `member 2 on=m2 voter level=2` · `remove-member 2` · `raise 2` · `members` ·
+//! `member 2 on=m2 voter level=2` · `remove-member 2` · `raise 2` · `members` · `hash` ·
+//! `availability n1 drain built-for=2` ·
 //! `report n1 web.1 state=running attempt=1 removed` · `show`
 //!
 //! Answers: the response or the refusal, then the events; `show` prints the state.
@@ -24,6 +25,10 @@ pub fn command(replica: &Replica, line: &str) -> pb::Command {
     let words: Vec<_> = line.split_whitespace().collect();
     let options = options(&words[1..]);
     let mut command = replica.command(body(&replica.state, &words, &options));
+    command.level = match options.get("built-for") {
+        Some(level) => level.parse().expect("a level"),
+        None => replica.state.feature_level(),
+    };
     if let Some(sequence) = options.get("request") {
         let (client, digest) = (vec![1; 16], vec![words.len() as u8; 32]);
         let sequence = sequence.parse().expect("a sequence");
@@ -68,6 +73,14 @@ fn body(state: &State, words: &[&str], options: &Options) -> Body {
         "remove-member" => Body::RemoveMember(pb::RemoveMember {
             member_id: name.parse().expect("an id"),
         }),
+        "availability" => {
+            let availability = format!("AVAILABILITY_{}", words[2].to_uppercase());
+            let availability = pb::Availability::from_str_name(&availability).expect("one");
+            Body::SetNodeAvailability(pb::SetNodeAvailability {
+                node_id: node_id(name).to_vec(),
+                availability: availability.into(),
+            })
+        }
         "raise" => Body::RaiseFeatureLevel(pb::RaiseFeatureLevel {
             level: name.parse().expect("a level"),
         }),
@@ -239,6 +252,9 @@ fn reported(state: &State, reference: &str, options: &Options) -> pb::StatusItem
 pub fn execute(replica: &mut Replica, line: &str) -> Vec<String> {
     if line == "show" {
         return show(&replica.state);
+    }
+    if line == "hash" {
+        return vec![replica.state.hash().to_string()];
     }
     if line == "members" {
         return show_members(&replica.state);

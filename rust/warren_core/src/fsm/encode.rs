@@ -1,0 +1,143 @@
+//! Containers as the bytes of their message, without the message: there are a million of them, and
+//! their bytes are hashed with each change.
+//!
+//! The encoding is the canonical one that `prost` gives (fields in order, what is zero or empty
+//! left out); a test holds the two against each other.
+
+use crate::fsm::objects::{Container, Resources, Status};
+
+/// What a container takes, mostly.
+pub(super) const CONTAINER_BYTES_USUAL: usize = 256;
+
+const VARINT: u64 = 0;
+const BYTES: u64 = 2;
+
+pub(super) fn container(c: &Container, out: &mut Vec<u8>) {
+    put_bytes(1, &c.id.0, out);
+    put_bytes(2, &c.service.0, out);
+    put_bytes(3, c.service_name.as_bytes(), out);
+    put_number(4, c.slot, out);
+    put_bytes(5, &c.spec_digest.0, out);
+    put_number(6, c.service_version, out);
+    put_bytes(7, &c.node.0, out);
+    put_number(8, c.desired as u64, out);
+    put_message(9, |out| status(&c.status, out), out);
+    put_number(10, c.created_at_ms, out);
+    put_message(11, |out| resources(c.resources, out), out);
+}
+
+fn status(s: &Status, out: &mut Vec<u8>) {
+    put_number(1, s.attempt.into(), out);
+    put_number(2, s.state as u64, out);
+    put_bytes(3, s.message.as_bytes(), out);
+    put_number(4, zigzag(s.exit_code.unwrap_or_default()), out);
+    put_number(5, s.exit_code.is_some().into(), out);
+    put_number(6, s.oom_killed.into(), out);
+    put_number(7, s.pid.into(), out);
+    put_number(8, s.started_at_ms, out);
+    put_number(9, s.finished_at_ms, out);
+    put_number(10, s.retry_at_ms, out);
+    put_number(11, s.removed.into(), out);
+}
+
+fn resources(r: Resources, out: &mut Vec<u8>) {
+    put_number(1, r.cpu_milli, out);
+    put_number(2, r.memory_bytes, out);
+}
+
+fn zigzag(number: i32) -> u64 {
+    u64::from(((number << 1) ^ (number >> 31)) as u32)
+}
+
+fn put_number(field: u64, value: u64, out: &mut Vec<u8>) {
+    if value != 0 {
+        put_varint(field << 3 | VARINT, out);
+        put_varint(value, out);
+    }
+}
+
+fn put_bytes(field: u64, bytes: &[u8], out: &mut Vec<u8>) {
+    if !bytes.is_empty() {
+        put_varint(field << 3 | BYTES, out);
+        put_varint(bytes.len() as u64, out);
+        out.extend_from_slice(bytes);
+    }
+}
+
+/// A message that is present, also if it is empty. Its length is known only afterwards: what does
+/// not fit the one byte left for it moves the message.
+fn put_message(field: u64, put: impl FnOnce(&mut Vec<u8>), out: &mut Vec<u8>) {
+    put_varint(field << 3 | BYTES, out);
+    let at = out.len();
+    out.push(0);
+    put(out);
+    let length = out.len() - at - 1;
+    if length < 0x80 {
+        out[at] = length as u8;
+    } else {
+        let mut head = Vec::with_capacity(10);
+        put_varint(length as u64, &mut head);
+        out.splice(at..=at, head);
+    }
+}
+
+fn put_varint(mut value: u64, out: &mut Vec<u8>) {
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fsm::objects::{ContainerState, DesiredState};
+    use crate::ids::{ContainerId, NodeId, ServiceId, SpecDigest};
+    use prost::Message;
+
+    fn sample(number: u64, message: &str, exit_code: Option<i32>) -> Container {
+        Container {
+            id: ContainerId([1; 16]),
+            service: ServiceId([2; 16]),
+            service_name: "web".into(),
+            slot: number,
+            spec_digest: SpecDigest([3; 32]),
+            service_version: number,
+            node: NodeId([4; 16]),
+            desired: DesiredState::Run,
+            status: Status {
+                attempt: number as u32,
+                state: ContainerState::Lost,
+                message: message.into(),
+                exit_code,
+                oom_killed: number % 2 == 1,
+                pid: number as u32,
+                started_at_ms: number,
+                finished_at_ms: number / 2,
+                retry_at_ms: number / 3,
+                removed: number % 3 == 1,
+            },
+            created_at_ms: number,
+            resources: Resources {
+                cpu_milli: number,
+                memory_bytes: number / 5,
+            },
+        }
+    }
+
+    #[test]
+    fn the_bytes_are_those_of_the_message() {
+        for number in [0, 1, 127, 128, 300, 1 << 20, 1 << 49, u64::MAX] {
+            for message in ["", "ready", &"é".repeat(30), &"x".repeat(1024)] {
+                for exit_code in [None, Some(0), Some(137), Some(-1), Some(i32::MIN)] {
+                    let container = sample(number, message, exit_code);
+                    let mut bytes = Vec::new();
+                    super::container(&container, &mut bytes);
+                    let message = crate::pb::Container::from(&container);
+                    assert_eq!(bytes, message.encode_to_vec(), "{container:?}");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! Releases of neighbouring feature levels together: the older one refuses alike, or stops.
+
+#[path = "fsm_support/mod.rs"]
+mod support;
+
+use prost::Message;
+use support::commands::Commands;
+use support::{Replica, Rng, member, node_id, put_node, snapshot_bytes};
+use warren_core::fsm::{Availability, snapshot};
+use warren_core::ids::{Index, Term};
+use warren_core::pb::{self, command::Body};
+
+const OLD: u32 = 1;
+const NEW: u32 = 2;
+
+fn raise(level: u32) -> Body {
+    Body::RaiseFeatureLevel(pb::RaiseFeatureLevel { level })
+}
+
+fn put_member(level_max: u32) -> Body {
+    Body::PutMember(pb::PutMember {
+        member: Some(member(1, "m1", true, level_max)),
+    })
+}
+
+fn drain() -> Body {
+    Body::SetNodeAvailability(pb::SetNodeAvailability {
+        node_id: node_id("n1").to_vec(),
+        availability: Availability::Drain.into(),
+    })
+}
+
+/// Both releases come to the same state, command by command, until the older one stops; and it
+/// stops before it has changed anything.
+#[test]
+fn two_releases_agree_until_the_older_one_stops() {
+    let (mut stopped, mut refused) = (0, 0);
+    for seed in 0..40 {
+        println!("seed {seed}");
+        let mut commands = Commands { rng: Rng(seed) };
+        let mut new = Replica::in_cluster();
+        let mut old = new.clone();
+        for _ in 0..400 {
+            let bytes = commands.next(&new).encode_to_vec();
+            new.index += 1;
+            let at = Index(new.index);
+            let before = old.bytes();
+            let told_new = new.state.apply_bytes_as(NEW, at, Term(1), &bytes);
+            let told_old = old.state.apply_bytes_as(OLD, at, Term(1), &bytes);
+            if let Err(why) = told_old {
+                assert_eq!(why.code(), "unknown_level");
+                assert_eq!(old.bytes(), before);
+                stopped += 1;
+                break;
+            }
+            assert_eq!(told_old, told_new);
+            assert_eq!(old.state.hash(), new.state.hash());
+            let response = told_old.expect("it did not stop").response;
+            refused += u32::from(response.is_err_and(|why| why.code() == "level_not_reached"));
+        }
+    }
+    // The generator must reach what it is to test.
+    assert!(stopped > 5 && refused > 50, "{stopped} stopped, {refused}");
+}
+
+/// What the older release has no type for, it refuses exactly as the newer one does.
+#[test]
+fn a_body_that_only_the_newer_release_knows_is_nothing_below_its_level() {
+    let mut new = Replica::in_cluster();
+    new.apply(put_node("n1", 1000, 64, &[])).response.unwrap();
+    let mut old = new.clone();
+    let known = new.command(drain());
+    let unknown = pb::Command {
+        body: None,
+        ..known.clone()
+    };
+    let told = [new.apply_command(&known), old.apply_command(&unknown)];
+    assert_eq!(told[0], told[1]);
+    assert_eq!(new.state.hash(), old.state.hash());
+}
+
+#[test]
+fn the_level_rises_when_the_last_member_knows_it() {
+    let mut replica = Replica::in_cluster();
+    replica
+        .apply(put_node("n1", 1000, 64, &[]))
+        .response
+        .unwrap();
+    assert_eq!(replica.state.raisable_level(NEW), None);
+    replica.apply(put_member(3)).response.unwrap();
+    assert_eq!(replica.state.raisable_level(OLD), None);
+    assert_eq!(replica.state.raisable_level(NEW), Some(NEW));
+    replica.apply(raise(NEW)).response.unwrap();
+    assert_eq!(replica.state.raisable_level(NEW), None);
+    let mut command = replica.command(drain());
+    command.level = NEW;
+    replica.apply_command(&command).response.unwrap();
+    let node = replica.state.node(node_id("n1")).unwrap();
+    assert_eq!(node.refusal(), Some("it is being drained"));
+}
+
+#[test]
+fn a_snapshot_of_a_later_level_is_refused() {
+    let mut replica = Replica::in_cluster();
+    replica.apply(put_member(NEW)).response.unwrap();
+    replica.apply(raise(NEW)).response.unwrap();
+    let bytes = snapshot_bytes(&replica.state);
+    let refused = snapshot::read_as(OLD, &bytes[..]).err().expect("too new");
+    assert_eq!(
+        refused.to_string(),
+        "it is of feature level 2, which this release does not know; upgrade it"
+    );
+    let (restored, _) = snapshot::read_as(NEW, &bytes[..]).expect("it is known");
+    assert_eq!(restored.hash(), replica.state.hash());
+}
