@@ -42,7 +42,7 @@ class DataDir:
     def open(cls, path: Path) -> DataDir:
         """Make, lock and read it. Raises StartupError where that cannot be done."""
         try:
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _make_durably(path, mode=0o700)
             lock_fd = _lock(path)
         except OSError as error:
             raise _unusable(path, error) from None
@@ -51,6 +51,7 @@ class DataDir:
             shutil.rmtree(directory.tmp_dir, ignore_errors=True)
             for child in (directory.raft_dir, directory.logs_dir, directory.tmp_dir):
                 child.mkdir(mode=0o700, exist_ok=True)
+            _sync_names(path)
         except OSError as error:
             os.close(lock_fd)
             raise _unusable(path, error) from None
@@ -125,10 +126,26 @@ def _new_node_id(file: Path) -> str:
         out.flush()
         os.fsync(out.fileno())
     part.rename(file)
-    # The name, too, has to survive a power loss: containers are labelled with this id.
-    directory = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
     return node_id
+
+
+def _make_durably(path: Path, mode: int = 0o777) -> None:
+    """Make a directory, and those that lead to it, so that a power loss leaves their names.
+
+    The name of one that exists is synced all the same: whoever made it may have died before.
+    """
+    if path.parent.exists():
+        _sync_names(path.parent.parent)
+    else:
+        _make_durably(path.parent)
+    path.mkdir(mode=mode, exist_ok=True)
+    _sync_names(path.parent)
+
+
+def _sync_names(directory: Path) -> None:
+    """Make the names in it survive a power loss."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,66 @@
+"""The system calls of a process and its children, in the order of their completion."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+# Everything by which a process changes files, their names, or what of both is durable.
+CHANGES = (
+    "open,openat,openat2,creat,write,pwrite64,writev,pwritev,pwritev2,truncate,ftruncate,fallocate,"
+    "copy_file_range,sendfile,rename,renameat,renameat2,unlink,unlinkat,link,linkat,symlink,"
+    "symlinkat,mkdir,mkdirat,rmdir,fsync,fdatasync,sync_file_range,sync,syncfs,mmap,io_uring_setup"
+)
+DATA_MAX_BYTES = 1 << 16
+
+_LINE = re.compile(r"(\d+) +(\w+)\((.*)\) += (-?\d+|\?)(.*)", re.DOTALL)
+_UNFINISHED = re.compile(r"(\d+) +(\w+\(.*) <unfinished \.\.\.>", re.DOTALL)
+_RESUMED = re.compile(r"(\d+) +<\.\.\. \w+ resumed>(.*)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Call:
+    """One that succeeded. `args` as strace writes them, see `path` and `data`."""
+
+    name: str
+    args: Sequence[str]
+    result: int
+
+
+def traced(command: Sequence[str], record: Path, *, cwd: Path) -> list[Call]:
+    """Run it to its end, which has to be a success; its calls."""
+    subprocess.run(
+        ["strace", "-f", "-y", "-xx", "--seccomp-bpf", f"-s{DATA_MAX_BYTES}", "-o", str(record),
+         "-e", f"trace={CHANGES}", "-e", "signal=none", *command],
+        check=True,
+        cwd=cwd,
+    )  # fmt: skip
+    return list(_calls(record))
+
+
+def path(arg: str) -> str:
+    """The path in an argument, be it a string or a descriptor: `3</a/b>`."""
+    return data(arg[arg.find("<") + 1 : arg.rfind(">")] if arg.endswith(">") else arg).decode()
+
+
+def data(arg: str) -> bytes:
+    """The bytes of a string, which must not have been cut off."""
+    assert not arg.endswith("..."), "strace cut a string off; raise DATA_MAX_BYTES"
+    return bytes.fromhex(arg.strip('"').replace("\\x", ""))
+
+
+def _calls(record: Path) -> Iterator[Call]:
+    begun: dict[str, str] = {}
+    with record.open(encoding="ascii") as lines:
+        for line in lines:
+            if unfinished := _UNFINISHED.match(line):
+                begun[unfinished[1]] = unfinished[2]
+                continue
+            if resumed := _RESUMED.match(line):
+                line = f"{resumed[1]} {begun.pop(resumed[1])}{resumed[2]}"
+            if (match := _LINE.match(line)) and match[4].isdigit():
+                # Strings are all hexadecimal escapes: no comma is inside of one.
+                yield Call(match[2], match[3].split(", "), int(match[4]))
