@@ -14,6 +14,7 @@
 //! | [`wal`] | segmented write-ahead log of opaque frames | nothing |
 //! | [`control`] | all of the above as one sans-IO machine: `step(Input) → Outputs` | all of the above |
 //! | [`host`] | threads, real clock, real disk, completions through one eventfd | `control wal` |
+//! | `sim` | simulated disk, network and clocks; checkers; never in a release | `control wal` |
 //! | `py` | the Python bindings, and nothing but bindings | `host` |
 //!
 //! Everything but `host`, the file backend of `wal` and `py` is deterministic: time, randomness
@@ -31,6 +32,8 @@ pub mod orchestrator;
 mod py;
 pub mod raft;
 pub mod scheduler;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;
 pub mod wal;
 
 /// The schema, generated from `proto/warren/v1`.

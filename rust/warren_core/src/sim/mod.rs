@@ -1,0 +1,5 @@
+//! The simulator: whole clusters of the real control plane and the real log in one thread, from
+//! one seed.
+
+pub mod clock;
+pub mod random;
