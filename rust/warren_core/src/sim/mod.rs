@@ -2,4 +2,7 @@
 //! one seed.
 
 pub mod clock;
+pub mod coverage;
+pub mod linear;
+pub mod network;
 pub mod random;
