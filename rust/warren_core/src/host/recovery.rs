@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::fsm::State;
 use crate::ids::{ClusterId, MemberId};
 use crate::raft::LogEntry;
-use crate::wal::{self, FileDisk, Wal, WalError};
+use crate::wal::{self, FileDisk, Tail, Wal, WalError};
 
 pub struct Recovery {
     pub wal: Wal,
@@ -42,13 +42,7 @@ pub fn recover(options: &Options) -> Result<Option<Recovery>, Error> {
     };
     let marked_index = found.snapshot.map_or(0, |(index, _)| index);
     let mut warnings = Vec::new();
-    if let Some(at) = &found.torn_tail {
-        warnings.push(warning(format!(
-            "the log's last batch was cut short by a crash and is left out ({} from byte {}); \
-             nothing in it had been acknowledged",
-            at.file, at.offset
-        )));
-    }
+    warnings.extend(tail_warning(&found.tail));
     let loaded = snapshots::load(&options.raft_dir, &identity, marked_index, &mut |skipped| {
         warnings.push(warning(format!(
             "skipped a snapshot, the log goes further back: {skipped}"
@@ -85,6 +79,24 @@ fn warning(message: String) -> LogLine {
         level: Level::Warning,
         component: "wal",
         message,
+    }
+}
+
+/// What an operator should know about how the log ends.
+fn tail_warning(tail: &Tail) -> Option<LogLine> {
+    match tail {
+        Tail::Clean | Tail::Open => None,
+        Tail::Torn(at) => Some(warning(format!(
+            "the log's last batch was cut short by a crash and is left out ({} from byte {}); \
+             nothing in it had been acknowledged",
+            at.file, at.offset
+        ))),
+        Tail::Cut(at) => Some(warning(format!(
+            "the log's last batch is damaged and is left out ({} from byte {}); it may have been \
+             acknowledged. Among several managers this one catches up before it votes; a single \
+             manager goes on without it: check what was last changed, and the disk",
+            at.file, at.offset
+        ))),
     }
 }
 

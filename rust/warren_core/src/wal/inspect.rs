@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::disk::Disk;
 use super::replay::replay;
-use super::{FrameKind, Identity, Location, WalError};
+use super::{FrameKind, Identity, Tail, WalError};
 
 /// One intact frame and where it stands.
 #[derive(Clone, Copy, Debug)]
@@ -29,9 +29,7 @@ pub struct Summary {
     /// The last entry, or what the snapshot covers.
     pub last_index: u64,
     pub last_term: u64,
-    /// An incomplete last batch, which opening the log would cut.
-    pub torn_tail: Option<Location>,
-    pub clean_shutdown: bool,
+    pub tail: Tail,
 }
 
 /// Checks the log in `dir` as opening it would, and changes nothing.
@@ -43,7 +41,7 @@ pub fn verify(disk: &dyn Disk, dir: &Path) -> Result<Summary, WalError> {
 }
 
 /// Like [`verify`], and calls `visit` with each intact frame in log order, up to the first bad one.
-/// The frames of a torn batch are visited too.
+/// The intact frames of an incomplete batch are visited too.
 pub fn dump(
     disk: &dyn Disk,
     dir: &Path,
@@ -67,7 +65,6 @@ pub fn dump(
         snapshot: (snapshot.index > 0).then_some((snapshot.index, snapshot.term)),
         last_index: last.index,
         last_term: last.term,
-        torn_tail: replay.torn_tail(),
-        clean_shutdown: replay.clean_shutdown(),
+        tail: replay.tail,
     })
 }

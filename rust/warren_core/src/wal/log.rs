@@ -1,5 +1,6 @@
 //! The log being written: batches, segments, compaction.
 
+mod batch;
 mod files;
 mod open;
 
@@ -7,14 +8,13 @@ use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use self::files::{allocate, install, no_space, remove, sync_error};
+use self::files::{allocate, remove, sync_error};
 pub use self::open::Recovered;
 use super::disk::{Disk, File};
-use super::error::is_out_of_space;
-use super::frame::{COMMIT_FRAME_BYTES, Commit, FrameKind, Marker, encode, frame_bytes, seal};
+use super::frame::{COMMIT_FRAME_BYTES, FrameKind, Marker, encode, frame_bytes};
 use super::outline::{Outline, Position};
 use super::replay::io_error;
-use super::segment::{HEADER_BYTES, Header, segment_name, spare_name};
+use super::segment::{HEADER_BYTES, segment_name, spare_name};
 use super::{HARD_STATE_BYTES_MAX, Identity, Options, WalError};
 
 /// Kept free at the end of every segment, so that a full disk never prevents the compaction that
@@ -54,6 +54,10 @@ pub struct Wal {
     /// Oldest first; the last is the active one.
     segments: VecDeque<Facts>,
     active: Active,
+    /// Behind `active.end` there are remains of a batch: the next one goes to a new segment, whose
+    /// appearance makes them void in one step. Overwriting them here could leave, after a crash, a
+    /// mixture that reads as another verdict on what had been there.
+    has_remains: bool,
     /// Allocated files by number; true if the file is fresh, all zeros.
     spares: BTreeMap<u64, bool>,
     /// The oldest segment that the newest snapshot marker needs.
@@ -78,6 +82,7 @@ struct Active {
     file: Box<dyn File>,
     sequence: u64,
     bytes: u64,
+    /// Of the header; seeds the checksums of the frames, and their mask.
     seed: u32,
     /// Where the next batch goes.
     end: u64,
@@ -138,8 +143,7 @@ impl Wal {
     pub fn commit(&mut self) -> Result<Durable, WalError> {
         self.check_failure()?;
         if self.pending.frames > 0 {
-            self.make_room(self.pending.buf.len(), RESERVE_BYTES)?;
-            self.write_batch(FrameKind::Commit)?;
+            self.write_batch(FrameKind::Commit, RESERVE_BYTES)?;
         }
         Ok(self.durable)
     }
@@ -156,7 +160,12 @@ impl Wal {
         let at = Position { index, term };
         if at != self.outline.snapshot() {
             let hard_state = self.hard_state.take().unwrap_or_default();
-            let bytes = frame_bytes(Marker::BYTES) + frame_bytes(hard_state.len());
+            let state_bytes = if hard_state.is_empty() {
+                0
+            } else {
+                frame_bytes(hard_state.len())
+            };
+            let bytes = frame_bytes(Marker::BYTES) + state_bytes;
             let marked = self.mark(at, bytes);
             if marked.is_ok() && !hard_state.is_empty() {
                 // The one in an older segment may be dropped with it.
@@ -164,14 +173,18 @@ impl Wal {
             }
             self.hard_state = Some(hard_state).filter(|state| !state.is_empty());
             marked?;
-            self.write_batch(FrameKind::Commit)?;
+            self.write_batch(FrameKind::Commit, COMMIT_FRAME_BYTES)?;
         }
         self.drop_segments()?;
         Ok(self.durable)
     }
 
     fn mark(&mut self, at: Position, bytes: usize) -> Result<(), WalError> {
-        self.make_room(bytes, COMMIT_FRAME_BYTES)?;
+        let rolls = self.must_roll(bytes, COMMIT_FRAME_BYTES);
+        if rolls {
+            // Before anything changes: without room the call is to be repeated.
+            self.allocate_ahead()?;
+        }
         let keep_suffix = self.outline.continues(at);
         let marked = self.outline.mark(at, keep_suffix);
         marked.map_err(|why| self.out_of_order(at.index, why))?;
@@ -179,7 +192,8 @@ impl Wal {
             .segments
             .iter()
             .find(|segment| segment.index_max > at.index);
-        self.first_sequence = needed.map_or(self.active.sequence, |segment| segment.sequence);
+        let own = self.active.sequence + u64::from(rolls);
+        self.first_sequence = needed.map_or(own, |segment| segment.sequence);
         let marker = Marker {
             first_sequence: self.first_sequence,
             keep_suffix,
@@ -211,10 +225,11 @@ impl Wal {
     pub fn close(mut self) -> Result<(), WalError> {
         self.commit()?;
         // A reserve used up by compactions leaves no room: the next start then only looks unclean.
-        if self.fits(0, 0) {
-            self.write_batch(FrameKind::End)
-        } else {
+        // Remains of a batch stay what they are.
+        if self.must_roll(0, 0) {
             Ok(())
+        } else {
+            self.write_batch(FrameKind::End, 0)
         }
     }
 
@@ -268,98 +283,6 @@ impl Wal {
         }
     }
 
-    /// Whether a batch of `bytes` fits the active segment and leaves `reserve` beside the room for an
-    /// end mark.
-    fn fits(&self, bytes: usize, reserve: usize) -> bool {
-        let end = self.active.end + (bytes + COMMIT_FRAME_BYTES + reserve) as u64;
-        end <= self.active.bytes
-    }
-
-    fn make_room(&mut self, bytes: usize, reserve: usize) -> Result<(), WalError> {
-        if self.fits(bytes, reserve) {
-            Ok(())
-        } else {
-            self.roll()
-        }
-    }
-
-    /// Goes on in the next segment. The active one is complete and durable, and the next header says
-    /// where it ends.
-    fn roll(&mut self) -> Result<(), WalError> {
-        self.allocate_ahead()?;
-        let (number, fresh) = self.spares.pop_last().expect("just allocated");
-        let durable = Position {
-            index: self.durable.index,
-            term: self.durable.term,
-        };
-        let header = Header {
-            identity: self.identity,
-            sequence: self.active.sequence + 1,
-            segment_bytes: self.options.segment_bytes,
-            recycled: !fresh,
-            prev_end: self.active.end,
-            prev_checksum: self.active.checksum,
-            first_sequence: self.first_sequence,
-            batch: self.batch,
-            last: durable,
-        };
-        match install(&*self.disk, &self.dir, number, &header) {
-            Ok(active) => self.active = active,
-            Err(error @ WalError::NoSpace { .. }) => {
-                self.spares.insert(number, fresh);
-                return Err(error);
-            }
-            Err(error) => return Err(self.poison(error)),
-        }
-        let (sequence, bytes) = (header.sequence, header.segment_bytes);
-        self.segments.push_back(Facts {
-            sequence,
-            bytes,
-            index_max: 0,
-        });
-        Ok(())
-    }
-
-    /// Writes the pending frames and the frame that ends them, and syncs.
-    fn write_batch(&mut self, ending: FrameKind) -> Result<(), WalError> {
-        let mut buf = std::mem::take(&mut self.pending.buf);
-        let pending_bytes = buf.len();
-        let last = self.outline.last();
-        let commit = Commit {
-            batch: self.batch + 1,
-            batch_start: self.active.end,
-            durable_index: self.durable.index,
-            frames: self.pending.frames,
-        };
-        encode(&mut buf, ending, last, &commit.encode());
-        let checksum = seal(&mut buf, self.active.seed, self.active.checksum);
-        if let Err(error) = self.write_active(&buf, self.active.end) {
-            buf.truncate(pending_bytes);
-            self.pending.buf = buf;
-            return Err(error);
-        }
-        self.sync_active()?;
-        self.active.end += buf.len() as u64;
-        self.active.checksum = checksum;
-        self.batch += 1;
-        self.durable = Durable {
-            index: last.index,
-            term: last.term,
-        };
-        let facts = self.segments.back_mut().expect("the active segment");
-        facts.index_max = facts.index_max.max(self.pending.index_max);
-        self.stats.batches_total += 1;
-        self.stats.frames_total += u64::from(self.pending.frames) + 1;
-        self.stats.written_bytes_total += buf.len() as u64;
-        buf.clear();
-        buf.shrink_to(PENDING_BYTES_KEPT);
-        self.pending = Pending {
-            buf,
-            ..Pending::default()
-        };
-        Ok(())
-    }
-
     /// Drops the segments before the first that the snapshot marker needs, oldest first, each
     /// durably before the next: a crash must not leave a hole.
     fn drop_segments(&mut self) -> Result<(), WalError> {
@@ -385,31 +308,6 @@ impl Wal {
             }
         }
         Ok(())
-    }
-
-    fn write_active(&mut self, buf: &[u8], offset: u64) -> Result<(), WalError> {
-        let Err(error) = self.active.file.write_at(buf, offset) else {
-            return Ok(());
-        };
-        if is_out_of_space(&error) {
-            return Err(no_space(&self.dir, buf.len() as u64));
-        }
-        Err(self.poison(sync_error(
-            "write",
-            &segment_name(self.active.sequence),
-            &error,
-        )))
-    }
-
-    fn sync_active(&mut self) -> Result<(), WalError> {
-        let Err(error) = self.active.file.sync_data() else {
-            return Ok(());
-        };
-        Err(self.poison(sync_error(
-            "fsync",
-            &segment_name(self.active.sequence),
-            &error,
-        )))
     }
 
     /// From here on nothing is written: what the disk holds is unknown.

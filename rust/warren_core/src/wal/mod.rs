@@ -8,8 +8,12 @@
 //! - a batch counts only if its commit frame and every frame before it are intact;
 //! - a commit frame names the offset at which its batch began, and everything below that offset was
 //!   durable when the frame was written. A bad frame *below* that offset is therefore damage and
-//!   refuses to open; a bad frame in the last batch is a torn tail and is cut;
-//! - a segment's header names where the segment before it ended, so only the last can be torn.
+//!   refuses to open; a bad frame in the last batch leaves a [`Tail`];
+//! - a segment's header names where the segment before it ended, and the segment gets its name when its
+//!   first batch is durable, so only the last one has a tail;
+//! - in a file that was all zeros, what was written is told from what was not. A batch of which a sector
+//!   is missing is [`Tail::Torn`] and was never promised; any other is [`Tail::Cut`], and its owner must
+//!   catch up before it votes or acknowledges.
 //!
 //! Checksums are CRC-32C, seeded by the segment's generation (a recycled file never revives old
 //! frames) and chained (each frame repeats the checksum of the one before).
@@ -18,19 +22,19 @@
 //! overwrite a suffix), an opaque hard state (the latest wins), and snapshot markers (what they cover
 //! may be dropped). `docs/wal-format.md` gives every byte.
 //!
-//! Honest limits. A batch that was durable and whose bytes rot *while it is the last one* looks like
-//! a torn tail: it is cut and [`Recovered::torn_tail`] says so. A member must then not vote or
-//! acknowledge until it has caught up; a single node has nobody to catch up from. A last batch that
-//! is replaced by zeros, or newest segments that somebody deletes, leave no trace at all.
+//! Honest limits. A single node whose log is cut has nobody to catch up from. A last batch that is
+//! replaced by zeros, or newest segments that somebody deletes, leave no trace at all.
 
 mod disk;
 mod error;
 mod frame;
 mod inspect;
 mod log;
+mod mask;
 mod outline;
 mod replay;
 mod segment;
+mod tail;
 
 #[cfg(test)]
 mod sim_disk;
@@ -42,6 +46,7 @@ pub use error::WalError;
 pub use frame::FrameKind;
 pub use inspect::{FrameInfo, Summary, dump, verify};
 pub use log::{Durable, Recovered, Stats, Wal};
+pub use tail::Tail;
 
 /// Whose log this is; stands in every segment's header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

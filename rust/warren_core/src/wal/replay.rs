@@ -7,8 +7,10 @@ use std::path::Path;
 
 use super::disk::{Disk, File};
 use super::frame::{Commit, Frame, FrameKind, Marker, decode, latest_batch_start};
+use super::mask::Mask;
 use super::outline::{Outline, Position};
 use super::segment::{BadHeader, FORMAT_VERSION, FileName, HEADER_BYTES, Header, segment_name};
+use super::tail::{Incomplete, Tail};
 use super::{Entry, Identity, Location, WalError};
 
 /// Called for each intact frame in log order: file, offset, frame.
@@ -27,6 +29,7 @@ pub(super) struct Replay {
     /// Batches so far.
     pub batch: u64,
     pub frames: u64,
+    pub end: End,
     pub tail: Tail,
 }
 
@@ -39,19 +42,36 @@ pub(super) struct Segment {
     pub index_max: u64,
 }
 
-/// How the last segment ends.
-#[derive(Default)]
-pub(super) struct Tail {
-    /// The offset after its last intact batch.
-    pub end: u64,
-    /// Of its last intact frame.
+/// Where the last whole batch ends.
+#[derive(Clone, Copy)]
+pub(super) struct End {
+    /// The offset after it, in the last segment.
+    pub offset: u64,
+    /// Of its last frame.
     pub checksum: u32,
-    /// Where its last intact batch begins; equal to `end` if it has none.
+    /// Where it begins; equal to `offset` if the segment has none.
     pub batch_start: u64,
-    /// The last intact frame is an end mark; this is the checksum of the frame before it.
-    pub end_mark: Option<u32>,
-    /// An incomplete batch follows; its first bad frame is here.
-    pub torn_at: Option<u64>,
+    /// Its last frame is an end mark.
+    is_marked: bool,
+}
+
+impl End {
+    fn of_empty_segment(seed: u32) -> Self {
+        Self {
+            offset: HEADER_BYTES as u64,
+            checksum: seed,
+            batch_start: HEADER_BYTES as u64,
+            is_marked: false,
+        }
+    }
+}
+
+/// The first frame that does not count.
+struct Bad {
+    offset: u64,
+    /// Of the frame before it.
+    checksum: u32,
+    why: &'static str,
 }
 
 impl Replay {
@@ -61,15 +81,6 @@ impl Replay {
 
     pub fn active(&self) -> &Segment {
         self.segments.last().expect("a log has a segment")
-    }
-
-    pub fn torn_tail(&self) -> Option<Location> {
-        let file = segment_name(self.active().header.sequence);
-        self.tail.torn_at.map(|offset| Location { file, offset })
-    }
-
-    pub fn clean_shutdown(&self) -> bool {
-        self.tail.end_mark.is_some() && self.tail.torn_at.is_none()
     }
 }
 
@@ -84,7 +95,8 @@ pub(super) fn replay(disk: &dyn Disk, dir: &Path, visit: Visit<'_>) -> Result<Re
         first_sequence: first.first_sequence,
         batch: first.batch,
         frames: 0,
-        tail: Tail::default(),
+        end: End::of_empty_segment(segments[0].seed),
+        tail: Tail::Open,
         segments,
     };
     let mut bytes = Vec::new();
@@ -184,12 +196,14 @@ fn read_segment(segment: &Segment, bytes: &mut Vec<u8>) -> Result<(), WalError> 
     segment
         .file
         .read_at(bytes, 0)
-        .map_err(|error| io_error("reading", &name, error))
+        .map_err(|error| io_error("reading", &name, error))?;
+    Mask::new(segment.seed).apply(&mut bytes[HEADER_BYTES..], HEADER_BYTES as u64);
+    Ok(())
 }
 
 impl Replay {
     /// Reads one segment's frames. `end` is where its successor says it ends; only the last segment
-    /// has none and may be torn.
+    /// has none and may have a tail.
     fn scan(
         &mut self,
         position: usize,
@@ -199,74 +213,103 @@ impl Replay {
     ) -> Result<(), WalError> {
         let Segment { header, seed, .. } = self.segments[position];
         let (sequence, name) = (header.sequence, segment_name(header.sequence));
-        let mut tail = Tail {
-            checksum: seed,
-            ..Tail::default()
-        };
+        self.end = End::of_empty_segment(seed);
         let mut offset = HEADER_BYTES;
-        let mut batch_start = offset;
         let mut checksum = seed;
         let mut batch = Vec::new();
-        tail.batch_start = offset as u64;
-        tail.end = offset as u64;
-        let why = loop {
-            if end == Some(tail.end) && batch.is_empty() {
-                self.tail = tail;
+        let bad = loop {
+            if end == Some(self.end.offset) && batch.is_empty() {
                 return Ok(());
             }
             let frame = match next_frame(&bytes[offset..], seed, checksum) {
                 Ok(frame) => frame,
-                Err(why) => break why,
+                Err(why) => {
+                    let offset = offset as u64;
+                    break Bad {
+                        offset,
+                        checksum,
+                        why,
+                    };
+                }
             };
             visit(&name, offset as u64, &frame);
             self.frames += 1;
             let frame_offset = offset as u64;
             offset += frame.bytes();
-            if frame.kind.ends_batch() {
-                let index_max = self
-                    .apply_batch(&batch, &frame, batch_start as u64)
-                    .map_err(|why| damaged(sequence, frame_offset, why))?;
-                let segment = &mut self.segments[position];
-                segment.index_max = segment.index_max.max(index_max);
-                tail.end_mark = (frame.kind == FrameKind::End).then_some(checksum);
-                tail.batch_start = batch_start as u64;
-                tail.end = offset as u64;
-                tail.checksum = frame.checksum;
-                batch_start = offset;
-                batch.clear();
-            } else {
-                batch.push(frame);
-            }
             checksum = frame.checksum;
+            if !frame.kind.ends_batch() {
+                batch.push(frame);
+                continue;
+            }
+            let batch_start = self.end.offset;
+            let index_max = self
+                .apply_batch(&batch, &frame, batch_start)
+                .map_err(|why| damaged(sequence, frame_offset, why))?;
+            let segment = &mut self.segments[position];
+            segment.index_max = segment.index_max.max(index_max);
+            self.end = End {
+                offset: offset as u64,
+                checksum,
+                batch_start,
+                is_marked: frame.kind == FrameKind::End,
+            };
+            batch.clear();
         };
         if end.is_some() {
-            return Err(damaged(sequence, offset as u64, why));
+            return Err(damaged(sequence, bad.offset, bad.why));
         }
-        let rest = &bytes[offset..];
-        tail.torn_at = self.judge_tail(rest, offset as u64, batch_start as u64, why)?;
-        self.tail = tail;
+        self.tail = self.judge_tail(bytes, &bad)?;
         Ok(())
     }
 
-    /// The last segment has no good frame at `offset`, where `rest` begins. Damage, a torn batch (then
-    /// returns the offset), or simply the end?
-    fn judge_tail(
-        &self,
-        rest: &[u8],
-        offset: u64,
-        batch_start: u64,
-        why: &str,
-    ) -> Result<Option<u64>, WalError> {
+    /// The last segment has a bad frame: damage, an incomplete batch, or simply the end?
+    fn judge_tail(&self, bytes: &[u8], bad: &Bad) -> Result<Tail, WalError> {
         let Segment { header, seed, .. } = self.active();
-        let latest = latest_batch_start(rest, *seed);
-        if latest.is_some_and(|latest| latest > batch_start) {
-            let why = format!("{why}, and a later batch proves that it had been durable");
-            return Err(damaged(header.sequence, offset, why));
+        let (start, mask) = (self.end.offset, Mask::new(*seed));
+        let mut rest = &bytes[bad.offset as usize..];
+        if !header.recycled {
+            rest = &rest[..mask.written_bytes(rest, bad.offset)];
         }
-        // In a file that was never used before, bytes other than zero are an attempt to write.
-        let scribbled = !header.recycled && !is_zero(rest);
-        let torn = latest.is_some() || offset > batch_start || scribbled;
-        Ok(torn.then_some(offset))
+        let latest = latest_batch_start(rest, *seed);
+        let proof = if latest.is_some_and(|latest| latest > start) {
+            Some("a later batch proves that it had been durable")
+        } else if header.sequence > 1 && start == HEADER_BYTES as u64 {
+            Some("a segment gets its name only when its first batch is durable")
+        } else {
+            None
+        };
+        if let Some(proof) = proof {
+            let why = format!("{}, and {proof}", bad.why);
+            return Err(damaged(header.sequence, bad.offset, why));
+        }
+        // In a file that was all zeros before, anything else is an attempt to write.
+        let scribbled = !header.recycled && !rest.is_empty();
+        // An earlier one is of a first batch that was written into this file before, when it did not
+        // get its name.
+        let has_commit = latest == Some(start);
+        if !has_commit && bad.offset == start && !scribbled {
+            return Ok(if self.end.is_marked {
+                Tail::Clean
+            } else {
+                Tail::Open
+            });
+        }
+        let incomplete = Incomplete {
+            mask,
+            bytes: &bytes[start as usize..],
+            start,
+            bad: bad.offset,
+            checksum: bad.checksum,
+            has_commit,
+        };
+        let file = segment_name(header.sequence);
+        let offset = bad.offset;
+        let place = Location { file, offset };
+        Ok(if !header.recycled && incomplete.was_never_durable() {
+            Tail::Torn(place)
+        } else {
+            Tail::Cut(place)
+        })
     }
 
     /// Takes over a batch whose frames are all intact. Returns its highest index.
@@ -338,7 +381,7 @@ impl Replay {
                 "the segment is that of another member",
             ));
         }
-        if next.prev_checksum != self.tail.checksum
+        if next.prev_checksum != self.end.checksum
             || next.batch != self.batch
             || next.last != self.outline.last()
         {
@@ -370,13 +413,6 @@ impl Replay {
         }
         Ok(())
     }
-}
-
-fn is_zero(bytes: &[u8]) -> bool {
-    static ZEROS: [u8; 4096] = [0; 4096];
-    bytes
-        .chunks(ZEROS.len())
-        .all(|chunk| *chunk == ZEROS[..chunk.len()])
 }
 
 fn next_frame(rest: &[u8], seed: u32, prev_checksum: u32) -> Result<Frame<'_>, &'static str> {

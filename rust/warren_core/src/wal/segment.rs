@@ -79,7 +79,7 @@ impl Header {
                 "the header does not begin as a log segment's does",
             ));
         }
-        let checksum = u32_at(page, CHECKSUM_OFFSET);
+        let checksum = header_checksum(page);
         if crc32c::crc32c(&page[..CHECKSUM_OFFSET]) != checksum {
             return Err(BadHeader::Damaged("the header's checksum is wrong"));
         }
@@ -109,6 +109,11 @@ impl Header {
         };
         Ok((header, checksum))
     }
+}
+
+/// The checksum of an encoded header, which seeds those of the segment's frames.
+pub(super) fn header_checksum(page: &[u8]) -> u32 {
+    u32_at(page, CHECKSUM_OFFSET)
 }
 
 /// The file name of the segment at `sequence`.

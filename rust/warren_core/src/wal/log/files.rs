@@ -1,13 +1,13 @@
 //! Spare files, and how they become segments.
 
+use std::io;
 use std::path::Path;
 
 use super::super::WalError;
-use super::super::disk::Disk;
+use super::super::disk::{Disk, File};
 use super::super::error::is_out_of_space;
 use super::super::replay::io_error;
-use super::super::segment::{HEADER_BYTES, Header, segment_name, spare_name};
-use super::Active;
+use super::super::segment::{HEADER_BYTES, segment_name, spare_name};
 
 /// Allocates a spare file.
 pub(super) fn allocate(
@@ -24,23 +24,27 @@ pub(super) fn allocate(
     }
 }
 
-/// Turns a spare file into the segment that `header` describes. It gets its name only once the header
-/// is durable: a segment without a header can then only be damage.
+/// Turns a spare file into the segment that begins with `page`, a header, and `batch`. It gets its
+/// name only once both are durable: a segment without its first batch can then only be damage, and the
+/// step from one segment to the next is atomic.
 pub(super) fn install(
     disk: &dyn Disk,
     dir: &Path,
     spare: u64,
-    header: &Header,
-) -> Result<Active, WalError> {
-    let (from, to) = (spare_name(spare), segment_name(header.sequence));
-    let page = header.encode();
-    let (_, seed) = Header::decode(&page).unwrap_or_else(|_| unreachable!("just encoded"));
+    sequence: u64,
+    page: &[u8],
+    batch: &[u8],
+) -> Result<Box<dyn File>, WalError> {
+    let (from, to) = (spare_name(spare), segment_name(sequence));
     let file = disk
         .open(&dir.join(&from))
         .map_err(|error| sync_error("opening", &from, &error))?;
-    if let Err(error) = file.write_at(&page, 0) {
+    let written = file
+        .write_at(page, 0)
+        .and_then(|()| file.write_at(batch, HEADER_BYTES as u64));
+    if let Err(error) = written {
         return Err(if is_out_of_space(&error) {
-            no_space(dir, header.segment_bytes)
+            no_space(dir, batch.len() as u64)
         } else {
             sync_error("write", &from, &error)
         });
@@ -51,14 +55,20 @@ pub(super) fn install(
     renamed.map_err(|error| sync_error("renaming", &from, &error))?;
     let synced = disk.sync_dir(dir);
     synced.map_err(|error| sync_error("fsync", &dir.to_string_lossy(), &error))?;
-    Ok(Active {
-        file,
-        sequence: header.sequence,
-        bytes: header.segment_bytes,
-        seed,
-        end: HEADER_BYTES as u64,
-        checksum: seed,
-    })
+    Ok(file)
+}
+
+/// Whether a file is as it was allocated: all zeros. One that has been a segment, or nearly one, has a
+/// header, so that only a fresh file is read whole.
+pub(super) fn is_fresh(file: &dyn File, bytes: u64) -> io::Result<bool> {
+    let mut page = vec![0; HEADER_BYTES];
+    for offset in (0..bytes).step_by(HEADER_BYTES) {
+        file.read_at(&mut page, offset)?;
+        if page.iter().any(|byte| *byte != 0) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 pub(super) fn remove(disk: &dyn Disk, dir: &Path, name: &str) -> Result<(), WalError> {
@@ -73,7 +83,7 @@ pub(super) fn no_space(dir: &Path, bytes: u64) -> WalError {
     }
 }
 
-pub(super) fn sync_error(op: &'static str, file: &str, error: &std::io::Error) -> WalError {
+pub(super) fn sync_error(op: &'static str, file: &str, error: &io::Error) -> WalError {
     WalError::SyncFailed {
         op,
         file: file.to_owned(),

@@ -5,12 +5,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::super::disk::Disk;
-use super::super::frame::{COMMIT_FRAME_BYTES, FrameKind};
 use super::super::outline::{Outline, Position};
-use super::super::replay::{Replay, Tail, io_error, replay};
-use super::super::segment::{FileName, HEADER_BYTES, Header, segment_name};
-use super::super::{Entry, Identity, Location, Options, WalError};
-use super::files::{allocate, install, remove, sync_error};
+use super::super::replay::{End, Replay, io_error, replay};
+use super::super::segment::{FileName, HEADER_BYTES, Header, header_checksum, segment_name};
+use super::super::{Entry, Identity, Options, Tail, WalError};
+use super::files::{allocate, install, is_fresh, remove, sync_error};
 use super::{Active, Durable, Facts, Pending, Stats, Wal};
 
 /// What opening a log found in it.
@@ -23,11 +22,8 @@ pub struct Recovered {
     pub hard_state: Option<Vec<u8>>,
     /// All entries after the snapshot, in order, without a gap.
     pub entries: Vec<Entry>,
-    /// An incomplete last batch was cut here. It may have been acknowledged only if its bytes rotted
-    /// afterwards, which cannot be told from a crash: neither vote nor acknowledge before catching up.
-    pub torn_tail: Option<Location>,
-    /// The last thing written was the end mark, so nothing can be missing.
-    pub clean_shutdown: bool,
+    /// How the log ends: whether something may be missing.
+    pub tail: Tail,
 }
 
 impl Wal {
@@ -71,7 +67,9 @@ impl Wal {
             last: Position::default(),
         };
         allocate(&*disk, dir, 1, options.segment_bytes)?;
-        let active = install(&*disk, dir, 1, &header)?;
+        let page = header.encode();
+        let file = install(&*disk, dir, 1, 1, &page, &[])?;
+        let active = Active::starting(file, &header, header_checksum(&page));
         let facts = Facts {
             sequence: 1,
             bytes: options.segment_bytes,
@@ -84,6 +82,7 @@ impl Wal {
             identity,
             segments: VecDeque::from([facts]),
             active,
+            has_remains: false,
             spares: BTreeMap::new(),
             first_sequence: 1,
             batch: 0,
@@ -96,7 +95,8 @@ impl Wal {
         })
     }
 
-    /// Opens the log in `dir` and reads it whole. A torn tail is cut; what is returned is durable.
+    /// Opens the log in `dir` and reads it whole; what is returned is durable. A tail is left as it is
+    /// until a batch replaces it, so that it is judged the same at the next opening.
     ///
     /// # Errors
     /// `NotFound`, `Damaged` and `Version` change nothing on disk. `InvalidOptions`, `Io`,
@@ -114,23 +114,16 @@ impl Wal {
             snapshot: (snapshot.index > 0).then_some((snapshot.index, snapshot.term)),
             hard_state: replay.hard_state.clone(),
             entries: std::mem::take(&mut replay.entries),
-            torn_tail: replay.torn_tail(),
-            clean_shutdown: replay.clean_shutdown(),
+            tail: replay.tail.clone(),
         };
-        let tail = std::mem::take(&mut replay.tail);
-        let mut wal = Self::resume(disk, dir, options, replay, &tail);
-        wal.settle(&tail)?;
+        let end = replay.end;
+        let mut wal = Self::resume(disk, dir, options, replay);
+        wal.settle(&end)?;
         wal.adopt_spares()?;
         Ok((wal, recovered))
     }
 
-    fn resume(
-        disk: Arc<dyn Disk>,
-        dir: &Path,
-        options: Options,
-        mut replay: Replay,
-        tail: &Tail,
-    ) -> Self {
+    fn resume(disk: Arc<dyn Disk>, dir: &Path, options: Options, mut replay: Replay) -> Self {
         let identity = replay.identity();
         let facts = replay.segments.iter().map(|segment| Facts {
             sequence: segment.header.sequence,
@@ -151,9 +144,10 @@ impl Wal {
                 sequence: last.header.sequence,
                 bytes: last.header.segment_bytes,
                 seed: last.seed,
-                end: tail.end,
-                checksum: tail.checksum,
+                end: replay.end.offset,
+                checksum: replay.end.checksum,
             },
+            has_remains: matches!(replay.tail, Tail::Torn(_) | Tail::Cut(_)),
             spares: BTreeMap::new(),
             first_sequence: replay.first_sequence,
             batch: replay.batch,
@@ -166,35 +160,11 @@ impl Wal {
         }
     }
 
-    /// Makes what was read durable, and the rest unreadable.
-    fn settle(&mut self, tail: &Tail) -> Result<(), WalError> {
-        if tail.torn_at.is_some() {
-            self.wipe_after_end()?;
-        }
-        if let Some(prev_checksum) = tail.end_mark {
-            // The end mark must not outlive the shutdown it marks: a plain commit takes its place.
-            self.active.end -= COMMIT_FRAME_BYTES as u64;
-            self.active.checksum = prev_checksum;
-            self.batch -= 1;
-            self.write_batch(FrameKind::Commit)?;
-        } else {
-            self.rewrite(tail.batch_start, tail.end)?;
-        }
+    /// Makes what was read durable. A tail stays as it is: the next batch replaces it.
+    fn settle(&mut self, end: &End) -> Result<(), WalError> {
+        self.rewrite(end.batch_start, end.offset)?;
         let synced = self.disk.sync_dir(&self.dir);
         synced.map_err(|error| sync_error("fsync", &self.dir.to_string_lossy(), &error))
-    }
-
-    /// Zeros the remains of a torn batch, so that they are not taken for another torn batch, or for
-    /// part of one, the next time.
-    fn wipe_after_end(&mut self) -> Result<(), WalError> {
-        let zeros = vec![0; 1 << 20];
-        let mut offset = self.active.end;
-        while offset < self.active.bytes {
-            let chunk = (self.active.bytes - offset).min(zeros.len() as u64) as usize;
-            self.write_active(&zeros[..chunk], offset)?;
-            offset += chunk as u64;
-        }
-        self.sync_active()
     }
 
     /// Writes the last batch again before syncing it: if its fsync failed in a process that has died,
@@ -215,14 +185,15 @@ impl Wal {
             let Some(FileName::Spare(number)) = FileName::parse(&name) else {
                 continue;
             };
-            let file = self.disk.open(&self.dir.join(&name));
-            let size = file.and_then(|file| file.size_bytes());
-            let size = size.map_err(|error| io_error("opening", &name, error))?;
             let room = self.spares.len() < self.options.spare_segments_max.max(1);
-            if size == self.options.segment_bytes && room {
-                self.spares.insert(number, false);
-            } else {
-                remove(&*self.disk, &self.dir, &name)?;
+            let fits = self.disk.open(&self.dir.join(&name)).and_then(|file| {
+                let bytes = file.size_bytes()?;
+                let fits = room && bytes == self.options.segment_bytes;
+                fits.then(|| is_fresh(&*file, bytes)).transpose()
+            });
+            match fits.map_err(|error| io_error("reading", &name, error))? {
+                Some(fresh) => drop(self.spares.insert(number, fresh)),
+                None => remove(&*self.disk, &self.dir, &name)?,
             }
         }
         Ok(())

@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::super::{Disk, FileDisk, Wal};
+use super::super::{Disk, FileDisk, Tail, Wal};
 use super::{IDENTITY, OPTIONS};
 
 /// A directory that goes with its test.
@@ -39,7 +39,7 @@ fn a_log_lives_through_rolls_compactions_and_restarts() {
         wal.compact(round * 20 + 10, 1).unwrap();
         wal.close().unwrap();
         let (reopened, recovered) = Wal::open(Arc::new(FileDisk), &dir, OPTIONS).unwrap();
-        assert!(recovered.clean_shutdown);
+        assert_eq!(recovered.tail, Tail::Clean);
         assert_eq!(recovered.snapshot, Some((round * 20 + 10, 1)));
         let indexes: Vec<u64> = recovered.entries.iter().map(|entry| entry.index).collect();
         assert_eq!(

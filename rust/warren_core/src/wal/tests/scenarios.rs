@@ -6,7 +6,8 @@
 //!
 //! Commands: `create`, `open`, `close`, `append FIRST..LAST TERM [BYTES]`, `hard_state TEXT`, `commit`,
 //! `compact INDEX TERM`, `allocate`, `crash kept|lost`, `flip FRAME BYTE` (in the frame of that number,
-//! from 0), `zero FRAME` (all of it), `lose FILE`, `free BYTES`, `fail_sync`, `files`, `dump`.
+//! from 0), `zero FRAME` (all of it), `unwrite FILE OFFSET` (zeros from there to the end of the
+//! 512-byte sector), `lose FILE`, `free BYTES`, `fail_sync`, `files`, `dump`.
 
 #![allow(clippy::disallowed_methods, reason = "reads its scenarios from files")]
 
@@ -14,7 +15,7 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use super::super::sim_disk::{Fate, Faults, Random, SimDisk};
-use super::super::{Recovered, Wal, WalError, dump};
+use super::super::{Recovered, Tail, Wal, WalError, dump};
 use super::{AMPLE_BYTES, create, dir, open};
 
 struct Runner {
@@ -93,6 +94,7 @@ impl Runner {
             }),
             "flip" => self.flip(number(1) as usize, number(2) as usize),
             "zero" => self.zero(number(1) as usize),
+            "unwrite" => self.unwrite(words[1], number(2) as usize),
             "lose" => self.disk.lose(words[1]),
             "free" => self.disk.set_free_bytes(number(1)),
             "fail_sync" => {
@@ -144,6 +146,11 @@ impl Runner {
             .damage(&file, |bytes| bytes[offset..offset + length].fill(0));
     }
 
+    fn unwrite(&mut self, file: &str, offset: usize) {
+        let end = (offset + 1).next_multiple_of(512);
+        self.disk.damage(file, |bytes| bytes[offset..end].fill(0));
+    }
+
     /// File, offset and length of a frame, as it was when the whole log could last be read.
     fn frame(&mut self, number: usize) -> (String, usize, usize) {
         let mut frames = Vec::new();
@@ -165,13 +172,8 @@ impl Runner {
             let at = format!("{}+{}", frame.file, frame.offset);
             writeln!(lines, "{at} {kind:?} {index}@{term} {bytes} bytes").unwrap();
         })?;
-        let (torn, clean) = (summary.torn_tail.is_some(), summary.clean_shutdown);
-        writeln!(
-            lines,
-            "{} frames, torn {torn}, clean {clean}",
-            summary.frames
-        )
-        .unwrap();
+        let tail = describe_tail(&summary.tail);
+        writeln!(lines, "{} frames, {tail}", summary.frames).unwrap();
         Ok(lines)
     }
 }
@@ -189,11 +191,15 @@ fn describe(recovered: &Recovered) -> String {
         .iter()
         .map(|entry| format!(" {}@{}", entry.index, entry.term));
     writeln!(text, "entries{}", entries.collect::<String>()).unwrap();
-    if let Some(at) = &recovered.torn_tail {
-        writeln!(text, "torn tail cut at {}+{}", at.file, at.offset).unwrap();
-    }
-    if recovered.clean_shutdown {
-        writeln!(text, "clean shutdown").unwrap();
-    }
+    writeln!(text, "{}", describe_tail(&recovered.tail)).unwrap();
     text
+}
+
+fn describe_tail(tail: &Tail) -> String {
+    match tail {
+        Tail::Clean => "clean".to_owned(),
+        Tail::Open => "open".to_owned(),
+        Tail::Torn(at) => format!("torn at {}+{}", at.file, at.offset),
+        Tail::Cut(at) => format!("cut at {}+{}", at.file, at.offset),
+    }
 }

@@ -1,7 +1,7 @@
 //! A full disk refuses and recovers; a failed fsync is the end.
 
 use super::super::sim_disk::{Fate, Faults, Random, SimDisk};
-use super::super::{HARD_STATE_BYTES_MAX, Options, Wal, WalError};
+use super::super::{HARD_STATE_BYTES_MAX, Options, Tail, Wal, WalError};
 use super::{IDENTITY, OPTIONS, create, dir, open};
 use std::sync::Arc;
 
@@ -59,8 +59,8 @@ fn compaction_frees_a_full_disk() {
         Some(&[9; HARD_STATE_BYTES_MAX][..])
     );
     assert_eq!(
-        (recovered.snapshot, recovered.clean_shutdown),
-        (Some((durable, 1)), true)
+        (recovered.snapshot, recovered.tail),
+        (Some((durable, 1)), Tail::Clean)
     );
 }
 
@@ -181,10 +181,7 @@ fn limits_are_refused_by_name() {
     wal.append_entry(2, 1, &largest).unwrap();
     wal.close().unwrap();
     let (_, recovered) = open(&disk).unwrap();
-    assert_eq!(
-        (recovered.entries.len(), recovered.clean_shutdown),
-        (2, true)
-    );
+    assert_eq!((recovered.entries.len(), recovered.tail), (2, Tail::Clean));
 
     for segment_bytes in [0, 16 << 10 | 1, 8 << 10, 2 << 30] {
         let options = Options {
