@@ -17,6 +17,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     prost_build::Config::new()
         // Ordered maps: the encoding of an object is then canonical, and digests of it mean something.
         .btree_map(["."])
+        // Entries are shared between the log in memory and what is sent, not copied.
+        .bytes([".warren.v1.RaftEntry.payload"])
         .compile_fds(descriptors)?;
     Ok(())
 }

@@ -9,11 +9,38 @@
 pub enum Mutant {
     /// 2: a lone voter counts its entries for durable when it hands them to the log.
     AcknowledgesBeforeFsync,
+    /// 3: a leader answers a read without asking whether it still leads.
+    ReadsWithoutQuorum,
+    /// 6: a leader changes the membership before it has committed an entry of its own term, and
+    /// before the change under way is applied.
+    ChangesMembersBeforeFirstCommit,
+    /// 6: a change of membership takes effect at the leader when it is proposed.
+    AppliesMembersWhenProposed,
+    /// 6: nobody proposes to leave a joint configuration.
+    StaysJoint,
+    /// 7: candidates do not ask first whether they could win.
+    NoPreVote,
+    /// 8: what follows an installed snapshot in the log stays, though it conflicts.
+    InstallKeepsEntries,
+    /// 10: what was uncommitted when the lead was lost counts again with the next one.
+    UncommittedLeaks,
+    /// 16: votes and acknowledgements go out before what they promise is durable.
+    SendsBeforeDurable,
 }
 
 impl Mutant {
     /// All of them, by class.
-    pub const ALL: &'static [(u8, Mutant)] = &[(2, Mutant::AcknowledgesBeforeFsync)];
+    pub const ALL: &'static [(u8, Mutant)] = &[
+        (2, Mutant::AcknowledgesBeforeFsync),
+        (3, Mutant::ReadsWithoutQuorum),
+        (6, Mutant::ChangesMembersBeforeFirstCommit),
+        (6, Mutant::AppliesMembersWhenProposed),
+        (6, Mutant::StaysJoint),
+        (7, Mutant::NoPreVote),
+        (8, Mutant::InstallKeepsEntries),
+        (10, Mutant::UncommittedLeaks),
+        (16, Mutant::SendsBeforeDurable),
+    ];
 }
 
 #[cfg(any(test, feature = "sim"))]

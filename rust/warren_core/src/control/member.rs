@@ -22,7 +22,7 @@ use crate::ids::{Index, Term};
 use crate::orchestrator::{self, Orchestrator};
 use crate::pb;
 use crate::pb::command::Body;
-use crate::raft::{self, Committed, Position, Raft, Role, Work};
+use crate::raft::{self, Committed, ConfState, Position, Raft, Role, Work};
 
 /// Times round the loop of one step; what is left is done by the next.
 const ROUNDS_MAX: usize = 8;
@@ -73,11 +73,17 @@ impl Member {
         } = recovered;
         let log_bytes = entries.iter().map(|entry| entry.payload.len() as u64).sum();
         let applied = snapshot.as_ref().map_or(Position::default(), |(at, _)| *at);
+        // A log without a snapshot is the founder's.
+        let founder = ConfState {
+            voters: vec![identity.member.0],
+            ..ConfState::default()
+        };
         let recovered = raft::Recovered {
             member: identity.member,
-            snapshot,
+            snapshot: snapshot.or(Some((Position::default(), founder))),
             hard_state,
             entries,
+            cut: false,
         };
         Ok(Self {
             config,
@@ -110,10 +116,10 @@ impl Member {
             is_leader: raft.role == Role::Leader,
             serving: self.leading,
             term: raft.term,
-            last_index: raft.last_index,
+            last_index: raft.last.index,
             commit_index: raft.commit_index,
             applied_index: self.applied.index,
-            voters: raft.voters,
+            voters: raft.conf.voters.len(),
             has_space: self.has_space,
             sessions: self.sessions.len(),
             watches: self.watches.len(),
@@ -208,7 +214,14 @@ impl Member {
     }
 
     fn apply(&mut self, now: Now, committed: Committed, calls: &mut Calls, out: &mut Outputs) {
-        let Committed { at, command } = committed;
+        let Committed {
+            at,
+            command,
+            change,
+        } = committed;
+        if let Some(change) = change {
+            self.raft.apply_change(&change);
+        }
         let started_ns = (self.config.stopwatch)();
         if command.is_empty() {
             self.state.advance(at.index, at.term);
@@ -301,12 +314,12 @@ impl Member {
 
     /// Takes up or lays down what only a leader does.
     fn follow_role(&mut self, now: Now, calls: &mut Calls, out: &mut Outputs) {
-        let status = self.raft.status();
-        if status.term != self.term_seen {
-            self.term_seen = status.term;
+        let term = self.raft.term();
+        if term != self.term_seen {
+            self.term_seen = term;
             out.samples.elections += 1;
         }
-        let leads = status.role == Role::Leader && self.applied.term == status.term;
+        let leads = self.raft.role() == Role::Leader && self.applied.term == term;
         if leads == self.leading {
             return;
         }
@@ -317,7 +330,7 @@ impl Member {
             out.log(
                 Level::Info,
                 "control",
-                format!("leading in term {}", status.term.0),
+                format!("leading in term {}", term.0),
             );
         } else {
             self.orchestrator.follow();
@@ -428,6 +441,8 @@ impl Member {
         self.snapshot_running = false;
         match result {
             Ok(at) => {
+                let conf = self.raft.conf_state().clone();
+                self.raft.set_snapshot(at, conf);
                 self.raft.compact(at);
                 out.compact = Some(at);
             }

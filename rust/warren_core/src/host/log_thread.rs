@@ -122,6 +122,11 @@ impl LogThread {
     /// False as `commit` is.
     fn append(&mut self, persist: &Persist) -> bool {
         let started_ns = clock::mono_ns();
+        if let Some(at) = persist.install
+            && let Err(error) = self.wal.compact(at.index.0, at.term.0)
+        {
+            broken(&error)
+        }
         let state = persist.hard_state.as_ref();
         let appended = state.is_none_or(|s| self.append_record(|wal| wal.append_hard_state(s)))
             && persist.entries.iter().all(|entry| {

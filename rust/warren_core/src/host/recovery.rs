@@ -116,7 +116,7 @@ fn log_entry(entry: wal::Entry) -> LogEntry {
     LogEntry {
         index,
         term,
-        payload,
+        payload: payload.into(),
     }
 }
 

@@ -1,44 +1,75 @@
 //! Consensus, behind a contract of our own: no type of the library leaves this module.
 //!
 //! The contract in one paragraph. [`Raft`] does no I/O. After any call, [`Raft::take_work`] says
-//! what to do: entries and hard state to make durable, entries to apply, reads that may be
-//! answered. The caller writes the [`Persist`] to its log *in order*, calls [`Raft::persisted`]
-//! once it is durable, and applies what comes back committed. A leader's entries count for its own
-//! quorum only after `persisted`: nothing is committed before it is durable here (Raft, Ongaro
-//! thesis §10.2.1, lets a leader write in parallel with sending, not commit without writing).
+//! what to do: hard state and entries to make durable, messages to send, entries to apply, reads
+//! that may be answered. The caller writes each [`Persist`] to its log *in order* and calls
+//! [`Raft::persisted`] once it is durable; it may send all messages at once, since those that a
+//! write must come before are held back here until then. A leader's own entries count for its
+//! quorum only after `persisted`: it writes in parallel with sending, but nothing is committed
+//! before it is durable on a quorum, and nothing is applied before it is durable here (Raft,
+//! Ongaro thesis §10.2.1).
 //!
-//! Commands are opaque bytes. The log since the last snapshot is kept in memory; [`Raft::compact`]
-//! drops what a durable snapshot covers.
+//! Commands are opaque bytes. The log since the last snapshot is kept in memory, and some of what
+//! is before it for members that lag; [`Raft::compact`] drops what nobody needs.
 //!
-//! Today a cluster has one voter. A log that was never preceded by a snapshot belongs to the
-//! founding member, whose first configuration is itself alone; a member that joins later starts
-//! from a snapshot, which carries the configuration.
+//! A log never exists without the snapshot that it continues. A cluster is founded by an empty
+//! *genesis snapshot* whose configuration is the founder alone. A member that joins has nothing: it
+//! belongs to no configuration, cannot campaign, and waits until a leader has a snapshot sent.
+//!
+//! A member that finds the end of its log cut off (a torn tail that may have been durable) stands
+//! back until it has caught up: see `rejoin` and `votes`.
 
+mod changes;
 mod codec;
+mod election;
 mod journal;
+mod messages;
+mod rejoin;
+mod status;
 mod storage;
+mod votes;
+mod work;
 
-use raft::{Config as LibraryConfig, RawNode, StateRole};
+use std::collections::VecDeque;
+
+use prost::bytes::Bytes;
+use raft::eraftpb::Entry;
+use raft::{Config as LibraryConfig, RawNode, SnapshotStatus, StateRole};
 
 use crate::error::Error;
 use crate::ids::{Index, MemberId, Term};
 use crate::mutant::{self, Mutant};
+use crate::pb;
+pub use changes::ConfChange;
 pub use codec::{ConfState, Damaged};
+use codec::{HardState, damaged};
+use election::ElectionTimer;
 pub use journal::Note;
+use pb::RaftMessageType as Type;
+use rejoin::Rejoin;
+pub use status::{Progress, ProgressState, Role, Status};
 use storage::Storage;
+use votes::Grants;
 
 /// How long a tick is meant to last.
-pub const TICK_MS: u64 = 100;
-/// Ticks without a leader before an election, at least; at most twice as many.
-const ELECTION_TICKS: usize = 10;
+pub const TICK_MS: u64 = 25;
 const HEARTBEAT_TICKS: usize = 2;
+/// The library's own election timer must never fire: see [`election`].
+const NEVER_TICKS: usize = 1 << 30;
 /// Proposed and not yet committed; beyond it proposals are refused, so that a stuck disk cannot
 /// fill the memory.
 const UNCOMMITTED_BYTES_MAX: u64 = 64 << 20;
 /// Committed entries in one [`Work`], so that a step stays short.
 const COMMITTED_BYTES_PER_WORK: u64 = 256 << 10;
 const BYTES_PER_MESSAGE: u64 = 1 << 20;
+/// Appends on their way to one follower.
 const INFLIGHT_MESSAGES_MAX: usize = 256;
+/// Questions for a read index that wait for a quorum; further ones are dropped, to be asked again.
+const READS_PENDING_MAX: usize = 1024;
+/// What a snapshot covers and is kept in memory all the same, for followers that still need it.
+const TRAILING_BYTES_MAX: u64 = 64 << 20;
+/// And for whoever may lag when this member comes to lead.
+const TRAILING_BYTES_MIN: u64 = 4 << 20;
 
 /// An entry's place in the log: it is committed there or, overtaken by another term, nowhere.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -47,38 +78,64 @@ pub struct Position {
     pub term: Term,
 }
 
-/// One entry on its way to or from the log; `payload` is opaque to both.
+/// One entry on its way to or from the log; `payload` is opaque to both, and cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogEntry {
     pub index: u64,
     pub term: u64,
-    pub payload: Vec<u8>,
+    pub payload: Bytes,
 }
 
 /// What a member wakes up with.
 #[derive(Clone, Debug)]
 pub struct Recovered {
     pub member: MemberId,
-    /// The newest snapshot, with the configuration it carries.
+    /// The newest snapshot, with the configuration it carries; none for a member that joins.
     pub snapshot: Option<(Position, ConfState)>,
     pub hard_state: Option<Vec<u8>>,
     /// What follows the snapshot, without gaps.
     pub entries: Vec<LogEntry>,
+    /// The end of the log was cut off, and may have been durable.
+    pub cut: bool,
 }
 
-/// To be made durable, after every earlier one. Hard state goes before the entries it covers.
+/// To be made durable, after every earlier one, in the order of its fields.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Persist {
     pub number: u64,
+    /// The log now continues the snapshot at this place, and nothing that it held before follows
+    /// (Raft §7).
+    pub install: Option<Position>,
     pub hard_state: Option<Vec<u8>>,
     pub entries: Vec<LogEntry>,
+}
+
+/// How urgent a message is; order matters only within a lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Lane {
+    /// Votes, heartbeats, reads: small, and what keeps the cluster together.
+    Urgent,
+    /// Appends and their answers.
+    Log,
+    /// Snapshots.
+    Bulk,
+}
+
+/// To be sent, now. It may get lost, or arrive twice.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Message {
+    pub to: MemberId,
+    pub lane: Lane,
+    pub body: pb::RaftMessage,
 }
 
 /// A committed command. An empty `command` is a leader's first entry in its term.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Committed {
     pub at: Position,
-    pub command: Vec<u8>,
+    pub command: Bytes,
+    /// To be given to [`Raft::apply_change`] where the entry is applied.
+    pub change: Option<ConfChange>,
 }
 
 /// A read with this context may be answered from any state at or past `index`.
@@ -89,199 +146,295 @@ pub struct ReadReady {
 }
 
 /// What to do next; see the module's prose for the order.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Work {
     pub persist: Option<Persist>,
+    pub messages: Vec<Message>,
+    /// The snapshot given by [`Raft::receive_snapshot`] is taken: the state becomes that one now,
+    /// before anything that follows.
+    pub installed: Option<Position>,
     pub committed: Vec<Committed>,
     pub reads: Vec<ReadReady>,
+    /// Followers that need the newest snapshot; [`Raft::snapshot_sent`] tells what came of it.
+    pub snapshots_wanted: Vec<MemberId>,
+    /// A follower needs a snapshot newer than the newest that [`Raft::set_snapshot`] named.
+    pub snapshot_due: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    Follower,
-    Candidate,
-    Leader,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Status {
-    pub role: Role,
-    pub leader: Option<MemberId>,
-    pub term: Term,
-    pub last_index: Index,
-    pub commit_index: Index,
-    pub voters: usize,
-}
-
-/// Invariant: `persisted` ≤ `to_persist` ≤ `taken`, all numbers of the library's readies.
+/// Invariants: `persisted` ≤ `to_persist` ≤ `taken` and `term_number` ≤ `to_persist`, all numbers
+/// of the library's readies; `conf` is the configuration that the library decides by.
 pub struct Raft {
     node: RawNode<Storage>,
     member: MemberId,
+    conf: ConfState,
     /// The last work taken, the last that was to be made durable, the last that is.
     taken: u64,
     to_persist: u64,
     persisted: u64,
+    /// The last work that changed the term, the vote or the generation.
+    term_number: u64,
+    /// The hard state last handed out.
+    written: HardState,
+    /// Messages, and after which number they may go.
+    held: VecDeque<(u64, Message)>,
+    /// What the caller has applied; the library is told no more than is durable.
+    applied: Index,
+    /// Entries were appended and not yet sent.
+    unsent: bool,
+    offered: Option<(Position, ConfState)>,
+    grants: Grants,
+    rejoin: Rejoin,
+    rejoin_unasked: bool,
+    reads_unconfirmed: Vec<ReadReady>,
     journal: journal::Journal,
-    jitter: Jitter,
-    /// The (term, role) the election timeout was last drawn for.
-    drawn_for: (u64, StateRole),
+    election: ElectionTimer,
+    /// Bytes uncommitted when the lead was lost.
+    uncommitted_bytes_seen: usize,
 }
 
 impl Raft {
-    /// Wakes a member up. `seed` drives the election jitter.
+    /// Wakes a member up. `seed` drives its elections and must differ from start to start.
+    ///
+    /// # Errors
+    /// [`Damaged`] if what was recovered contradicts itself.
     pub fn new(recovered: Recovered, seed: u64) -> Result<Self, Damaged> {
-        let member = recovered.member;
-        let applied = recovered.snapshot.as_ref().map_or(0, |(at, _)| at.index.0);
+        let (member, cut) = (recovered.member, recovered.cut);
         let storage = Storage::recover(recovered)?;
+        let (found, conf) = (storage.hard_state(), storage.conf());
+        let applied = storage.snapshot_position().unwrap_or_default().index;
         let journal = journal::Journal::default();
-        let config = LibraryConfig {
-            id: member.0,
-            applied,
-            election_tick: ELECTION_TICKS,
-            heartbeat_tick: HEARTBEAT_TICKS,
-            max_size_per_msg: BYTES_PER_MESSAGE,
-            max_inflight_msgs: INFLIGHT_MESSAGES_MAX,
-            check_quorum: true,
-            pre_vote: true,
-            max_uncommitted_size: UNCOMMITTED_BYTES_MAX,
-            max_committed_size_per_ready: COMMITTED_BYTES_PER_WORK,
-            ..LibraryConfig::default()
-        };
-        let node = RawNode::new(&config, storage, &journal.logger()).map_err(|error| Damaged {
-            why: error.to_string(),
-        })?;
-        let drawn_for = (node.raft.term, node.raft.state);
+        let config = config(member, applied);
+        let node = RawNode::new(&config, storage, &journal.logger())
+            .map_err(|error| damaged(error.to_string()))?;
+        let mut election = ElectionTimer::new(seed);
+        let generation = found.generation + u64::from(cut);
+        let rejoin = Rejoin::new(cut || found.cut, generation, election.next());
         let mut raft = Self {
             node,
             member,
+            conf,
             taken: 0,
             to_persist: 0,
             persisted: 0,
+            term_number: 0,
+            written: found,
+            held: VecDeque::new(),
+            applied,
+            unsent: false,
+            offered: None,
+            grants: Grants::default(),
+            rejoin,
+            rejoin_unasked: false,
+            reads_unconfirmed: Vec::new(),
             journal,
-            jitter: Jitter(seed | 1),
-            drawn_for,
+            election,
+            uncommitted_bytes_seen: 0,
         };
-        raft.draw_election_timeout();
-        if raft.is_sole_voter() {
+        if raft.conf.voters == [member.0] && !raft.conf.is_joint() {
             // Nobody else can be leader: waiting for an election timeout would help no one.
-            let _ = raft.node.campaign();
+            raft.campaign();
         }
         Ok(raft)
     }
 
     /// Time passes: call every [`TICK_MS`].
     pub fn tick(&mut self) {
-        self.node.tick();
-        self.redraw_if_reset();
+        self.tick_rejoin();
+        if !self.election_is_due() {
+            self.node.tick();
+            self.follow_resets();
+        } else if self.may_campaign() {
+            self.campaign();
+        }
+    }
+
+    /// Takes a message from another member, who must be who it says it is.
+    ///
+    /// # Errors
+    /// [`Damaged`] if no correct member could have sent it; nothing has changed then.
+    pub fn receive(&mut self, from: MemberId, message: pb::RaftMessage) -> Result<(), Damaged> {
+        let mut message_type = messages::check(&message)?;
+        if from == self.member || from.0 == 0 {
+            return Err(damaged("the sender is this member itself, or nobody"));
+        }
+        let cut_voter = message.cut_voter;
+        let message = match message_type {
+            Type::Rejoin => {
+                self.rejoin_asked(from, &message);
+                return Ok(());
+            }
+            Type::RejoinAck => {
+                self.rejoin_answered(from, &message);
+                return Ok(());
+            }
+            Type::Append | Type::Heartbeat => self.guard_cut(from, message),
+            Type::AppendResponse | Type::HeartbeatResponse => {
+                self.check_answer(&message)?;
+                if self.is_from_before_cut(from, &message) {
+                    return Ok(());
+                }
+                message
+            }
+            Type::TimeoutNow if !self.may_campaign() || self.rejoin.is_cut() => return Ok(()),
+            _ => message,
+        };
+        message_type = message.r#type();
+        let mut message = messages::to_library(from, self.member, message_type, message)?;
+        if message_type == Type::Heartbeat {
+            // What a cut took away the leader may still count on.
+            message.commit = message.commit.min(self.node.raft.raft_log.last_index());
+        }
+        if matches!(message_type, Type::VoteResponse | Type::PreVoteResponse) {
+            self.count_vote(message, cut_voter);
+        } else {
+            // What it refuses is late, or from a stranger.
+            let _ = self.node.step(message);
+        }
+        self.follow_resets();
+        Ok(())
+    }
+
+    /// A leader has every entry that somebody can acknowledge to it.
+    fn check_answer(&self, message: &pb::RaftMessage) -> Result<(), Damaged> {
+        let raft = &self.node.raft;
+        let leads = raft.state == StateRole::Leader && message.term == raft.term;
+        if leads && !message.reject && message.index > raft.raft_log.last_index() {
+            return Err(damaged(
+                "an acknowledgement of entries that were never sent",
+            ));
+        }
+        Ok(())
     }
 
     /// Appends `command` on the leader; it resolves by the position returned.
+    ///
+    /// # Errors
+    /// `NoLeader` if this member does not lead or hands the lead over; `Overloaded` while too much
+    /// is uncommitted.
     pub fn propose(&mut self, command: Vec<u8>) -> Result<Position, Error> {
-        if self.node.raft.state != StateRole::Leader {
+        let raft = &self.node.raft;
+        if raft.state != StateRole::Leader || raft.lead_transferee.is_some() {
             return Err(Error::NoLeader);
         }
-        match self.node.propose(Vec::new(), command) {
-            Ok(()) => Ok(Position {
-                index: Index(self.node.raft.raft_log.last_index()),
-                term: Term(self.node.raft.term),
-            }),
-            Err(_) => Err(Error::Overloaded {
-                queue: "the log",
-                limit: UNCOMMITTED_BYTES_MAX as usize,
-            }),
-        }
+        self.append(Entry {
+            data: codec::command_payload(&command),
+            ..Entry::default()
+        })
     }
 
-    /// Asks from which index on a read is linearizable; the answer comes as [`Work::reads`].
-    /// Use a fresh context each time and ask only a leader that has applied an entry of its term.
+    /// Asks from which index on a read is linearizable; the answer comes as [`Work::reads`], after
+    /// a quorum has confirmed with this very context that this member still leads (thesis §6.4).
+    /// Use a fresh context each time, ask only a leader that has applied an entry of its term, and
+    /// ask again if there is no answer.
     pub fn read_index(&mut self, context: u64) {
+        let raft = &self.node.raft;
+        if raft.state != StateRole::Leader || raft.pending_read_count() >= READS_PENDING_MAX {
+            return;
+        }
+        if mutant::is_on(Mutant::ReadsWithoutQuorum) {
+            let index = Index(raft.raft_log.committed);
+            self.reads_unconfirmed.push(ReadReady { context, index });
+            return;
+        }
         self.node.read_index(context.to_le_bytes().to_vec());
     }
 
     /// Everything up to this [`Persist::number`] is durable.
     pub fn persisted(&mut self, number: u64) {
-        self.persisted = self.persisted.max(number);
+        self.persisted = self.persisted.max(number.min(self.to_persist));
         // Work without anything to persist is done once all before it is.
-        let all = self.persisted == self.to_persist;
+        let all = self.is_all_durable();
         self.node
-            .on_persist_ready(if all { self.taken } else { number });
+            .on_persist_ready(if all { self.taken } else { self.persisted });
+        self.tell_applied();
     }
 
     /// Everything up to `index` is applied.
     pub fn applied(&mut self, index: Index) {
-        self.node.advance_apply_to(index.0);
+        self.applied = self.applied.max(index);
+        self.tell_applied();
     }
 
-    /// Drops the log up to a durable snapshot.
+    /// A snapshot is in place before its marker is durable; the library accepts no such thing.
+    fn tell_applied(&mut self) {
+        let log = &self.node.raft.raft_log;
+        let applied = self.applied.0.min(log.persisted).min(log.committed);
+        if applied > log.applied {
+            self.node.advance_apply_to(applied);
+        }
+    }
+
+    /// The newest snapshot that is durable here: what followers that lag too far are given.
+    pub fn set_snapshot(&mut self, at: Position, conf: ConfState) {
+        self.node.mut_store().set_snapshot(at, conf);
+    }
+
+    /// Drops the log in memory up to `at`, which a durable snapshot covers (see
+    /// [`set_snapshot`](Self::set_snapshot)), except what followers still need.
     pub fn compact(&mut self, at: Position) {
-        self.node.mut_store().compact(at);
-    }
-
-    /// The configuration to be kept with a snapshot.
-    pub fn conf_state(&self) -> ConfState {
-        self.node.store().conf_state()
-    }
-
-    /// What is to be done since the last call, or `None`.
-    pub fn take_work(&mut self) -> Option<Work> {
-        if !self.node.has_ready() {
-            return None;
-        }
-        let mut ready = self.node.ready();
-        let entries = ready.take_entries();
-        // A commit index alone is not worth an fsync: it is found again from the entries.
-        let hard_state = ready
-            .hs()
-            .filter(|_| ready.must_sync())
-            .map(codec::encode_hard_state);
-        let persist = (hard_state.is_some() || !entries.is_empty()).then(|| Persist {
-            number: ready.number(),
-            hard_state,
-            entries: entries.iter().map(codec::log_entry).collect(),
-        });
-        self.node.mut_store().append(&entries);
-        let work = Work {
-            persist,
-            committed: ready
-                .take_committed_entries()
-                .into_iter()
-                .map(codec::committed)
-                .collect(),
-            reads: ready
-                .take_read_states()
-                .iter()
-                .filter_map(codec::read_ready)
-                .collect(),
-        };
-        self.taken = ready.number();
-        self.node.advance_append_async(ready);
-        if work.persist.is_some() {
-            self.to_persist = self.taken;
-            if mutant::is_on(Mutant::AcknowledgesBeforeFsync) {
-                self.persisted(self.taken);
-            }
-        } else if self.persisted == self.to_persist {
-            // Only then: the library takes everything up to this number for durable.
-            self.node.on_persist_ready(self.taken);
-        }
-        self.redraw_if_reset();
-        Some(work)
-    }
-
-    pub fn status(&self) -> Status {
         let raft = &self.node.raft;
-        Status {
-            role: match raft.state {
-                StateRole::Leader => Role::Leader,
-                StateRole::Follower => Role::Follower,
-                StateRole::Candidate | StateRole::PreCandidate => Role::Candidate,
-            },
-            leader: (raft.leader_id != 0).then_some(MemberId(raft.leader_id)),
-            term: Term(raft.term),
-            last_index: Index(raft.raft_log.last_index()),
-            commit_index: Index(raft.raft_log.committed),
-            voters: self.node.store().conf_state().voters.len(),
+        let up_to = at.index.0.min(raft.raft_log.applied);
+        let others = self.others();
+        let progress = others.iter().filter_map(|id| raft.prs().get(*id));
+        let active = progress.filter(|progress| progress.recent_active);
+        let needed_from = match raft.state {
+            StateRole::Leader => active.map(|p| p.matched + 1).min().unwrap_or(u64::MAX),
+            _ => u64::MAX,
+        };
+        let bytes_min = match others.is_empty() {
+            true => 0,
+            false => TRAILING_BYTES_MIN,
+        };
+        let storage = self.node.mut_store();
+        storage.compact(up_to, needed_from, bytes_min, TRAILING_BYTES_MAX);
+    }
+
+    /// A snapshot was received and is durable, file and state: it is taken ([`Work::installed`])
+    /// unless this member has as much already.
+    pub fn receive_snapshot(&mut self, at: Position, conf: ConfState) {
+        self.offered = Some((at, conf));
+    }
+
+    /// What became of the snapshot that `to` needed: held by it, or not.
+    pub fn snapshot_sent(&mut self, to: MemberId, held: bool) {
+        let status = match held {
+            true => SnapshotStatus::Finish,
+            false => SnapshotStatus::Failure,
+        };
+        self.node.report_snapshot(to.0, status);
+    }
+
+    /// What was last sent to this member is probably lost.
+    pub fn unreachable(&mut self, member: MemberId) {
+        self.node.report_unreachable(member.0);
+    }
+
+    /// Hands the lead to another voter, as soon as it has everything (thesis §3.10). Given up after
+    /// an election timeout; until then nothing can be proposed.
+    ///
+    /// # Errors
+    /// `NoLeader` if this member does not lead; `Invalid` if `to` does not vote.
+    pub fn transfer_leadership(&mut self, to: MemberId) -> Result<(), Error> {
+        if self.node.raft.state != StateRole::Leader {
+            return Err(Error::NoLeader);
         }
+        if !self.conf.is_voter(to.0) {
+            return Err(Error::Invalid {
+                what: "member",
+                why: format!("member {} does not vote, so it cannot lead", to.0),
+            });
+        }
+        self.node.transfer_leader(to.0);
+        Ok(())
+    }
+
+    /// To whom the lead is being handed.
+    pub fn transfer_target(&self) -> Option<MemberId> {
+        self.node.raft.lead_transferee.map(MemberId)
+    }
+
+    pub fn abort_transfer(&mut self) {
+        self.node.raft.abort_leader_transfer();
     }
 
     /// What the library had to say since the last call.
@@ -289,34 +442,26 @@ impl Raft {
         self.journal.take()
     }
 
-    fn is_sole_voter(&self) -> bool {
-        self.node.store().conf_state().voters == [self.member.0]
-    }
-
-    /// The library draws its timeout from a thread-local source on every reset; ours is seeded.
-    fn redraw_if_reset(&mut self) {
-        let now = (self.node.raft.term, self.node.raft.state);
-        if now != self.drawn_for {
-            self.drawn_for = now;
-            self.draw_election_timeout();
-        }
-    }
-
-    fn draw_election_timeout(&mut self) {
-        let ticks = ELECTION_TICKS + self.jitter.below(ELECTION_TICKS);
-        self.node.raft.set_randomized_election_timeout(ticks);
+    fn is_all_durable(&self) -> bool {
+        self.persisted == self.to_persist
     }
 }
 
-/// xorshift64* (Vigna 2016): a stream of its own, so that nothing else shifts the elections.
-struct Jitter(u64);
-
-impl Jitter {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) as usize % limit
+fn config(member: MemberId, applied: Index) -> LibraryConfig {
+    LibraryConfig {
+        id: member.0,
+        applied: applied.0,
+        election_tick: election::LEASE_TICKS,
+        min_election_tick: NEVER_TICKS,
+        max_election_tick: NEVER_TICKS + 1,
+        heartbeat_tick: HEARTBEAT_TICKS,
+        max_size_per_msg: BYTES_PER_MESSAGE,
+        max_inflight_msgs: INFLIGHT_MESSAGES_MAX,
+        check_quorum: true,
+        pre_vote: !mutant::is_on(Mutant::NoPreVote),
+        max_uncommitted_size: UNCOMMITTED_BYTES_MAX,
+        max_committed_size_per_ready: COMMITTED_BYTES_PER_WORK,
+        ..LibraryConfig::default()
     }
 }
 

@@ -1,11 +1,27 @@
 use super::*;
 
+fn genesis() -> Position {
+    Position {
+        index: Index(1),
+        term: Term(1),
+    }
+}
+
+fn conf(voters: &[u64], learners: &[u64]) -> ConfState {
+    ConfState {
+        voters: voters.to_vec(),
+        learners: learners.to_vec(),
+        ..ConfState::default()
+    }
+}
+
 fn founder() -> Recovered {
     Recovered {
         member: MemberId(7),
-        snapshot: None,
+        snapshot: Some((genesis(), conf(&[7], &[]))),
         hard_state: None,
         entries: Vec::new(),
+        cut: false,
     }
 }
 
@@ -61,7 +77,7 @@ impl Member {
     }
 
     fn commands(&self) -> Vec<&[u8]> {
-        let commands = self.applied.iter().map(|entry| entry.command.as_slice());
+        let commands = self.applied.iter().map(|entry| entry.command.as_ref());
         commands.filter(|command| !command.is_empty()).collect()
     }
 }
@@ -138,9 +154,11 @@ fn a_restarted_member_starts_after_its_snapshot() {
     member.settle();
     member.raft.propose(b"two".to_vec()).unwrap();
     member.settle();
+    let conf = member.raft.conf_state().clone();
+    member.raft.set_snapshot(at, conf.clone());
     member.raft.compact(at);
     let mut durable = member.durable;
-    durable.snapshot = Some((at, member.raft.conf_state()));
+    durable.snapshot = Some((at, conf));
     durable.entries.retain(|entry| entry.index > at.index.0);
     let mut again = Member::start(durable);
     again.settle();
@@ -150,16 +168,12 @@ fn a_restarted_member_starts_after_its_snapshot() {
 #[test]
 fn a_snapshot_newer_than_the_durable_commit_index_is_no_damage() {
     let mut durable = founder();
-    let conf = ConfState {
-        voters: vec![7],
-        learners: vec![],
-    };
     durable.snapshot = Some((
         Position {
             index: Index(50),
             term: Term(3),
         },
-        conf,
+        conf(&[7], &[]),
     ));
     let mut member = Member::start(durable);
     member.settle();
@@ -189,16 +203,16 @@ fn a_read_is_released_at_the_commit_index() {
 fn a_gap_in_the_log_is_refused() {
     let mut durable = founder();
     durable.entries = vec![LogEntry {
-        index: 2,
+        index: 3,
         term: 1,
-        payload: vec![0],
+        payload: vec![0].into(),
     }];
     assert!(
         Raft::new(durable, 1)
             .err()
             .unwrap()
             .why
-            .contains("jumps to entry 2")
+            .contains("jumps to entry 3")
     );
 }
 
@@ -218,11 +232,18 @@ fn a_configuration_survives_its_encoding() {
     let conf = ConfState {
         voters: vec![1, u64::MAX],
         learners: vec![9],
+        voters_outgoing: vec![1, 2],
+        learners_next: vec![2],
     };
     assert_eq!(ConfState::decode(&conf.encode()), Ok(conf.clone()));
     let bytes = conf.encode();
     assert!(ConfState::decode(&bytes[..bytes.len() - 1]).is_err());
     assert!(ConfState::decode(&[0xff; 8]).is_err());
+    let learner_that_votes = ConfState {
+        learners: vec![1],
+        ..conf
+    };
+    assert!(ConfState::decode(&learner_that_votes.encode()).is_err());
 }
 
 #[test]

@@ -13,7 +13,6 @@ use crate::fsm::FEATURE_LEVEL_MAX;
 use crate::ids::{NodeId, ServiceId};
 use crate::pb;
 use crate::pb::command::Body;
-use crate::raft;
 
 /// Longest command; half of the smallest segment of the log.
 const COMMAND_BYTES_MAX: usize = 512 << 10;
@@ -186,9 +185,7 @@ impl Member {
                 origin,
             )?;
         }
-        let raft::Status {
-            term, last_index, ..
-        } = self.raft.status();
+        let (term, last_index) = (self.raft.term(), self.raft.last().index);
         let epoch = self.identity.epoch;
         self.sessions.open(
             call.id,

@@ -57,7 +57,7 @@ impl Member {
             node: self.config.node,
             leader: self.config.node,
             term: raft.term,
-            last_index: raft.last_index,
+            last_index: raft.last.index,
             applied_index: self.applied.index,
             pending,
         }

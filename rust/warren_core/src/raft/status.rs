@@ -1,0 +1,125 @@
+//! How a member stands, for people, metrics and whoever decides by it.
+
+use raft::StateRole;
+
+use super::{ConfState, Position, Raft};
+use crate::ids::{Index, MemberId, Term};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    Follower,
+    Candidate,
+    Leader,
+}
+
+/// How a leader sends to a follower.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProgressState {
+    /// It does not know yet what the follower has: one append at a time.
+    Probe,
+    /// As fast as the follower takes it.
+    Replicate,
+    /// The follower needs a snapshot first.
+    Snapshot,
+}
+
+/// What a leader knows of another member. Invariant: `match_index` < `next_index`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Progress {
+    pub member: MemberId,
+    pub match_index: Index,
+    pub next_index: Index,
+    pub state: ProgressState,
+    /// Heard from within the last check of the quorum.
+    pub recent_active: bool,
+    /// Payload bytes after `match_index`.
+    pub pending_bytes: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    pub role: Role,
+    pub leader: Option<MemberId>,
+    pub term: Term,
+    pub voted_for: Option<MemberId>,
+    pub last: Position,
+    pub commit_index: Index,
+    /// What of the log is durable here.
+    pub persisted_index: Index,
+    pub conf: ConfState,
+    /// Of the others, ordered; empty unless this member leads.
+    pub progress: Vec<Progress>,
+    /// The end of the log was cut off and has not been caught up with.
+    pub cut: bool,
+    /// Payload bytes proposed by this leader and not committed.
+    pub uncommitted_bytes: usize,
+}
+
+impl Raft {
+    pub fn status(&self) -> Status {
+        let raft = &self.node.raft;
+        let role = self.role();
+        let some = |id: u64| (id != 0).then_some(MemberId(id));
+        let progress = match role {
+            Role::Leader => {
+                let others = self.others().into_iter();
+                others.filter_map(|id| self.progress(id)).collect()
+            }
+            _ => Vec::new(),
+        };
+        Status {
+            role,
+            leader: some(raft.leader_id),
+            term: self.term(),
+            voted_for: some(raft.vote),
+            last: self.last(),
+            commit_index: Index(raft.raft_log.committed),
+            persisted_index: Index(raft.raft_log.persisted),
+            conf: self.conf.clone(),
+            progress,
+            cut: self.rejoin.is_cut(),
+            uncommitted_bytes: raft.uncommitted_size(),
+        }
+    }
+
+    pub fn role(&self) -> Role {
+        match self.node.raft.state {
+            StateRole::Leader => Role::Leader,
+            StateRole::Follower => Role::Follower,
+            StateRole::Candidate | StateRole::PreCandidate => Role::Candidate,
+        }
+    }
+
+    pub fn term(&self) -> Term {
+        Term(self.node.raft.term)
+    }
+
+    pub fn last(&self) -> Position {
+        let log = &self.node.raft.raft_log;
+        Position {
+            index: Index(log.last_index()),
+            term: Term(log.last_term()),
+        }
+    }
+
+    /// The configuration as of the last change applied.
+    pub fn conf_state(&self) -> &ConfState {
+        &self.conf
+    }
+
+    fn progress(&self, id: u64) -> Option<Progress> {
+        let progress = self.node.raft.prs().get(id)?;
+        Some(Progress {
+            member: MemberId(id),
+            match_index: Index(progress.matched),
+            next_index: Index(progress.next_idx),
+            state: match progress.state {
+                raft::ProgressState::Probe => ProgressState::Probe,
+                raft::ProgressState::Replicate => ProgressState::Replicate,
+                raft::ProgressState::Snapshot => ProgressState::Snapshot,
+            },
+            recent_active: progress.recent_active,
+            pending_bytes: self.node.store().bytes_after(progress.matched),
+        })
+    }
+}
