@@ -6,7 +6,7 @@ mod support;
 use prost::Message;
 use support::commands::Commands;
 use support::{Replica, Rng, member, node_id, put_node, snapshot_bytes};
-use warren_core::fsm::{Availability, snapshot};
+use warren_core::fsm::{Availability, Member, snapshot};
 use warren_core::ids::{Index, Term};
 use warren_core::pb::{self, command::Body};
 
@@ -40,8 +40,13 @@ fn two_releases_agree_until_the_older_one_stops() {
         let mut commands = Commands { rng: Rng(seed) };
         let mut new = Replica::in_cluster();
         let mut old = new.clone();
-        for _ in 0..400 {
-            let bytes = commands.next(&new).encode_to_vec();
+        for n in 0..320 {
+            let command = match n {
+                // At the end everybody is upgraded, and the level raised.
+                0..300 => commands.next(&new),
+                _ => new.command(upgraded(&new)),
+            };
+            let bytes = command.encode_to_vec();
             new.index += 1;
             let at = Index(new.index);
             let before = old.bytes();
@@ -60,7 +65,24 @@ fn two_releases_agree_until_the_older_one_stops() {
         }
     }
     // The generator must reach what it is to test.
-    assert!(stopped > 5 && refused > 50, "{stopped} stopped, {refused}");
+    assert!(
+        stopped == 40 && refused > 50,
+        "{stopped} stopped, {refused}"
+    );
+}
+
+/// The next step to level 2: a member that does not know it yet is upgraded; then it is raised.
+fn upgraded(replica: &Replica) -> Body {
+    let behind = |member: &&Member| member.feature_level_max < NEW;
+    match replica.state.members().find(behind) {
+        None => raise(NEW),
+        Some(member) => Body::PutMember(pb::PutMember {
+            member: Some(pb::Member {
+                feature_level_max: NEW,
+                ..member.into()
+            }),
+        }),
+    }
 }
 
 /// What the older release has no type for, it refuses exactly as the newer one does.

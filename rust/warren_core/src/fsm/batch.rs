@@ -9,7 +9,8 @@ use crate::fsm::convert::specified;
 use crate::fsm::objects::{
     Container, ContainerState, DesiredState, Event, Node, NodeStatus, Resources, Service, Status,
 };
-use crate::fsm::state::State;
+use crate::fsm::state::{Place, State};
+use crate::fsm::table::Handle;
 use crate::ids::{ContainerId, NodeId, ServiceId};
 use crate::pb;
 
@@ -60,10 +61,8 @@ impl State {
         if let Some(replaced) = replaced {
             self.retire(cx, replaced);
         }
-        let spec = self
-            .spec(&container.spec_digest)
-            .map(|spec| (**spec).clone());
-        self.insert_container(container, || spec.unwrap_or_default());
+        // Its service has the spec too, so that there is nothing to copy.
+        self.insert_container(container, || unreachable!("the service has it"));
         cx.events.push(Event::Container {
             id,
             service: service_id,
@@ -108,7 +107,8 @@ impl State {
     /// Gives up a container for another one in its slot. What may still run on a node that is
     /// down becomes lost; the node removes it when it is back.
     fn retire(&mut self, cx: &mut Context, id: ContainerId) {
-        self.change(cx, id, |container| {
+        let place = self.container_ids[&id];
+        self.change(cx, place, |container| {
             container.desired = DesiredState::Remove;
             if !container.is_terminal() {
                 container.status.state = ContainerState::Lost;
@@ -130,14 +130,16 @@ impl State {
     fn set_desired_one(&mut self, cx: &mut Context, item: &pb::DesiredItem) -> Judged {
         let id = ContainerId::from_slice(&item.container_id)?;
         let desired = specified("desired state", item.desired, DesiredState::Unspecified)?;
-        let container = self
-            .container(id)
+        let place = *self
+            .container_ids
+            .get(&id)
             .ok_or_else(|| not_found(ContainerId::KIND, id))?;
-        if desired < container.desired {
+        let before = self.container_at(place).desired;
+        if desired < before {
             return Err(Error::StateWentBack);
         }
-        if desired > container.desired {
-            self.change(cx, id, |container| container.desired = desired);
+        if desired > before {
+            self.change(cx, place, |container| container.desired = desired);
         }
         Ok(id)
     }
@@ -149,13 +151,19 @@ impl State {
     ) -> Result<Vec<u8>> {
         let items = bounded(&command.items)?;
         let node = NodeId::from_slice(&command.node_id)?;
+        let node = self.node_ids.get(&node).copied();
         Ok(answer(
             items.iter().map(|item| self.report_one(cx, node, item)),
         ))
     }
 
     /// A container of another node is as unknown to this one as one that never was.
-    fn report_one(&mut self, cx: &mut Context, node: NodeId, item: &pb::StatusItem) -> Judged {
+    fn report_one(
+        &mut self,
+        cx: &mut Context,
+        node: Option<Handle>,
+        item: &pb::StatusItem,
+    ) -> Judged {
         let id = ContainerId::from_slice(&item.container_id)?;
         let reported = item
             .status
@@ -168,22 +176,21 @@ impl State {
                 "only managers call a container lost",
             ));
         }
-        let container = self
-            .container(id)
-            .filter(|container| container.node == node)
+        let place = node
+            .and_then(|node| self.place_on(node, id))
             .ok_or_else(|| not_found(ContainerId::KIND, id))?;
-        let next = container.status.advanced(reported)?;
-        if next != container.status {
-            self.change(cx, id, |container| container.status = next);
+        let status = &self.container_at(place).status;
+        let next = status.advanced(reported)?;
+        if next != *status {
+            self.change(cx, place, |container| container.status = next);
         }
         Ok(id)
     }
 
     /// Changes a container and says so; deletes its record if that was the last thing to wait for.
-    fn change(&mut self, cx: &mut Context, id: ContainerId, change: impl FnOnce(&mut Container)) {
-        self.update_container(id, change);
-        let container = self.container(id).expect("it was there a moment ago");
-        let (service, node) = (container.service, container.node);
+    fn change(&mut self, cx: &mut Context, place: Place, change: impl FnOnce(&mut Container)) {
+        let container = self.update_container(place, change);
+        let (id, service, node) = (container.id, container.service, container.node);
         let gone = container.status.removed && container.desired == DesiredState::Remove;
         if gone {
             self.remove_container(id);

@@ -11,7 +11,7 @@
 //! | `objects` | the nouns, and the rules of one object alone |
 //! | `convert` | nouns ⇄ messages |
 //! | `table` | records that clone in O(1) |
-//! | `state` | all objects, with their indexes and totals |
+//! | `state`, `changes` | all objects, with their indexes and totals; how they change |
 //! | `requests` | who asked what already, and the answer |
 //! | `apply`, `batch`, `members` | what each command does |
 //! | `validate`, `reference` | what a spec may say, before and at `apply` |
@@ -22,6 +22,7 @@
 
 mod apply;
 mod batch;
+mod changes;
 mod convert;
 mod encode;
 mod hash;

@@ -7,7 +7,6 @@ use imbl::OrdMap;
 use crate::error::{Error, Result};
 use crate::fsm::objects::Container;
 use crate::fsm::state::State;
-use crate::fsm::table::Handle;
 use crate::ids::{ContainerId, NodeId, ServiceId};
 
 impl State {
@@ -87,8 +86,8 @@ fn names_image(reference: &str, image: &crate::pb::NodeImage) -> bool {
     }
 }
 
-fn by_prefix<I: Copy + Ord>(
-    ids: &OrdMap<I, Handle>,
+fn by_prefix<I: Copy + Ord, P: Clone>(
+    ids: &OrdMap<I, P>,
     reference: &str,
     kind: &'static str,
     make: impl Fn([u8; 16]) -> I,

@@ -1,14 +1,17 @@
 //! The replicated state and everything that is derived from it.
 //!
-//! Objects change through the few methods at the end, which keep every index and total right;
+//! Objects change through the few methods of `changes`, which keep every index and total right;
 //! `apply` decides, they record. Clones are O(1): see `table`.
+//!
+//! Containers lie with their nodes. What a worker reports is about one node, so that a batch finds
+//! its containers in that node's small index and touches that node's pages only, however many
+//! containers there are; and what a clone makes it copy is in proportion to the batch.
 
 use std::sync::Arc;
 
 use imbl::OrdMap;
-use imbl::ordmap::Entry;
 
-use crate::fsm::hash::{self, Sum};
+use crate::fsm::hash::Sum;
 use crate::fsm::members::Members;
 use crate::fsm::objects::{Cluster, Container, ContainerState, Node, Resources, Revision, Service};
 use crate::fsm::requests::{Remembered, Requests};
@@ -31,39 +34,49 @@ pub struct State {
     pub(super) time_ms: u64,
     pub(super) requests: Requests,
     pub(super) members: Members,
+    pub(super) services: Table<ServiceRow, 1>,
+    pub(super) service_ids: OrdMap<ServiceId, Handle>,
+    pub(super) service_names: OrdMap<Arc<str>, Handle>,
+    pub(super) nodes: Table<NodeRow, 1>,
+    pub(super) node_ids: OrdMap<NodeId, Handle>,
+    pub(super) container_ids: OrdMap<ContainerId, Place>,
+    pub(super) specs: OrdMap<SpecDigest, SpecRow>,
+    pub(super) by_state: [u64; CONTAINER_STATES],
+    /// Of services, nodes, containers and specs.
+    pub(super) sum: Sum,
     index: Index,
     term: Term,
-    services: Table<ServiceRow>,
-    service_ids: OrdMap<ServiceId, Handle>,
-    service_names: OrdMap<Arc<str>, Handle>,
-    nodes: Table<NodeRow>,
-    node_ids: OrdMap<NodeId, Handle>,
-    containers: Table<Container>,
-    container_ids: OrdMap<ContainerId, Handle>,
-    specs: OrdMap<SpecDigest, SpecRow>,
-    by_state: [u64; CONTAINER_STATES],
-    /// Of services, nodes, containers and specs.
-    sum: Sum,
+}
+
+/// Containers a page; about 4 KiB.
+const CONTAINERS_PER_PAGE: usize = 16;
+
+/// Where a container lies: on which node, and where in the node's table.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    pub node: Handle,
+    pub record: Handle,
 }
 
 #[derive(Clone)]
-struct ServiceRow {
-    service: Service,
-    containers: OrdMap<(u64, ContainerId), Handle>,
+pub(super) struct ServiceRow {
+    pub service: Service,
+    pub containers: OrdMap<(u64, ContainerId), Place>,
 }
 
 #[derive(Clone)]
-struct NodeRow {
-    node: Node,
-    containers: OrdMap<ContainerId, Handle>,
-    allocated: Resources,
+pub(super) struct NodeRow {
+    pub node: Node,
+    pub records: Table<Container, CONTAINERS_PER_PAGE>,
+    pub containers: OrdMap<ContainerId, Handle>,
+    pub allocated: Resources,
 }
 
 #[derive(Clone)]
-struct SpecRow {
-    spec: Arc<pb::ContainerSpec>,
+pub(super) struct SpecRow {
+    pub spec: Arc<pb::ContainerSpec>,
     /// Services and containers that name it; the row goes with the last one.
-    users: u32,
+    pub users: u32,
 }
 
 impl State {
@@ -175,7 +188,7 @@ impl State {
     pub fn containers(&self) -> impl Iterator<Item = &Container> {
         self.container_ids
             .values()
-            .map(|handle| self.containers.get(*handle))
+            .map(|place| self.container_at(*place))
     }
 
     pub fn container_count(&self) -> usize {
@@ -190,14 +203,14 @@ impl State {
     pub fn container(&self, id: ContainerId) -> Option<&Container> {
         self.container_ids
             .get(&id)
-            .map(|handle| self.containers.get(*handle))
+            .map(|place| self.container_at(*place))
     }
 
     /// By slot, then id.
     pub fn containers_of_service(&self, id: ServiceId) -> impl Iterator<Item = &Container> {
         let row = self.service_row(id).into_iter();
         row.flat_map(|row| row.containers.values())
-            .map(|handle| self.containers.get(*handle))
+            .map(|place| self.container_at(*place))
     }
 
     pub fn container_count_of_service(&self, id: ServiceId) -> usize {
@@ -209,14 +222,16 @@ impl State {
         let bounds = (slot, ContainerId([0; 16]))..=(slot, ContainerId([0xff; 16]));
         let row = self.service_row(id).into_iter();
         row.flat_map(move |row| row.containers.range(bounds.clone()))
-            .map(|(_, handle)| self.containers.get(*handle))
+            .map(|(_, place)| self.container_at(*place))
     }
 
     /// By id.
     pub fn containers_of_node(&self, id: NodeId) -> impl Iterator<Item = &Container> {
         let row = self.node_row(id).into_iter();
-        row.flat_map(|row| row.containers.values())
-            .map(|handle| self.containers.get(*handle))
+        row.flat_map(|row| {
+            let handles = row.containers.values();
+            handles.map(|handle| row.records.get(*handle))
+        })
     }
 
     pub fn container_count_of_node(&self, id: NodeId) -> usize {
@@ -246,7 +261,7 @@ impl State {
         self.sum
     }
 
-    pub(super) fn container_ids(&self) -> &OrdMap<ContainerId, Handle> {
+    pub(super) fn container_ids(&self) -> &OrdMap<ContainerId, Place> {
         &self.container_ids
     }
 
@@ -258,6 +273,16 @@ impl State {
         &self.service_ids
     }
 
+    pub(super) fn container_at(&self, place: Place) -> &Container {
+        self.nodes.get(place.node).records.get(place.record)
+    }
+
+    /// Where the container lies, if it is one of this node's.
+    pub(super) fn place_on(&self, node: Handle, id: ContainerId) -> Option<Place> {
+        let record = *self.nodes.get(node).containers.get(&id)?;
+        Some(Place { node, record })
+    }
+
     fn service_row(&self, id: ServiceId) -> Option<&ServiceRow> {
         self.service_ids
             .get(&id)
@@ -266,161 +291,5 @@ impl State {
 
     fn node_row(&self, id: NodeId) -> Option<&NodeRow> {
         self.node_ids.get(&id).map(|handle| self.nodes.get(*handle))
-    }
-}
-
-/// Changes. Ids and names have been checked by the caller: a wrong one is a bug and panics.
-impl State {
-    pub(super) fn insert_service(&mut self, service: Service) {
-        let (id, name) = (service.id, service.name.clone());
-        self.sum.add(hash::service(&service));
-        self.use_spec(service.spec_digest, || service.container_spec().clone());
-        let handle = self.services.insert(ServiceRow {
-            service,
-            containers: OrdMap::new(),
-        });
-        assert!(
-            self.service_ids.insert(id, handle).is_none(),
-            "a service id is issued once"
-        );
-        assert!(
-            self.service_names.insert(name, handle).is_none(),
-            "a name has one service"
-        );
-    }
-
-    /// `change` may touch anything but id and name.
-    pub(super) fn update_service(&mut self, id: ServiceId, change: impl FnOnce(&mut Service)) {
-        let handle = self.service_ids[&id];
-        let service = &mut self.services.get_mut(handle).service;
-        let before = service.spec_digest;
-        self.sum.take(hash::service(service));
-        change(service);
-        self.sum.add(hash::service(service));
-        let service = service.clone();
-        self.use_spec(service.spec_digest, || service.container_spec().clone());
-        self.drop_spec(before);
-    }
-
-    /// It has no containers any more.
-    pub(super) fn remove_service(&mut self, id: ServiceId) {
-        let handle = self.service_ids.remove(&id).expect("the service exists");
-        let row = self.services.remove(handle);
-        assert!(
-            row.containers.is_empty(),
-            "a service goes after its containers"
-        );
-        self.sum.take(hash::service(&row.service));
-        self.service_names.remove(&row.service.name);
-        self.drop_spec(row.service.spec_digest);
-    }
-
-    pub(super) fn put_node(&mut self, node: Node) {
-        self.sum.add(hash::node(&node));
-        match self.node_ids.get(&node.id) {
-            Some(handle) => {
-                let row = self.nodes.get_mut(*handle);
-                self.sum.take(hash::node(&row.node));
-                row.node = node;
-            }
-            None => {
-                let id = node.id;
-                let row = NodeRow {
-                    node,
-                    containers: OrdMap::new(),
-                    allocated: <_>::default(),
-                };
-                self.node_ids.insert(id, self.nodes.insert(row));
-            }
-        }
-    }
-
-    /// Its service and node exist; its spec too, or `spec` gives it.
-    pub(super) fn insert_container(
-        &mut self,
-        container: Container,
-        spec: impl FnOnce() -> pb::ContainerSpec,
-    ) {
-        let (id, slot, held) = (container.id, container.slot, container.held());
-        let service = self.service_ids[&container.service];
-        let node = self.node_ids[&container.node];
-        self.use_spec(container.spec_digest, spec);
-        self.by_state[container.status.state as usize] += 1;
-        self.sum.add(hash::container(&container));
-        let handle = self.containers.insert(container);
-        self.services
-            .get_mut(service)
-            .containers
-            .insert((slot, id), handle);
-        let node = self.nodes.get_mut(node);
-        node.containers.insert(id, handle);
-        node.allocated = node.allocated.saturating_add(held);
-        assert!(
-            self.container_ids.insert(id, handle).is_none(),
-            "a container id is issued once"
-        );
-    }
-
-    /// `change` may touch desired state and status.
-    pub(super) fn update_container(
-        &mut self,
-        id: ContainerId,
-        change: impl FnOnce(&mut Container),
-    ) {
-        let container = self.containers.get_mut(self.container_ids[&id]);
-        let (state_before, held_before) = (container.status.state, container.held());
-        self.sum.take(hash::container(container));
-        change(container);
-        self.sum.add(hash::container(container));
-        let (state, held, node) = (container.status.state, container.held(), container.node);
-        self.by_state[state_before as usize] -= 1;
-        self.by_state[state as usize] += 1;
-        if held != held_before {
-            let row = self.nodes.get_mut(self.node_ids[&node]);
-            row.allocated = row
-                .allocated
-                .saturating_sub(held_before)
-                .saturating_add(held);
-        }
-    }
-
-    pub(super) fn remove_container(&mut self, id: ContainerId) -> Container {
-        let handle = self
-            .container_ids
-            .remove(&id)
-            .expect("the container exists");
-        let container = self.containers.remove(handle);
-        self.by_state[container.status.state as usize] -= 1;
-        self.sum.take(hash::container(&container));
-        let service = self.services.get_mut(self.service_ids[&container.service]);
-        service.containers.remove(&(container.slot, id));
-        let node = self.nodes.get_mut(self.node_ids[&container.node]);
-        node.containers.remove(&id);
-        node.allocated = node.allocated.saturating_sub(container.held());
-        self.drop_spec(container.spec_digest);
-        container
-    }
-
-    fn use_spec(&mut self, digest: SpecDigest, spec: impl FnOnce() -> pb::ContainerSpec) {
-        match self.specs.entry(digest) {
-            Entry::Occupied(mut row) => row.get_mut().users += 1,
-            Entry::Vacant(place) => {
-                place.insert(SpecRow {
-                    spec: Arc::new(spec()),
-                    users: 1,
-                });
-                self.sum.add(hash::spec(&digest));
-            }
-        }
-    }
-
-    fn drop_spec(&mut self, digest: SpecDigest) {
-        if let Entry::Occupied(mut row) = self.specs.entry(digest) {
-            row.get_mut().users -= 1;
-            if row.get().users == 0 {
-                row.remove();
-                self.sum.take(hash::spec(&digest));
-            }
-        }
     }
 }

@@ -9,25 +9,24 @@ use std::sync::Arc;
 
 use imbl::Vector;
 
-/// Records a page. A page is what the first write after a clone copies: large enough to keep the
-/// directory short, small enough to stay cheap.
-const PAGE_RECORDS: usize = 32;
-
 /// Where a record lies in its [`Table`]. Says nothing about order or age, and never leaves `fsm`:
 /// two replicas with equal states may use different handles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Handle(u32);
 
+/// `PAGE` records share a page. A page is what the first write after a clone copies: large enough
+/// to keep the directory short, small enough to stay cheap.
+///
 /// Invariant: `vacant` holds exactly the handles below `length` whose record is `None`.
-pub(super) struct Table<T> {
-    pages: Vector<Arc<Page<T>>>,
+pub(super) struct Table<T, const PAGE: usize> {
+    pages: Vector<Arc<Page<T, PAGE>>>,
     vacant: Vector<u32>,
     length: u32,
 }
 
-type Page<T> = [Option<T>; PAGE_RECORDS];
+type Page<T, const PAGE: usize> = [Option<T>; PAGE];
 
-impl<T> Default for Table<T> {
+impl<T, const PAGE: usize> Default for Table<T, PAGE> {
     fn default() -> Self {
         Self {
             pages: Vector::new(),
@@ -37,7 +36,7 @@ impl<T> Default for Table<T> {
     }
 }
 
-impl<T> Clone for Table<T> {
+impl<T, const PAGE: usize> Clone for Table<T, PAGE> {
     fn clone(&self) -> Self {
         Self {
             pages: self.pages.clone(),
@@ -47,12 +46,11 @@ impl<T> Clone for Table<T> {
     }
 }
 
-impl<T: Clone> Table<T> {
+impl<T: Clone, const PAGE: usize> Table<T, PAGE> {
     pub fn insert(&mut self, record: T) -> Handle {
         let handle = Handle(self.vacant.pop_back().unwrap_or_else(|| {
-            if self.length as usize == self.pages.len() * PAGE_RECORDS {
-                self.pages
-                    .push_back(Arc::new([const { None }; PAGE_RECORDS]));
+            if self.length as usize == self.pages.len() * PAGE {
+                self.pages.push_back(Arc::new([const { None }; PAGE]));
             }
             self.length += 1;
             self.length - 1
@@ -63,7 +61,7 @@ impl<T: Clone> Table<T> {
 
     /// Handles come from `insert` and die with `remove`; another one is a bug here, not input.
     pub fn get(&self, handle: Handle) -> &T {
-        let (page, record) = position(handle);
+        let (page, record) = position::<PAGE>(handle);
         self.pages[page][record]
             .as_ref()
             .expect("a handle names a live record")
@@ -83,18 +81,21 @@ impl<T: Clone> Table<T> {
     }
 
     fn cell(&mut self, handle: Handle) -> &mut Option<T> {
-        let (page, record) = position(handle);
+        let (page, record) = position::<PAGE>(handle);
         &mut Arc::make_mut(&mut self.pages[page])[record]
     }
 }
 
-fn position(Handle(n): Handle) -> (usize, usize) {
-    (n as usize / PAGE_RECORDS, n as usize % PAGE_RECORDS)
+fn position<const PAGE: usize>(Handle(n): Handle) -> (usize, usize) {
+    (n as usize / PAGE, n as usize % PAGE)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const PAGE: usize = 32;
+    type Table<T> = super::Table<T, PAGE>;
 
     #[test]
     fn a_clone_keeps_the_state_of_its_moment() {
@@ -113,9 +114,9 @@ mod tests {
     #[test]
     fn a_write_copies_one_page_and_no_other() {
         let mut table = Table::default();
-        let handles: Vec<_> = (0..PAGE_RECORDS * 3).map(|n| table.insert(n)).collect();
+        let handles: Vec<_> = (0..PAGE * 3).map(|n| table.insert(n)).collect();
         let before = table.clone();
-        *table.get_mut(handles[PAGE_RECORDS]) = 0;
+        *table.get_mut(handles[PAGE]) = 0;
         let shared: Vec<_> = before
             .pages
             .iter()
@@ -128,7 +129,7 @@ mod tests {
     #[test]
     fn vacant_records_are_used_again() {
         let mut table = Table::default();
-        let handles: Vec<_> = (0..PAGE_RECORDS).map(|n| table.insert(n)).collect();
+        let handles: Vec<_> = (0..PAGE).map(|n| table.insert(n)).collect();
         table.remove(handles[3]);
         table.remove(handles[7]);
         table.insert(0);

@@ -63,7 +63,7 @@ impl Commands {
     fn body(&mut self, state: &State) -> Body {
         let service_id = self.service(state);
         let node_id = self.node();
-        match self.rng.below(25) {
+        match self.rng.below(27) {
             0 => {
                 let cluster_id = if self.rng.chance(80) {
                     vec![7; 16]
@@ -102,7 +102,7 @@ impl Commands {
                 };
                 Body::SetNodeStatus(pb::SetNodeStatus { node_id, status })
             }
-            12..=15 => Body::Bind(pb::Bind {
+            12..=15 | 25..=26 => Body::Bind(pb::Bind {
                 items: self.many(|s| s.bind_item(state)),
             }),
             16..=17 => {

@@ -1,0 +1,372 @@
+//! What the state costs: `apply` of status reports and binds, the stall a snapshot causes, memory,
+//! and reading a snapshot back. JSON on standard output; benches/README.md says what it means.
+//!
+//!     cargo run --release --example bench_fsm -- [--containers N] [--quick]
+//!
+//! Each command is timed twice: by the wall clock, and by what the thread itself consumed, which a
+//! busy machine disturbs less.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "a benchmark reads clocks"
+)]
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use prost::Message;
+use rustix::time::{ClockId, clock_gettime};
+use warren_core::fsm::{BATCH_ITEMS_MAX, ContainerState, State, snapshot};
+use warren_core::ids::{ContainerId, Index, NodeId, Term};
+use warren_core::pb::{self, command::Body};
+
+const NODE_CONTAINERS: usize = BATCH_ITEMS_MAX;
+const SERVICE_CONTAINERS: usize = 10_000;
+/// Rounds of reports about every container.
+const ROUNDS: u32 = 3;
+
+fn main() {
+    let (mut containers, mut quick) = (1_000_000, false);
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            "--quick" => (containers, quick) = (20_000, true),
+            "--containers" => {
+                let number = arguments.next().and_then(|n| n.parse().ok());
+                containers = number.expect("--containers needs a number");
+            }
+            other => panic!("unknown argument {other}; see the head of this file"),
+        }
+    }
+    let mut bench = Bench::default();
+    let empty_bytes = resident_bytes();
+    let bind = bench.fill(containers);
+    let full_bytes = resident_bytes() - empty_bytes;
+    let mut apply = Times::default();
+    let mut decoded = Times::default();
+    for round in 0..ROUNDS {
+        bench.report(round, &mut apply, Bench::apply_command);
+        bench.report(ROUNDS + round, &mut decoded, Bench::apply_bytes);
+    }
+    let cloned_bytes = bench.cost_of_a_clone(3 * ROUNDS);
+    let (stalls, snapshots, write_ms) = bench.report_during_snapshots(4 * ROUNDS, quick);
+    let (snapshot_bytes, read_ms) = bench.read_back();
+    println!("{{");
+    println!("  \"containers\": {containers},");
+    println!("  \"bind\": {},", bind.json());
+    println!("  \"status_apply\": {},", apply.json());
+    println!("  \"status_decode_and_apply\": {},", decoded.json());
+    println!("  \"status_apply_during_snapshots\": {},", stalls.json());
+    println!("  \"snapshots_written\": {snapshots},");
+    println!("  \"snapshot_write_ms\": {write_ms:.1},");
+    println!("  \"snapshot_bytes\": {snapshot_bytes},");
+    println!("  \"snapshot_read_ms\": {read_ms:.1},");
+    let each = |bytes: u64| bytes / containers as u64;
+    println!("  \"memory_bytes_per_container\": {},", each(full_bytes));
+    println!(
+        "  \"memory_bytes_per_container_with_a_clone\": {}",
+        each(full_bytes + cloned_bytes)
+    );
+    println!("}}");
+}
+
+/// Items and nanoseconds of each command.
+#[derive(Default)]
+struct Times {
+    items: usize,
+    wall_ns: Vec<u64>,
+    thread_ns: Vec<u64>,
+}
+
+impl Times {
+    fn add(&mut self, items: usize, work: impl FnOnce()) {
+        let (wall, thread) = (Instant::now(), thread_ns());
+        work();
+        self.thread_ns.push(thread_ns() - thread);
+        self.wall_ns.push(wall.elapsed().as_nanos() as u64);
+        self.items += items;
+    }
+
+    fn json(&self) -> String {
+        let of = |times: &[u64]| {
+            let mut times = times.to_vec();
+            times.sort_unstable();
+            let per_second = self.items as f64 * 1e9 / times.iter().sum::<u64>().max(1) as f64;
+            let at = |share: f64| {
+                let rank = (times.len() as f64 * share).ceil() as usize;
+                times[rank.clamp(1, times.len()) - 1] as f64 / 1e3
+            };
+            format!(
+                "{{\"items_per_second\": {per_second:.0}, \"p50_us\": {:.0}, \"p90_us\": {:.0}, \
+                 \"p99_us\": {:.0}, \"p999_us\": {:.0}, \"max_us\": {:.0}}}",
+                at(0.5),
+                at(0.9),
+                at(0.99),
+                at(0.999),
+                at(1.0)
+            )
+        };
+        format!(
+            "{{\"commands\": {}, \"items\": {}, \"wall\": {}, \"thread\": {}}}",
+            self.wall_ns.len(),
+            self.items,
+            of(&self.wall_ns),
+            of(&self.thread_ns)
+        )
+    }
+}
+
+#[derive(Default)]
+struct Bench {
+    state: State,
+    index: u64,
+    nodes: Vec<NodeId>,
+}
+
+impl Bench {
+    fn command(&self, body: Body) -> pb::Command {
+        let mut entropy = [0; 12];
+        let random = mixed(self.index + 1).to_be_bytes();
+        entropy[..8].copy_from_slice(&random);
+        pb::Command {
+            level: 1,
+            time_ms: 1_800_000_000_000 + self.index,
+            entropy: entropy.to_vec(),
+            request: None,
+            identity: "system".to_owned(),
+            body: Some(body),
+        }
+    }
+
+    fn apply_command(&mut self, command: &pb::Command, _: &[u8]) {
+        self.index += 1;
+        let applied = self.state.apply(Index(self.index), Term(1), command);
+        assert!(applied.response.is_ok());
+    }
+
+    fn apply_bytes(&mut self, _: &pb::Command, bytes: &[u8]) {
+        self.index += 1;
+        let applied = self.state.apply_bytes(Index(self.index), Term(1), bytes);
+        assert!(applied.expect("it is a command").response.is_ok());
+    }
+
+    fn apply(&mut self, body: Body) -> Vec<u8> {
+        let command = self.command(body);
+        self.index += 1;
+        let applied = self.state.apply(Index(self.index), Term(1), &command);
+        applied.response.expect("the bench asks for what is right")
+    }
+
+    /// A cluster of full nodes; each service lies on all of them.
+    fn fill(&mut self, containers: usize) -> Times {
+        self.apply(Body::CreateCluster(pb::CreateCluster {
+            cluster_id: vec![7; 16],
+            epoch: 1,
+            founder: None,
+        }));
+        let image_digest = format!("sha256:{}", "ab".repeat(32));
+        for n in 0..containers.div_ceil(NODE_CONTAINERS) {
+            let id = NodeId(u128::from(mixed(n as u64)).to_be_bytes());
+            self.nodes.push(id);
+            self.apply(node(id, &format!("node-{n}"), &image_digest));
+        }
+        let services = containers.div_ceil(SERVICE_CONTAINERS);
+        let services: Vec<_> = (0..services)
+            .map(|n| {
+                let spec = service(&format!("service-{n}"), &image_digest);
+                let created = self.apply(Body::CreateService(pb::CreateService { spec }));
+                pb::CreateServiceResponse::decode(&created[..]).expect("a service")
+            })
+            .collect();
+        let items: Vec<_> = (0..containers)
+            .map(|n| pb::BindItem {
+                service_id: services[n / SERVICE_CONTAINERS].service_id.clone(),
+                service_version: 1,
+                slot: (n % SERVICE_CONTAINERS) as u64 + 1,
+                node_id: self.nodes[n % self.nodes.len()].to_vec(),
+                replaces: Vec::new(),
+            })
+            .collect();
+        let mut times = Times::default();
+        for items in items.chunks(BATCH_ITEMS_MAX) {
+            let body = Body::Bind(pb::Bind {
+                items: items.to_vec(),
+            });
+            let command = self.command(body);
+            times.add(items.len(), || self.apply_command(&command, &[]));
+        }
+        assert_eq!(self.state.container_count(), containers);
+        times
+    }
+
+    /// Every node reports each of its containers, in no order; each report is a change.
+    fn report(&mut self, round: u32, times: &mut Times, apply: fn(&mut Self, &pb::Command, &[u8])) {
+        for node in self.nodes.clone() {
+            let (command, items) = self.status(node, round);
+            let bytes = command.encode_to_vec();
+            let before = self.state.hash();
+            times.add(items, || apply(self, &command, &bytes));
+            assert_ne!(self.state.hash(), before);
+        }
+    }
+
+    fn status(&self, node: NodeId, round: u32) -> (pb::Command, usize) {
+        let mut ids: Vec<ContainerId> = self.state.containers_of_node(node).map(|c| c.id).collect();
+        shuffle(&mut ids, u64::from(round));
+        let count = ids.len();
+        let status = pb::ContainerStatus {
+            attempt: 2 + round,
+            state: ContainerState::Running.into(),
+            message: "started".to_owned(),
+            pid: 10_000 + round,
+            started_at_ms: 1_800_000_000_000 + u64::from(round),
+            ..Default::default()
+        };
+        let items = ids.into_iter().map(|id| pb::StatusItem {
+            container_id: id.to_vec(),
+            status: Some(status.clone()),
+        });
+        let body = Body::ReportStatus(pb::ReportStatus {
+            node_id: node.to_vec(),
+            items: items.collect(),
+        });
+        (self.command(body), count)
+    }
+
+    /// Memory that a held clone costs when every container has changed since.
+    fn cost_of_a_clone(&mut self, round: u32) -> u64 {
+        let before = resident_bytes();
+        let clone = self.state.clone();
+        self.report(round, &mut Times::default(), Self::apply_command);
+        let after = resident_bytes();
+        assert_ne!(clone.hash(), self.state.hash());
+        after.saturating_sub(before)
+    }
+
+    /// Reports while another thread writes snapshots, each of a fresh clone, and drops them.
+    fn report_during_snapshots(&mut self, round: u32, quick: bool) -> (Times, usize, f64) {
+        let (mut times, mut written, mut write_ms) = (Times::default(), 0, 0.0);
+        let rounds = if quick { 1 } else { 3 };
+        let mut next = round;
+        while written < rounds {
+            let clone = self.state.clone();
+            let done = AtomicBool::new(false);
+            let took = std::thread::scope(|scope| {
+                let writer = scope.spawn(|| {
+                    let started = Instant::now();
+                    let bytes = write(&clone);
+                    drop(clone);
+                    done.store(true, Ordering::Release);
+                    assert!(bytes > 0);
+                    started.elapsed()
+                });
+                while !done.load(Ordering::Acquire) {
+                    self.report(next, &mut times, Self::apply_command);
+                    next += 1;
+                }
+                writer.join().expect("it writes")
+            });
+            write_ms += took.as_secs_f64() * 1e3 / f64::from(rounds);
+            written += 1;
+        }
+        (times, written as usize, write_ms)
+    }
+
+    fn read_back(&self) -> (usize, f64) {
+        let mut bytes = Vec::new();
+        let header = snapshot::header(&self.state, Vec::new());
+        let mut sink = |frame: &[u8]| {
+            bytes.extend_from_slice(frame);
+            Ok::<(), ()>(())
+        };
+        snapshot::write(&self.state, &header, &mut sink).expect("a vector takes everything");
+        let started = Instant::now();
+        let (state, _) = snapshot::read(&bytes[..]).expect("what was written is readable");
+        let took_ms = started.elapsed().as_secs_f64() * 1e3;
+        assert_eq!(state.hash(), self.state.hash());
+        (bytes.len(), took_ms)
+    }
+}
+
+/// Writes to nowhere; how many bytes.
+fn write(state: &State) -> usize {
+    let mut bytes = 0;
+    let header = snapshot::header(state, Vec::new());
+    let mut sink = |frame: &[u8]| {
+        bytes += frame.len();
+        Ok::<(), ()>(())
+    };
+    snapshot::write(state, &header, &mut sink).expect("nowhere takes everything");
+    bytes
+}
+
+fn node(id: NodeId, name: &str, image_digest: &str) -> Body {
+    Body::PutNode(pb::PutNode {
+        node_id: id.to_vec(),
+        description: Some(pb::NodeDescription {
+            name: name.to_owned(),
+            capacity: Some(pb::Resources {
+                cpu_milli: 1_000_000,
+                memory_bytes: 1 << 44,
+            }),
+            images: vec![pb::NodeImage {
+                reference: "docker.io/library/web:latest".to_owned(),
+                digest: image_digest.to_owned(),
+                size_bytes: 1 << 20,
+            }],
+            ..Default::default()
+        }),
+        manager: false,
+        worker: true,
+        advertise_addr: String::new(),
+    })
+}
+
+fn service(name: &str, image_digest: &str) -> Option<pb::ServiceSpec> {
+    Some(pb::ServiceSpec {
+        name: name.to_owned(),
+        mode: pb::ServiceMode::Replicated.into(),
+        replicas: SERVICE_CONTAINERS as u32,
+        container: Some(pb::ContainerSpec {
+            image: "web".to_owned(),
+            image_digest: image_digest.to_owned(),
+            env: vec![format!("NAME={name}")],
+            resources: Some(pb::Resources {
+                cpu_milli: 100,
+                memory_bytes: 64 << 20,
+            }),
+            ..Default::default()
+        }),
+        ..Default::default()
+    })
+}
+
+/// SplitMix64's finaliser (Steele, Lea, Flood, OOPSLA 2014).
+fn mixed(number: u64) -> u64 {
+    let mut z = number.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}
+
+/// Fisher and Yates.
+fn shuffle<T>(list: &mut [T], seed: u64) {
+    for last in (1..list.len()).rev() {
+        let other = mixed(seed << 32 | last as u64) % (last as u64 + 1);
+        list.swap(last, other as usize);
+    }
+}
+
+fn thread_ns() -> u64 {
+    let now = clock_gettime(ClockId::ThreadCPUTime);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+fn resident_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").expect("Linux has it");
+    let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+    let kib = line.and_then(|line| line.split_whitespace().nth(1));
+    kib.and_then(|kib| kib.parse::<u64>().ok())
+        .expect("it is a number")
+        * 1024
+}

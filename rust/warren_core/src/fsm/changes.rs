@@ -1,0 +1,167 @@
+//! The only ways in which objects change: every index, total and the hash change with them.
+//!
+//! Ids and names have been checked by the caller: a wrong one is a bug and panics.
+
+use std::sync::Arc;
+
+use imbl::OrdMap;
+use imbl::ordmap::Entry;
+
+use crate::fsm::hash;
+use crate::fsm::objects::{Container, Node, Resources, Service};
+use crate::fsm::state::{NodeRow, Place, ServiceRow, SpecRow, State};
+use crate::fsm::table::Table;
+use crate::ids::{ContainerId, ServiceId, SpecDigest};
+use crate::pb;
+
+impl State {
+    pub(super) fn insert_service(&mut self, service: Service) {
+        let (id, name) = (service.id, service.name.clone());
+        self.sum.add(hash::service(&service));
+        self.use_spec(service.spec_digest, || service.container_spec().clone());
+        let handle = self.services.insert(ServiceRow {
+            service,
+            containers: OrdMap::new(),
+        });
+        assert!(
+            self.service_ids.insert(id, handle).is_none(),
+            "a service id is issued once"
+        );
+        assert!(
+            self.service_names.insert(name, handle).is_none(),
+            "a name has one service"
+        );
+    }
+
+    /// `change` may touch anything but id and name.
+    pub(super) fn update_service(&mut self, id: ServiceId, change: impl FnOnce(&mut Service)) {
+        let handle = self.service_ids[&id];
+        let service = &mut self.services.get_mut(handle).service;
+        let before = service.spec_digest;
+        self.sum.take(hash::service(service));
+        change(service);
+        self.sum.add(hash::service(service));
+        let service = service.clone();
+        self.use_spec(service.spec_digest, || service.container_spec().clone());
+        self.drop_spec(before);
+    }
+
+    /// It has no containers any more.
+    pub(super) fn remove_service(&mut self, id: ServiceId) {
+        let handle = self.service_ids.remove(&id).expect("the service exists");
+        let row = self.services.remove(handle);
+        assert!(
+            row.containers.is_empty(),
+            "a service goes after its containers"
+        );
+        self.sum.take(hash::service(&row.service));
+        self.service_names.remove(&row.service.name);
+        self.drop_spec(row.service.spec_digest);
+    }
+
+    pub(super) fn put_node(&mut self, node: Node) {
+        self.sum.add(hash::node(&node));
+        match self.node_ids.get(&node.id) {
+            Some(handle) => {
+                let row = self.nodes.get_mut(*handle);
+                self.sum.take(hash::node(&row.node));
+                row.node = node;
+            }
+            None => {
+                let id = node.id;
+                let row = NodeRow {
+                    node,
+                    records: Table::default(),
+                    containers: OrdMap::new(),
+                    allocated: Resources::default(),
+                };
+                self.node_ids.insert(id, self.nodes.insert(row));
+            }
+        }
+    }
+
+    /// Its service and node exist; its spec too, or `spec` gives it.
+    pub(super) fn insert_container(
+        &mut self,
+        container: Container,
+        spec: impl FnOnce() -> pb::ContainerSpec,
+    ) {
+        let (id, slot, held) = (container.id, container.slot, container.held());
+        let service = self.service_ids[&container.service];
+        let node = self.node_ids[&container.node];
+        self.use_spec(container.spec_digest, spec);
+        self.by_state[container.status.state as usize] += 1;
+        self.sum.add(hash::container(&container));
+        let row = self.nodes.get_mut(node);
+        let record = row.records.insert(container);
+        row.containers.insert(id, record);
+        row.allocated = row.allocated.saturating_add(held);
+        let place = Place { node, record };
+        let row = self.services.get_mut(service);
+        row.containers.insert((slot, id), place);
+        assert!(
+            self.container_ids.insert(id, place).is_none(),
+            "a container id is issued once"
+        );
+    }
+
+    /// `change` may touch desired state and status.
+    pub(super) fn update_container(
+        &mut self,
+        place: Place,
+        change: impl FnOnce(&mut Container),
+    ) -> &Container {
+        let row = self.nodes.get_mut(place.node);
+        let container = row.records.get_mut(place.record);
+        let (state_before, held_before) = (container.status.state, container.held());
+        self.sum.take(hash::container(container));
+        change(container);
+        self.sum.add(hash::container(container));
+        self.by_state[state_before as usize] -= 1;
+        self.by_state[container.status.state as usize] += 1;
+        row.allocated = row
+            .allocated
+            .saturating_sub(held_before)
+            .saturating_add(container.held());
+        container
+    }
+
+    pub(super) fn remove_container(&mut self, id: ContainerId) {
+        let place = self
+            .container_ids
+            .remove(&id)
+            .expect("the container exists");
+        let row = self.nodes.get_mut(place.node);
+        let container = row.records.remove(place.record);
+        row.containers.remove(&id);
+        row.allocated = row.allocated.saturating_sub(container.held());
+        self.by_state[container.status.state as usize] -= 1;
+        self.sum.take(hash::container(&container));
+        let service = self.services.get_mut(self.service_ids[&container.service]);
+        service.containers.remove(&(container.slot, id));
+        self.drop_spec(container.spec_digest);
+    }
+
+    fn use_spec(&mut self, digest: SpecDigest, spec: impl FnOnce() -> pb::ContainerSpec) {
+        match self.specs.entry(digest) {
+            Entry::Occupied(mut row) => row.get_mut().users += 1,
+            Entry::Vacant(place) => {
+                place.insert(SpecRow {
+                    spec: Arc::new(spec()),
+                    users: 1,
+                });
+                self.sum.add(hash::spec(&digest));
+            }
+        }
+    }
+
+    fn drop_spec(&mut self, digest: SpecDigest) {
+        if let Entry::Occupied(mut row) = self.specs.entry(digest) {
+            row.get_mut().users -= 1;
+            if row.get().users == 0 {
+                row.remove();
+                self.sum.take(hash::spec(&digest));
+            }
+        }
+    }
+}
