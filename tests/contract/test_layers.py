@@ -35,6 +35,7 @@ def test_something_was_scanned() -> None:
         ("raft/mod.rs", "use crate::fsm;", "`raft` may not use `fsm`"),
         ("raft/mod.rs", "use crate::wal::Wal;", "`raft` may not use `wal`"),
         ("wal/mod.rs", "use crate::raft::Entry;", "`wal` may not use `raft`"),
+        ("wal/log.rs", "use crate::sim::disk::SimDisk;", "`wal` may not use `sim`"),
         (
             "scheduler/place.rs",
             "use crate::orchestrator;",
@@ -63,6 +64,7 @@ def test_a_planted_rust_violation_is_found(
         ("fsm/mod.rs", "use crate::{error::Error, ids::{raft, host}};"),
         ("control.rs", "use crate::{fsm, orchestrator, raft, scheduler};"),
         ("host/mod.rs", "use crate::control::Control;"),
+        ("wal/tests/crash.rs", "use crate::sim::disk::SimDisk;"),
     ],
 )
 def test_allowed_rust_is_not_reported(tmp_path: Path, where: str, text: str) -> None:

@@ -3,6 +3,7 @@
 
 pub mod clock;
 pub mod coverage;
+pub mod disk;
 pub mod linear;
 pub mod network;
 pub mod random;

@@ -23,13 +23,14 @@ pub trait Disk: Send + Sync {
     fn list(&self, dir: &Path) -> io::Result<Vec<String>>;
 
     /// Creates a file of `bytes` zeros whose space is allocated, so that no later write within it
-    /// can fail for want of space. Leaves nothing behind when it fails.
+    /// can fail for want of space. An empty one grows with what is written. Leaves nothing behind
+    /// when it fails.
     fn create(&self, path: &Path, bytes: u64) -> io::Result<Box<dyn File>>;
 
     /// Opens an existing file for reading and writing.
     fn open(&self, path: &Path) -> io::Result<Box<dyn File>>;
 
-    /// Renames within one directory; `to` must not exist.
+    /// Renames within one directory; what `to` named before is replaced.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
 
     fn remove(&self, path: &Path) -> io::Result<()>;
@@ -45,7 +46,11 @@ pub trait File: Send {
     /// Fills `buf` from `offset`; fails if the file ends before that.
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()>;
 
+    /// Grows the file where it ends before that.
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()>;
+
+    /// Cuts the file to at most `bytes`.
+    fn truncate(&self, bytes: u64) -> io::Result<()>;
 
     /// fdatasync(2): the data, and as much metadata as is needed to read it back.
     fn sync_data(&self) -> io::Result<()>;
@@ -122,6 +127,11 @@ impl File for fs::File {
         self.write_all_at(buf, offset)
     }
 
+    fn truncate(&self, bytes: u64) -> io::Result<()> {
+        let size_bytes = self.metadata()?.len();
+        self.set_len(bytes.min(size_bytes))
+    }
+
     fn sync_data(&self) -> io::Result<()> {
         fs::File::sync_data(self)
     }
@@ -132,6 +142,9 @@ impl File for fs::File {
 fn allocate(file: &fs::File, bytes: u64) -> io::Result<()> {
     use rustix::fs::{FallocateFlags, fallocate};
     use rustix::io::Errno;
+    if bytes == 0 {
+        return Ok(());
+    }
     loop {
         match fallocate(file, FallocateFlags::empty(), 0, bytes) {
             Ok(()) => return Ok(()),

@@ -255,7 +255,7 @@ mod tests {
 
     #[test]
     fn any_bytes_decode_without_a_panic() {
-        let mut random = super::super::sim_disk::Random::new(3);
+        let mut random = super::super::tests::Random::new(3);
         for _ in 0..20_000 {
             let mut buf: Vec<u8> = (0..random.below(200))
                 .map(|_| random.next() as u8)

@@ -37,8 +37,6 @@ mod segment;
 mod tail;
 
 #[cfg(test)]
-mod sim_disk;
-#[cfg(test)]
 mod tests;
 
 pub use disk::{Disk, File, FileDisk};

@@ -153,7 +153,7 @@ mod tests {
     /// Every operation agrees with a plain list of terms.
     #[test]
     fn agrees_with_a_naive_twin() {
-        let mut random = super::super::sim_disk::Random::new(7);
+        let mut random = super::super::tests::Random::new(7);
         let (mut log, mut twin, mut start) = (Outline::default(), Vec::<u64>::new(), 0u64);
         for _ in 0..20_000 {
             let last = start + twin.len() as u64;

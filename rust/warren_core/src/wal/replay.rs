@@ -116,10 +116,11 @@ pub(super) fn replay(disk: &dyn Disk, dir: &Path, visit: Visit<'_>) -> Result<Re
 }
 
 fn open_segments(disk: &dyn Disk, dir: &Path) -> Result<Vec<Segment>, WalError> {
-    let names = disk
-        .list(dir)
-        .map_err(|error| io_error("listing", &dir.to_string_lossy(), error));
-    let mut sequences: Vec<u64> = names?
+    let names = match disk.list(dir) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+        listed => listed.map_err(|error| io_error("listing", &dir.to_string_lossy(), error))?,
+    };
+    let mut sequences: Vec<u64> = names
         .iter()
         .filter_map(|name| match FileName::parse(name) {
             Some(FileName::Segment(sequence)) => Some(sequence),

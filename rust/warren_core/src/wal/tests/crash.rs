@@ -3,9 +3,10 @@
 //! A batch is atomic, so the recovered log must equal exactly what was acknowledged, or that plus
 //! what the interrupted call was about to make durable.
 
-use super::super::sim_disk::{Fate, Faults, Random, SimDisk};
 use super::super::{Entry, Recovered, Tail, Wal, WalError};
-use super::{AMPLE_BYTES, create, open};
+use super::{AMPLE_BYTES, contents, create, open};
+use crate::sim::disk::{Fate, Faults, SimDisk};
+use crate::sim::random::Random;
 
 /// What a log contains: the naive twin.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -231,7 +232,7 @@ fn a_crash_at_any_boundary_loses_nothing_acknowledged() {
                         Some(Tail::Torn(_)) => tails[0] += 1,
                         // Whether the file is recycled, its header says.
                         Some(Tail::Cut(at)) => {
-                            tails[1 + usize::from(disk.contents(&at.file)[12])] += 1;
+                            tails[1 + usize::from(contents(&disk, &at.file)[12])] += 1;
                         }
                         _ => {}
                     }

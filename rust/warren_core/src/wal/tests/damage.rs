@@ -1,8 +1,9 @@
 //! Bytes that rot, files that vanish.
 
-use super::super::sim_disk::{Fate, Random, SimDisk};
 use super::super::{Entry, FrameKind, Recovered, Tail, WalError, dump, verify};
-use super::{AMPLE_BYTES, create, dir, open};
+use super::{AMPLE_BYTES, contents, create, dir, file_names, open, rot};
+use crate::sim::disk::{Fate, SimDisk};
+use crate::sim::random::Random;
 
 /// Three segments, several batches in each; the last holds two batches.
 fn three_segments(clean: bool) -> SimDisk {
@@ -33,7 +34,7 @@ fn three_segments_of(payload_bytes: usize, clean: bool) -> SimDisk {
 /// (file, offset) of every byte that carries meaning: headers and frames.
 fn meaningful_bytes(disk: &SimDisk) -> Vec<(String, u64)> {
     let mut places = Vec::new();
-    for name in disk.file_names() {
+    for name in file_names(disk) {
         places.extend(
             (0..4096)
                 .step_by(37)
@@ -63,7 +64,9 @@ fn a_flipped_byte_is_refused_or_cut_but_never_read() {
         let (mut refused, mut cut) = (0, 0);
         for (name, offset) in meaningful_bytes(&disk) {
             let flipped = disk.fork();
-            flipped.damage(&name, |bytes| bytes[offset as usize] ^= 1 << (offset % 8));
+            rot(&flipped, &name, |bytes| {
+                bytes[offset as usize] ^= 1 << (offset % 8)
+            });
             match open(&flipped) {
                 Err(WalError::Damaged {
                     file, offset: at, ..
@@ -98,10 +101,10 @@ fn a_flipped_byte_is_refused_or_cut_but_never_read() {
 #[test]
 fn a_missing_segment_is_named() {
     let disk = three_segments(false);
-    let names = disk.file_names();
+    let names = file_names(&disk);
     for lost in &names[..2] {
         let disk = disk.fork();
-        disk.lose(lost);
+        disk.lose(&dir().join(lost));
         let error = open(&disk).err().unwrap();
         assert!(
             matches!(&error, WalError::Damaged { file, .. } if file == lost),
@@ -118,22 +121,22 @@ fn a_segment_of_another_log_is_refused() {
         wal.append_entry(index, 9, &[1; 800]).unwrap();
         wal.commit().unwrap();
     }
-    let names = disk.file_names();
+    let names = file_names(&disk);
     let refusal = |name: &str, contents: Vec<u8>| {
         let disk = disk.fork();
-        disk.damage(name, |bytes| bytes.copy_from_slice(&contents));
+        rot(&disk, name, |bytes| bytes.copy_from_slice(&contents));
         open(&disk).err().unwrap().to_string()
     };
-    let renamed = refusal(&names[1], disk.contents(&names[2]));
+    let renamed = refusal(&names[1], contents(&disk, &names[2]));
     assert!(
         renamed.contains("the header is that of another segment"),
         "{renamed}"
     );
-    let foreign = refusal(&names[1], other.contents(&names[1]));
+    let foreign = refusal(&names[1], contents(&other, &names[1]));
     assert!(foreign.contains(&names[0]), "{foreign}");
     // Frames of the same sizes at the same places, in a first segment with the same header.
     let twin = three_segments_of(699, false);
-    let lookalike = refusal(&names[0], twin.contents(&names[0]));
+    let lookalike = refusal(&names[0], contents(&twin, &names[0]));
     assert!(
         lookalike.contains("does not follow the one before it"),
         "{lookalike}"
@@ -143,8 +146,8 @@ fn a_segment_of_another_log_is_refused() {
 #[test]
 fn a_shortened_file_is_refused() {
     let disk = three_segments(false);
-    let name = disk.file_names()[1].clone();
-    disk.damage(&name, |bytes| bytes.truncate(10_000));
+    let name = file_names(&disk)[1].clone();
+    rot(&disk, &name, |bytes| bytes.truncate(10_000));
     let error = open(&disk).err().unwrap().to_string();
     assert!(
         error.contains(&name) && error.contains("offset 10000"),
@@ -155,14 +158,14 @@ fn a_shortened_file_is_refused() {
 #[test]
 fn random_damage_never_panics() {
     let disk = three_segments(false);
-    let names = disk.file_names();
+    let names = file_names(&disk);
     let mut random = Random::new(11);
     for _ in 0..500 {
         let disk = disk.fork();
         let name = &names[random.below(3) as usize];
         for _ in 0..1 + random.below(8) {
             let (at, byte) = (random.below(16 << 10) as usize, random.next() as u8);
-            disk.damage(name, |bytes| bytes[at] = byte);
+            rot(&disk, name, |bytes| bytes[at] = byte);
         }
         if let Err(error) = open(&disk) {
             assert!(matches!(error.code(), "wal_damaged"), "{error}");
@@ -224,8 +227,8 @@ fn no_changed_byte_of_a_durable_batch_passes_for_a_torn_one() {
         wal.append_entry(3, 1, &vec![0; payload_bytes]).unwrap();
         wal.append_hard_state(&[0; 8]).unwrap();
         wal.commit().unwrap();
-        let name = disk.file_names()[0].clone();
-        let written = disk.contents(&name);
+        let name = file_names(&disk)[0].clone();
+        let written = contents(&disk, &name);
         let end = written.iter().rposition(|byte| *byte != 0).unwrap() + 1;
         let batch = 4096 + 48 + 64..end.next_multiple_of(8);
         // Each byte near a frame's header, and samples of the payload.
@@ -237,7 +240,7 @@ fn no_changed_byte_of_a_durable_batch_passes_for_a_torn_one() {
                     continue;
                 }
                 let disk = disk.fork();
-                disk.damage(&name, |bytes| bytes[at] = value);
+                rot(&disk, &name, |bytes| bytes[at] = value);
                 let (_, recovered) = open(&disk).unwrap();
                 let place = format!("{payload_bytes} bytes, byte {at} := {value:#x}");
                 assert!(recovered.tail.is_cut(), "{place}: {:?}", recovered.tail);

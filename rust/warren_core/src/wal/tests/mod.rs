@@ -9,8 +9,9 @@ mod space;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::sim_disk::SimDisk;
 use super::{Identity, Options, Recovered, Wal, WalError};
+use crate::sim::disk::SimDisk;
+pub(super) use crate::sim::random::Random;
 
 const IDENTITY: Identity = Identity {
     cluster_id: *b"0123456789abcdef",
@@ -26,6 +27,19 @@ const AMPLE_BYTES: u64 = 1 << 30;
 
 fn dir() -> &'static Path {
     Path::new("wal")
+}
+
+/// The files of the log, in order.
+fn file_names(disk: &SimDisk) -> Vec<String> {
+    disk.file_names(dir())
+}
+
+fn contents(disk: &SimDisk, name: &str) -> Vec<u8> {
+    disk.contents(&dir().join(name))
+}
+
+fn rot(disk: &SimDisk, name: &str, change: impl Fn(&mut Vec<u8>)) {
+    disk.damage(&dir().join(name), change);
 }
 
 fn create(disk: &SimDisk) -> Result<Wal, WalError> {

@@ -14,9 +14,10 @@
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
-use super::super::sim_disk::{Fate, Faults, Random, SimDisk};
 use super::super::{Recovered, Tail, Wal, WalError, dump};
-use super::{AMPLE_BYTES, create, dir, open};
+use super::{AMPLE_BYTES, create, dir, file_names, open, rot};
+use crate::sim::disk::{Fate, Faults, SimDisk};
+use crate::sim::random::Random;
 
 struct Runner {
     disk: SimDisk,
@@ -95,7 +96,7 @@ impl Runner {
             "flip" => self.flip(number(1) as usize, number(2) as usize),
             "zero" => self.zero(number(1) as usize),
             "unwrite" => self.unwrite(words[1], number(2) as usize),
-            "lose" => self.disk.lose(words[1]),
+            "lose" => self.disk.lose(&dir().join(words[1])),
             "free" => self.disk.set_free_bytes(number(1)),
             "fail_sync" => {
                 self.disk.set_faults(Faults {
@@ -103,7 +104,7 @@ impl Runner {
                     ..Faults::default()
                 });
             }
-            "files" => return Ok(self.disk.file_names().join("\n") + "\n"),
+            "files" => return Ok(file_names(&self.disk).join("\n") + "\n"),
             "dump" => return self.dump(),
             other => panic!("no such command: {other}"),
         }
@@ -136,19 +137,19 @@ impl Runner {
 
     fn flip(&mut self, frame: usize, byte: usize) {
         let (file, offset, _) = self.frame(frame);
-        self.disk
-            .damage(&file, |bytes| bytes[offset + byte] ^= 0x80);
+        rot(&self.disk, &file, |bytes| bytes[offset + byte] ^= 0x80);
     }
 
     fn zero(&mut self, frame: usize) {
         let (file, offset, length) = self.frame(frame);
-        self.disk
-            .damage(&file, |bytes| bytes[offset..offset + length].fill(0));
+        rot(&self.disk, &file, |bytes| {
+            bytes[offset..offset + length].fill(0)
+        });
     }
 
     fn unwrite(&mut self, file: &str, offset: usize) {
         let end = (offset + 1).next_multiple_of(512);
-        self.disk.damage(file, |bytes| bytes[offset..end].fill(0));
+        rot(&self.disk, file, |bytes| bytes[offset..end].fill(0));
     }
 
     /// File, offset and length of a frame, as it was when the whole log could last be read.

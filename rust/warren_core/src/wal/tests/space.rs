@@ -1,8 +1,9 @@
 //! A full disk refuses and recovers; a failed fsync is the end.
 
-use super::super::sim_disk::{Fate, Faults, Random, SimDisk};
 use super::super::{HARD_STATE_BYTES_MAX, Options, Tail, Wal, WalError};
 use super::{IDENTITY, OPTIONS, create, dir, open};
+use crate::sim::disk::{Fate, Faults, SimDisk};
+use crate::sim::random::Random;
 use std::sync::Arc;
 
 /// Appends until the disk is full; returns the last durable index.
