@@ -1,19 +1,7 @@
-use super::*;
+//! One member, and the log that its driver keeps for it.
 
-fn genesis() -> Position {
-    Position {
-        index: Index(1),
-        term: Term(1),
-    }
-}
-
-fn conf(voters: &[u64], learners: &[u64]) -> ConfState {
-    ConfState {
-        voters: voters.to_vec(),
-        learners: learners.to_vec(),
-        ..ConfState::default()
-    }
-}
+use super::super::*;
+use super::{conf, genesis};
 
 fn founder() -> Recovered {
     Recovered {
