@@ -22,8 +22,18 @@ pub enum Mutant {
     NoPreVote,
     /// 8: what follows an installed snapshot in the log stays, though it conflicts.
     InstallKeepsEntries,
+    /// 9: the newest snapshot is dropped instead of the oldest.
+    PrunesNewestSnapshot,
     /// 10: what was uncommitted when the lead was lost counts again with the next one.
     UncommittedLeaks,
+    /// 11: damage before a later batch is taken for a tail torn by a crash.
+    TakesDamageForTorn,
+    /// 11: a tail torn by a crash prevents the start.
+    RefusesTornTail,
+    /// 12: a batch that found no room is forgotten, and the log goes on behind the hole.
+    DropsBatchWhenFull,
+    /// 13: a failed fsync is tried again.
+    RetriesFailedSync,
     /// 16: votes and acknowledgements go out before what they promise is durable.
     SendsBeforeDurable,
 }
@@ -38,7 +48,12 @@ impl Mutant {
         (6, Mutant::StaysJoint),
         (7, Mutant::NoPreVote),
         (8, Mutant::InstallKeepsEntries),
+        (9, Mutant::PrunesNewestSnapshot),
         (10, Mutant::UncommittedLeaks),
+        (11, Mutant::TakesDamageForTorn),
+        (11, Mutant::RefusesTornTail),
+        (12, Mutant::DropsBatchWhenFull),
+        (13, Mutant::RetriesFailedSync),
         (16, Mutant::SendsBeforeDurable),
     ];
 }

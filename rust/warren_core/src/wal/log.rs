@@ -16,6 +16,7 @@ use super::outline::{Outline, Position};
 use super::replay::io_error;
 use super::segment::{HEADER_BYTES, segment_name, spare_name};
 use super::{HARD_STATE_BYTES_MAX, Identity, Options, WalError};
+use crate::mutant::{self, Mutant};
 
 /// Kept free at the end of every segment, so that a full disk never prevents the compaction that
 /// frees space, nor the end mark.
@@ -143,7 +144,11 @@ impl Wal {
     pub fn commit(&mut self) -> Result<Durable, WalError> {
         self.check_failure()?;
         if self.pending.frames > 0 {
-            self.write_batch(FrameKind::Commit, RESERVE_BYTES)?;
+            let written = self.write_batch(FrameKind::Commit, RESERVE_BYTES);
+            if written.is_err() && mutant::is_on(Mutant::DropsBatchWhenFull) {
+                self.pending = Pending::default();
+            }
+            written?;
         }
         Ok(self.durable)
     }

@@ -34,6 +34,7 @@ mod mask;
 mod outline;
 mod replay;
 mod segment;
+pub mod snapshots;
 mod tail;
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use super::outline::{Outline, Position};
 use super::segment::{BadHeader, FORMAT_VERSION, FileName, HEADER_BYTES, Header, segment_name};
 use super::tail::{Incomplete, Tail};
 use super::{Entry, Identity, Location, WalError};
+use crate::mutant::{self, Mutant};
 
 /// Called for each intact frame in log order: file, offset, frame.
 pub(super) type Visit<'a> = &'a mut dyn FnMut(&str, u64, &Frame<'_>);
@@ -279,7 +280,12 @@ impl Replay {
         } else {
             None
         };
+        let (file, offset) = (segment_name(header.sequence), bad.offset);
+        let place = Location { file, offset };
         if let Some(proof) = proof {
+            if mutant::is_on(Mutant::TakesDamageForTorn) {
+                return Ok(Tail::Torn(place));
+            }
             let why = format!("{}, and {proof}", bad.why);
             return Err(damaged(header.sequence, bad.offset, why));
         }
@@ -303,14 +309,13 @@ impl Replay {
             checksum: bad.checksum,
             has_commit,
         };
-        let file = segment_name(header.sequence);
-        let offset = bad.offset;
-        let place = Location { file, offset };
-        Ok(if !header.recycled && incomplete.was_never_durable() {
-            Tail::Torn(place)
-        } else {
-            Tail::Cut(place)
-        })
+        if header.recycled || !incomplete.was_never_durable() {
+            return Ok(Tail::Cut(place));
+        }
+        if mutant::is_on(Mutant::RefusesTornTail) {
+            return Err(damaged(header.sequence, bad.offset, bad.why));
+        }
+        Ok(Tail::Torn(place))
     }
 
     /// Takes over a batch whose frames are all intact. Returns its highest index.

@@ -9,6 +9,7 @@ use super::super::outline::Position;
 use super::super::segment::{HEADER_BYTES, Header, header_checksum, segment_name};
 use super::files::{install, no_space, sync_error};
 use super::{Active, Durable, Facts, PENDING_BYTES_KEPT, Wal};
+use crate::mutant::{self, Mutant};
 
 /// What a batch continues.
 struct Chain {
@@ -166,7 +167,11 @@ impl Wal {
     }
 
     pub(super) fn sync_active(&mut self) -> Result<(), WalError> {
-        let Err(error) = self.active.file.sync_data() else {
+        let mut synced = self.active.file.sync_data();
+        if synced.is_err() && mutant::is_on(Mutant::RetriesFailedSync) {
+            synced = self.active.file.sync_data();
+        }
+        let Err(error) = synced else {
             return Ok(());
         };
         Err(self.poison(sync_error(

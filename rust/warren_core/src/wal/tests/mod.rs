@@ -4,6 +4,7 @@ mod crash;
 mod damage;
 mod disk;
 mod scenarios;
+mod snapshots;
 mod space;
 
 use std::path::Path;
