@@ -128,8 +128,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         int, _number("log files kept per container, with the current one", 1, 100)
     ] = 5
     wal_segment_bytes: Annotated[
-        int, _number("size of one preallocated segment of the log", 1 << 14, 1 << 30, 4096)
-    ] = 16 * 1024 * 1024
+        int, _number("size of one preallocated segment of the log", 1 << 20, 1 << 30, 4096)
+    ] = 64 * 1024 * 1024
     worker_concurrency: Annotated[
         int, _number("container operations under way at once", 1, 128)
     ] = 8

@@ -188,7 +188,7 @@ impl Wal {
         let rolls = self.must_roll(bytes, COMMIT_FRAME_BYTES);
         if rolls {
             // Before anything changes: without room the call is to be repeated.
-            self.allocate_ahead()?;
+            self.allocate_next()?;
         }
         let keep_suffix = self.outline.continues(at);
         let marked = self.outline.mark(at, keep_suffix);
@@ -207,14 +207,21 @@ impl Wal {
         Ok(())
     }
 
-    /// Allocates the next segment before it is needed. Call it after each commit, and again before
-    /// accepting new work while it fails: that is how a full disk refuses writes early instead of
-    /// late.
+    /// Allocates the next segment before it is needed: when the active one is half full, so that an
+    /// idle log takes one segment. Call it after each commit, and again before accepting new work
+    /// while it fails: that is how a full disk refuses writes early instead of late.
     ///
     /// # Errors
     /// `NoSpace`, `Io`; the log is unchanged. `SyncFailed`.
     pub fn allocate_ahead(&mut self) -> Result<(), WalError> {
         self.check_failure()?;
+        if self.has_remains || self.active.end >= self.active.bytes / 2 {
+            self.allocate_next()?;
+        }
+        Ok(())
+    }
+
+    fn allocate_next(&mut self) -> Result<(), WalError> {
         if self.spares.is_empty() {
             let number = self.active.sequence + 1;
             allocate(&*self.disk, &self.dir, number, self.options.segment_bytes)?;

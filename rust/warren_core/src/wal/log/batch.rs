@@ -107,7 +107,7 @@ impl Wal {
     /// Goes on in the next segment, which appears together with its first batch. The active one is
     /// complete and durable, and the next header says where it ends.
     fn append_to_next(&mut self, buf: &mut Vec<u8>, ending: FrameKind) -> Result<(), WalError> {
-        self.allocate_ahead()?;
+        self.allocate_next()?;
         let (number, fresh) = self.spares.pop_last().expect("just allocated");
         let header = self.next_header(fresh);
         let page = header.encode();
