@@ -16,201 +16,55 @@
 
 mod access;
 mod calls;
+pub mod durable;
 mod entropy;
+mod hashes;
+mod io;
 mod member;
+pub mod peer;
 mod proposals;
 pub mod reads;
 mod requests;
 mod sessions;
 mod streams;
+mod transfer;
 mod watches;
 
 use prost::Message as _;
 
 use crate::error::Error;
 use crate::fsm::State;
-use crate::ids::{ClusterId, Index, MemberId, NodeId, Term};
+use crate::ids::{ClusterId, Index, MemberId, Term};
 use crate::pb;
-use crate::raft::{self, Persist, Position};
+use crate::raft::{self, ConfState, Position};
 use calls::Calls;
 use entropy::Entropy;
+pub use io::{
+    Call, CallId, Config, Consistency, FrameOut, Identity, Input, Level, LogLine, Now, Outputs,
+    Peer, Recovered, Samples, SnapshotBytes, SnapshotJob, SnapshotRead, SnapshotStep,
+    SnapshotWrite, Status, Stop, Transfers,
+};
 use member::Member;
 pub use proposals::PROPOSALS_MAX;
 pub use reads::{LeaderView, ReadJob};
 pub use watches::WATCHES_MAX;
 
-/// Names one call or one stream of the driver; never used twice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct CallId(pub u64);
+/// Where the genesis snapshot of a cluster stands: an empty state that the founder's log continues
+/// from, so that a log never exists without the snapshot it needs.
+pub const GENESIS: Position = Position {
+    index: Index(1),
+    term: Term(1),
+};
 
-/// The two clocks: the monotonic one decides, the wall clock is only written down.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Now {
-    pub mono_ns: u64,
-    pub wall_ms: u64,
-}
-
-impl Now {
-    pub fn mono_ms(self) -> u64 {
-        self.mono_ns / 1_000_000
-    }
-}
-
-/// A request as it came: who, what, and the bytes from the wire.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Call {
-    pub id: CallId,
-    pub identity: String,
-    pub method: String,
-    pub body: Vec<u8>,
-    /// When it is answered with `OutcomeUnknown` at the latest.
-    pub deadline_mono_ms: u64,
-}
-
-/// What happened.
-#[derive(Debug)]
-pub enum Input {
-    /// [`raft::TICK_MS`] have passed.
-    Tick,
-    /// The Python loop is alive; without pulses nobody's silence counts against them.
-    Pulse,
-    Call(Call),
-    /// Opens a stream. It is given one item at a time: the next follows [`Input::Taken`].
-    Subscribe(Call),
-    /// The stream's item has been taken by its reader.
-    Taken(CallId),
-    /// The reader of the stream has gone.
-    Cancel(CallId),
-    /// The answer to [`Outputs::create_log`].
-    LogCreated(Result<(), Error>),
-    /// Everything up to this [`Persist::number`] is durable.
-    Persisted(u64),
-    /// Whether the log can take more; while it cannot, writes are refused.
-    Space(bool),
-    /// The answer to [`Outputs::snapshot`].
-    Snapshotted(Result<Position, Error>),
-}
-
-/// Whose log is to be created.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Identity {
-    pub cluster: ClusterId,
-    pub epoch: u64,
-    pub member: MemberId,
-    /// UUID of the data directory that the member is bound to.
-    pub data_dir: [u8; 16],
-}
-
-/// A state to be written down, with what its file must say.
-#[derive(Clone)]
-pub struct SnapshotJob {
-    pub state: State,
-    pub header: pb::SnapshotHeader,
-    pub at: Position,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Level {
-    Info,
-    Warning,
-}
-
-/// A line for the daemon's log.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LogLine {
-    pub level: Level,
-    pub component: &'static str,
-    pub message: String,
-}
-
-/// Durations measured on the way.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Samples {
-    /// Proposal accepted to committed.
-    pub commit_ns: Vec<u64>,
-    /// One entry's apply.
-    pub apply_ns: Vec<u64>,
-    /// One pass of the orchestrator.
-    pub reconcile_ns: Vec<u64>,
-    /// Container unplaced to bound.
-    pub scheduling_ms: Vec<u64>,
-    pub elections: u64,
-    pub leader_changes: u64,
-}
-
-/// What to do, in any order but within each list.
-#[derive(Default)]
-pub struct Outputs {
-    pub create_log: Option<Identity>,
-    /// To be made durable in this order.
-    pub persist: Vec<Persist>,
-    /// To be recorded in the log after all of `persist`: a durable snapshot covers this.
-    pub compact: Option<Position>,
-    pub snapshot: Option<SnapshotJob>,
-    pub replies: Vec<(CallId, Result<Vec<u8>, Error>)>,
-    /// At most one a stream until it is taken.
-    pub items: Vec<(CallId, Vec<u8>)>,
-    /// Ended streams, with the reason if it is a refusal.
-    pub ended: Vec<(CallId, Option<Error>)>,
-    pub reads: Vec<ReadJob>,
-    pub log_lines: Vec<LogLine>,
-    pub samples: Samples,
-    /// There is more to do at once: step again, also without inputs.
-    pub again: bool,
-}
-
-impl Outputs {
-    fn log(&mut self, level: Level, component: &'static str, message: impl Into<String>) {
-        self.log_lines.push(LogLine {
-            level,
-            component,
-            message: message.into(),
-        });
-    }
-}
-
-/// What a machine is started with.
-#[derive(Clone)]
-pub struct Config {
-    pub node: NodeId,
-    pub node_name: String,
-    pub advertise_addr: String,
-    /// Where the log is, for the sentence that its disk is full.
-    pub log_dir: String,
-    /// Host entropy: ids and session ids are drawn from it.
-    pub seed: [u8; 32],
-    /// A snapshot is due when the log behind the last one has grown to this.
-    pub snapshot_bytes: u64,
-    /// Monotonic nanoseconds, to measure with and never to decide by.
-    pub stopwatch: fn() -> u64,
-}
-
-/// What was found on disk.
-pub struct Recovered {
-    pub identity: Identity,
-    pub state: State,
-    pub snapshot: Option<(Position, raft::ConfState)>,
-    pub hard_state: Option<Vec<u8>>,
-    pub entries: Vec<raft::LogEntry>,
-}
-
-/// What health checks and gauges look at.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Status {
-    pub in_cluster: bool,
-    pub is_leader: bool,
-    /// Leading, and past the first entry of its own term: requests are served.
-    pub serving: bool,
-    pub term: Term,
-    pub last_index: Index,
-    pub commit_index: Index,
-    pub applied_index: Index,
-    pub voters: usize,
-    pub has_space: bool,
-    pub sessions: usize,
-    pub watches: usize,
-    pub proposals: usize,
-    pub open_calls: usize,
+/// What the genesis snapshot of a cluster that `founder` founds holds.
+pub fn genesis(founder: MemberId) -> (State, ConfState) {
+    let mut state = State::new();
+    state.advance(GENESIS.index, GENESIS.term);
+    let conf = ConfState {
+        voters: vec![founder.0],
+        ..ConfState::default()
+    };
+    (state, conf)
 }
 
 /// The machine. See the module's prose.
@@ -267,23 +121,24 @@ impl Control {
         self.member.as_ref().map(|member| &member.state)
     }
 
+    /// Who this member is; `None` outside a cluster.
+    pub fn identity(&self) -> Option<Identity> {
+        self.member.as_ref().map(|member| member.identity)
+    }
+
+    /// The configuration of consensus as of the last change applied; `None` outside a cluster.
+    pub fn conf_state(&self) -> Option<&ConfState> {
+        self.member.as_ref().map(|member| member.raft.conf_state())
+    }
+
     pub fn status(&self) -> Status {
         match &self.member {
             Some(member) => member.status(self.calls.open()),
             None => Status {
-                in_cluster: false,
-                is_leader: false,
-                serving: false,
-                term: Term(0),
-                last_index: Index(0),
-                commit_index: Index(0),
-                applied_index: Index(0),
-                voters: 0,
                 has_space: true,
-                sessions: 0,
-                watches: 0,
-                proposals: 0,
                 open_calls: self.calls.open(),
+                retired: true,
+                ..Status::default()
             },
         }
     }
@@ -308,16 +163,17 @@ impl Control {
 
     fn call(&mut self, now: Now, call: Call, out: &mut Outputs) {
         let id = call.id;
-        self.calls.open_call(id, call.deadline_mono_ms);
         let method = match access::check(&call.identity, &call.method, access::Kind::Call) {
             Ok(method) => method,
-            Err(error) => return self.calls.reply(id, Err(error), out),
+            Err(error) => return out.replies.push((id, Err(error))),
         };
+        self.calls
+            .open_call(id, call.deadline_mono_ms, method.is_read());
         if method == access::Method::Ping {
             return self.calls.reply(id, Ok(Vec::new()), out);
         }
         let done = match &mut self.member {
-            Some(member) => member.call(now, method, call, &mut self.entropy),
+            Some(member) => member.call(now, method, call, &mut self.entropy, &mut self.calls, out),
             None if method == access::Method::InitCluster => self.found(call, out),
             None => Some(Err(Error::NotInCluster)),
         };
@@ -371,12 +227,14 @@ impl Control {
             return;
         };
         let joined = result.and_then(|()| {
+            let (state, conf) = genesis(founding.identity.member);
             let recovered = Recovered {
                 identity: founding.identity,
-                state: State::default(),
-                snapshot: None,
+                state,
+                snapshot: Some((GENESIS, conf)),
                 hard_state: None,
                 entries: Vec::new(),
+                cut: false,
             };
             self.join(recovered).map_err(|damaged| Error::LogDamaged {
                 file: "the new log".into(),
@@ -394,8 +252,8 @@ impl Control {
     }
 
     fn join(&mut self, recovered: Recovered) -> Result<(), raft::Damaged> {
-        let seed = self.entropy.draw_u64();
-        self.member = Some(Member::new(self.config.clone(), recovered, seed)?);
+        let seeds = [self.entropy.draw_u64(), self.entropy.draw_u64()];
+        self.member = Some(Member::new(self.config.clone(), recovered, seeds)?);
         Ok(())
     }
 }

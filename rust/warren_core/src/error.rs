@@ -63,6 +63,15 @@ pub enum Error {
     NoSpace { dir: String },
     #[error("the cluster has no leader at the moment; try again in a few seconds")]
     NoLeader,
+    #[error("this manager does not lead; member {leader} at {address} does: ask that one")]
+    NotLeader { leader: u64, address: String },
+    #[error(
+        "not enough managers can be reached to know the newest state; try again when a majority is \
+         up, or take this manager's own, which may be old, with --stale"
+    )]
+    NoQuorum,
+    #[error("this manager leads, and is handing the lead over first; repeat the request")]
+    HandingOver,
     #[error("the daemon is shutting down; try again when it is back")]
     ShuttingDown,
     #[error("cannot use {path}: {why}")]
@@ -132,6 +141,9 @@ impl Error {
             Error::TooLarge { .. } => "too_large",
             Error::NoSpace { .. } => "no_space",
             Error::NoLeader => "no_leader",
+            Error::NotLeader { .. } => "not_leader",
+            Error::NoQuorum => "no_quorum",
+            Error::HandingOver => "handing_over",
             Error::ShuttingDown => "shutting_down",
             Error::DataDir { .. } => "data_dir",
             Error::LogDamaged { .. } => "log_damaged",
@@ -167,6 +179,9 @@ impl Error {
         "too_large",
         "no_space",
         "no_leader",
+        "not_leader",
+        "no_quorum",
+        "handing_over",
         "shutting_down",
         "data_dir",
         "log_damaged",
@@ -184,9 +199,15 @@ impl Error {
 
     /// As the message that crosses to clients.
     pub fn to_pb(&self) -> crate::pb::Error {
+        let (leader_member_id, leader_address) = match self {
+            Error::NotLeader { leader, address } => (*leader, address.clone()),
+            _ => (0, String::new()),
+        };
         crate::pb::Error {
             code: self.code().to_owned(),
             message: self.to_string(),
+            leader_member_id,
+            leader_address,
         }
     }
 }

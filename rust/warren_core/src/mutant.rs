@@ -11,6 +11,14 @@ pub enum Mutant {
     AcknowledgesBeforeFsync,
     /// 3: a leader answers a read without asking whether it still leads.
     ReadsWithoutQuorum,
+    /// 3: every question for a read index has the same context.
+    ReusesReadContext,
+    /// 4: a leader that was confirmed answers reads for a while, by the wall clock.
+    LeaseByWallClock,
+    /// 5: a request's id does not go with its command.
+    DropsRequestIds,
+    /// 5: a write whose outcome is unknown is answered as one that did not happen.
+    RefusesWhatMayHappen,
     /// 6: a leader changes the membership before it has committed an entry of its own term, and
     /// before the change under way is applied.
     ChangesMembersBeforeFirstCommit,
@@ -18,10 +26,20 @@ pub enum Mutant {
     AppliesMembersWhenProposed,
     /// 6: nobody proposes to leave a joint configuration.
     StaysJoint,
+    /// 6: a snapshot does not name the learners.
+    SnapshotsWithoutTheJoiner,
+    /// 6: a leader removes itself, and does not hand the lead over before.
+    RemovesItselfWhileLeading,
+    /// 6: a learner votes before it has caught up.
+    PromotesTheUnready,
     /// 7: candidates do not ask first whether they could win.
     NoPreVote,
     /// 8: what follows an installed snapshot in the log stays, though it conflicts.
     InstallKeepsEntries,
+    /// 8: a snapshot that comes while another is being installed takes its place.
+    InstallsWhatWasReplaced,
+    /// 8: a received snapshot is taken before its file is durable.
+    InstallsBeforeDurable,
     /// 9: the newest snapshot is dropped instead of the oldest.
     PrunesNewestSnapshot,
     /// 10: what was uncommitted when the lead was lost counts again with the next one.
@@ -32,8 +50,16 @@ pub enum Mutant {
     RefusesTornTail,
     /// 12: a batch that found no room is forgotten, and the log goes on behind the hole.
     DropsBatchWhenFull,
+    /// 12: writes are taken up while the log has no room.
+    WritesWithoutSpace,
     /// 13: a failed fsync is tried again.
     RetriesFailedSync,
+    /// 14: a read that cannot be answered waits for ever.
+    ReadsNeverExpire,
+    /// 15: a member is listened to on whatever data directory it runs.
+    AcceptsAnotherDataDir,
+    /// 15: members do not compare their states.
+    ExchangesNoHashes,
     /// 16: votes and acknowledgements go out before what they promise is durable.
     SendsBeforeDurable,
 }
@@ -43,17 +69,30 @@ impl Mutant {
     pub const ALL: &'static [(u8, Mutant)] = &[
         (2, Mutant::AcknowledgesBeforeFsync),
         (3, Mutant::ReadsWithoutQuorum),
+        (3, Mutant::ReusesReadContext),
+        (4, Mutant::LeaseByWallClock),
+        (5, Mutant::DropsRequestIds),
+        (5, Mutant::RefusesWhatMayHappen),
         (6, Mutant::ChangesMembersBeforeFirstCommit),
         (6, Mutant::AppliesMembersWhenProposed),
         (6, Mutant::StaysJoint),
+        (6, Mutant::SnapshotsWithoutTheJoiner),
+        (6, Mutant::RemovesItselfWhileLeading),
+        (6, Mutant::PromotesTheUnready),
         (7, Mutant::NoPreVote),
         (8, Mutant::InstallKeepsEntries),
+        (8, Mutant::InstallsWhatWasReplaced),
+        (8, Mutant::InstallsBeforeDurable),
         (9, Mutant::PrunesNewestSnapshot),
         (10, Mutant::UncommittedLeaks),
         (11, Mutant::TakesDamageForTorn),
         (11, Mutant::RefusesTornTail),
         (12, Mutant::DropsBatchWhenFull),
+        (12, Mutant::WritesWithoutSpace),
         (13, Mutant::RetriesFailedSync),
+        (14, Mutant::ReadsNeverExpire),
+        (15, Mutant::AcceptsAnotherDataDir),
+        (15, Mutant::ExchangesNoHashes),
         (16, Mutant::SendsBeforeDurable),
     ];
 }

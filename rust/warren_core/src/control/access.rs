@@ -42,9 +42,32 @@ methods! {
     ListSlots: Call, Local;
     ListContainers: Call, Local;
     GetContainer: Call, Local;
+    AddMember: Call, Local;
+    RemoveMember: Call, Local;
+    TransferLeadership: Call, Local;
+    ListMembers: Call, Local;
     SessionMessage: Call, LocalAndNodes;
     WatchService: Stream, Local;
     Session: Stream, LocalAndNodes;
+}
+
+impl Method {
+    /// Whether it changes nothing: given up, its outcome is no question.
+    pub fn is_read(self) -> bool {
+        matches!(
+            self,
+            Method::Ping
+                | Method::GetCluster
+                | Method::ListNodes
+                | Method::GetNode
+                | Method::ListServices
+                | Method::GetService
+                | Method::ListSlots
+                | Method::ListContainers
+                | Method::GetContainer
+                | Method::ListMembers
+        )
+    }
 }
 
 /// The identity of whoever reaches the Unix socket.

@@ -1,38 +1,40 @@
 //! A member of a cluster: consensus, state and orchestration, and who waits for what of them.
 
+mod care;
+mod change;
 mod entry;
+mod frames;
 mod reading;
+mod role;
+mod snapshots;
 
-use std::collections::BTreeMap;
-
-use prost::Message as _;
-
-use super::access::Method;
 use super::calls::Calls;
 use super::entropy::Entropy;
-use super::proposals::{Origin, PROPOSALS_MAX, Proposal, Proposals};
+use super::hashes::Hashes;
+use super::peer::{Myself, Peers};
+use super::proposals::Proposals;
 use super::sessions::Sessions;
 use super::watches::Watches;
 use super::{
-    Call, CallId, Config, Identity, Input, Level, Now, Outputs, Recovered, SnapshotJob, Status,
+    CallId, Config, Identity, Input, Level, Now, Outputs, Recovered, Status, Stop, Transfers,
 };
-use crate::error::Error;
-use crate::fsm::{Event, State, snapshot};
-use crate::ids::{Index, Term};
-use crate::orchestrator::{self, Orchestrator};
-use crate::pb;
-use crate::pb::command::Body;
-use crate::raft::{self, Committed, ConfState, Position, Raft, Role, Work};
+use crate::fsm::{Event, State};
+use crate::ids::Term;
+use crate::orchestrator::Orchestrator;
+use crate::raft::{self, Committed, Position, Raft, Role, Work};
+use care::Care;
+use change::Changes;
+use reading::Reads;
+use snapshots::Snapshots;
 
 /// Times round the loop of one step; what is left is done by the next.
 const ROUNDS_MAX: usize = 8;
-/// Items the orchestrator may propose in one pass, so that a step stays short.
-const ORCHESTRATOR_BUDGET: usize = 512;
-/// A snapshot that failed is not tried again before this.
-const SNAPSHOT_RETRY_MS: u64 = 60_000;
+/// What is looked after by the clock is looked at this often.
+const UPKEEP_MS: u64 = 100;
 
 /// Invariants: `state` is what the log says up to `applied`; `leading` implies that the raft is
-/// leader and an entry of its term is applied; `sessions` and `watches` are empty unless leading.
+/// leader and an entry of its term is applied; `sessions` and `watches` are empty unless leading;
+/// nothing happens any more once `stopped`.
 pub struct Member {
     pub config: Config,
     pub identity: Identity,
@@ -42,75 +44,87 @@ pub struct Member {
     pub sessions: Sessions,
     watches: Watches,
     proposals: Proposals,
-    /// Reads waiting to be asked for.
-    unasked: Vec<Read>,
-    /// Reads asked for, by the context of the question.
-    asked: BTreeMap<u64, Vec<Read>>,
-    /// Reads that may be answered once the index is applied.
-    released: BTreeMap<Index, Vec<Read>>,
-    read_context: u64,
+    reads: Reads,
+    peers: Peers,
+    snapshots: Snapshots,
+    changes: Changes,
+    hashes: Hashes,
+    care: Care,
     applied: Position,
     leading: bool,
     term_seen: Term,
     has_space: bool,
     founding: Option<(CallId, String)>,
-    log_bytes: u64,
-    snapshot_running: bool,
-    snapshot_not_before_ms: u64,
+    upkeep_at_ms: u64,
+    /// The members changed, or the first step has yet to be made.
+    members_changed: bool,
+    stopped: bool,
 }
 
-/// A read on its way: the call and its method.
-struct Read(Method, Call);
-
 impl Member {
-    pub fn new(config: Config, recovered: Recovered, seed: u64) -> Result<Self, raft::Damaged> {
+    pub fn new(
+        config: Config,
+        recovered: Recovered,
+        [raft_seed, context_seed]: [u64; 2],
+    ) -> Result<Self, raft::Damaged> {
         let Recovered {
             identity,
             state,
             snapshot,
             hard_state,
             entries,
+            cut,
         } = recovered;
         let log_bytes = entries.iter().map(|entry| entry.payload.len() as u64).sum();
         let applied = snapshot.as_ref().map_or(Position::default(), |(at, _)| *at);
-        // A log without a snapshot is the founder's.
-        let founder = ConfState {
-            voters: vec![identity.member.0],
-            ..ConfState::default()
-        };
+        let snapshots = Snapshots::new(applied, log_bytes);
+        let newest = snapshot.clone();
         let recovered = raft::Recovered {
             member: identity.member,
-            snapshot: snapshot.or(Some((Position::default(), founder))),
+            snapshot,
             hard_state,
             entries,
-            cut: false,
+            cut,
+        };
+        let mut raft = Raft::new(recovered, raft_seed)?;
+        if let Some((at, conf)) = newest {
+            raft.set_snapshot(at, conf);
+        }
+        let myself = Myself {
+            identity,
+            address: config.address.clone(),
+            feature_level_max: config.feature_level_max,
+            out_of_space: false,
         };
         Ok(Self {
             config,
             identity,
-            raft: Raft::new(recovered, seed)?,
+            raft,
             state,
-            orchestrator: Orchestrator::new(seed),
+            orchestrator: Orchestrator::new(raft_seed),
             sessions: Sessions::default(),
             watches: Watches::default(),
             proposals: Proposals::default(),
-            unasked: Vec::new(),
-            asked: BTreeMap::new(),
-            released: BTreeMap::new(),
-            read_context: 0,
+            reads: Reads::new(context_seed),
+            peers: Peers::new(myself),
+            snapshots,
+            changes: Changes::default(),
+            hashes: Hashes::default(),
+            care: Care::default(),
             applied,
             leading: false,
             term_seen: Term(0),
             has_space: true,
             founding: None,
-            log_bytes,
-            snapshot_running: false,
-            snapshot_not_before_ms: 0,
+            upkeep_at_ms: 0,
+            members_changed: true,
+            stopped: false,
         })
     }
 
     pub fn status(&self, open_calls: usize) -> Status {
         let raft = self.raft.status();
+        let conf = self.raft.conf_state();
         Status {
             in_cluster: self.state.cluster().is_some(),
             is_leader: raft.role == Role::Leader,
@@ -119,12 +133,26 @@ impl Member {
             last_index: raft.last.index,
             commit_index: raft.commit_index,
             applied_index: self.applied.index,
-            voters: raft.conf.voters.len(),
+            voters: conf.voters.len(),
+            learners: conf.learners.len(),
+            is_joint: conf.is_joint(),
+            cut: raft.cut,
+            leader: raft.leader,
             has_space: self.has_space,
             sessions: self.sessions.len(),
             watches: self.watches.len(),
             proposals: self.proposals.len(),
             open_calls,
+            feature_level: self.state.feature_level(),
+            peers: self.peers.stats(),
+            transfers: Transfers {
+                sending: self.snapshots.sending.len(),
+                receiving: self.snapshots.receiving.is_receiving(),
+                sent_bytes: self.snapshots.sending.sent_bytes(),
+                received_bytes: self.snapshots.receiving.received_bytes(),
+            },
+            hash_mismatches: self.hashes.mismatches(),
+            retired: self.care.is_retired(raft.role == Role::Leader),
         }
     }
 
@@ -134,20 +162,37 @@ impl Member {
     }
 
     pub fn handle(&mut self, now: Now, input: Input, out: &mut Outputs) {
+        if self.stopped {
+            return;
+        }
         match input {
             Input::Tick => {
                 self.raft.tick();
                 self.watches.touch_waiting();
             }
-            Input::Pulse => self.orchestrator.pulse(now.mono_ms()),
+            Input::Pulse => {
+                self.care.pulse(now.mono_ms());
+                self.orchestrator.pulse(now.mono_ms());
+            }
             Input::Taken(id) => {
                 self.watches.taken(id);
                 self.sessions.taken(id);
             }
             Input::Cancel(id) => self.cancel(now, id),
-            Input::Persisted(number) => self.raft.persisted(number),
-            Input::Space(has_space) => self.has_space = has_space,
+            Input::Persisted(number) => {
+                self.care.persisted(number, now.mono_ms());
+                self.raft.persisted(number);
+            }
+            Input::Space(has_space) => {
+                self.has_space = has_space;
+                self.peers.set_space(has_space, out);
+            }
+            Input::Frame(bytes) => self.frame(now, &bytes, out),
             Input::Snapshotted(result) => self.snapshotted(now, result, out),
+            Input::SnapshotRead { token, result } => self.snapshot_read(token, result, out),
+            Input::SnapshotWritten { at, result } => self.snapshot_written(at, result, out),
+            Input::SnapshotLoaded { at, result } => self.snapshot_loaded(at, result, out),
+            Input::Retire => self.care.retire(now.mono_ms()),
             Input::Call(_) | Input::Subscribe(_) | Input::LogCreated(_) => {
                 unreachable!("the machine takes these itself")
             }
@@ -156,19 +201,28 @@ impl Member {
 
     /// Carries everything on that can go on: persist, commit, apply, answer, orchestrate. The one
     /// place that fixes the order: an entry is applied only out of [`Work::committed`], which
-    /// consensus fills only with what is durable.
+    /// consensus fills only with what is durable; a snapshot replaces the state where
+    /// [`Work::installed`] says so.
     pub fn pump(&mut self, now: Now, entropy: &mut Entropy, calls: &mut Calls, out: &mut Outputs) {
+        if self.stopped {
+            return;
+        }
+        self.follow_members(now, out);
         for round in 0.. {
-            self.ask_reads();
+            self.ask_reads(now, calls, out);
             let mut busy = false;
             while let Some(work) = self.raft.take_work() {
                 busy = true;
                 self.carry_out(now, work, calls, out);
+                if self.stopped {
+                    return;
+                }
                 if round + 1 == ROUNDS_MAX {
                     break;
                 }
             }
             self.follow_role(now, calls, out);
+            self.follow_members(now, out);
             self.begin_cluster(now, entropy, calls, out);
             busy |= self.orchestrate(now, entropy, out);
             if !busy || round + 1 == ROUNDS_MAX {
@@ -176,6 +230,8 @@ impl Member {
                 break;
             }
         }
+        self.forget_refused_snapshot(out);
+        self.upkeep(now, entropy, calls, out);
         self.answer_released(out, calls);
         self.sessions.flush(&self.state, out);
         self.watches.flush(&self.state, &self.orchestrator, out);
@@ -193,24 +249,45 @@ impl Member {
         }
     }
 
+    /// What is looked after by the clock and not by events.
+    fn upkeep(&mut self, now: Now, entropy: &mut Entropy, calls: &mut Calls, out: &mut Outputs) {
+        let now_ms = now.mono_ms();
+        if now_ms < self.upkeep_at_ms {
+            return;
+        }
+        self.upkeep_at_ms = now_ms + UPKEEP_MS;
+        self.peers.tick(now_ms, out);
+        self.ask_again(now, calls);
+        self.tend_transfers(now, out);
+        self.tend_changes(now, entropy, calls, out);
+        self.tend_lead(now, out);
+    }
+
     fn carry_out(&mut self, now: Now, work: Work, calls: &mut Calls, out: &mut Outputs) {
         if let Some(persist) = &work.persist {
-            self.log_bytes += persist
-                .entries
-                .iter()
-                .map(|e| e.payload.len() as u64)
-                .sum::<u64>();
+            let bytes = |entry: &raft::LogEntry| entry.payload.len() as u64;
+            self.snapshots
+                .log_grew(persist.entries.iter().map(bytes).sum());
+            self.care.persisting(persist.number, now.mono_ms());
         }
         out.persist.extend(work.persist);
+        for message in work.messages {
+            self.send_raft(message, out);
+        }
+        if let Some(at) = work.installed {
+            self.swap_state(now, at, calls, out);
+        }
         for committed in work.committed {
             self.apply(now, committed, calls, out);
+            if self.stopped {
+                return;
+            }
         }
         self.raft.applied(self.applied.index);
         for read in work.reads {
-            if let Some(reads) = self.asked.remove(&read.context) {
-                self.released.entry(read.index).or_default().extend(reads);
-            }
+            self.read_ready(now, read, out);
         }
+        self.snapshots_wanted(now, &work.snapshots_wanted, work.snapshot_due, out);
     }
 
     fn apply(&mut self, now: Now, committed: Committed, calls: &mut Calls, out: &mut Outputs) {
@@ -219,27 +296,42 @@ impl Member {
             command,
             change,
         } = committed;
-        if let Some(change) = change {
-            self.raft.apply_change(&change);
-        }
         let started_ns = (self.config.stopwatch)();
+        let mut response = Ok(Vec::new());
         if command.is_empty() {
             self.state.advance(at.index, at.term);
         } else {
-            let applied = self.state.apply_bytes(at.index, at.term, &command);
-            // A committed entry that this release cannot read must not be skipped: every later
-            // state would differ from the other members'.
-            let applied = applied.unwrap_or_else(|error| panic!("entry {}: {error}", at.index.0));
-            self.observe(&applied.events);
-            self.resolve(now, at, applied.response, calls, out);
+            let level_max = self.config.feature_level_max;
+            let applied = self
+                .state
+                .apply_bytes_as(level_max, at.index, at.term, &command);
+            match applied {
+                Ok(applied) => {
+                    self.observe(&applied.events);
+                    response = applied.response;
+                }
+                // What this release cannot read must not be skipped: every later state would
+                // differ from the other members'.
+                Err(error) => {
+                    return self.stop(format!("entry {}: {error}", at.index.0), true, out);
+                }
+            }
         }
         self.applied = at;
+        if let Some(change) = change {
+            self.raft.apply_change(&change);
+            self.members_changed = true;
+        }
+        self.resolve(now, at, &response, calls, out);
+        self.exchange_hash(out);
         out.samples
             .apply_ns
             .push((self.config.stopwatch)().saturating_sub(started_ns));
     }
 
     fn observe(&mut self, events: &[Event]) {
+        let members = |event: &Event| matches!(event, Event::Member { .. } | Event::Cluster);
+        self.members_changed |= events.iter().any(members);
         if !self.leading {
             return;
         }
@@ -258,203 +350,10 @@ impl Member {
         }
     }
 
-    /// Tells who proposed the entry what became of it.
-    fn resolve(
-        &mut self,
-        now: Now,
-        at: Position,
-        response: Result<Vec<u8>, Error>,
-        calls: &mut Calls,
-        out: &mut Outputs,
-    ) {
-        let Some(Proposal {
-            at: proposed,
-            origin,
-            proposed_ns,
-        }) = self.proposals.take(at.index)
-        else {
-            return;
-        };
-        // Another term's entry stands in its place, so it never happened.
-        let response = if proposed == at {
-            response
-        } else {
-            Err(Error::NoLeader)
-        };
-        if proposed == at {
-            out.samples
-                .commit_ns
-                .push(now.mono_ns.saturating_sub(proposed_ns));
-        }
-        match origin {
-            Origin::Call(id) => calls.reply(id, response, out),
-            Origin::Founding(id) => {
-                let founded = pb::InitClusterResponse {
-                    cluster_id: self.identity.cluster.to_vec(),
-                    node_id: self.config.node.to_vec(),
-                };
-                calls.reply(id, response.map(|_| founded.encode_to_vec()), out);
-            }
-            Origin::Orchestrator(token) => {
-                let response = response.as_deref().map_err(Clone::clone);
-                self.orchestrator
-                    .resolved(&self.state, now.mono_ms(), token, response);
-            }
-            Origin::Hello(node) => {
-                if let Err(error) = response {
-                    out.log(
-                        Level::Warning,
-                        "session",
-                        format!("hello of node {node}: {error}"),
-                    );
-                }
-            }
-        }
-    }
-
-    /// Takes up or lays down what only a leader does.
-    fn follow_role(&mut self, now: Now, calls: &mut Calls, out: &mut Outputs) {
-        let term = self.raft.term();
-        if term != self.term_seen {
-            self.term_seen = term;
-            out.samples.elections += 1;
-        }
-        let leads = self.raft.role() == Role::Leader && self.applied.term == term;
-        if leads == self.leading {
-            return;
-        }
-        self.leading = leads;
-        out.samples.leader_changes += 1;
-        if leads {
-            self.orchestrator.lead(&self.state, now.mono_ms());
-            out.log(
-                Level::Info,
-                "control",
-                format!("leading in term {}", term.0),
-            );
-        } else {
-            self.orchestrator.follow();
-            self.sessions.end_all(&Error::NoLeader, out);
-            self.watches.end_all(&Error::NoLeader, out);
-            let reads = std::mem::take(&mut self.unasked).into_iter();
-            let asked = std::mem::take(&mut self.asked).into_values().flatten();
-            // Who lost the lead knows no index that is safe to read at.
-            for Read(_, call) in reads.chain(asked) {
-                calls.reply(call.id, Err(Error::NoLeader), out);
-            }
-        }
-    }
-
-    /// Proposes a cluster's first commands where a log exists and nothing is in it.
-    fn begin_cluster(
-        &mut self,
-        now: Now,
-        entropy: &mut Entropy,
-        calls: &mut Calls,
-        out: &mut Outputs,
-    ) {
-        if !self.leading {
-            return;
-        }
-        let Some((call, advertise_addr)) = self.founding.take() else {
-            return;
-        };
-        if let Some(cluster) = self.state.cluster() {
-            let cluster = cluster.id.to_string();
-            return calls.reply(call, Err(Error::AlreadyInCluster { cluster }), out);
-        }
-        let create = pb::CreateCluster {
-            cluster_id: self.identity.cluster.to_vec(),
-            epoch: self.identity.epoch,
-            founder: None,
-        };
-        let put = pb::PutNode {
-            node_id: self.config.node.to_vec(),
-            description: Some(pb::NodeDescription {
-                name: self.config.node_name.clone(),
-                ..Default::default()
-            }),
-            manager: true,
-            worker: false,
-            advertise_addr: if advertise_addr.is_empty() {
-                self.config.advertise_addr.clone()
-            } else {
-                advertise_addr
-            },
-        };
-        let created = self.propose_own(now, entropy, Body::CreateCluster(create), None);
-        let put = created.and_then(|()| {
-            let origin = Some(Origin::Founding(call));
-            self.propose_own(now, entropy, Body::PutNode(put), origin)
-        });
-        if let Err(error) = put {
-            calls.reply(call, Err(error), out);
-        }
-    }
-
-    fn orchestrate(&mut self, now: Now, entropy: &mut Entropy, out: &mut Outputs) -> bool {
-        if !self.leading || !self.has_space || self.state.cluster().is_none() {
-            return false;
-        }
-        if self.proposals.len() >= PROPOSALS_MAX / 2 {
-            // Clients' requests keep half of the room.
-            return false;
-        }
-        let started_ns = (self.config.stopwatch)();
-        let proposals = self
-            .orchestrator
-            .step(&self.state, now.mono_ms(), ORCHESTRATOR_BUDGET);
-        if proposals.is_empty() {
-            return false;
-        }
-        for orchestrator::Proposal { token, body } in proposals {
-            let origin = Some(Origin::Orchestrator(token));
-            if let Err(error) = self.propose_own(now, entropy, body, origin) {
-                out.log(Level::Warning, "control", format!("not proposed: {error}"));
-                self.orchestrator
-                    .resolved(&self.state, now.mono_ms(), token, Err(error));
-            }
-        }
-        let took_ns = (self.config.stopwatch)().saturating_sub(started_ns);
-        out.samples.reconcile_ns.push(took_ns);
-        true
-    }
-
-    fn snapshot_if_due(&mut self, now: Now, out: &mut Outputs) {
-        let due = self.log_bytes >= self.config.snapshot_bytes
-            && !self.snapshot_running
-            && now.mono_ms() >= self.snapshot_not_before_ms;
-        if !due {
-            return;
-        }
-        self.snapshot_running = true;
-        self.log_bytes = 0;
-        let header = snapshot::header(&self.state, self.raft.conf_state().encode());
-        out.snapshot = Some(SnapshotJob {
-            state: self.state.clone(),
-            header,
-            at: self.applied,
-        });
-    }
-
-    fn snapshotted(&mut self, now: Now, result: Result<Position, Error>, out: &mut Outputs) {
-        self.snapshot_running = false;
-        match result {
-            Ok(at) => {
-                let conf = self.raft.conf_state().clone();
-                self.raft.set_snapshot(at, conf);
-                self.raft.compact(at);
-                out.compact = Some(at);
-            }
-            Err(error) => {
-                self.log_bytes = self.config.snapshot_bytes;
-                self.snapshot_not_before_ms = now.mono_ms() + SNAPSHOT_RETRY_MS;
-                out.log(
-                    Level::Warning,
-                    "snapshot",
-                    format!("{error}; trying again in a minute"),
-                );
-            }
-        }
+    /// Nothing more is done: the driver shuts down and says why.
+    fn stop(&mut self, why: String, keep_logs: bool, out: &mut Outputs) {
+        self.stopped = true;
+        out.log(Level::Warning, "control", format!("stopping: {why}"));
+        out.stop = Some(Stop { why, keep_logs });
     }
 }

@@ -8,7 +8,7 @@ use super::requests::decode;
 use crate::error::Error;
 use crate::fsm::{Container, ContainerState, DesiredState, Node, NodeStatus, Resources, Service};
 use crate::fsm::{State, tally};
-use crate::ids::{Index, NodeId, ServiceId, Term};
+use crate::ids::{Index, MemberId, NodeId, ServiceId, Term};
 use crate::orchestrator::PendingSlot;
 use crate::pb;
 
@@ -16,17 +16,37 @@ use crate::pb;
 #[derive(Clone, Debug)]
 pub struct LeaderView {
     pub node: NodeId,
-    pub leader: NodeId,
+    pub leader: Option<NodeId>,
     pub term: Term,
     pub last_index: Index,
     pub applied_index: Index,
     /// Slots of the service asked for that have no container, and why.
     pub pending: Vec<PendingSlot>,
+    /// The state may be old.
+    pub stale: bool,
+    /// A change of voters is under way.
+    pub joint: bool,
+    /// For a list of the members only.
+    pub members: Vec<MemberProgress>,
+}
+
+/// How consensus sees a member.
+#[derive(Clone, Debug)]
+pub struct MemberProgress {
+    pub member: MemberId,
+    pub leader: bool,
+    pub voter: bool,
+    pub recent_active: bool,
+    /// 0 where it is not known.
+    pub match_index: Index,
+    pub release: String,
 }
 
 /// A read that may be answered, with everything that takes.
 pub struct ReadJob {
     pub id: CallId,
+    /// It was not asked whether the state is the newest: whoever gets the answer must be told.
+    pub stale: bool,
     pub(super) method: Method,
     pub(super) body: Vec<u8>,
     pub(super) state: State,
@@ -67,6 +87,7 @@ fn answer(state: &State, view: &LeaderView, method: Method, body: &[u8]) -> Resu
             let service = Some(service_view(state, service));
             pb::GetServiceResponse { service }.encode_to_vec()
         }
+        Method::ListMembers => list_members(state, view).encode_to_vec(),
         Method::ListSlots => list_slots(state, view, &decode(body)?)?.encode_to_vec(),
         Method::ListContainers => list_containers(state, &decode(body)?).encode_to_vec(),
         Method::GetContainer => get_container(state, &decode(body)?)?.encode_to_vec(),
@@ -76,6 +97,22 @@ fn answer(state: &State, view: &LeaderView, method: Method, body: &[u8]) -> Resu
             });
         }
     })
+}
+
+fn list_members(state: &State, view: &LeaderView) -> pb::ListMembersResponse {
+    let members = view.members.iter().map(|known| pb::MemberView {
+        member: state.member(known.member).map(Into::into),
+        leader: known.leader,
+        voter: known.voter,
+        recent_active: known.recent_active,
+        match_index: known.match_index.0,
+        release: known.release.clone(),
+    });
+    pb::ListMembersResponse {
+        members: members.collect(),
+        joint: view.joint,
+        last_index: view.last_index.0,
+    }
 }
 
 fn get_cluster(state: &State, view: &LeaderView) -> pb::GetClusterResponse {
@@ -89,7 +126,8 @@ fn get_cluster(state: &State, view: &LeaderView) -> pb::GetClusterResponse {
     pb::GetClusterResponse {
         cluster: state.cluster().map(Into::into),
         node_id: view.node.to_vec(),
-        leader_node_id: view.leader.to_vec(),
+        leader_node_id: view.leader.map(NodeId::to_vec).unwrap_or_default(),
+        stale: view.stale,
         term: view.term.0,
         last_index: view.last_index.0,
         applied_index: view.applied_index.0,
@@ -124,7 +162,7 @@ fn node_view(state: &State, view: &LeaderView, node: &Node) -> pb::NodeView {
         allocated: Some(state.node_allocated(node.id).into()),
         containers: state.container_count_of_node(node.id) as u32,
         containers_running: state.containers_of_node(node.id).filter(running).count() as u32,
-        leader: node.id == view.leader,
+        leader: Some(node.id) == view.leader,
     }
 }
 

@@ -108,7 +108,7 @@ fn existing<'a>(state: &'a State, id: &[u8]) -> Result<&'a fsm::Service, Error> 
 /// Completes the request id with the digest of what it names, `request` having no id any more.
 /// The outer error refuses, the inner one is the remembered answer to a repetition.
 #[allow(clippy::type_complexity)]
-fn identify(
+pub fn identify(
     state: &State,
     method: &str,
     id: Option<pb::RequestId>,

@@ -119,6 +119,7 @@ fn requests(state: &State) -> impl Iterator<Item = pb::SnapshotRequest> {
                 let error = pb::Error {
                     code: (*code).to_owned(),
                     message: message.clone(),
+                    ..Default::default()
                 };
                 (error.encode_to_vec(), true)
             }

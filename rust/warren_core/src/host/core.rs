@@ -9,10 +9,12 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 
 use super::log_thread::{Job, LogThread};
 use super::metrics::Gauges;
-use super::recovery::{self, Recovery, log_dir};
-use super::{Message, Options, Shared, clock, fatal, snapshots};
-use crate::control::{Config, Control, Identity, Input, Outputs, ReadJob, SnapshotJob};
+use super::snapshots::{self, Job as FileJob};
+use super::{Message, Options, Shared, clock, fatal};
+use crate::control::durable::{self, Found, Snapshots, log_dir};
+use crate::control::{Config, Control, Identity, Input, Outputs, ReadJob};
 use crate::error::Error;
+use crate::fsm::FEATURE_LEVEL_MAX;
 use crate::raft::TICK_MS;
 use crate::wal::{FileDisk, Wal};
 
@@ -28,7 +30,7 @@ struct Core {
     own: Sender<Message>,
     log: Option<Sender<Job>>,
     reads: Sender<ReadJob>,
-    snapshots: Sender<SnapshotJob>,
+    files: Sender<FileJob>,
     shared: Arc<Shared>,
     helpers: Vec<JoinHandle<()>>,
     next_tick_ns: u64,
@@ -37,38 +39,40 @@ struct Core {
 /// Starts all threads; the one returned ends the others before itself.
 pub fn start(
     options: Options,
-    recovery: Option<Recovery>,
+    found: Option<Found>,
     shared: Arc<Shared>,
 ) -> Result<(Sender<Message>, Vec<JoinHandle<()>>), Error> {
     // Bounded by what is open: see the module's prose.
     let (own, inputs) = unbounded();
     let config = config(&options)?;
-    let (control, wal) = match recovery {
+    let mut identity = None;
+    let (control, wal) = match found {
         None => (Control::outside(config), None),
-        Some(Recovery {
+        Some(Found {
             wal,
             recovered,
             warnings,
         }) => {
+            identity = Some(recovered.identity);
             for line in &warnings {
                 shared.completions.log(line);
             }
             let control = Control::recover(config, recovered)
-                .map_err(|damaged| recovery::damaged(&log_dir(&options.raft_dir), damaged.why))?;
+                .map_err(|damaged| durable::damaged(&log_dir(&options.raft_dir), damaged.why))?;
             (control, Some(wal))
         }
     };
     let (reads, read_jobs) = unbounded::<ReadJob>();
-    let (snapshots, snapshot_jobs) = unbounded();
+    let (files, file_jobs) = unbounded();
     let answering = shared.clone();
     let reader = fatal::spawn("reader", move || {
         read_jobs
             .iter()
             .for_each(|job| answering.completions.reply(job.id.0, job.answer()));
     })?;
-    let writer = snapshots::Writer {
-        dir: snapshots::dir(&options.raft_dir),
-        jobs: snapshot_jobs,
+    let writer = snapshots::Files {
+        snapshots: Snapshots::new(Arc::new(FileDisk), &options.raft_dir),
+        jobs: file_jobs,
         core: own.clone(),
         shared: shared.clone(),
     };
@@ -80,11 +84,14 @@ pub fn start(
         own: own.clone(),
         log: None,
         reads,
-        snapshots,
+        files,
         shared,
         helpers: vec![reader, snapshotter],
         next_tick_ns: clock::mono_ns(),
     };
+    if let Some(identity) = identity {
+        let _ = core.files.send(FileJob::Belong(identity));
+    }
     if let Some(wal) = wal {
         core.start_log(wal)?;
     }
@@ -101,6 +108,8 @@ fn config(options: &Options) -> Result<Config, Error> {
         node: options.node,
         node_name: options.node_name.clone(),
         advertise_addr: options.advertise_addr.clone(),
+        address: options.advertise_addr.clone(),
+        feature_level_max: FEATURE_LEVEL_MAX,
         log_dir: log_dir(&options.raft_dir).to_string_lossy().into_owned(),
         seed,
         snapshot_bytes: options.segment_bytes * SNAPSHOT_AFTER_SEGMENTS,
@@ -177,8 +186,23 @@ impl Core {
         for job in outputs.reads {
             let _ = self.reads.send(job);
         }
-        if let Some(job) = outputs.snapshot {
-            let _ = self.snapshots.send(job);
+        self.carry_out_files(
+            outputs
+                .snapshot
+                .map(Box::new)
+                .map(FileJob::Take)
+                .into_iter()
+                .chain(
+                    outputs
+                        .snapshots_in_use
+                        .map(FileJob::InUse)
+                        .into_iter()
+                        .chain(outputs.snapshot_writes.into_iter().map(FileJob::Receive))
+                        .chain(outputs.snapshot_reads.into_iter().map(FileJob::Send)),
+                ),
+        );
+        if let Some(stop) = outputs.stop {
+            fatal::die("control", &stop.why);
         }
         self.shared.metrics.samples(&outputs.samples);
         if let Some(identity) = outputs.create_log {
@@ -187,18 +211,23 @@ impl Core {
         }
     }
 
+    fn carry_out_files(&self, jobs: impl Iterator<Item = FileJob>) {
+        // The thread ends before this one only together with the process.
+        jobs.for_each(|job| {
+            let _ = self.files.send(job);
+        });
+    }
+
     /// Once in a cluster's life, and nothing else is going on then.
     fn create_log(&mut self, identity: Identity) -> Result<(), Error> {
-        let dir = log_dir(&self.options.raft_dir);
-        let identity = crate::wal::Identity {
-            cluster_id: identity.cluster.0,
-            epoch: identity.epoch,
-            member_id: identity.member.0,
-            data_dir: identity.data_dir,
-        };
-        let options = recovery::wal_options(&self.options);
-        let wal = Wal::create(Arc::new(FileDisk), &dir, identity, options)
-            .map_err(|error| recovery::refusal(&dir, error))?;
+        let wal = durable::create(
+            Arc::new(FileDisk),
+            &self.options.raft_dir,
+            &identity,
+            true,
+            self.options.wal(),
+        )?;
+        let _ = self.files.send(FileJob::Belong(identity));
         self.start_log(wal)
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use super::{Message, Shared, clock, fatal};
-use crate::control::{Input, Level, LogLine};
+use crate::control::{Input, Level, LogLine, durable};
 use crate::raft::{Persist, Position};
 use crate::wal::{Wal, WalError};
 
@@ -97,10 +97,10 @@ impl LogThread {
             match job {
                 Job::Persist(persist) => {
                     entries += persist.entries.len();
-                    if !self.append(&persist) {
+                    done = Some(persist.number);
+                    if !self.append(persist) {
                         return true;
                     }
-                    done = Some(persist.number);
                 }
                 Job::Compact(at) => compact = Some(at),
                 Job::Close => closing = true,
@@ -120,37 +120,22 @@ impl LogThread {
     }
 
     /// False as `commit` is.
-    fn append(&mut self, persist: &Persist) -> bool {
+    fn append(&mut self, mut persist: Persist) -> bool {
         let started_ns = clock::mono_ns();
-        if let Some(at) = persist.install
-            && let Err(error) = self.wal.compact(at.index.0, at.term.0)
-        {
-            broken(&error)
-        }
-        let state = persist.hard_state.as_ref();
-        let appended = state.is_none_or(|s| self.append_record(|wal| wal.append_hard_state(s)))
-            && persist.entries.iter().all(|entry| {
-                self.append_record(|wal| wal.append_entry(entry.index, entry.term, &entry.payload))
-            });
+        let appended = loop {
+            match durable::append(&mut self.wal, &mut persist) {
+                Ok(()) => break true,
+                // A full batch has to be committed first, and finds no room.
+                Err(WalError::NoSpace { .. }) if self.commit() => {}
+                Err(WalError::NoSpace { .. }) => break false,
+                Err(error) => broken(&error),
+            }
+        };
         self.shared
             .metrics
             .append
             .observe_ns(clock::mono_ns() - started_ns);
         appended
-    }
-
-    fn append_record(&mut self, append: impl Fn(&mut Wal) -> Result<(), WalError>) -> bool {
-        match append(&mut self.wal) {
-            Ok(()) => true,
-            Err(WalError::BatchFull { .. }) if self.wal.pending_bytes() > 0 => {
-                let committed = self.commit();
-                if committed {
-                    append(&mut self.wal).unwrap_or_else(|error| broken(&error));
-                }
-                committed
-            }
-            Err(error) => broken(&error),
-        }
     }
 
     /// Makes what is pending durable, however long the disk is full: the entries may be committed

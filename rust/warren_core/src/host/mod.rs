@@ -27,7 +27,6 @@ mod fatal;
 mod histogram;
 mod log_thread;
 mod metrics;
-mod recovery;
 mod snapshots;
 
 use std::path::PathBuf;
@@ -38,9 +37,10 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 
-use crate::control::{self, Call, CallId, Input};
+use crate::control::{self, Call, CallId, Consistency, Input, durable};
 use crate::error::Error;
 use crate::ids::NodeId;
+use crate::wal::{self, FileDisk};
 use completions::Completions;
 pub use completions::{Completion, Kind};
 use metrics::Metrics;
@@ -67,6 +67,15 @@ pub struct Options {
     pub advertise_addr: String,
     /// A multiple of 4,096 from 1 MiB to 1 GiB.
     pub segment_bytes: u64,
+}
+
+impl Options {
+    fn wal(&self) -> wal::Options {
+        wal::Options {
+            segment_bytes: self.segment_bytes,
+            ..wal::Options::default()
+        }
+    }
 }
 
 /// What health checks look at; read without waiting on anything.
@@ -126,8 +135,9 @@ impl Host {
     pub fn open(options: Options) -> Result<Self, Error> {
         check(&options)?;
         let shared = Arc::new(Shared::new()?);
-        let recovered = recovery::recover(&options)?;
-        let (inputs, threads) = core::start(options, recovered, shared.clone())?;
+        let disk = Arc::new(FileDisk);
+        let found = durable::recover(disk, &options.raft_dir, options.wal())?;
+        let (inputs, threads) = core::start(options, found, shared.clone())?;
         let host = Self {
             inputs,
             shared,
@@ -290,6 +300,7 @@ impl Host {
             method: method.to_owned(),
             body: body.to_vec(),
             deadline_mono_ms: clock::now().mono_ms().saturating_add(timeout_ms),
+            consistency: Consistency::Linearizable,
         })
     }
 

@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use prost::Message;
 use warren_core::control::{
-    Call, CallId, Config, Control, Identity, Input, Now, Outputs, Recovered,
+    Call, CallId, Config, Consistency, Control, GENESIS, Identity, Input, Now, Outputs, Recovered,
+    genesis,
 };
-use warren_core::fsm::State;
+use warren_core::fsm::FEATURE_LEVEL_MAX;
 use warren_core::ids::NodeId;
 use warren_core::pb;
 use warren_core::raft::{LogEntry, Persist};
@@ -40,6 +41,8 @@ fn config() -> Config {
         advertise_addr: String::new(),
         log_dir: "the log directory".into(),
         seed: [9; 32],
+        address: "one:2377".into(),
+        feature_level_max: FEATURE_LEVEL_MAX,
         snapshot_bytes: u64::MAX,
         stopwatch: || 0,
     }
@@ -127,6 +130,7 @@ impl Machine {
             method: method.into(),
             body,
             deadline_mono_ms: self.now_ms + TIMEOUT_MS,
+            consistency: Consistency::Linearizable,
         }
     }
 
@@ -196,12 +200,14 @@ impl Machine {
     fn restart(&mut self) -> Vec<String> {
         self.unsynced.clear();
         self.untaken.clear();
+        let (state, conf) = genesis(self.durable.identity.expect("a log").member);
         let recovered = Recovered {
             identity: self.durable.identity.expect("a log"),
-            state: State::default(),
-            snapshot: None,
+            state,
+            snapshot: Some((GENESIS, conf)),
             hard_state: self.durable.hard_state.clone(),
             entries: self.durable.entries.clone(),
+            cut: false,
         };
         self.control = Control::recover(config(), recovered).unwrap();
         self.step([])

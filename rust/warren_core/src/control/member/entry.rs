@@ -1,16 +1,18 @@
 //! What comes in: calls, streams and what sessions say, and the commands they become.
 
 use prost::Message as _;
+use prost::bytes::Bytes;
 
 use super::super::access::{Method, is_node};
+use super::super::calls::Calls;
 use super::super::entropy::Entropy;
-use super::super::proposals::{Origin, PROPOSALS_MAX};
+use super::super::proposals::{Origin, PROPOSALS_MAX, Proposal};
 use super::super::requests::{self, Prepared};
 use super::super::{Call, CallId, Now, Outputs, sessions};
-use super::{Member, Read};
+use super::Member;
 use crate::error::Error;
-use crate::fsm::FEATURE_LEVEL_MAX;
 use crate::ids::{NodeId, ServiceId};
+use crate::mutant::{self, Mutant};
 use crate::pb;
 use crate::pb::command::Body;
 
@@ -25,18 +27,22 @@ impl Member {
         method: Method,
         call: Call,
         entropy: &mut Entropy,
+        calls: &mut Calls,
+        out: &mut Outputs,
     ) -> Option<Result<Vec<u8>, Error>> {
+        if self.stopped {
+            return Some(Err(Error::ShuttingDown));
+        }
         let result = match method {
             Method::InitCluster => self.init_again(&call),
             Method::CreateService | Method::UpdateService | Method::RemoveService => {
                 self.write(now, method, &call, entropy)
             }
             Method::SessionMessage => self.session_message(now, &call, entropy),
-            _ if !self.leading => Err(Error::NoLeader),
-            _ => {
-                self.unasked.push(Read(method, call));
-                Ok(None)
-            }
+            Method::AddMember => self.add_member(now, &call, entropy),
+            Method::RemoveMember => self.remove_member(now, &call, entropy),
+            Method::TransferLeadership => self.transfer(now, &call),
+            _ => self.read(method, call, calls, out).map(|()| None),
         };
         result.map_or_else(|error| Some(Err(error)), |answer| answer.map(Ok))
     }
@@ -49,6 +55,9 @@ impl Member {
         entropy: &mut Entropy,
         out: &mut Outputs,
     ) -> Result<(), Error> {
+        if self.stopped {
+            return Err(Error::ShuttingDown);
+        }
         self.check_serving()?;
         if method == Method::WatchService {
             let request: pb::WatchServiceRequest = requests::decode(&call.body)?;
@@ -98,7 +107,7 @@ impl Member {
         self.propose(now, entropy, "system", None, body, origin)
     }
 
-    fn propose(
+    pub(super) fn propose(
         &mut self,
         now: Now,
         entropy: &mut Entropy,
@@ -107,46 +116,73 @@ impl Member {
         body: Body,
         origin: Option<Origin>,
     ) -> Result<(), Error> {
-        if self.proposals.len() >= PROPOSALS_MAX {
-            return Err(Error::Overloaded {
-                queue: "the log",
-                limit: PROPOSALS_MAX,
-            });
-        }
-        let command = pb::Command {
-            level: self.state.feature_level().min(FEATURE_LEVEL_MAX),
-            time_ms: now.wall_ms,
-            entropy: entropy.draw().to_vec(),
-            request,
-            identity: identity.to_owned(),
-            body: Some(body),
-        };
-        let bytes = command.encode_to_vec();
-        if bytes.len() > COMMAND_BYTES_MAX {
-            let (what, actual_bytes) = ("the command", bytes.len());
-            return Err(Error::TooLarge {
-                what,
-                actual_bytes,
-                limit_bytes: COMMAND_BYTES_MAX,
-            });
-        }
+        self.check_room()?;
+        let repeatable = request.is_some();
+        let bytes = self.command(now, entropy, identity, request, body)?;
+        let again = repeatable.then(|| Bytes::from(bytes.clone()));
         let at = self.raft.propose(bytes)?;
         if let Some(origin) = origin {
-            self.proposals.add(at, origin, now.mono_ns);
+            let proposed_ns = now.mono_ns;
+            let proposal = Proposal {
+                origin,
+                proposed_ns,
+                again,
+            };
+            self.proposals.add(at, proposal);
         }
         Ok(())
     }
 
+    pub(super) fn check_room(&self) -> Result<(), Error> {
+        if self.proposals.len() < PROPOSALS_MAX {
+            return Ok(());
+        }
+        Err(Error::Overloaded {
+            queue: "the log",
+            limit: PROPOSALS_MAX,
+        })
+    }
+
+    /// A command as it stands in the log, stamped with time and entropy.
+    pub(super) fn command(
+        &self,
+        now: Now,
+        entropy: &mut Entropy,
+        identity: &str,
+        request: Option<pb::RequestId>,
+        body: Body,
+    ) -> Result<Vec<u8>, Error> {
+        let level_max = self.config.feature_level_max;
+        let command = pb::Command {
+            level: self.state.feature_level().min(level_max),
+            time_ms: now.wall_ms,
+            entropy: entropy.draw().to_vec(),
+            request: request.filter(|_| !mutant::is_on(Mutant::DropsRequestIds)),
+            identity: identity.to_owned(),
+            body: Some(body),
+        };
+        let bytes = command.encode_to_vec();
+        if bytes.len() <= COMMAND_BYTES_MAX {
+            return Ok(bytes);
+        }
+        let (what, actual_bytes) = ("the command", bytes.len());
+        Err(Error::TooLarge {
+            what,
+            actual_bytes,
+            limit_bytes: COMMAND_BYTES_MAX,
+        })
+    }
+
     pub(super) fn check_serving(&self) -> Result<(), Error> {
         match (self.leading, self.state.cluster()) {
-            (false, _) => Err(Error::NoLeader),
+            (false, _) => Err(self.not_leading()),
             (true, None) => Err(Error::NotInCluster),
             (true, Some(_)) => Ok(()),
         }
     }
 
     pub(super) fn check_space(&self) -> Result<(), Error> {
-        if self.has_space {
+        if self.has_space || mutant::is_on(Mutant::WritesWithoutSpace) {
             Ok(())
         } else {
             Err(Error::NoSpace {

@@ -1,50 +1,275 @@
 //! Reads: one question to consensus for all that wait, then each on its way to a reader thread.
+//!
+//! A linearizable read needs an index that was committed when it was asked, confirmed by a quorum
+//! (Ongaro's thesis, §6.4). The leader asks its consensus; a follower asks the leader, with one
+//! frame for all reads that wait. Every question has a context of its own, never used twice, not
+//! even by an earlier life of this member: an answer that was long on its way answers nothing else.
+
+use std::collections::BTreeMap;
 
 use prost::Message as _;
 
-use super::super::Outputs;
 use super::super::access::Method;
 use super::super::calls::Calls;
-use super::super::reads::{LeaderView, ReadJob};
-use super::{Member, Read};
+use super::super::peer::frame::Kind;
+use super::super::reads::{LeaderView, MemberProgress, ReadJob};
+use super::super::{Call, Consistency, Now, Outputs};
+use super::Member;
+use crate::error::Error;
+use crate::ids::{Index, MemberId};
+use crate::mutant::{self, Mutant};
 use crate::pb;
+use crate::raft::{Lane, ReadReady, Role};
+
+/// A question without an answer is asked anew after this.
+const ASK_AGAIN_MS: u64 = 400;
+/// Questions under way; beyond it reads wait for the next one.
+const QUESTIONS_MAX: usize = 256;
+/// Questions of other members that wait for this one's consensus.
+const REMOTE_MAX: usize = 1024;
+
+/// A read on its way: the call and its method.
+pub struct Read(pub Method, pub Call);
+
+/// Invariant: each read is in one of `waiting`, `asked` and `released`.
+pub struct Reads {
+    /// To be asked for.
+    waiting: Vec<Read>,
+    /// Other members' questions to be asked for: whose, and their context.
+    remote: Vec<(MemberId, u64)>,
+    /// Asked for, by the context of the question.
+    asked: BTreeMap<u64, Question>,
+    /// May be answered once the index is applied.
+    released: BTreeMap<Index, Vec<Read>>,
+    context: u64,
+    /// Only for the planted lease.
+    leased_until_wall_ms: u64,
+}
+
+#[derive(Default)]
+struct Question {
+    reads: Vec<Read>,
+    remote: Vec<(MemberId, u64)>,
+    /// Who was asked, if not this member's own consensus.
+    leader: Option<MemberId>,
+    asked_at_ms: u64,
+}
+
+impl Reads {
+    /// `seed` makes the contexts of this life differ from those of every other.
+    pub fn new(seed: u64) -> Self {
+        Self {
+            waiting: Vec::new(),
+            remote: Vec::new(),
+            asked: BTreeMap::new(),
+            released: BTreeMap::new(),
+            context: seed,
+            leased_until_wall_ms: 0,
+        }
+    }
+
+    pub fn add(&mut self, read: Read) {
+        self.waiting.push(read);
+    }
+
+    fn fresh_context(&mut self) -> u64 {
+        if !mutant::is_on(Mutant::ReusesReadContext) {
+            self.context = self.context.wrapping_add(1);
+        }
+        self.context
+    }
+
+    /// Nobody may be answered by what this member's consensus was asked as leader.
+    pub fn stepped_down(&mut self) {
+        let asked = std::mem::take(&mut self.asked);
+        let reads = asked.into_values().flat_map(|question| question.reads);
+        self.waiting.extend(reads);
+        self.remote.clear();
+    }
+}
 
 impl Member {
+    /// Answered at once from what this member has, or put in line.
+    pub(super) fn read(
+        &mut self,
+        method: Method,
+        call: Call,
+        calls: &mut Calls,
+        out: &mut Outputs,
+    ) -> Result<(), Error> {
+        if call.consistency == Consistency::Linearizable {
+            self.reads.add(Read(method, call));
+            return Ok(());
+        }
+        if self.state.cluster().is_none() {
+            return Err(Error::NotInCluster);
+        }
+        self.hand_over(Read(method, call), true, out, calls);
+        Ok(())
+    }
+
     /// One question for all reads that wait: what it finds holds for each of them.
-    pub(super) fn ask_reads(&mut self) {
-        if self.unasked.is_empty() || !self.leading {
+    pub(super) fn ask_reads(&mut self, now: Now, calls: &mut Calls, out: &mut Outputs) {
+        if self.reads.waiting.is_empty() && self.reads.remote.is_empty() {
             return;
         }
-        self.read_context += 1;
-        self.asked
-            .insert(self.read_context, std::mem::take(&mut self.unasked));
-        self.raft.read_index(self.read_context);
+        if self.raft.role() == Role::Leader {
+            if self.leading && self.reads.asked.len() < QUESTIONS_MAX {
+                self.ask_own(now);
+            }
+            return;
+        }
+        for (from, context) in std::mem::take(&mut self.reads.remote) {
+            self.answer_remote(from, context, None, out);
+        }
+        let Some(leader) = self.leader() else {
+            // Nobody knows what was acknowledged last.
+            return self.fail_reads(calls, out);
+        };
+        if self.reads.waiting.is_empty() || self.reads.asked.len() >= QUESTIONS_MAX {
+            return;
+        }
+        let context = self.reads.fresh_context();
+        let question = self.reads.asked.entry(context).or_default();
+        question.reads.append(&mut self.reads.waiting);
+        (question.leader, question.asked_at_ms) = (Some(leader), now.mono_ms());
+        let ask = pb::PeerReadAsk { context };
+        self.peers
+            .send(leader, Lane::Urgent, Kind::ReadAsk, &ask, out);
+    }
+
+    fn ask_own(&mut self, now: Now) {
+        let context = self.reads.fresh_context();
+        let question = self.reads.asked.entry(context).or_default();
+        question.reads.append(&mut self.reads.waiting);
+        question.remote.append(&mut self.reads.remote);
+        (question.leader, question.asked_at_ms) = (None, now.mono_ms());
+        let leased = mutant::is_on(Mutant::LeaseByWallClock)
+            && now.wall_ms < self.reads.leased_until_wall_ms;
+        if leased {
+            let index = self.raft.status().commit_index;
+            let ready = self.reads.asked.remove(&context).unwrap_or_default();
+            let released = self.reads.released.entry(index).or_default();
+            return released.extend(ready.reads);
+        }
+        self.raft.read_index(context);
+    }
+
+    /// Another member asks.
+    pub(super) fn read_asked(&mut self, from: MemberId, context: u64, out: &mut Outputs) {
+        if self.reads.remote.len() < REMOTE_MAX && self.leading {
+            self.reads.remote.push((from, context));
+        } else {
+            self.answer_remote(from, context, None, out);
+        }
+    }
+
+    fn answer_remote(&mut self, to: MemberId, context: u64, at: Option<Index>, out: &mut Outputs) {
+        let answer = pb::PeerReadAnswer {
+            context,
+            index: at.map_or(0, |index| index.0),
+            refused: at.is_none(),
+        };
+        self.peers
+            .send(to, Lane::Urgent, Kind::ReadAnswer, &answer, out);
+    }
+
+    /// The leader answers.
+    pub(super) fn read_answered(&mut self, from: MemberId, answer: &pb::PeerReadAnswer) {
+        let asked = self.reads.asked.get(&answer.context);
+        if asked.is_none_or(|question| question.leader != Some(from)) {
+            return;
+        }
+        let Some(question) = self.reads.asked.remove(&answer.context) else {
+            return;
+        };
+        if answer.refused {
+            // It does not lead (any more, or yet): asked anew, unless nobody leads then.
+            self.reads.waiting.extend(question.reads);
+            return;
+        }
+        let released = self.reads.released.entry(Index(answer.index)).or_default();
+        released.extend(question.reads);
+    }
+
+    /// This member's consensus answers.
+    pub(super) fn read_ready(&mut self, now: Now, ready: ReadReady, out: &mut Outputs) {
+        let own = self.reads.asked.get(&ready.context);
+        if own.is_none_or(|question| question.leader.is_some()) {
+            return;
+        }
+        let Some(question) = self.reads.asked.remove(&ready.context) else {
+            return;
+        };
+        self.reads.leased_until_wall_ms = now.wall_ms + 2_000;
+        for (from, context) in question.remote {
+            self.answer_remote(from, context, Some(ready.index), out);
+        }
+        let released = self.reads.released.entry(ready.index).or_default();
+        released.extend(question.reads);
+    }
+
+    /// Questions that were lost on the way are asked anew, under a context of their own.
+    pub(super) fn ask_again(&mut self, now: Now, calls: &Calls) {
+        let reads = &mut self.reads;
+        let late = |question: &Question| now.mono_ms() >= question.asked_at_ms + ASK_AGAIN_MS;
+        let contexts: Vec<u64> = reads
+            .asked
+            .iter()
+            .filter(|(_, question)| late(question))
+            .map(|(context, _)| *context)
+            .collect();
+        for context in contexts {
+            let question = reads.asked.remove(&context).unwrap_or_default();
+            // Who asked from elsewhere asks again by itself.
+            reads.waiting.extend(question.reads);
+        }
+        // Given up meanwhile.
+        reads.waiting.retain(|Read(_, call)| calls.is_open(call.id));
+        for released in reads.released.values_mut() {
+            released.retain(|Read(_, call)| calls.is_open(call.id));
+        }
+        reads.released.retain(|_, reads| !reads.is_empty());
+    }
+
+    fn fail_reads(&mut self, calls: &mut Calls, out: &mut Outputs) {
+        let asked = std::mem::take(&mut self.reads.asked).into_values();
+        let waiting = std::mem::take(&mut self.reads.waiting);
+        let all = asked.flat_map(|question| question.reads).chain(waiting);
+        for Read(_, call) in all {
+            calls.reply(call.id, Err(Error::NoQuorum), out);
+        }
     }
 
     pub(super) fn answer_released(&mut self, out: &mut Outputs, calls: &mut Calls) {
-        while let Some(entry) = self.released.first_entry() {
+        while let Some(entry) = self.reads.released.first_entry() {
             if *entry.key() > self.applied.index {
                 return;
             }
-            for Read(method, call) in entry.remove() {
-                // From here on a reader thread answers it, deadline or not.
-                if calls.close(call.id) {
-                    let view = self.view(method, &call.body);
-                    let (id, body, state) = (call.id, call.body, self.state.clone());
-                    out.reads.push(ReadJob {
-                        id,
-                        method,
-                        body,
-                        state,
-                        view,
-                    });
-                }
+            for read in entry.remove() {
+                self.hand_over(read, false, out, calls);
             }
         }
     }
 
-    fn view(&self, method: Method, body: &[u8]) -> LeaderView {
-        let raft = self.raft.status();
+    /// From here on a reader thread answers it, deadline or not.
+    fn hand_over(&mut self, read: Read, stale: bool, out: &mut Outputs, calls: &mut Calls) {
+        let Read(method, call) = read;
+        if calls.close(call.id) {
+            let view = self.view(method, &call.body, stale);
+            let (id, body, state) = (call.id, call.body, self.state.clone());
+            out.reads.push(ReadJob {
+                id,
+                stale,
+                method,
+                body,
+                state,
+                view,
+            });
+        }
+    }
+
+    fn view(&self, method: Method, body: &[u8], stale: bool) -> LeaderView {
         let pending = match method {
             Method::ListSlots => pb::ListSlotsRequest::decode(body)
                 .ok()
@@ -53,13 +278,51 @@ impl Member {
                 .unwrap_or_default(),
             _ => Vec::new(),
         };
+        let leader = self.leader().and_then(|leader| self.state.member(leader));
         LeaderView {
             node: self.config.node,
-            leader: self.config.node,
-            term: raft.term,
-            last_index: raft.last.index,
+            leader: leader.map(|member| member.node),
+            term: self.raft.term(),
+            last_index: self.raft.last().index,
             applied_index: self.applied.index,
             pending,
+            stale,
+            joint: self.raft.conf_state().is_joint(),
+            members: match method {
+                Method::ListMembers => self.member_progress(),
+                _ => Vec::new(),
+            },
         }
+    }
+
+    /// Who leads, as far as this member knows.
+    pub(super) fn leader(&self) -> Option<MemberId> {
+        match self.raft.role() {
+            Role::Leader => Some(self.identity.member),
+            _ => self.raft.status().leader,
+        }
+    }
+
+    fn member_progress(&self) -> Vec<MemberProgress> {
+        let raft = self.raft.status();
+        let me = self.identity.member;
+        let of = |member: &crate::fsm::Member| {
+            let progress = raft.progress.iter().find(|p| p.member == member.id);
+            let known = self.peers.known(member.id);
+            let release = known.map_or_else(String::new, |known| known.release.clone());
+            MemberProgress {
+                member: member.id,
+                leader: raft.leader == Some(member.id),
+                voter: raft.conf.is_voter(member.id.0),
+                recent_active: member.id == me || progress.is_some_and(|known| known.recent_active),
+                match_index: progress.map_or(Index(0), |known| known.match_index),
+                release: if member.id == me {
+                    env!("CARGO_PKG_VERSION").into()
+                } else {
+                    release
+                },
+            }
+        };
+        self.state.members().map(of).collect()
     }
 }

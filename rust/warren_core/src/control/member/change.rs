@@ -1,0 +1,420 @@
+//! Who belongs to the cluster: asked for by people, carried through by whoever leads.
+//!
+//! The state says what is wanted, the configuration of consensus what is. A request changes both with
+//! one entry. The rest is derived from the difference, again and again, so that a new leader goes on
+//! where the last one stopped: learners that have caught up are promoted, joint configurations left,
+//! what members say of themselves is written down, and the feature level follows.
+
+use prost::Message as _;
+
+use super::super::calls::Calls;
+use super::super::entropy::Entropy;
+use super::super::proposals::{Origin, Proposal};
+use super::super::requests::{decode, identify};
+use super::super::{Call, CallId, Level, Now, Outputs};
+use super::Member;
+use crate::error::Error;
+use crate::ids::MemberId;
+use crate::mutant::{self, Mutant};
+use crate::pb;
+use crate::pb::command::Body;
+use crate::raft::{ConfChange, Progress, ProgressState};
+
+/// A learner that lacks no more entries than this is promoted: the rest is a round trip or two.
+const PROMOTE_GAP: u64 = 256;
+/// What the cluster wrote down for itself and was refused is not tried again before this.
+const UPKEEP_RETRY_MS: u64 = 5_000;
+
+#[derive(Default)]
+pub struct Changes {
+    /// A command of the cluster's own upkeep is on its way.
+    upkeep: bool,
+    upkeep_not_before_ms: u64,
+    /// Who waits for the lead to be handed over.
+    transfer: Option<CallId>,
+}
+
+impl Changes {
+    pub fn upkeep_resolved(&mut self) {
+        self.upkeep = false;
+    }
+
+    /// The lead is lost: that is what a transfer was to do.
+    pub fn stepped_down(&mut self, calls: &mut Calls, now: Option<MemberId>, out: &mut Outputs) {
+        self.upkeep = false;
+        if let Some(call) = self.transfer.take() {
+            let transferred = pb::TransferLeadershipResponse {
+                leader_member_id: now.map_or(0, |leader| leader.0),
+            };
+            calls.reply(call, Ok(transferred.encode_to_vec()), out);
+        }
+    }
+}
+
+impl Member {
+    pub(super) fn add_member(
+        &mut self,
+        now: Now,
+        call: &Call,
+        entropy: &mut Entropy,
+    ) -> Result<Option<Vec<u8>>, Error> {
+        self.check_serving()?;
+        let mut request: pb::AddMemberRequest = decode(&call.body)?;
+        let id = match identify(&self.state, "AddMember", request.request.take(), &request)? {
+            Ok(id) => id,
+            Err(Err(refusal)) => return Err(refusal),
+            Err(Ok(_)) => None,
+        };
+        // Asked for before, under this id or another: one data directory is one member.
+        let known = self
+            .state
+            .members()
+            .find(|m| m.data_dir[..] == request.data_dir);
+        if let Some(known) = known {
+            return Ok(Some(self.added(known.id).encode_to_vec()));
+        }
+        if request.address.is_empty() {
+            return Err(Error::Invalid {
+                what: "member",
+                why: "it has no address; say where the others reach it, as host:port".into(),
+            });
+        }
+        self.check_space()?;
+        let member = MemberId(entropy.draw_u64() | 1);
+        let put = pb::PutMember {
+            member: Some(pb::Member {
+                id: member.0,
+                data_dir: request.data_dir,
+                node_id: request.node_id,
+                address: request.address,
+                voter: !request.learner_only,
+                // At least; its hello says more.
+                feature_level_max: self.state.feature_level(),
+                added_at_ms: 0,
+            }),
+        };
+        let change = ConfChange {
+            add_learners: vec![member],
+            ..ConfChange::default()
+        };
+        let origin = Origin::AddMember(call.id, member);
+        let command = self.command(now, entropy, &call.identity, id, Body::PutMember(put))?;
+        self.propose_change(now, &change, command, origin)?;
+        Ok(None)
+    }
+
+    /// What whoever asked for a member is told.
+    pub(super) fn added(&self, member: MemberId) -> pb::AddMemberResponse {
+        pb::AddMemberResponse {
+            member_id: member.0,
+            cluster_id: self.identity.cluster.to_vec(),
+            epoch: self.identity.epoch,
+        }
+    }
+
+    pub(super) fn remove_member(
+        &mut self,
+        now: Now,
+        call: &Call,
+        entropy: &mut Entropy,
+    ) -> Result<Option<Vec<u8>>, Error> {
+        self.check_serving()?;
+        let mut request: pb::RemoveMemberRequest = decode(&call.body)?;
+        let id = identify(
+            &self.state,
+            "RemoveMember",
+            request.request.take(),
+            &request,
+        )?;
+        let id = match id {
+            Ok(id) => id,
+            Err(answer) => return answer.map(Some),
+        };
+        let member = MemberId(request.member_id);
+        if self.state.member(member).is_none() {
+            return self.removed_before(member);
+        }
+        if self.raft.conf_state().voters == [member.0] {
+            return Err(Error::Invalid {
+                what: "member",
+                why: "it is the only one that votes; add another voter first".into(),
+            });
+        }
+        if member == self.identity.member && !mutant::is_on(Mutant::RemovesItselfWhileLeading) {
+            return Err(self.hand_over_first());
+        }
+        self.check_space()?;
+        let change = ConfChange {
+            remove: vec![member],
+            ..ConfChange::default()
+        };
+        let remove = Body::RemoveMember(pb::RemoveMember {
+            member_id: member.0,
+        });
+        let origin = Origin::Call(call.id);
+        let command = self.command(now, entropy, &call.identity, id, remove)?;
+        self.propose_change(now, &change, command, origin)?;
+        Ok(None)
+    }
+
+    fn removed_before(&self, member: MemberId) -> Result<Option<Vec<u8>>, Error> {
+        if self.state.is_removed(member) {
+            return Ok(Some(Vec::new()));
+        }
+        Err(Error::NotFound {
+            kind: "member",
+            reference: member.0.to_string(),
+        })
+    }
+
+    /// Starts to hand the lead to another member; the request is to be repeated to that one.
+    fn hand_over_first(&mut self) -> Error {
+        let Some(to) = self.successor() else {
+            return Error::Invalid {
+                what: "member",
+                why:
+                    "it leads, and no other voter is near enough to take over; wait until one has \
+                      caught up"
+                        .into(),
+            };
+        };
+        self.raft
+            .transfer_leadership(to)
+            .err()
+            .unwrap_or(Error::HandingOver)
+    }
+
+    pub(super) fn transfer(&mut self, _now: Now, call: &Call) -> Result<Option<Vec<u8>>, Error> {
+        self.check_serving()?;
+        let request: pb::TransferLeadershipRequest = decode(&call.body)?;
+        let me = self.identity.member;
+        if request.member_id == me.0 {
+            let done = pb::TransferLeadershipResponse {
+                leader_member_id: me.0,
+            };
+            return Ok(Some(done.encode_to_vec()));
+        }
+        if self.changes.transfer.is_some() {
+            return Err(Error::HandingOver);
+        }
+        let named = (request.member_id != 0).then_some(MemberId(request.member_id));
+        let nobody = || Error::Invalid {
+            what: "member",
+            why: "no other voter is near enough to take the lead over".into(),
+        };
+        let to = named.or_else(|| self.successor()).ok_or_else(nobody)?;
+        self.raft.transfer_leadership(to)?;
+        self.changes.transfer = Some(call.id);
+        Ok(None)
+    }
+
+    /// The voter that can take the lead over the soonest.
+    pub(super) fn successor(&self) -> Option<MemberId> {
+        let status = self.raft.status();
+        let able = |progress: &&Progress| {
+            let known = self.peers.known(progress.member);
+            status.conf.voters.contains(&progress.member.0)
+                && progress.recent_active
+                && progress.state == ProgressState::Replicate
+                && known.is_some_and(|known| !known.out_of_space)
+        };
+        let candidates = status.progress.iter().filter(able);
+        candidates
+            .max_by_key(|progress| (progress.match_index, std::cmp::Reverse(progress.member)))
+            .map(|progress| progress.member)
+    }
+
+    fn propose_change(
+        &mut self,
+        now: Now,
+        change: &ConfChange,
+        command: Vec<u8>,
+        origin: Origin,
+    ) -> Result<(), Error> {
+        self.check_room()?;
+        let at = self.raft.propose_change(change.clone(), command)?;
+        let proposal = Proposal {
+            origin,
+            proposed_ns: now.mono_ns,
+            again: None,
+        };
+        self.proposals.add(at, proposal);
+        Ok(())
+    }
+
+    /// Members came, went or said something of themselves.
+    pub(super) fn follow_members(&mut self, now: Now, out: &mut Outputs) {
+        if !std::mem::take(&mut self.members_changed) {
+            return;
+        }
+        let conf = self.raft.conf_state();
+        self.peers.follow(&self.state, conf, now.mono_ms());
+        self.hashes.retain(|member| conf.contains(member.0));
+        let me = self.identity.member;
+        let gone = self.state.is_removed(me) && !conf.contains(me.0);
+        self.peers.tick(now.mono_ms(), out);
+        let (level, known) = (self.state.feature_level(), self.config.feature_level_max);
+        if level > known {
+            let why = format!(
+                "the cluster is at feature level {level}, and this release knows levels up to \
+                 {known}; install a newer one"
+            );
+            self.stop(why, true, out);
+        } else if gone {
+            let why = format!(
+                "member {} was removed from the cluster; move the data directory away and let the \
+                 host join anew",
+                me.0
+            );
+            self.stop(why, false, out);
+        }
+    }
+
+    /// What follows from the difference between what is and what is wanted; on the leader.
+    pub(super) fn tend_changes(
+        &mut self,
+        now: Now,
+        entropy: &mut Entropy,
+        calls: &mut Calls,
+        out: &mut Outputs,
+    ) {
+        if !self.leading || self.state.cluster().is_none() {
+            return;
+        }
+        if self.raft.transfer_target().is_none()
+            && let Some(call) = self.changes.transfer.take()
+        {
+            let why = "the other member did not take over in time; is it up?".into();
+            let what = "transfer of leadership";
+            calls.reply(call, Err(Error::Invalid { what, why }), out);
+        }
+        if !self.has_space {
+            return;
+        }
+        if let Some(change) = self.next_change() {
+            self.carry_through(now, &change, out);
+        }
+        self.write_down(now, entropy, out);
+    }
+
+    /// The next step of the configuration towards what the state wants.
+    fn next_change(&self) -> Option<ConfChange> {
+        let conf = self.raft.conf_state();
+        if conf.is_joint() {
+            let leave = ConfChange {
+                leave: true,
+                ..ConfChange::default()
+            };
+            return self.raft.needs_leave().then_some(leave);
+        }
+        let lists = conf.voters.iter().chain(&conf.learners);
+        let gone = lists
+            .copied()
+            .map(MemberId)
+            .find(|id| self.state.is_removed(*id));
+        if let Some(gone) = gone {
+            let remove = vec![gone];
+            return Some(ConfChange {
+                remove,
+                ..ConfChange::default()
+            });
+        }
+        let status = self.raft.status();
+        let caught_up = |progress: &&Progress| {
+            let near = progress.match_index.0 + PROMOTE_GAP >= status.last.index.0;
+            (progress.recent_active && progress.state == ProgressState::Replicate && near)
+                || mutant::is_on(Mutant::PromotesTheUnready)
+        };
+        let wanted = |progress: &&Progress| {
+            let member = self.state.member(progress.member);
+            conf.learners.contains(&progress.member.0) && member.is_some_and(|m| m.voter)
+        };
+        let mut learners = status.progress.iter().filter(wanted);
+        let ready = learners.find(caught_up)?.member;
+        Some(ConfChange {
+            promote: vec![ready],
+            ..ConfChange::default()
+        })
+    }
+
+    fn carry_through(&mut self, now: Now, change: &ConfChange, out: &mut Outputs) {
+        // A leader that will not be a voter any more hands the lead over while it still is one.
+        let me = self.identity.member;
+        let leaves = change.leave && !self.raft.conf_state().voters.contains(&me.0);
+        if (leaves || change.remove.contains(&me))
+            && !mutant::is_on(Mutant::RemovesItselfWhileLeading)
+        {
+            if self.raft.transfer_target().is_none()
+                && let Some(to) = self.successor()
+            {
+                // Refused only if it does not lead any more.
+                let _ = self.raft.transfer_leadership(to);
+            }
+            return;
+        }
+        match self.propose_change(now, change, Vec::new(), Origin::Silent) {
+            Ok(()) => out.log(Level::Info, "control", format!("members: {}", say(change))),
+            // A change is under way, or the lead is being handed over: looked at again.
+            Err(Error::Overloaded { .. } | Error::NoLeader) => {}
+            Err(error) => out.log(Level::Warning, "control", format!("members: {error}")),
+        }
+    }
+
+    /// What members said of themselves, into the state; one command at a time.
+    fn write_down(&mut self, now: Now, entropy: &mut Entropy, out: &mut Outputs) {
+        if self.changes.upkeep || now.mono_ms() < self.changes.upkeep_not_before_ms {
+            return;
+        }
+        let Some(body) = self.news() else { return };
+        self.changes.upkeep_not_before_ms = now.mono_ms() + UPKEEP_RETRY_MS;
+        match self.propose_own(now, entropy, body, Some(Origin::Upkeep)) {
+            Ok(()) => {
+                self.changes.upkeep = true;
+                self.changes.upkeep_not_before_ms = 0;
+            }
+            Err(error) => out.log(Level::Warning, "control", format!("upkeep: {error}")),
+        }
+    }
+
+    fn news(&self) -> Option<Body> {
+        let level = self.state.feature_level();
+        let changed = self.state.members().find_map(|member| {
+            let (level_max, address) = self.said(member.id)?;
+            let same = member.feature_level_max == level_max && *member.address == *address;
+            // One that knows less than the state is at stops by itself.
+            (!same && level_max >= level && !address.is_empty()).then(|| {
+                let mut member = pb::Member::from(member);
+                (member.feature_level_max, member.address) = (level_max, address.to_owned());
+                Body::PutMember(pb::PutMember {
+                    member: Some(member),
+                })
+            })
+        });
+        let raise = |level| Body::RaiseFeatureLevel(pb::RaiseFeatureLevel { level });
+        let raised = || self.state.raisable_level(self.config.feature_level_max);
+        changed.or_else(|| raised().map(raise))
+    }
+
+    /// The newest level that a member says it knows, and where it says it is.
+    fn said(&self, member: MemberId) -> Option<(u32, &str)> {
+        if member == self.identity.member {
+            return Some((self.config.feature_level_max, &self.config.address));
+        }
+        let known = self.peers.known(member)?;
+        Some((known.feature_level_max, self.peers.address(member)))
+    }
+}
+
+fn say(change: &ConfChange) -> String {
+    let list = |members: &[MemberId]| {
+        let ids: Vec<String> = members.iter().map(|member| member.0.to_string()).collect();
+        ids.join(", ")
+    };
+    if change.leave {
+        "the change of voters is complete".into()
+    } else if change.promote.is_empty() {
+        format!("removing {}", list(&change.remove))
+    } else {
+        format!("{} has caught up and is to vote", list(&change.promote))
+    }
+}

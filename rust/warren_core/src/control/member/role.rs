@@ -1,0 +1,233 @@
+//! What only a leader does: taken up, laid down, and the answers that fall due on the way.
+
+use prost::Message as _;
+
+use super::super::calls::Calls;
+use super::super::entropy::Entropy;
+use super::super::proposals::{Origin, PROPOSALS_MAX, Proposal};
+use super::super::{Level, Now, Outputs};
+use super::Member;
+use crate::error::Error;
+use crate::orchestrator;
+use crate::pb;
+use crate::pb::command::Body;
+use crate::raft::{Position, Role};
+
+/// Items the orchestrator may propose in one pass, so that a step stays short.
+const ORCHESTRATOR_BUDGET: usize = 512;
+
+impl Member {
+    /// Tells who proposed the entry what became of it, and of what it overtook.
+    pub(super) fn resolve(
+        &mut self,
+        now: Now,
+        at: Position,
+        response: &Result<Vec<u8>, Error>,
+        calls: &mut Calls,
+        out: &mut Outputs,
+    ) {
+        for (proposed, proposal) in self.proposals.take(at) {
+            if proposed == at {
+                let took_ns = now.mono_ns.saturating_sub(proposal.proposed_ns);
+                out.samples.commit_ns.push(took_ns);
+                self.answer(now, proposal.origin, response.clone(), calls, out);
+            } else {
+                self.overtaken(now, proposal, calls, out);
+            }
+        }
+    }
+
+    /// Another term's entry stands in its place, so it never happened: where the request id makes
+    /// that safe and this member leads (again), it is proposed once more.
+    fn overtaken(&mut self, now: Now, proposal: Proposal, calls: &mut Calls, out: &mut Outputs) {
+        let waits = match proposal.origin {
+            Origin::Call(id) => calls.is_open(id),
+            _ => false,
+        };
+        if let Some(command) = proposal.again.as_ref().filter(|_| waits)
+            && let Ok(at) = self.raft.propose(command.to_vec())
+        {
+            return self.proposals.add(at, proposal);
+        }
+        let error = self.not_leading();
+        self.answer(now, proposal.origin, Err(error), calls, out);
+    }
+
+    pub(super) fn answer(
+        &mut self,
+        now: Now,
+        origin: Origin,
+        response: Result<Vec<u8>, Error>,
+        calls: &mut Calls,
+        out: &mut Outputs,
+    ) {
+        match origin {
+            Origin::Call(id) => calls.reply(id, response, out),
+            Origin::Founding(id) => {
+                let founded = pb::InitClusterResponse {
+                    cluster_id: self.identity.cluster.to_vec(),
+                    node_id: self.config.node.to_vec(),
+                };
+                calls.reply(id, response.map(|_| founded.encode_to_vec()), out);
+            }
+            Origin::AddMember(id, member) => {
+                let added = self.added(member).encode_to_vec();
+                calls.reply(id, response.map(|_| added), out);
+            }
+            Origin::Orchestrator(token) => {
+                let response = response.as_deref().map_err(Clone::clone);
+                self.orchestrator
+                    .resolved(&self.state, now.mono_ms(), token, response);
+            }
+            Origin::Hello(node) => {
+                if let Err(error) = response {
+                    let message = format!("hello of node {node}: {error}");
+                    out.log(Level::Warning, "session", message);
+                }
+            }
+            Origin::Silent => {}
+            Origin::Upkeep => {
+                self.changes.upkeep_resolved();
+                if let Err(error) = response {
+                    out.log(Level::Warning, "control", format!("upkeep: {error}"));
+                }
+            }
+        }
+    }
+
+    /// Takes up or lays down what only a leader does.
+    pub(super) fn follow_role(&mut self, now: Now, calls: &mut Calls, out: &mut Outputs) {
+        let term = self.raft.term();
+        if term != self.term_seen {
+            self.term_seen = term;
+            out.samples.elections += 1;
+        }
+        let leads = self.raft.role() == Role::Leader && self.applied.term == term;
+        if leads == self.leading {
+            return;
+        }
+        self.leading = leads;
+        out.samples.leader_changes += 1;
+        if leads {
+            self.orchestrator.lead(&self.state, now.mono_ms());
+            self.care.lead(now.mono_ms());
+            out.log(
+                Level::Info,
+                "control",
+                format!("leading in term {}", term.0),
+            );
+        } else {
+            self.orchestrator.follow();
+            let error = self.not_leading();
+            self.sessions.end_all(&error, out);
+            self.watches.end_all(&error, out);
+            self.stop_sending(out);
+            self.changes.stepped_down(calls, self.leader(), out);
+            self.reads.stepped_down();
+        }
+    }
+
+    /// Why a request that only a leader can serve is refused here.
+    pub(super) fn not_leading(&self) -> Error {
+        match self.leader() {
+            Some(leader) if leader != self.identity.member => Error::NotLeader {
+                leader: leader.0,
+                address: self.peers.address(leader).to_owned(),
+            },
+            _ => Error::NoLeader,
+        }
+    }
+
+    /// Proposes a cluster's first commands where a log exists and nothing is in it.
+    pub(super) fn begin_cluster(
+        &mut self,
+        now: Now,
+        entropy: &mut Entropy,
+        calls: &mut Calls,
+        out: &mut Outputs,
+    ) {
+        if !self.leading {
+            return;
+        }
+        let Some((call, advertise_addr)) = self.founding.take() else {
+            return;
+        };
+        if let Some(cluster) = self.state.cluster() {
+            let cluster = cluster.id.to_string();
+            return calls.reply(call, Err(Error::AlreadyInCluster { cluster }), out);
+        }
+        let [create, put] = self.first_commands(advertise_addr);
+        let created = self.propose_own(now, entropy, create, None);
+        let put = created.and_then(|()| {
+            let origin = Some(Origin::Founding(call));
+            self.propose_own(now, entropy, put, origin)
+        });
+        if let Err(error) = put {
+            calls.reply(call, Err(error), out);
+        }
+    }
+
+    fn first_commands(&self, advertise_addr: String) -> [Body; 2] {
+        let create = pb::CreateCluster {
+            cluster_id: self.identity.cluster.to_vec(),
+            epoch: self.identity.epoch,
+            founder: Some(pb::Member {
+                id: self.identity.member.0,
+                data_dir: self.identity.data_dir.to_vec(),
+                node_id: self.config.node.to_vec(),
+                address: self.config.address.clone(),
+                voter: true,
+                feature_level_max: self.config.feature_level_max,
+                added_at_ms: 0,
+            }),
+        };
+        let put = pb::PutNode {
+            node_id: self.config.node.to_vec(),
+            description: Some(pb::NodeDescription {
+                name: self.config.node_name.clone(),
+                ..Default::default()
+            }),
+            manager: true,
+            worker: false,
+            advertise_addr: if advertise_addr.is_empty() {
+                self.config.advertise_addr.clone()
+            } else {
+                advertise_addr
+            },
+        };
+        [Body::CreateCluster(create), Body::PutNode(put)]
+    }
+
+    pub(super) fn orchestrate(
+        &mut self,
+        now: Now,
+        entropy: &mut Entropy,
+        out: &mut Outputs,
+    ) -> bool {
+        if !self.leading || !self.has_space || self.state.cluster().is_none() {
+            return false;
+        }
+        if self.proposals.len() >= PROPOSALS_MAX / 2 {
+            // Clients' requests keep half of the room.
+            return false;
+        }
+        let started_ns = (self.config.stopwatch)();
+        let proposals = self
+            .orchestrator
+            .step(&self.state, now.mono_ms(), ORCHESTRATOR_BUDGET);
+        if proposals.is_empty() {
+            return false;
+        }
+        for orchestrator::Proposal { token, body } in proposals {
+            let origin = Some(Origin::Orchestrator(token));
+            if let Err(error) = self.propose_own(now, entropy, body, origin) {
+                out.log(Level::Warning, "control", format!("not proposed: {error}"));
+                self.orchestrator
+                    .resolved(&self.state, now.mono_ms(), token, Err(error));
+            }
+        }
+        let took_ns = (self.config.stopwatch)().saturating_sub(started_ns);
+        out.samples.reconcile_ns.push(took_ns);
+        true
+    }
+}
