@@ -13,8 +13,13 @@ use std::collections::BTreeSet;
 use support::{Replica, invariants, node_id, scenario, words};
 use warren_core::fsm::Event;
 use warren_core::ids::{ContainerId, NodeId, ServiceId};
-use warren_core::orchestrator::{Orchestrator, Proposal};
+use warren_core::orchestrator::{Budget, Orchestrator, Proposal};
 use warren_core::pb::{self, command::Body};
+
+const BUDGET: Budget = Budget {
+    items: 4_096,
+    looks: 4_096,
+};
 
 struct World {
     replica: Replica,
@@ -40,7 +45,7 @@ impl World {
         let name = parts.get(1).copied().unwrap_or_default();
         let (state, now_ms) = (&self.replica.state, self.now_ms);
         match parts[0] {
-            "lead" => self.orchestrator.lead(state, now_ms),
+            "lead" => self.orchestrator.lead(now_ms),
             "follow" => self.orchestrator.follow(),
             "up" => {
                 self.in_session.insert(node_id(name));
@@ -88,7 +93,7 @@ impl World {
     fn step(&mut self) -> Vec<String> {
         let proposals = self
             .orchestrator
-            .step(&self.replica.state, self.now_ms, 4096);
+            .step(&self.replica.state, self.now_ms, BUDGET);
         let lines = proposals
             .iter()
             .flat_map(|proposal| self.told(&proposal.body))
@@ -115,8 +120,7 @@ impl World {
                     .then(|| "forgotten".to_owned()),
             );
             let outcome = applied.response.as_deref().map_err(Clone::clone);
-            self.orchestrator
-                .resolved(&self.replica.state, self.now_ms, token, outcome);
+            self.orchestrator.resolved(self.now_ms, token, outcome);
         }
         lines
     }

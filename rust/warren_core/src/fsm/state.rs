@@ -213,6 +213,18 @@ impl State {
             .map(|place| self.container_at(*place))
     }
 
+    /// By slot, then id, beginning with the first that is not before `from`: for walks that stop
+    /// and go on later.
+    pub fn containers_of_service_from(
+        &self,
+        id: ServiceId,
+        from: (u64, ContainerId),
+    ) -> impl Iterator<Item = &Container> {
+        let row = self.service_row(id).into_iter();
+        row.flat_map(move |row| row.containers.range(from..))
+            .map(|(_, place)| self.container_at(*place))
+    }
+
     pub fn container_count_of_service(&self, id: ServiceId) -> usize {
         self.service_row(id).map_or(0, |row| row.containers.len())
     }
@@ -231,6 +243,20 @@ impl State {
         row.flat_map(|row| {
             let handles = row.containers.values();
             handles.map(|handle| row.records.get(*handle))
+        })
+    }
+
+    /// Those after `after`, by id: for walks that stop and go on later.
+    pub fn containers_of_node_after(
+        &self,
+        id: NodeId,
+        after: Option<ContainerId>,
+    ) -> impl Iterator<Item = &Container> {
+        let from = after.map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
+        let row = self.node_row(id).into_iter();
+        row.flat_map(move |row| {
+            let handles = row.containers.range((from, std::ops::Bound::Unbounded));
+            handles.map(|(_, handle)| row.records.get(*handle))
         })
     }
 

@@ -14,7 +14,7 @@ const RESET_MS: u64 = 60_000;
 /// Slots that failed; those that never did are absent.
 #[derive(Debug, Default)]
 pub(super) struct BackOff {
-    slots: BTreeMap<(ServiceId, Slot), Entry>,
+    services: BTreeMap<ServiceId, BTreeMap<Slot, Entry>>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -36,7 +36,8 @@ impl BackOff {
         ended: ContainerId,
         now_ms: u64,
     ) -> u64 {
-        let known = self.slots.get(&(service, slot));
+        let slots = self.services.entry(service).or_default();
+        let known = slots.get(&slot);
         if let Some(entry) = known.filter(|entry| entry.ended == ended) {
             return entry.not_before_ms;
         }
@@ -52,37 +53,31 @@ impl BackOff {
             not_before_ms,
             running_since_ms: None,
         };
-        self.slots.insert((service, slot), entry);
+        slots.insert(slot, entry);
         not_before_ms
     }
 
     /// What the slot's container does now.
     pub fn seen(&mut self, service: ServiceId, slot: Slot, running: bool, now_ms: u64) {
-        if self.slots.is_empty() {
-            return;
-        }
-        if let Some(entry) = self.slots.get_mut(&(service, slot)) {
+        let entry = self.services.get_mut(&service);
+        if let Some(entry) = entry.and_then(|slots| slots.get_mut(&slot)) {
             entry.running_since_ms = running.then(|| entry.running_since_ms.unwrap_or(now_ms));
         }
     }
 
-    /// Forgets a service, or (`keep`) those of its slots that are no more.
-    pub fn retain(&mut self, service: ServiceId, keep: impl Fn(&Slot) -> bool) {
-        let first = (service, Slot::FIRST);
-        let gone: Vec<_> = self
-            .slots
-            .range(first..)
-            .map(|(key, _)| *key)
-            .take_while(|(of, _)| *of == service)
-            .filter(|(_, slot)| !keep(slot))
-            .collect();
-        for key in gone {
-            self.slots.remove(&key);
+    /// Forgets the slots with higher numbers: they are no more.
+    pub fn forget_above(&mut self, service: ServiceId, number: u64) {
+        if let Some(slots) = self.services.get_mut(&service) {
+            let above = Slot {
+                number: number + 1,
+                node: None,
+            };
+            slots.split_off(&above);
         }
     }
 
     pub fn forget(&mut self, service: ServiceId) {
-        self.retain(service, |_| false);
+        self.services.remove(&service);
     }
 }
 

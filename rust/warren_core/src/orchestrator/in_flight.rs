@@ -103,12 +103,9 @@ impl InFlight {
         self.len() >= PROPOSALS_MAX
     }
 
-    /// Slots of the service for which a bind is on its way, and to which node.
-    pub fn slots_of(&self, service: ServiceId) -> impl Iterator<Item = (Slot, NodeId)> {
-        self.slots
-            .range((service, Slot::FIRST)..)
-            .take_while(move |((of, _), _)| *of == service)
-            .map(|((_, slot), node)| (*slot, *node))
+    /// The node that a bind on its way puts into the slot.
+    pub fn node_of(&self, service: ServiceId, slot: Slot) -> Option<NodeId> {
+        self.slots.get(&(service, slot)).copied()
     }
 
     pub fn has_container(&self, container: ContainerId) -> bool {

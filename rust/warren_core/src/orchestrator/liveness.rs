@@ -5,9 +5,11 @@
 //! blamed: a gap between pulses counts as [`PULSE_GAP_MAX_MS`] at most.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound::{Excluded, Unbounded};
 
 use crate::fsm::{Node, NodeStatus, State};
 use crate::ids::NodeId;
+use crate::orchestrator::budget::Meter;
 
 /// Silence after which a worker counts as down. Only time in which pulses arrive counts, and a
 /// new leader begins anew.
@@ -24,8 +26,8 @@ pub(super) struct Liveness {
     workers: BTreeMap<NodeId, Worker>,
     /// Workers to look at now, rather than with the next pulse.
     news: BTreeSet<NodeId>,
-    /// Set by a pulse: everybody is to be looked at.
-    pulsed: bool,
+    /// Set by a pulse: everybody is to be looked at, in order; those up to this node have been.
+    round: Option<Option<NodeId>>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -36,12 +38,10 @@ struct Worker {
 }
 
 impl Liveness {
-    pub fn lead(&mut self, state: &State) {
-        for node in state.nodes().filter(|node| node.worker) {
-            self.known(node);
-        }
+    /// The workers of the state are made known one by one ([`Liveness::known`]).
+    pub fn lead(&mut self) {
         // A session may have come up before leadership was taken.
-        self.news = self.workers.keys().copied().collect();
+        self.round = Some(None);
     }
 
     /// Sessions stay known: they end by themselves.
@@ -94,11 +94,12 @@ impl Liveness {
             .map_or(0, |last_ms| now_ms.saturating_sub(last_ms));
         self.clock_ms += gap_ms.min(PULSE_GAP_MAX_MS);
         self.last_pulse_ms = Some(now_ms);
-        self.pulsed = true;
+        self.round.get_or_insert(None);
     }
 
+    /// Whether somebody is to be looked at without waiting for anything.
     pub fn has_news(&self) -> bool {
-        !self.news.is_empty()
+        !self.news.is_empty() || self.round.is_some_and(|after| after.is_some())
     }
 
     /// To be looked at again: what was proposed for it has had its outcome.
@@ -106,18 +107,36 @@ impl Liveness {
         self.news.insert(node);
     }
 
-    /// Workers whose status in the state is wrong, with the right one.
-    pub fn verdicts(&mut self, state: &State) -> Vec<(NodeId, NodeStatus)> {
-        let mut candidates = std::mem::take(&mut self.news);
-        if std::mem::take(&mut self.pulsed) {
-            candidates.extend(self.workers.keys());
+    /// Workers whose status in the state is wrong, with the right one. Looks at some, for half of
+    /// the looks at most: silence is measured in seconds, and others have to do something too.
+    pub fn verdicts(&mut self, state: &State, meter: &mut Meter) -> BTreeMap<NodeId, NodeStatus> {
+        let mut wrong = BTreeMap::new();
+        for _ in 0..(meter.looks / 2).max(1) {
+            let Some(id) = self.next_to_judge(meter) else {
+                break;
+            };
+            let node = state.node(id).filter(|node| node.worker);
+            if let (Some(node), Some(right)) = (node, self.status(id))
+                && node.status != right
+            {
+                wrong.insert(id, right);
+            }
         }
-        let verdict = |id: NodeId| {
-            let node = state.node(id).filter(|node| node.worker)?;
-            let right = self.status(id)?;
-            (node.status != right).then_some((id, right))
-        };
-        candidates.into_iter().filter_map(verdict).collect()
+        wrong
+    }
+
+    fn next_to_judge(&mut self, meter: &mut Meter) -> Option<NodeId> {
+        if self.news.is_empty() && self.round.is_none() || !meter.try_look() {
+            return None;
+        }
+        if let Some(id) = self.news.pop_first() {
+            return Some(id);
+        }
+        let from = self.round?.map_or(Unbounded, Excluded);
+        let next = self.workers.range((from, Unbounded)).next();
+        let next = next.map(|(id, _)| *id);
+        self.round = next.map(Some);
+        next
     }
 
     /// `None` for a worker that has left its session, but not for long.

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::ids::ServiceId;
+use crate::orchestrator::budget::Meter;
 
 /// Invariants: `queue` and `dirty` hold the same services, first come first served; `timers` and
 /// `due` hold the same pairs, at most one a service.
@@ -18,6 +19,13 @@ impl Marks {
     pub fn mark(&mut self, service: ServiceId) {
         if self.dirty.insert(service) {
             self.queue.push_back(service);
+        }
+    }
+
+    /// Before all others.
+    pub fn mark_first(&mut self, service: ServiceId) {
+        if self.dirty.insert(service) {
+            self.queue.push_front(service);
         }
     }
 
@@ -42,15 +50,13 @@ impl Marks {
         self.timers.insert((at_ms, service));
     }
 
-    /// Marks what is due.
-    pub fn wake(&mut self, now_ms: u64) {
-        while let Some(&(at_ms, service)) = self.timers.first()
-            && at_ms <= now_ms
-        {
-            self.timers.pop_first();
-            self.due.remove(&service);
-            self.mark(service);
-        }
+    /// A service whose timer is due, which it has no more.
+    pub fn take_due(&mut self, now_ms: u64, meter: &mut Meter) -> Option<ServiceId> {
+        let due = self.timers.first().filter(|(at_ms, _)| *at_ms <= now_ms);
+        let &(at_ms, service) = due.filter(|_| meter.try_look())?;
+        self.timers.remove(&(at_ms, service));
+        self.due.remove(&service);
+        Some(service)
     }
 
     pub fn next_timer(&self) -> Option<u64> {
@@ -75,6 +81,7 @@ impl Marks {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::orchestrator::Budget;
 
     const A: ServiceId = ServiceId([1; 16]);
     const B: ServiceId = ServiceId([2; 16]);
@@ -82,13 +89,16 @@ mod tests {
     #[test]
     fn the_earlier_timer_wins_and_fires_once() {
         let mut marks = Marks::default();
+        let mut meter = Meter::new(Budget { items: 0, looks: 9 });
         marks.mark_at(A, 50);
         marks.mark_at(A, 30);
         marks.mark_at(A, 70);
-        marks.wake(29);
-        assert!(marks.is_clean() && marks.knows(A));
-        marks.wake(30);
-        assert_eq!((marks.take(), marks.next_timer()), (Some(A), None));
+        assert_eq!(marks.take_due(29, &mut meter), None);
+        assert!(marks.knows(A));
+        assert_eq!(
+            (marks.take_due(30, &mut meter), marks.next_timer()),
+            (Some(A), None)
+        );
         assert!(!marks.knows(A));
     }
 
@@ -98,6 +108,8 @@ mod tests {
         for service in [B, A, B] {
             marks.mark(service);
         }
+        assert_eq!(marks.take(), Some(B));
+        marks.mark_first(B);
         assert_eq!(
             [marks.take(), marks.take(), marks.take()],
             [Some(B), Some(A), None]

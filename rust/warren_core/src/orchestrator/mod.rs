@@ -8,6 +8,10 @@
 //! Nothing is proposed twice: what a proposal is about is busy until its outcome is known
 //! (`in_flight`). Nothing here is trusted by `apply`, which judges each item again.
 //!
+//! Nor does a step take long, however large a service or a fleet is: everything that goes over
+//! many things is a walk that stops when the step's budget is used up and goes on from there,
+//! over the state as it is then. What changes behind a walk is marked and so walked over again.
+//!
 //! The rules, in short:
 //! - a slot gets a container when nothing occupies it; the scheduler says where;
 //! - a container of an older spec is stopped first and its slot filled afterwards, at most a
@@ -20,8 +24,12 @@
 //!
 //! | file | idea |
 //! |---|---|
-//! | `plan` | one service: what is there, what is missing. Pure |
-//! | `reconcile` | a plan → placements → proposals |
+//! | `budget` | what one step may do |
+//! | `plan` | one service: what is there, what is missing. Pure, in slices |
+//! | `pass` | what a walk over a service has found and is to be done |
+//! | `reconcile` | a pass → placements → proposals |
+//! | `settle` | outcomes of proposals → marks |
+//! | `walks` | events that concern many services → marks, in slices |
 //! | `in_flight` | proposals on their way, and what they make busy |
 //! | `outbox` | items → commands of bounded size |
 //! | `marks` | dirty services, timers |
@@ -30,13 +38,17 @@
 //! | `sweep` | re-derives what nobody marked |
 
 mod backoff;
+mod budget;
 mod in_flight;
 mod liveness;
 mod marks;
 mod outbox;
+mod pass;
 mod plan;
 mod reconcile;
+mod settle;
 mod sweep;
+mod walks;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -48,13 +60,17 @@ use crate::pb;
 use crate::scheduler::Scheduler;
 
 use backoff::BackOff;
+use budget::Meter;
 use in_flight::InFlight;
 use liveness::Liveness;
 use marks::Marks;
 use outbox::Outbox;
+use pass::Pass;
 use plan::Slot;
 use sweep::Sweep;
+use walks::Walks;
 
+pub use budget::Budget;
 pub use in_flight::PROPOSALS_MAX;
 pub use liveness::NODE_GRACE_MS;
 pub use outbox::{BIND_ITEMS_MAX, DESIRED_ITEMS_MAX};
@@ -83,7 +99,7 @@ pub struct PendingSlot {
 /// What the leader has done since it was made; counts only grow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Stats {
-    /// Passes over what is dirty.
+    /// Steps that looked at something dirty.
     pub cycles: u64,
     /// Containers bound.
     pub scheduled: u64,
@@ -104,6 +120,13 @@ pub struct Orchestrator {
     backoff: BackOff,
     liveness: Liveness,
     sweep: Sweep,
+    walks: Walks,
+    /// Services whose pass is under way; all of them are marked.
+    passes: BTreeMap<ServiceId, Pass>,
+    /// Marked while their pass was under way: to be marked once what it does is sent.
+    again: Vec<ServiceId>,
+    /// The next step begins with a scan that the last one could not afford.
+    scans_next: bool,
     /// Services with one slot per node: every change of a node concerns them.
     globals: BTreeSet<ServiceId>,
     /// Slots that wait for room, with reasons; services without any are absent.
@@ -111,9 +134,10 @@ pub struct Orchestrator {
     /// Services whose update waits for room.
     blocked: BTreeMap<ServiceId, Arc<str>>,
     /// Since when slots have had no node; by slot.
-    unplaced: BTreeMap<ServiceId, Vec<(Slot, u64)>>,
+    unplaced: BTreeMap<ServiceId, BTreeMap<Slot, u64>>,
     stats: Stats,
     latencies_ms: Vec<u64>,
+    looked: usize,
 }
 
 impl Orchestrator {
@@ -128,29 +152,28 @@ impl Orchestrator {
             backoff: BackOff::default(),
             liveness: Liveness::default(),
             sweep: Sweep::default(),
+            walks: Walks::default(),
+            passes: BTreeMap::new(),
+            again: Vec::new(),
+            scans_next: false,
             globals: BTreeSet::new(),
             pending: BTreeMap::new(),
             blocked: BTreeMap::new(),
             unplaced: BTreeMap::new(),
             stats: Stats::default(),
             latencies_ms: Vec::new(),
+            looked: 0,
         }
     }
 
     /// Takes leadership at `now_ms` of the monotonic clock, once an entry of the own term is
     /// applied. Every worker has a full grace period from here.
-    pub fn lead(&mut self, state: &State, now_ms: u64) {
+    pub fn lead(&mut self, now_ms: u64) {
         self.follow();
         self.leading = true;
-        self.scheduler.rebuild(state);
-        self.liveness.lead(state);
+        self.liveness.lead();
         self.sweep.begin(now_ms);
-        for service in state.services() {
-            self.marks.mark(service.id);
-            if service.is_global() {
-                self.globals.insert(service.id);
-            }
-        }
+        self.walks.lead();
     }
 
     /// Gives leadership up, and forgets everything but tokens and statistics.
@@ -161,6 +184,8 @@ impl Orchestrator {
         self.in_flight.clear();
         self.backoff = BackOff::default();
         self.liveness.follow();
+        self.walks = Walks::default();
+        self.passes.clear();
         self.globals.clear();
         self.pending.clear();
         self.blocked.clear();
@@ -178,7 +203,7 @@ impl Orchestrator {
                 Event::Cluster | Event::Member { .. } => {}
                 Event::Service { id, gone: true } => self.forget(id),
                 Event::Service { id, gone: false } => {
-                    self.marks.mark(id);
+                    self.mark(id);
                     if state.service(id).is_some_and(|service| service.is_global()) {
                         self.globals.insert(id);
                     }
@@ -188,13 +213,13 @@ impl Orchestrator {
                     room = true;
                 }
                 Event::Container { service, node, .. } => {
-                    self.marks.mark(service);
+                    self.mark(service);
                     room |= self.scheduler.node_refresh(state, node);
                 }
             }
         }
         if room {
-            self.mark_waiting();
+            self.walks.room();
         }
     }
 
@@ -203,23 +228,21 @@ impl Orchestrator {
             self.scheduler.node_put(state, node);
             self.liveness.known(node);
         }
-        let concerned = state
-            .containers_of_node(id)
-            .map(|container| container.service);
-        for service in concerned.chain(self.globals.iter().copied()) {
-            self.marks.mark(service);
-        }
+        self.walks.node(id);
     }
 
-    /// There is room, or a new node: whoever waits for that may have what it needs.
-    fn mark_waiting(&mut self) {
-        for service in self.pending.keys().chain(self.blocked.keys()) {
-            self.marks.mark(*service);
+    /// The service is worth looking at: now, or again once its pass is done.
+    fn mark(&mut self, service: ServiceId) {
+        if let Some(pass) = self.passes.get_mut(&service) {
+            pass.again = true;
+            pass.swept = false;
         }
+        self.marks.mark(service);
     }
 
     fn forget(&mut self, service: ServiceId) {
         self.marks.forget(service);
+        self.passes.remove(&service);
         self.backoff.forget(service);
         self.globals.remove(&service);
         self.pending.remove(&service);
@@ -227,35 +250,53 @@ impl Orchestrator {
         self.unplaced.remove(&service);
     }
 
-    /// Derives what to do next: stops after about `budget` items, each proposal within the limits
-    /// of a command. What is left is taken up by the next call.
-    pub fn step(&mut self, state: &State, now_ms: u64, budget: usize) -> Vec<Proposal> {
-        if !self.leading {
-            return Vec::new();
+    /// Derives what to do next, within the budget, each proposal within the limits of a command.
+    /// What is left is taken up by the next call.
+    pub fn step(&mut self, state: &State, now_ms: u64, budget: Budget) -> Vec<Proposal> {
+        let mut meter = Meter::new(budget);
+        let proposals = if self.leading {
+            self.step_within(state, now_ms, &mut meter)
+        } else {
+            Vec::new()
+        };
+        self.looked = meter.looked();
+        proposals
+    }
+
+    fn step_within(&mut self, state: &State, now_ms: u64, meter: &mut Meter) -> Vec<Proposal> {
+        while let Some(service) = self.marks.take_due(now_ms, meter) {
+            self.mark(service);
         }
-        self.marks.wake(now_ms);
-        self.judge_nodes(state);
-        let mut left = budget;
-        if !self.marks.is_clean() && !self.in_flight.is_full() {
-            self.stats.cycles += 1;
+        if !std::mem::take(&mut self.scans_next) {
+            self.judge_nodes(state, meter);
         }
-        while left > 0 && !self.in_flight.is_full() {
+        let walked = self.walk(state, meter);
+        let mut cycle = false;
+        while walked && meter.items > 0 && meter.looks > 0 && !self.in_flight.is_full() {
             let Some(service) = self.marks.take() else {
                 break;
             };
-            left = left.saturating_sub(self.reconcile(state, service, now_ms, left));
+            cycle |= !self.passes.get(&service).is_some_and(|pass| pass.swept);
+            self.scans_next = !self.reconcile(state, service, now_ms, meter);
+            if self.scans_next {
+                break;
+            }
         }
-        // Sent before the sweep, so that it finds busy what was just proposed.
-        let mut proposals = self.send();
-        if left > 0 && !self.in_flight.is_full() && self.sweep.is_due(now_ms) {
-            self.sweep_slice(state, now_ms, left);
-            proposals.append(&mut self.send());
+        self.stats.cycles += u64::from(cycle);
+        // What was proposed is busy from here on, so that nothing finds it again.
+        let proposals = self.send();
+        for service in std::mem::take(&mut self.again) {
+            self.mark(service);
+        }
+        let time = walked && meter.items > 0 && meter.looks > 0 && !self.in_flight.is_full();
+        if time && self.sweep.is_due(now_ms) {
+            self.sweep_slice(state, now_ms, meter);
         }
         proposals
     }
 
-    fn judge_nodes(&mut self, state: &State) {
-        for (node, status) in self.liveness.verdicts(state) {
+    fn judge_nodes(&mut self, state: &State, meter: &mut Meter) {
+        for (node, status) in self.liveness.verdicts(state, meter) {
             if !self.in_flight.is_full() && !self.in_flight.has_node(node) {
                 self.outbox.node_status(node, status);
             }
@@ -274,10 +315,10 @@ impl Orchestrator {
     }
 
     /// The outcome of a proposal: the response that `apply` gave, or why it did not come to that.
-    /// `state` is the one after it, and its events have been observed.
-    pub fn resolved(&mut self, state: &State, now_ms: u64, token: Token, outcome: Result<&[u8]>) {
+    /// Its events have been observed.
+    pub fn resolved(&mut self, now_ms: u64, token: Token, outcome: Result<&[u8]>) {
         if let Some(subject) = self.in_flight.take(token) {
-            self.settle(state, now_ms, subject, outcome);
+            self.settle(now_ms, subject, outcome);
         }
     }
 
@@ -341,7 +382,7 @@ impl Orchestrator {
         if self.in_flight.is_full() {
             return Some(self.sweep.due_ms().max(now_ms + 1));
         }
-        if !self.marks.is_clean() || self.liveness.has_news() {
+        if !self.marks.is_clean() || !self.walks.is_idle() || self.liveness.has_news() {
             return Some(now_ms);
         }
         let timer = self.marks.next_timer().unwrap_or(u64::MAX);
@@ -372,6 +413,11 @@ impl Orchestrator {
 
     pub fn stats(&self) -> Stats {
         self.stats
+    }
+
+    /// How many slots, containers, nodes and services the last step looked at.
+    pub fn looked(&self) -> usize {
+        self.looked
     }
 
     /// How long each container bound since the last call had waited for a node, in milliseconds.

@@ -1,9 +1,13 @@
-//! One service: what is there, what is missing, what is too much. Pure.
+//! One service: what is there, what is missing, what is too much. Pure, and in slices: a walk over
+//! slots and containers that stops when its looks are used up and goes on later, over the state as
+//! it is then. What changes behind it is seen by the next walk.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use crate::fsm::{Container, ContainerState, DesiredState, NodeStatus, Service, State, rests};
 use crate::ids::{ContainerId, NodeId};
+use crate::orchestrator::budget::Meter;
+use crate::scheduler::Scheduler;
 
 /// A place for one container of a service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -14,166 +18,240 @@ pub(super) struct Slot {
 }
 
 impl Slot {
-    /// Not after any other.
-    pub const FIRST: Slot = Slot {
-        number: 0,
-        node: None,
-    };
+    fn numbered(number: u64) -> Self {
+        Self { number, node: None }
+    }
 
-    pub fn of(service: &Service, container: &Container) -> Self {
-        let node = service.is_global().then_some(container.node);
+    fn on(node: NodeId) -> Self {
         Self {
-            number: container.slot,
-            node,
-        }
-    }
-}
-
-/// A slot to be filled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Vacancy {
-    pub slot: Slot,
-    /// The container that the new one takes the place of.
-    pub replaces: Option<ContainerId>,
-}
-
-/// What is to be done about a service. Lists are in the order of the slots.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Plan {
-    /// To be filled now.
-    pub vacant: Vec<Vacancy>,
-    /// Ended containers, to be replaced after their back-off.
-    pub ended: Vec<(Slot, ContainerId)>,
-    /// To be removed now: surplus, or of an older spec and not running.
-    pub remove: Vec<ContainerId>,
-    /// Running, of an older spec: to be removed as few at a time as `away_max` allows.
-    pub outdated: Vec<(ContainerId, NodeId)>,
-    /// Slots whose container runs as it should, and slots on the way there.
-    pub running: Vec<Slot>,
-    pub moving: Vec<Slot>,
-    /// Wanted containers of the service by node.
-    pub spread: BTreeMap<NodeId, u32>,
-    /// Slots that may be without a running container because of an update.
-    pub away_max: usize,
-    /// Nothing of it is left.
-    pub forget: bool,
-}
-
-/// How many slots of `slots` an update may empty at a time: a quarter, at least one.
-fn away_max(slots: usize) -> usize {
-    (slots / 4).max(1)
-}
-
-/// Derives the plan for a service from nothing but the state. `nodes` are those that take new
-/// containers; needed for global services only.
-pub(super) fn plan(state: &State, service: &Service, nodes: &BTreeSet<NodeId>) -> Plan {
-    let mut plan = Plan::default();
-    if service.removing {
-        plan.forget = state.container_count_of_service(service.id) == 0;
-    }
-    let mut occupants = Vec::new();
-    let wanted = |container: &Container| {
-        !service.removing
-            && (service.is_global() || container.slot <= u64::from(service.spec.replicas))
-    };
-    for container in state.containers_of_service(service.id) {
-        if !wanted(container) {
-            if container.desired != DesiredState::Remove {
-                plan.remove.push(container.id);
-            }
-        } else if container.occupies() {
-            occupants.push((Slot::of(service, container), container));
-        }
-    }
-    // The highest slots go first.
-    plan.remove.reverse();
-    // Containers come by slot; those of a global service all have slot 0.
-    occupants.sort_by_key(|(slot, _)| *slot);
-    let slots = slots(service, nodes, &occupants);
-    plan.away_max = away_max(slots.len());
-    let mut occupants = occupants.into_iter().peekable();
-    for slot in slots {
-        match occupants.next_if(|(of, _)| *of == slot) {
-            Some((_, container)) => plan.judge(state, service, slot, container),
-            None => plan.vacant.push(Vacancy {
-                slot,
-                replaces: None,
-            }),
-        }
-    }
-    plan
-}
-
-/// In order.
-fn slots(
-    service: &Service,
-    nodes: &BTreeSet<NodeId>,
-    occupants: &[(Slot, &Container)],
-) -> Vec<Slot> {
-    if service.removing {
-        Vec::new()
-    } else if service.is_global() {
-        let on = |node: &NodeId| Slot {
             number: 0,
-            node: Some(*node),
-        };
-        let occupied = occupants.iter().map(|(slot, _)| *slot);
-        let all: BTreeSet<_> = nodes.iter().map(on).chain(occupied).collect();
-        all.into_iter().collect()
-    } else {
-        (1..=u64::from(service.spec.replicas))
-            .map(|number| Slot { number, node: None })
-            .collect()
+            node: Some(node),
+        }
     }
 }
 
-impl Plan {
-    fn judge(&mut self, state: &State, service: &Service, slot: Slot, container: &Container) {
-        let node = state.node(container.node);
-        let down = node.is_none_or(|node| node.status == NodeStatus::Down);
-        let replace = Vacancy {
-            slot,
-            replaces: Some(container.id),
-        };
-        if down && slot.node.is_some() {
-            // The node is the slot: when it is back, so is the container.
-            return self.moving.push(slot);
+/// What a slot is like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// To be filled, in place of the container if there is one.
+    Vacant(Option<ContainerId>),
+    /// To be filled after its back-off: the container has ended.
+    Ended(ContainerId),
+    /// Left as it is: the container has ended, and that was it.
+    Rests,
+    Running(NodeId),
+    /// Neither running nor to be filled; on its way, or waiting for its node.
+    Moving,
+    /// On its way, on a node that it stays on.
+    Starting(NodeId),
+    /// Of an older spec and not running: to be removed now.
+    Unready(ContainerId, NodeId),
+    /// Of an older spec and running: to be removed when that may be.
+    Outdated(ContainerId, NodeId),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    Slot(Slot, Verdict),
+    /// To be removed.
+    Surplus(ContainerId),
+}
+
+/// Where a walk over a service is. Slots come in their order; what is surplus comes by its own.
+#[derive(Debug)]
+pub(super) struct Walk {
+    /// The next slot and container.
+    from: (u64, ContainerId),
+    containers_done: bool,
+    /// Of a global service: by node, the containers that occupy it.
+    occupants: BTreeMap<NodeId, ContainerId>,
+    /// Of a global service: the last node looked at.
+    node: Option<NodeId>,
+    /// Found so far.
+    pub slots: usize,
+}
+
+const FIRST: ContainerId = ContainerId([0; 16]);
+
+impl Walk {
+    pub fn new(service: &Service) -> Self {
+        Self {
+            from: (u64::from(!service.is_global()), FIRST),
+            containers_done: false,
+            occupants: BTreeMap::new(),
+            node: None,
+            slots: 0,
         }
-        if container.desired != DesiredState::Run {
-            return if down {
-                self.vacant.push(replace)
+    }
+
+    /// Goes on while there are looks. True once there is nothing more.
+    pub fn go_on(
+        &mut self,
+        state: &State,
+        service: &Service,
+        scheduler: &Scheduler,
+        meter: &mut Meter,
+        found: &mut Vec<Found>,
+    ) -> bool {
+        if !self.containers_done {
+            self.containers_done = if service.removing {
+                self.surplus(state, service, meter, found)
+            } else if service.is_global() {
+                self.occupants(state, service, meter)
             } else {
-                self.moving.push(slot)
+                self.replicas(state, service, meter, found)
+                    && self.surplus(state, service, meter, found)
             };
         }
-        let stays = container.spec_digest == service.spec_digest;
-        if !stays && slot.node.is_some() && !node.is_some_and(|node| node.accepts_work()) {
-            // Its successor could not be bound there.
-            return self.moving.push(slot);
-        }
-        match (container.is_terminal(), stays) {
-            (true, true) if rests(service, container) => {}
-            (true, true) => self.ended.push((slot, container.id)),
-            (true, false) => self.vacant.push(replace),
-            (false, _) if down => self.vacant.push(replace),
-            (false, true) => {
-                *self.spread.entry(container.node).or_insert(0) += 1;
-                let runs = container.status.state == ContainerState::Running;
-                if runs {
-                    self.running.push(slot)
-                } else {
-                    self.moving.push(slot)
+        self.containers_done
+            && (service.removing
+                || !service.is_global()
+                || self.nodes(state, service, scheduler, meter, found))
+    }
+
+    /// Slots by number, each with the container that occupies it.
+    fn replicas(
+        &mut self,
+        state: &State,
+        service: &Service,
+        meter: &mut Meter,
+        found: &mut Vec<Found>,
+    ) -> bool {
+        let mut containers = state
+            .containers_of_service_from(service.id, self.from)
+            .peekable();
+        while self.from.0 <= u64::from(service.spec.replicas) {
+            if !meter.try_look() {
+                return false;
+            }
+            let slot = Slot::numbered(self.from.0);
+            let mut verdict = Verdict::Vacant(None);
+            let mut here = 0;
+            while let Some(container) = containers.next_if(|c| c.slot == slot.number) {
+                here += 1;
+                if container.occupies() {
+                    verdict = judge(state, service, slot, container);
                 }
             }
-            (false, false) => {
-                *self.spread.entry(container.node).or_insert(0) += 1;
-                if container.status.state == ContainerState::Running {
-                    self.outdated.push((container.id, container.node));
-                } else {
-                    self.moving.push(slot);
-                    self.remove.push(container.id);
-                }
+            meter.look(here.max(1) - 1);
+            found.push(Found::Slot(slot, verdict));
+            self.slots += 1;
+            self.from = (slot.number + 1, FIRST);
+        }
+        true
+    }
+
+    fn surplus(
+        &mut self,
+        state: &State,
+        service: &Service,
+        meter: &mut Meter,
+        found: &mut Vec<Found>,
+    ) -> bool {
+        for container in state.containers_of_service_from(service.id, self.from) {
+            self.from = (container.slot, container.id);
+            if !meter.try_look() {
+                return false;
+            }
+            if container.desired != DesiredState::Remove {
+                found.push(Found::Surplus(container.id));
             }
         }
+        true
+    }
+
+    fn occupants(&mut self, state: &State, service: &Service, meter: &mut Meter) -> bool {
+        for container in state.containers_of_service_from(service.id, self.from) {
+            self.from = (container.slot, container.id);
+            if !meter.try_look() {
+                return false;
+            }
+            if container.occupies() {
+                self.occupants.insert(container.node, container.id);
+            }
+        }
+        true
+    }
+
+    /// Nodes by id: those that take containers, and those that have one.
+    fn nodes(
+        &mut self,
+        state: &State,
+        service: &Service,
+        scheduler: &Scheduler,
+        meter: &mut Meter,
+        found: &mut Vec<Found>,
+    ) -> bool {
+        for (node, accepts) in scheduler.nodes_after(self.node) {
+            if !meter.try_look() {
+                return false;
+            }
+            self.node = Some(node);
+            let container = self
+                .occupants
+                .get(&node)
+                .and_then(|id| state.container(*id));
+            if container.is_none() && !accepts {
+                continue;
+            }
+            let slot = Slot::on(node);
+            let verdict = container.map_or(Verdict::Vacant(None), |container| {
+                judge(state, service, slot, container)
+            });
+            found.push(Found::Slot(slot, verdict));
+            self.slots += 1;
+        }
+        true
+    }
+}
+
+/// Whether what was found of a slot when it was said to be vacant is still so.
+pub(super) fn is_vacant(
+    state: &State,
+    service: &Service,
+    slot: Slot,
+    replaces: Option<ContainerId>,
+) -> bool {
+    match replaces.map(|id| state.container(id)) {
+        Some(Some(container)) => matches!(
+            judge(state, service, slot, container),
+            Verdict::Vacant(_) | Verdict::Ended(_)
+        ),
+        Some(None) => false,
+        // A global service's slot 0 is that of all nodes; `apply` knows.
+        None if service.is_global() => true,
+        None => !state
+            .containers_of_slot(service.id, slot.number)
+            .any(Container::occupies),
+    }
+}
+
+/// What is to be done about a slot that a container occupies.
+fn judge(state: &State, service: &Service, slot: Slot, container: &Container) -> Verdict {
+    let node = state.node(container.node);
+    let down = node.is_none_or(|node| node.status == NodeStatus::Down);
+    if down && slot.node.is_some() {
+        // The node is the slot: when it is back, so is the container.
+        return Verdict::Moving;
+    }
+    let replace = Verdict::Vacant(Some(container.id));
+    if container.desired != DesiredState::Run {
+        return if down { replace } else { Verdict::Moving };
+    }
+    let stays = container.spec_digest == service.spec_digest;
+    if !stays && slot.node.is_some() && !node.is_some_and(|node| node.accepts_work()) {
+        // Its successor could not be bound there.
+        return Verdict::Moving;
+    }
+    let runs = container.status.state == ContainerState::Running;
+    match (container.is_terminal(), stays) {
+        (true, true) if rests(service, container) => Verdict::Rests,
+        (true, true) => Verdict::Ended(container.id),
+        (true, false) => replace,
+        (false, _) if down => replace,
+        (false, true) if runs => Verdict::Running(container.node),
+        (false, true) => Verdict::Starting(container.node),
+        (false, false) if runs => Verdict::Outdated(container.id, container.node),
+        (false, false) => Verdict::Unready(container.id, container.node),
     }
 }

@@ -1,141 +1,331 @@
-//! From a plan to proposals, and from their outcomes back.
+//! From what a pass finds to proposals.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::collections::BTreeMap;
 
-use prost::Message;
-
-use crate::error::Result;
 use crate::fsm::{Service, State};
-use crate::ids::{NodeId, ServiceId};
-use crate::orchestrator::in_flight::{Bound, Subject};
-use crate::orchestrator::plan::{Plan, Slot, Vacancy, plan};
+use crate::ids::{ContainerId, NodeId, ServiceId};
+use crate::orchestrator::budget::Meter;
+use crate::orchestrator::in_flight::Bound;
+use crate::orchestrator::pass::{Pass, Vacancy, is_to_go};
+use crate::orchestrator::plan::{Found, Slot, Verdict, is_vacant};
 use crate::orchestrator::{Orchestrator, PendingSlot};
 use crate::pb;
 use crate::scheduler::Ask;
 
-/// When to look again after a refusal at apply: the state was not what was thought, and is known
-/// better by then. Keeps a contradiction from turning into a busy loop.
-const RETRY_MS: u64 = 100;
-
-/// A node for a slot, or why there is none.
-type Choice = Result<NodeId, Arc<str>>;
+/// How far a pass has come in a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    Done,
+    /// The budget is used up: others have their turn first.
+    Later,
+    /// A scan needs more looks than are left: it is the first of the next step.
+    Next,
+}
 
 impl Orchestrator {
-    /// Does what a service lacks; how many items that took. Stops after `budget` items, and then
-    /// leaves the service marked.
+    /// Begins or goes on with the pass of a service, within what is left of the budget. False if
+    /// too little is left of it for what comes next.
     pub(super) fn reconcile(
         &mut self,
         state: &State,
         id: ServiceId,
         now_ms: u64,
-        budget: usize,
-    ) -> usize {
+        meter: &mut Meter,
+    ) -> bool {
+        meter.look(1);
         let Some(service) = state.service(id) else {
-            return 0;
+            self.passes.remove(&id);
+            return true;
         };
-        let nodes: BTreeSet<_> = if service.is_global() {
-            self.scheduler.accepting().collect()
-        } else {
-            BTreeSet::new()
+        let begun = self.passes.remove(&id);
+        let mut pass = match begun {
+            Some(pass) if pass.version == service.version => pass,
+            Some(void) => Pass::new(service, void.since),
+            None => Pass::new(service, self.unplaced.remove(&id).unwrap_or_default()),
         };
-        let mut plan = plan(state, service, &nodes);
-        let busy = self.leave_out_busy(service, &mut plan);
-        let resting = self.back_off(service, &mut plan, now_ms);
-        let mut left = budget;
-        left -= self.remove_surplus(service, &plan, left);
-        let placed = self.fill(service, &plan, now_ms, left);
-        left -= placed;
-        let away = plan.moving.len() + busy + resting + placed;
-        left -= self.replace_outdated(state, service, &plan, away, left);
-        if plan.forget && !self.in_flight.has_service(id) && left > 0 {
-            self.outbox.forget(id);
-            left -= 1;
+        let items_before = meter.items;
+        let turn = self.go_on(state, service, &mut pass, now_ms, meter);
+        if pass.swept {
+            self.stats.missed += (items_before - meter.items) as u64;
         }
-        if left == 0 {
-            self.marks.mark(id);
-        }
-        budget - left
-    }
-
-    /// Takes out what proposals in flight are about; how many slots those are going to fill.
-    fn leave_out_busy(&self, service: &Service, plan: &mut Plan) -> usize {
-        let busy: BTreeMap<_, _> = self.in_flight.slots_of(service.id).collect();
-        plan.vacant
-            .retain(|vacancy| !busy.contains_key(&vacancy.slot));
-        plan.ended.retain(|(slot, _)| !busy.contains_key(slot));
-        plan.remove.retain(|id| !self.in_flight.has_container(*id));
-        let before = plan.outdated.len();
-        plan.outdated
-            .retain(|(id, _)| !self.in_flight.has_container(*id));
-        for node in busy.values() {
-            *plan.spread.entry(*node).or_insert(0) += 1;
-        }
-        busy.len() + before - plan.outdated.len()
-    }
-
-    /// Makes slots vacant whose back-off is over; how many still wait.
-    fn back_off(&mut self, service: &Service, plan: &mut Plan, now_ms: u64) -> usize {
-        let id = service.id;
-        for slot in &plan.running {
-            self.backoff.seen(id, *slot, true, now_ms);
-        }
-        for slot in &plan.moving {
-            self.backoff.seen(id, *slot, false, now_ms);
-        }
-        let replicas = u64::from(service.spec.replicas);
-        self.backoff
-            .retain(id, |slot| slot.node.is_some() || slot.number <= replicas);
-        let mut waiting = 0;
-        for (slot, ended) in &plan.ended {
-            let not_before_ms = self.backoff.not_before(id, *slot, *ended, now_ms);
-            if not_before_ms <= now_ms {
-                plan.vacant.push(Vacancy {
-                    slot: *slot,
-                    replaces: Some(*ended),
-                });
-            } else {
-                self.marks.mark_at(id, not_before_ms);
-                waiting += 1;
+        match turn {
+            Turn::Done => self.finish(service, pass),
+            Turn::Later => {
+                self.passes.insert(id, pass);
+                self.marks.mark(id);
+            }
+            Turn::Next => {
+                self.passes.insert(id, pass);
+                self.marks.mark_first(id);
             }
         }
-        plan.vacant.sort_unstable_by_key(|vacancy| vacancy.slot);
-        waiting
+        turn != Turn::Next
     }
 
-    fn remove_surplus(&mut self, service: &Service, plan: &Plan, budget: usize) -> usize {
-        for container in plan.remove.iter().take(budget) {
-            self.outbox.remove(*container, service.id);
-        }
-        plan.remove.len().min(budget)
-    }
-
-    /// Finds nodes for the vacant slots; how many were found. The others are pending.
-    fn fill(&mut self, service: &Service, plan: &Plan, now_ms: u64, budget: usize) -> usize {
-        let since = self.unplaced_since(service.id, plan, now_ms);
-        if budget == 0 {
-            return 0;
-        }
-        let choices = if service.is_global() {
-            self.place_on_nodes(service, plan, budget)
-        } else {
-            self.place_replicas(service, plan, budget)
-        };
-        let (mut placed, mut pending) = (0, Vec::new());
-        for ((vacancy, since_ms), choice) in plan.vacant.iter().zip(since).zip(choices) {
-            match choice {
-                Ok(node) => {
-                    placed += 1;
-                    self.propose_bind(service, vacancy, node, since_ms);
+    fn go_on(
+        &mut self,
+        state: &State,
+        service: &Service,
+        pass: &mut Pass,
+        now_ms: u64,
+        meter: &mut Meter,
+    ) -> Turn {
+        if let Some(mut walk) = pass.walk.take() {
+            let mut found = Vec::new();
+            let done = walk.go_on(state, service, &self.scheduler, meter, &mut found);
+            for found in found {
+                match found {
+                    Found::Surplus(container) => pass.surplus.push(container),
+                    Found::Slot(slot, verdict) => {
+                        self.take_in(service, pass, slot, verdict, now_ms);
+                    }
                 }
-                Err(why) => pending.push(waiting(vacancy.slot, why)),
             }
+            if !done {
+                pass.walk = Some(walk);
+                return Turn::Later;
+            }
+            pass.walked(walk.slots);
         }
-        self.note_pending(service.id, pending);
-        placed
+        let turn = self.remove_found(state, service, pass, meter);
+        if turn != Turn::Done {
+            return turn;
+        }
+        let turn = if service.is_global() {
+            self.fill_nodes(state, service, pass, meter)
+        } else {
+            self.fill_replicas(state, service, pass, meter)
+        };
+        if turn != Turn::Done {
+            return turn;
+        }
+        let turn = self.replace_outdated(state, service, pass, meter);
+        if turn != Turn::Done {
+            return turn;
+        }
+        self.forget_removed(state, service, meter)
     }
 
-    fn propose_bind(&mut self, service: &Service, vacancy: &Vacancy, node: NodeId, since_ms: u64) {
+    fn take_in(
+        &mut self,
+        service: &Service,
+        pass: &mut Pass,
+        slot: Slot,
+        verdict: Verdict,
+        now_ms: u64,
+    ) {
+        let id = service.id;
+        let bound_to = self.in_flight.node_of(id, slot);
+        if let Some(node) = bound_to {
+            pass.away += 1;
+            *pass.spread.entry(node).or_insert(0) += 1;
+        }
+        let mut keep = |node| *pass.spread.entry(node).or_insert(0) += 1;
+        match verdict {
+            Verdict::Rests => {}
+            Verdict::Vacant(_) | Verdict::Ended(_) if bound_to.is_some() => {}
+            Verdict::Vacant(replaces) => self.vacate(id, pass, slot, replaces, now_ms),
+            Verdict::Ended(container) => {
+                let not_before_ms = self.backoff.not_before(id, slot, container, now_ms);
+                if not_before_ms <= now_ms {
+                    self.vacate(id, pass, slot, Some(container), now_ms);
+                } else {
+                    self.marks.mark_at(id, not_before_ms);
+                    pass.away += 1;
+                }
+            }
+            Verdict::Running(node) => {
+                keep(node);
+                self.backoff.seen(id, slot, true, now_ms);
+            }
+            Verdict::Outdated(container, node) => {
+                keep(node);
+                if self.in_flight.has_container(container) {
+                    pass.away += 1;
+                } else {
+                    pass.outdated.push_back((container, node));
+                }
+            }
+            Verdict::Moving | Verdict::Starting(_) | Verdict::Unready(..) => {
+                pass.away += 1;
+                self.backoff.seen(id, slot, false, now_ms);
+                match verdict {
+                    Verdict::Starting(node) => keep(node),
+                    Verdict::Unready(container, node) => {
+                        keep(node);
+                        pass.unready.push_back(container);
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    fn vacate(
+        &mut self,
+        id: ServiceId,
+        pass: &mut Pass,
+        slot: Slot,
+        replaces: Option<ContainerId>,
+        now_ms: u64,
+    ) {
+        let waiting = self.unplaced.entry(id).or_default();
+        let before = waiting.get(&slot).or_else(|| pass.since.get(&slot));
+        let since_ms = before.copied().unwrap_or(now_ms);
+        waiting.insert(slot, since_ms);
+        pass.vacant.push_back(Vacancy {
+            slot,
+            replaces,
+            since_ms,
+        });
+    }
+
+    /// Removes what is surplus, the highest slots first, then what never ran as it should.
+    fn remove_found(
+        &mut self,
+        state: &State,
+        service: &Service,
+        pass: &mut Pass,
+        meter: &mut Meter,
+    ) -> Turn {
+        loop {
+            if meter.items == 0 {
+                return Turn::Later;
+            }
+            let surplus = !pass.surplus.is_empty();
+            if (surplus || !pass.unready.is_empty()) && !meter.try_look() {
+                return Turn::Later;
+            }
+            let Some(container) = pass.surplus.pop().or_else(|| pass.unready.pop_front()) else {
+                return Turn::Done;
+            };
+            if is_to_go(state, service, container, surplus) {
+                self.propose_removal(service, container, meter);
+            }
+        }
+    }
+
+    /// True unless that is on its way already.
+    fn propose_removal(
+        &mut self,
+        service: &Service,
+        container: ContainerId,
+        meter: &mut Meter,
+    ) -> bool {
+        let new = !self.in_flight.has_container(container);
+        if new {
+            self.outbox.remove(container, service.id);
+            meter.items -= 1;
+        }
+        new
+    }
+
+    /// Finds nodes for the vacant slots; those without are pending.
+    fn fill_replicas(
+        &mut self,
+        state: &State,
+        service: &Service,
+        pass: &mut Pass,
+        meter: &mut Meter,
+    ) -> Turn {
+        while !pass.vacant.is_empty() && !pass.full {
+            let nodes = self.scheduler.node_count();
+            if meter.items == 0 {
+                return Turn::Later;
+            }
+            if !meter.affords(nodes + 1) {
+                return Turn::Next;
+            }
+            meter.look(nodes);
+            let count = pass.vacant.len().min(meter.items).min(meter.looks.max(1));
+            meter.look(count);
+            let slice: Vec<_> = pass
+                .vacant
+                .drain(..count)
+                .filter(|vacancy| is_vacant(state, service, vacancy.slot, vacancy.replaces))
+                .collect();
+            let placed = self
+                .scheduler
+                .place(&ask(service, &pass.spread, slice.len() as u32));
+            let nodes = dealt(placed.binds);
+            for (vacancy, node) in slice.iter().zip(&nodes) {
+                self.propose_bind(service, pass, vacancy, *node, meter);
+            }
+            // Where one found no room, nor would those that come after.
+            pass.full = placed.refused > 0;
+            for vacancy in slice[nodes.len()..].iter().rev() {
+                pass.vacant.push_front(*vacancy);
+            }
+        }
+        self.pend_replicas(service, pass, meter)
+    }
+
+    fn pend_replicas(&mut self, service: &Service, pass: &mut Pass, meter: &mut Meter) -> Turn {
+        while let Some(vacancy) = pass.vacant.front().copied() {
+            let why = match &pass.why {
+                Some(why) => why.clone(),
+                None => {
+                    let nodes = self.scheduler.node_count();
+                    if !meter.affords(nodes) {
+                        return Turn::Next;
+                    }
+                    meter.look(nodes);
+                    let why = self.scheduler.explain(&ask(service, &pass.spread, 1));
+                    pass.why.insert(why.to_string().into()).clone()
+                }
+            };
+            pass.pend(vacancy.slot, why);
+            pass.vacant.pop_front();
+            meter.look(1);
+            if meter.looks == 0 && !pass.vacant.is_empty() {
+                return Turn::Later;
+            }
+        }
+        Turn::Done
+    }
+
+    /// Like [`Orchestrator::fill_replicas`], where each slot is a node.
+    fn fill_nodes(
+        &mut self,
+        state: &State,
+        service: &Service,
+        pass: &mut Pass,
+        meter: &mut Meter,
+    ) -> Turn {
+        while !pass.vacant.is_empty() {
+            if meter.items == 0 || !meter.try_look() {
+                return Turn::Later;
+            }
+            let vacancy = pass.vacant.pop_front().expect("it is not empty");
+            if !is_vacant(state, service, vacancy.slot, vacancy.replaces) {
+                continue;
+            }
+            let node = vacancy.slot.node.expect("the node is the slot");
+            match self
+                .scheduler
+                .place_on(node, &ask(service, &pass.spread, 1))
+            {
+                Ok(()) => self.propose_bind(service, pass, &vacancy, node, meter),
+                Err(reason) => pass.pend(vacancy.slot, reason.why.into()),
+            }
+        }
+        Turn::Done
+    }
+
+    fn propose_bind(
+        &mut self,
+        service: &Service,
+        pass: &mut Pass,
+        vacancy: &Vacancy,
+        node: NodeId,
+        meter: &mut Meter,
+    ) {
+        meter.items -= 1;
+        pass.away += 1;
+        *pass.spread.entry(node).or_insert(0) += 1;
+        if let Some(waiting) = self.unplaced.get_mut(&service.id) {
+            waiting.remove(&vacancy.slot);
+        }
         let item = pb::BindItem {
             service_id: service.id.to_vec(),
             service_version: service.version,
@@ -143,194 +333,118 @@ impl Orchestrator {
             node_id: node.to_vec(),
             replaces: vacancy.replaces.map(|id| id.to_vec()).unwrap_or_default(),
         };
-        let (slot, resources) = (vacancy.slot, service.resources());
         self.outbox.bind(
             item,
             Bound {
                 service: service.id,
-                slot,
+                slot: vacancy.slot,
                 node,
-                resources,
-                since_ms,
+                resources: service.resources(),
+                since_ms: vacancy.since_ms,
             },
         );
     }
 
-    /// A node, or why there is none, for each vacancy in order; ends early once `budget` nodes
-    /// are found.
-    fn place_replicas(&mut self, service: &Service, plan: &Plan, budget: usize) -> Vec<Choice> {
-        let count = plan.vacant.len().min(budget);
-        if count == 0 {
-            return Vec::new();
-        }
-        let ask = ask(service, plan, count as u32);
-        let placed = self.scheduler.place(&ask);
-        let mut choices = dealt(placed.binds);
-        if placed.refused > 0 {
-            // Where one found no room, nor would those that the budget leaves out.
-            let why: Arc<str> = self.scheduler.explain(&ask).to_string().into();
-            choices.resize(plan.vacant.len(), Err(why));
-        }
-        choices
-    }
-
-    /// Like [`Orchestrator::place_replicas`], where each slot is a node.
-    fn place_on_nodes(&mut self, service: &Service, plan: &Plan, budget: usize) -> Vec<Choice> {
-        let ask = ask(service, plan, 1);
-        let (mut placed, mut choices) = (0, Vec::new());
-        for vacancy in &plan.vacant {
-            if placed == budget {
-                break;
-            }
-            let node = vacancy.slot.node.expect("the node is the slot");
-            let choice = self.scheduler.place_on(node, &ask);
-            placed += usize::from(choice.is_ok());
-            choices.push(choice.map(|()| node).map_err(|reason| reason.why.into()));
-        }
-        choices
-    }
-
-    /// Since when each vacant slot has been so; remembered until it is bound.
-    fn unplaced_since(&mut self, id: ServiceId, plan: &Plan, now_ms: u64) -> Vec<u64> {
-        let known = self.unplaced.remove(&id).unwrap_or_default();
-        let mut known = known.into_iter().peekable();
-        let mut since = |slot: Slot| {
-            while known.next_if(|(of, _)| *of < slot).is_some() {}
-            known
-                .next_if(|(of, _)| *of == slot)
-                .map_or(now_ms, |(_, since_ms)| since_ms)
-        };
-        let slots = plan.vacant.iter().map(|vacancy| vacancy.slot);
-        let all: Vec<_> = slots.map(|slot| (slot, since(slot))).collect();
-        let times = all.iter().map(|(_, since_ms)| *since_ms).collect();
-        if !all.is_empty() {
-            self.unplaced.insert(id, all);
-        }
-        times
-    }
-
-    /// Counts what is newly pending as failed, once.
-    fn note_pending(&mut self, id: ServiceId, pending: Vec<PendingSlot>) {
-        let before: BTreeSet<_> = self
-            .pending(id)
-            .iter()
-            .map(|slot| (slot.slot, slot.node))
-            .collect();
-        let is_new = |slot: &&PendingSlot| !before.contains(&(slot.slot, slot.node));
-        self.stats.failed += pending.iter().filter(is_new).count() as u64;
-        if pending.is_empty() {
-            self.pending.remove(&id);
-        } else {
-            self.pending.insert(id, pending);
-        }
-    }
-
     /// Stops running containers of older specs, as few at a time as allowed, and only where the
-    /// successor would find room; how many.
+    /// successor would find room.
     fn replace_outdated(
         &mut self,
         state: &State,
         service: &Service,
-        plan: &Plan,
-        away: usize,
-        budget: usize,
-    ) -> usize {
-        self.blocked.remove(&service.id);
-        let allowed = plan.away_max.saturating_sub(away).min(budget);
-        let ask = ask(service, plan, 1);
-        let mut stopped = 0;
-        for (container, node) in plan.outdated.iter().take(allowed) {
-            let freed = state
-                .container(*container)
-                .map(|c| c.held())
-                .unwrap_or_default();
-            if !self.scheduler.would_fit(&ask, *node, freed) {
-                let why = self.scheduler.explain(&ask);
-                let reason = format!("keeps running the version before: {why}");
-                self.blocked.insert(service.id, reason.into());
-                break;
+        pass: &mut Pass,
+        meter: &mut Meter,
+    ) -> Turn {
+        let mut fits_somewhere = false;
+        while pass.away < pass.away_max
+            && let Some(&(container, node)) = pass.outdated.front()
+        {
+            if meter.items == 0 || !meter.try_look() {
+                return Turn::Later;
             }
-            self.outbox.remove(*container, service.id);
-            stopped += 1;
-        }
-        stopped
-    }
-
-    /// Takes the outcome of a proposal: frees what it held and marks what has to be looked at.
-    pub(super) fn settle(
-        &mut self,
-        _state: &State,
-        now_ms: u64,
-        subject: Subject,
-        outcome: Result<&[u8]>,
-    ) {
-        let applied = |count: usize| match &outcome {
-            Ok(bytes) => pb::BatchResult::decode(*bytes)
-                .map(|result| result.items.iter().map(|item| item.applied).collect())
-                .unwrap_or_else(|_| vec![false; count]),
-            Err(_) => vec![false; count],
-        };
-        match subject {
-            Subject::Binds(binds) => {
-                let applied = applied(binds.len());
-                self.settle_binds(now_ms, &binds, &applied, outcome.is_ok());
+            if !is_to_go(state, service, container, false) {
+                pass.outdated.pop_front();
+                continue;
             }
-            Subject::Desired(items) => {
-                for ((_, service), applied) in items.iter().zip(applied(items.len())) {
-                    self.look_again(*service, now_ms, applied);
+            let freed = state.container(container).map(|c| c.held());
+            let freed = freed.unwrap_or_default();
+            let ask = ask(service, &pass.spread, 1);
+            if !fits_somewhere && !self.scheduler.would_fit(&ask, node, freed) {
+                let scan = 2 * self.scheduler.node_count();
+                if !meter.affords(scan) {
+                    return Turn::Next;
+                }
+                meter.look(scan);
+                fits_somewhere = self.scheduler.fits_somewhere(&ask);
+                if !fits_somewhere {
+                    let why = self.scheduler.explain(&ask);
+                    pass.blocked = Some(format!("keeps running the version before: {why}").into());
+                    break;
                 }
             }
-            Subject::Forget(service) => self.look_again(service, now_ms, outcome.is_ok()),
-            Subject::Node(node) => self.liveness.recheck(node),
+            self.propose_removal(service, container, meter);
+            pass.away += 1;
+            pass.outdated.pop_front();
         }
+        pass.outdated.clear();
+        Turn::Done
     }
 
-    fn settle_binds(&mut self, now_ms: u64, binds: &[Bound], applied: &[bool], judged: bool) {
-        for (position, bound) in binds.iter().enumerate() {
-            let applied = applied.get(position).copied().unwrap_or(false);
-            self.scheduler.release(bound.node, bound.resources);
-            if applied {
-                self.stats.scheduled += 1;
-                self.latencies_ms
-                    .push(now_ms.saturating_sub(bound.since_ms));
-            } else {
-                self.stats.failed += u64::from(judged);
-                let unplaced = self.unplaced.entry(bound.service).or_default();
-                let place = unplaced.partition_point(|(slot, _)| *slot < bound.slot);
-                unplaced.insert(place, (bound.slot, bound.since_ms));
+    fn forget_removed(&mut self, state: &State, service: &Service, meter: &mut Meter) -> Turn {
+        let empty = state.container_count_of_service(service.id) == 0;
+        if service.removing && empty && !self.in_flight.has_service(service.id) {
+            if meter.items == 0 {
+                return Turn::Later;
             }
-            self.look_again(bound.service, now_ms, applied);
+            self.outbox.forget(service.id);
+            meter.items -= 1;
         }
-        if !applied.iter().all(|applied| *applied) {
-            self.mark_waiting();
-        }
+        Turn::Done
     }
 
-    /// At once if the item took effect, else when the state is known better.
-    fn look_again(&mut self, service: ServiceId, now_ms: u64, applied: bool) {
-        if applied {
-            self.marks.mark(service);
+    /// Keeps what the pass learnt for those who ask; what is newly pending counts as failed.
+    fn finish(&mut self, service: &Service, pass: Pass) {
+        let id = service.id;
+        let key = |slot: &PendingSlot| (slot.slot, slot.node);
+        let before = self.pending(id);
+        let is_new = |slot: &&PendingSlot| before.binary_search_by_key(&key(slot), key).is_err();
+        self.stats.failed += pass.pending.iter().filter(is_new).count() as u64;
+        if pass.pending.is_empty() {
+            self.pending.remove(&id);
         } else {
-            self.marks.mark_at(service, now_ms + RETRY_MS);
+            self.pending.insert(id, pass.pending);
+        }
+        match pass.blocked {
+            Some(reason) => self.blocked.insert(id, reason),
+            None => self.blocked.remove(&id),
+        };
+        if self.unplaced.get(&id).is_some_and(BTreeMap::is_empty) {
+            self.unplaced.remove(&id);
+        }
+        if !service.is_global() {
+            self.backoff
+                .forget_above(id, u64::from(service.spec.replicas));
+        }
+        if pass.again {
+            self.again.push(id);
         }
     }
 }
 
 /// Deals the nodes out in turns: neighbouring slots go to different nodes, so that a service stays
 /// spread when it is scaled down.
-fn dealt(mut binds: Vec<(NodeId, u32)>) -> Vec<Choice> {
-    let mut choices = Vec::new();
+fn dealt(mut binds: Vec<(NodeId, u32)>) -> Vec<NodeId> {
+    let mut nodes = Vec::new();
     while !binds.is_empty() {
         for (node, count) in &mut binds {
-            choices.push(Ok(*node));
+            nodes.push(*node);
             *count -= 1;
         }
         binds.retain(|(_, count)| *count > 0);
     }
-    choices
+    nodes
 }
 
-fn ask<'a>(service: &'a Service, plan: &'a Plan, count: u32) -> Ask<'a> {
+fn ask<'a>(service: &'a Service, spread: &'a BTreeMap<NodeId, u32>, count: u32) -> Ask<'a> {
     let spec = service.container_spec();
     Ask {
         service: service.id,
@@ -338,14 +452,6 @@ fn ask<'a>(service: &'a Service, plan: &'a Plan, count: u32) -> Ask<'a> {
         count,
         image: &spec.image,
         image_digest: &spec.image_digest,
-        spread: &plan.spread,
-    }
-}
-
-fn waiting(slot: Slot, reason: Arc<str>) -> PendingSlot {
-    PendingSlot {
-        slot: slot.number,
-        node: slot.node,
-        reason,
+        spread,
     }
 }

@@ -4,6 +4,8 @@
 use crate::fsm::State;
 use crate::ids::{NodeId, ServiceId};
 use crate::orchestrator::Orchestrator;
+use crate::orchestrator::budget::Meter;
+use crate::orchestrator::pass::Pass;
 
 /// Between two slices.
 const INTERVAL_MS: u64 = 1_000;
@@ -36,25 +38,49 @@ impl Sweep {
 }
 
 impl Orchestrator {
-    pub(super) fn sweep_slice(&mut self, state: &State, now_ms: u64, budget: usize) {
+    /// Looks at some nodes, and begins the passes of some services that nobody has marked.
+    pub(super) fn sweep_slice(&mut self, state: &State, now_ms: u64, meter: &mut Meter) {
         self.sweep.due_ms = now_ms + INTERVAL_MS;
-        let nodes: Vec<_> = state.node_ids_after(self.sweep.node).take(SLICE).collect();
-        self.sweep.node = nodes.last().copied().filter(|_| nodes.len() == SLICE);
-        for node in nodes.into_iter().filter_map(|id| state.node(id)) {
+        self.sweep.node = self.sweep_nodes(state, meter);
+        for _ in 0..SLICE {
+            let next = state.service_ids_after(self.sweep.service).next();
+            let Some(service) = next.filter(|_| meter.try_look()) else {
+                // At the end it begins anew; without looks it goes on from here.
+                self.sweep.service = self.sweep.service.filter(|_| next.is_some());
+                return;
+            };
+            self.sweep.service = next;
+            if !self.marks.knows(service)
+                && let Some(row) = state.service(service)
+            {
+                let since = self.unplaced.remove(&service).unwrap_or_default();
+                let mut pass = Pass::new(row, since);
+                pass.swept = true;
+                self.passes.insert(service, pass);
+                self.marks.mark(service);
+            }
+        }
+    }
+
+    /// Where it stopped; `None` at the end.
+    fn sweep_nodes(&mut self, state: &State, meter: &mut Meter) -> Option<NodeId> {
+        let mut after = self.sweep.node;
+        for _ in 0..SLICE {
+            let node = state
+                .node_ids_after(after)
+                .next()
+                .and_then(|id| state.node(id))?;
+            let images = node.description.images.len();
+            if !meter.affords(images + 1) {
+                break;
+            }
+            meter.look(images + 1);
             if self.scheduler.node_put(state, node) {
                 self.stats.missed += 1;
-                self.mark_waiting();
+                self.walks.room();
             }
+            after = Some(node.id);
         }
-        let services: Vec<_> = state
-            .service_ids_after(self.sweep.service)
-            .take(SLICE)
-            .collect();
-        self.sweep.service = services.last().copied().filter(|_| services.len() == SLICE);
-        for service in services {
-            if !self.marks.knows(service) {
-                self.stats.missed += self.reconcile(state, service, now_ms, budget) as u64;
-            }
-        }
+        after
     }
 }

@@ -148,11 +148,16 @@ impl Scheduler {
         }
     }
 
-    /// Nodes that take new containers, whatever these are.
-    pub fn accepting(&self) -> impl Iterator<Item = NodeId> {
+    /// Nodes after `after`, in order, and whether each takes new containers, whatever these are.
+    pub fn nodes_after(&self, after: Option<NodeId>) -> impl Iterator<Item = (NodeId, bool)> {
+        let from = after.map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
         self.nodes
-            .iter()
-            .filter(|(_, node)| node.refusal.is_none())
-            .map(|(id, _)| *id)
+            .range((from, std::ops::Bound::Unbounded))
+            .map(|(id, node)| (*id, node.refusal.is_none()))
+    }
+
+    /// How many nodes a scan over all of them looks at.
+    pub fn node_count(&self) -> usize {
+        self.nodes.len()
     }
 }

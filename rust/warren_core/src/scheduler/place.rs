@@ -65,18 +65,18 @@ impl Scheduler {
         }
     }
 
-    /// Whether one of these would find a place if `freed` were given back on `node`.
+    /// Whether one of these would find a place on `node` if `freed` were given back there.
     pub fn would_fit(&self, ask: &Ask, node: NodeId, freed: Resources) -> bool {
-        let after = |candidate: &Candidate| {
+        self.nodes.get(&node).is_some_and(|candidate| {
             let allocated = candidate.allocated.saturating_sub(freed);
-            Candidate {
-                allocated,
-                ..candidate.clone()
-            }
-            .takes(ask)
-        };
-        self.nodes.get(&node).is_some_and(after)
-            || self.nodes.values().any(|candidate| candidate.takes(ask))
+            let free = candidate.allocatable.saturating_sub(allocated);
+            candidate.takes_given(ask, free.saturating_sub(candidate.held))
+        })
+    }
+
+    /// Whether one of these would find a place somewhere as things are. A scan.
+    pub fn fits_somewhere(&self, ask: &Ask) -> bool {
+        self.nodes.values().any(|candidate| candidate.takes(ask))
     }
 
     fn rank(&self, mix: &Mix, ask: &Ask, id: NodeId, node: &Candidate, of_service: u32) -> Rank {
@@ -114,9 +114,11 @@ impl Scheduler {
 
 impl Candidate {
     pub(super) fn takes(&self, ask: &Ask) -> bool {
-        self.refusal.is_none()
-            && self.images.contains(ask.image_digest)
-            && ask.resources.fits(self.free())
+        self.takes_given(ask, self.free())
+    }
+
+    fn takes_given(&self, ask: &Ask, free: Resources) -> bool {
+        self.refusal.is_none() && self.images.contains(ask.image_digest) && ask.resources.fits(free)
     }
 }
 

@@ -6,18 +6,32 @@ use std::collections::{BTreeSet, VecDeque};
 use warren_core::error::Error;
 use warren_core::fsm::{ContainerState, DesiredState, Service, State, is_terminal};
 use warren_core::ids::{ContainerId, NodeId};
-use warren_core::orchestrator::{Orchestrator, Proposal};
+use warren_core::orchestrator::{Budget, Orchestrator, Proposal};
 use warren_core::pb::{self, command::Body};
 
 use crate::support::{Replica, Rng, invariants, node_id, put_node, spec};
 
 pub const NODES: [&str; 4] = ["n1", "n2", "n3", "n4"];
-pub const BUDGET: usize = 7; // Small, so that steps stop in the middle of things.
+/// Small, so that steps stop in the middle of things; by the seed, sometimes of a single slot.
+const BUDGETS: [Budget; 3] = [
+    Budget { items: 7, looks: 3 },
+    Budget {
+        items: 7,
+        looks: 10,
+    },
+    Budget {
+        items: 7,
+        looks: 4_096,
+    },
+];
+/// What may be looked at in one go: all nodes, twice.
+const SCAN: usize = 2 + 2 * NODES.len() + 1;
 
 pub struct World {
     pub rng: Rng,
     pub replica: Replica,
     pub orchestrator: Orchestrator,
+    pub budget: Budget,
     pub now_ms: u64,
     /// Proposed, not judged yet: outcomes arrive late and in order, as from a log.
     pub log: VecDeque<Proposal>,
@@ -34,6 +48,7 @@ impl World {
             rng: Rng(seed),
             replica: Replica::in_cluster(),
             orchestrator: Orchestrator::new(seed),
+            budget: BUDGETS[seed as usize % BUDGETS.len()],
             now_ms: 1_000,
             log: VecDeque::new(),
             history: invariants::History::default(),
@@ -46,7 +61,7 @@ impl World {
                 .apply(put_node(name, 4_000, 64, &["web", "web2"]))
                 .expect("a node");
         }
-        world.orchestrator.lead(&world.replica.state, world.now_ms);
+        world.orchestrator.lead(world.now_ms);
         for name in NODES {
             world.orchestrator.session_up(node_id(name), world.now_ms);
         }
@@ -67,9 +82,11 @@ impl World {
     }
 
     pub fn step(&mut self) {
+        let budget = self.budget;
         let proposals = self
             .orchestrator
-            .step(&self.replica.state, self.now_ms, BUDGET);
+            .step(&self.replica.state, self.now_ms, budget);
+        assert!(self.orchestrator.looked() <= budget.looks.max(SCAN));
         for proposal in proposals {
             self.nothing_twice(&proposal);
             self.log.push_back(proposal);
@@ -98,8 +115,7 @@ impl World {
             self.apply(body)
         };
         let outcome = outcome.as_deref().map_err(Clone::clone);
-        self.orchestrator
-            .resolved(&self.replica.state, self.now_ms, token, outcome);
+        self.orchestrator.resolved(self.now_ms, token, outcome);
     }
 
     pub fn people_change_something(&mut self) {

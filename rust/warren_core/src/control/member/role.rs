@@ -14,7 +14,10 @@ use crate::pb::command::Body;
 use crate::raft::{Position, Role};
 
 /// Items the orchestrator may propose in one pass, so that a step stays short.
-const ORCHESTRATOR_BUDGET: usize = 512;
+const ORCHESTRATOR_BUDGET: orchestrator::Budget = orchestrator::Budget {
+    items: 512,
+    looks: 2048,
+};
 
 impl Member {
     /// Tells who proposed the entry what became of it, and of what it overtook.
@@ -76,8 +79,7 @@ impl Member {
             }
             Origin::Orchestrator(token) => {
                 let response = response.as_deref().map_err(Clone::clone);
-                self.orchestrator
-                    .resolved(&self.state, now.mono_ms(), token, response);
+                self.orchestrator.resolved(now.mono_ms(), token, response);
             }
             Origin::Hello(node) => {
                 if let Err(error) = response {
@@ -109,7 +111,7 @@ impl Member {
         self.leading = leads;
         out.samples.leader_changes += 1;
         if leads {
-            self.orchestrator.lead(&self.state, now.mono_ms());
+            self.orchestrator.lead(now.mono_ms());
             self.care.lead(now.mono_ms());
             out.log(
                 Level::Info,
@@ -222,8 +224,7 @@ impl Member {
             let origin = Some(Origin::Orchestrator(token));
             if let Err(error) = self.propose_own(now, entropy, body, origin) {
                 out.log(Level::Warning, "control", format!("not proposed: {error}"));
-                self.orchestrator
-                    .resolved(&self.state, now.mono_ms(), token, Err(error));
+                self.orchestrator.resolved(now.mono_ms(), token, Err(error));
             }
         }
         let took_ns = (self.config.stopwatch)().saturating_sub(started_ns);

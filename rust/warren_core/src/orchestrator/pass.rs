@@ -1,0 +1,103 @@
+//! A service's pass: one walk over all of it, then what the walk found is done, in as many steps
+//! as it takes. What is done is judged again right before, as the state may have moved on.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use crate::fsm::{DesiredState, Service, State};
+use crate::ids::{ContainerId, NodeId};
+use crate::orchestrator::PendingSlot;
+use crate::orchestrator::plan::{Slot, Walk};
+
+/// A slot to be filled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Vacancy {
+    pub slot: Slot,
+    /// The container that the new one takes the place of.
+    pub replaces: Option<ContainerId>,
+    /// Since when the slot has had no node.
+    pub since_ms: u64,
+}
+
+/// Invariant: a service has one pass at a time, so nothing is in the lists of two.
+#[derive(Debug)]
+pub(super) struct Pass {
+    /// Of the service; with another, the pass is void.
+    pub version: u64,
+    /// Begun by the sweep, and nobody has marked the service since: what it does was missed.
+    pub swept: bool,
+    /// The service was marked since the pass began, so another one follows.
+    pub again: bool,
+    /// `None` once it is done.
+    pub walk: Option<Walk>,
+    /// Not vacant for the first time, since the pass before.
+    pub since: BTreeMap<Slot, u64>,
+    /// To be removed, the last first.
+    pub surplus: Vec<ContainerId>,
+    /// To be removed: of an older spec and not running.
+    pub unready: VecDeque<ContainerId>,
+    pub vacant: VecDeque<Vacancy>,
+    /// Running, of an older spec: to be removed as few at a time as `away_max` allows.
+    pub outdated: VecDeque<(ContainerId, NodeId)>,
+    /// Containers of the service that each node has and keeps, or is going to have.
+    pub spread: BTreeMap<NodeId, u32>,
+    /// Slots without a running container.
+    pub away: usize,
+    /// Slots that may be so because of an update; known when the walk is done.
+    pub away_max: usize,
+    /// There is no room for the vacancies that are left.
+    pub full: bool,
+    pub why: Option<Arc<str>>,
+    pub pending: Vec<PendingSlot>,
+    pub blocked: Option<Arc<str>>,
+}
+
+impl Pass {
+    pub fn new(service: &Service, since: BTreeMap<Slot, u64>) -> Self {
+        Self {
+            version: service.version,
+            swept: false,
+            again: false,
+            walk: Some(Walk::new(service)),
+            since,
+            surplus: Vec::new(),
+            unready: VecDeque::new(),
+            vacant: VecDeque::new(),
+            outdated: VecDeque::new(),
+            spread: BTreeMap::new(),
+            away: 0,
+            away_max: 0,
+            full: false,
+            why: None,
+            pending: Vec::new(),
+            blocked: None,
+        }
+    }
+
+    /// The walk is over.
+    pub fn walked(&mut self, slots: usize) {
+        self.walk = None;
+        self.away_max = away_max(slots);
+    }
+
+    pub fn pend(&mut self, slot: Slot, reason: Arc<str>) {
+        self.pending.push(PendingSlot {
+            slot: slot.number,
+            node: slot.node,
+            reason,
+        });
+    }
+}
+
+/// How many slots of `slots` an update may empty at a time: a quarter, at least one.
+fn away_max(slots: usize) -> usize {
+    (slots / 4).max(1)
+}
+
+/// Whether the container is still to be removed for what it was found to be.
+pub(super) fn is_to_go(state: &State, service: &Service, id: ContainerId, surplus: bool) -> bool {
+    state.container(id).is_some_and(|container| {
+        container.desired != DesiredState::Remove
+            && (surplus || container.spec_digest != service.spec_digest)
+    })
+}

@@ -1,0 +1,70 @@
+//! From the outcomes of proposals back.
+
+use prost::Message;
+
+use crate::error::Result;
+use crate::ids::ServiceId;
+use crate::orchestrator::Orchestrator;
+use crate::orchestrator::in_flight::{Bound, Subject};
+use crate::pb;
+
+/// When to look again after a refusal at apply: the state was not what was thought, and is known
+/// better by then. Keeps a contradiction from turning into a busy loop.
+const RETRY_MS: u64 = 100;
+
+impl Orchestrator {
+    /// Takes the outcome of a proposal: frees what it held and marks what has to be looked at.
+    pub(super) fn settle(&mut self, now_ms: u64, subject: Subject, outcome: Result<&[u8]>) {
+        let applied = |count: usize| match &outcome {
+            Ok(bytes) => pb::BatchResult::decode(*bytes)
+                .map(|result| result.items.iter().map(|item| item.applied).collect())
+                .unwrap_or_else(|_| vec![false; count]),
+            Err(_) => vec![false; count],
+        };
+        match subject {
+            Subject::Binds(binds) => {
+                let applied = applied(binds.len());
+                self.settle_binds(now_ms, &binds, &applied, outcome.is_ok());
+            }
+            Subject::Desired(items) => {
+                for ((_, service), applied) in items.iter().zip(applied(items.len())) {
+                    self.look_again(*service, now_ms, applied);
+                }
+            }
+            Subject::Forget(service) => self.look_again(service, now_ms, outcome.is_ok()),
+            Subject::Node(node) => self.liveness.recheck(node),
+        }
+    }
+
+    fn settle_binds(&mut self, now_ms: u64, binds: &[Bound], applied: &[bool], judged: bool) {
+        for (position, bound) in binds.iter().enumerate() {
+            let applied = applied.get(position).copied().unwrap_or(false);
+            self.scheduler.release(bound.node, bound.resources);
+            if applied {
+                self.stats.scheduled += 1;
+                self.latencies_ms
+                    .push(now_ms.saturating_sub(bound.since_ms));
+            } else {
+                self.stats.failed += u64::from(judged);
+                let waiting = self.unplaced.entry(bound.service).or_default();
+                waiting.insert(bound.slot, bound.since_ms);
+            }
+            self.look_again(bound.service, now_ms, applied);
+        }
+        if !applied.iter().all(|applied| *applied) {
+            self.walks.room();
+        }
+    }
+
+    /// At once if the item took effect, else when the state is known better.
+    fn look_again(&mut self, service: ServiceId, now_ms: u64, applied: bool) {
+        if applied {
+            self.mark(service);
+        } else {
+            if let Some(pass) = self.passes.get_mut(&service) {
+                pass.swept = false;
+            }
+            self.marks.mark_at(service, now_ms + RETRY_MS);
+        }
+    }
+}
