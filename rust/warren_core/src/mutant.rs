@@ -7,6 +7,8 @@
 /// One planted fault. The number is the bug class that it stands for, by `docs/simulation.md`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Mutant {
+    /// 1: a snapshot says that it ends one entry before the one it holds.
+    SnapshotIndexBehindState,
     /// 2: a lone voter counts its entries for durable when it hands them to the log.
     AcknowledgesBeforeFsync,
     /// 3: a leader answers a read without asking whether it still leads.
@@ -19,6 +21,8 @@ pub enum Mutant {
     DropsRequestIds,
     /// 5: a write whose outcome is unknown is answered as one that did not happen.
     RefusesWhatMayHappen,
+    /// 5: `apply` does not look a request's id up, though the leader did before it proposed.
+    AppliesRetriesAgain,
     /// 6: a leader changes the membership before it has committed an entry of its own term, and
     /// before the change under way is applied.
     ChangesMembersBeforeFirstCommit,
@@ -62,17 +66,21 @@ pub enum Mutant {
     ExchangesNoHashes,
     /// 16: votes and acknowledgements go out before what they promise is durable.
     SendsBeforeDurable,
+    /// 25: a member that starts from a snapshot forgets the state's clock, which may then go back.
+    RestoreForgetsClock,
 }
 
 impl Mutant {
     /// All of them, by class.
     pub const ALL: &'static [(u8, Mutant)] = &[
+        (1, Mutant::SnapshotIndexBehindState),
         (2, Mutant::AcknowledgesBeforeFsync),
         (3, Mutant::ReadsWithoutQuorum),
         (3, Mutant::ReusesReadContext),
         (4, Mutant::LeaseByWallClock),
         (5, Mutant::DropsRequestIds),
         (5, Mutant::RefusesWhatMayHappen),
+        (5, Mutant::AppliesRetriesAgain),
         (6, Mutant::ChangesMembersBeforeFirstCommit),
         (6, Mutant::AppliesMembersWhenProposed),
         (6, Mutant::StaysJoint),
@@ -94,6 +102,7 @@ impl Mutant {
         (15, Mutant::AcceptsAnotherDataDir),
         (15, Mutant::ExchangesNoHashes),
         (16, Mutant::SendsBeforeDurable),
+        (25, Mutant::RestoreForgetsClock),
     ];
 }
 

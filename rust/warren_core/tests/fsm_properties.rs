@@ -200,6 +200,73 @@ fn a_damaged_snapshot_is_never_taken_for_another() {
     }
 }
 
+/// However the bytes are cut, the same comes of them, and nothing before the last of them.
+#[test]
+fn a_snapshot_may_come_in_pieces() {
+    let mut rng = Rng(9);
+    let mut commands = Commands { rng: Rng(10) };
+    let mut replica = Replica::in_cluster();
+    for _ in 0..200 {
+        let command = commands.next(&replica);
+        replica.apply_command(&command);
+    }
+    let bytes = replica.bytes();
+    for piece_max in [1, 7, 100, 5000] {
+        let mut reader = snapshot::Reader::new(2);
+        let mut rest = &bytes[..];
+        while !rest.is_empty() {
+            let length = (1 + rng.below(piece_max) as usize).min(rest.len());
+            reader.feed(&rest[..length]).expect("it is sound");
+            rest = &rest[length..];
+        }
+        let (state, _) = reader.finish().expect("it is whole");
+        assert_eq!(snapshot_bytes(&state), bytes);
+        assert_eq!(state.hash(), replica.state.hash());
+    }
+}
+
+/// Bytes whose checksums are right, and nothing else: refused, or a state that holds what a state
+/// must.
+#[test]
+fn a_snapshot_of_nonsense_is_refused_or_sound() {
+    let mut rng = Rng(11);
+    let mut commands = Commands { rng: Rng(12) };
+    let mut replica = Replica::in_cluster();
+    for _ in 0..150 {
+        let command = commands.next(&replica);
+        replica.apply_command(&command);
+    }
+    let sound = replica.bytes();
+    let mut refused = 0;
+    for _ in 0..3_000 {
+        let mut bytes = sound.clone();
+        for _ in 0..1 + rng.below(3) {
+            let position = rng.below(bytes.len() as u64) as usize;
+            bytes[position] = rng.next() as u8;
+        }
+        checksums_made_right(&mut bytes);
+        match snapshot::read(&bytes[..]) {
+            Ok((state, _)) => invariants::check(&state),
+            Err(_) => refused += 1,
+        }
+    }
+    assert!(refused > 2_500, "only {refused} of 3,000");
+}
+
+/// Walks the frames as far as their lengths lead.
+fn checksums_made_right(bytes: &mut [u8]) {
+    let mut at = 0;
+    while let Some(head) = bytes.get(at..at + 8) {
+        let length = u32::from_le_bytes(head[..4].try_into().unwrap()) as usize;
+        let Some(body) = bytes.get(at + 8..at + 8 + length) else {
+            return;
+        };
+        let crc = crc32c::crc32c(body).to_le_bytes();
+        bytes[at + 4..at + 8].copy_from_slice(&crc);
+        at += 8 + length;
+    }
+}
+
 /// A request is applied once however often it is repeated, also after a restore; one that the
 /// window has lost is refused, never applied.
 #[test]

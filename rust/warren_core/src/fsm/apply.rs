@@ -14,6 +14,7 @@ use crate::fsm::requests::RequestKey;
 use crate::fsm::state::State;
 use crate::fsm::validate;
 use crate::ids::{ClusterId, ENTROPY_BYTES, Index, NodeId, ServiceId, Term};
+use crate::mutant::{self, Mutant};
 use crate::pb::{self, command::Body};
 
 /// The newest feature level this release knows.
@@ -102,7 +103,10 @@ impl State {
                 };
             }
         };
-        if let Some(response) = key.as_ref().and_then(|key| self.requests.lookup(key)) {
+        let repeated = key
+            .as_ref()
+            .filter(|_| !mutant::is_on(Mutant::AppliesRetriesAgain));
+        if let Some(response) = repeated.and_then(|key| self.requests.lookup(key)) {
             return Applied {
                 response,
                 events: Vec::new(),

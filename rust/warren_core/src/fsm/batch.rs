@@ -1,7 +1,7 @@
 //! Commands of many items. Each item is judged alone, against the state that the items before it
 //! left: a refused one changes nothing and says why, the others take effect.
 
-use prost::Message;
+use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::fsm::apply::{Context, invalid, not_found};
@@ -11,11 +11,15 @@ use crate::fsm::objects::{
 };
 use crate::fsm::state::{Place, State};
 use crate::fsm::table::Handle;
+use crate::fsm::wire;
 use crate::ids::{ContainerId, NodeId, ServiceId};
 use crate::pb;
 
 /// Most items of one command; a larger one is refused whole.
 pub const BATCH_ITEMS_MAX: usize = 4096;
+
+/// Of an item that was applied, in its answer.
+const ITEM_RESULT_BYTES: usize = 22;
 
 type Judged = Result<ContainerId>;
 
@@ -152,8 +156,13 @@ impl State {
         let items = bounded(&command.items)?;
         let node = NodeId::from_slice(&command.node_id)?;
         let node = self.node_ids.get(&node).copied();
+        cx.events.reserve(items.len());
+        // Most say the same: one copy of the sentence serves them all.
+        let mut message = Arc::default();
         Ok(answer(
-            items.iter().map(|item| self.report_one(cx, node, item)),
+            items
+                .iter()
+                .map(|item| self.report_one(cx, node, item, &mut message)),
         ))
     }
 
@@ -163,13 +172,14 @@ impl State {
         cx: &mut Context,
         node: Option<Handle>,
         item: &pb::StatusItem,
+        message: &mut Arc<str>,
     ) -> Judged {
         let id = ContainerId::from_slice(&item.container_id)?;
         let reported = item
             .status
             .as_ref()
             .ok_or_else(|| invalid("container status", "there is none"))
-            .and_then(Status::try_from)?;
+            .and_then(|status| Status::sharing(message, status))?;
         if reported.state == ContainerState::Lost {
             return Err(invalid(
                 "container status",
@@ -180,8 +190,7 @@ impl State {
             .and_then(|node| self.place_on(node, id))
             .ok_or_else(|| not_found(ContainerId::KIND, id))?;
         let status = &self.container_at(place).status;
-        let next = status.advanced(reported)?;
-        if next != *status {
+        if let Some(next) = status.advanced(reported)? {
             self.change(cx, place, |container| container.status = next);
         }
         Ok(id)
@@ -220,28 +229,23 @@ impl Status {
         }
     }
 
-    /// The status after this report. (attempt, state) only grows; details of a state may change
-    /// until it is terminal. That nothing is left on the node may be said with any report, and
-    /// stays said.
-    fn advanced(&self, reported: Status) -> Result<Status> {
-        let removed = self.removed || reported.removed;
+    /// The status after this report, if it changes anything. (attempt, state) only grows; details
+    /// of a state may change until it is terminal. That nothing is left on the node may be said
+    /// with any report, and stays said.
+    fn advanced(&self, mut reported: Status) -> Result<Option<Status>> {
         let terminal = crate::fsm::objects::is_terminal(self.state);
-        let before = (self.attempt, self.state);
-        let forward = !terminal && (reported.attempt, reported.state) >= before;
-        let same = Status {
-            removed: self.removed,
-            ..reported.clone()
-        } == *self;
+        let forward = !terminal && (reported.attempt, reported.state) >= (self.attempt, self.state);
+        let says_removed = reported.removed;
+        reported.removed |= self.removed;
         if forward {
-            Ok(Status {
-                removed,
-                ..reported
-            })
-        } else if same || reported.removed {
-            Ok(Status {
-                removed,
+            Ok((reported != *self).then_some(reported))
+        } else if says_removed {
+            Ok((!self.removed).then(|| Status {
+                removed: true,
                 ..self.clone()
-            })
+            }))
+        } else if reported == *self {
+            Ok(None)
         } else {
             Err(Error::StateWentBack)
         }
@@ -295,21 +299,44 @@ fn bounded<T>(items: &[T]) -> Result<&[T]> {
     }
 }
 
+/// The encoded [`pb::BatchResult`], item by item.
 fn answer(judged: impl Iterator<Item = Judged>) -> Vec<u8> {
-    let item = |judged: Judged| match judged {
-        Ok(id) => pb::ItemResult {
+    let mut response = Vec::with_capacity(judged.size_hint().0 * ITEM_RESULT_BYTES);
+    let mut item = Vec::with_capacity(ITEM_RESULT_BYTES);
+    for judged in judged {
+        item.clear();
+        match judged {
+            Ok(id) => {
+                wire::put_number(1, 1, &mut item);
+                wire::put_bytes(3, &id.0, &mut item);
+            }
+            Err(refusal) => wire::put_bytes(2, refusal.code().as_bytes(), &mut item),
+        }
+        wire::put_bytes(1, &item, &mut response);
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use prost::Message;
+
+    #[test]
+    fn an_answer_is_a_batch_result() {
+        let id = ContainerId([9; 16]);
+        let encoded = answer([Ok(id), Err(Error::NoCapacity)].into_iter());
+        let applied = pb::ItemResult {
             applied: true,
             rejected: String::new(),
             container_id: id.to_vec(),
-        },
-        Err(refusal) => pb::ItemResult {
+        };
+        let refused = pb::ItemResult {
             applied: false,
-            rejected: refusal.code().to_owned(),
+            rejected: "no_capacity".to_owned(),
             container_id: Vec::new(),
-        },
-    };
-    pb::BatchResult {
-        items: judged.map(item).collect(),
+        };
+        let items = vec![applied, refused];
+        assert_eq!(encoded, pb::BatchResult { items }.encode_to_vec());
     }
-    .encode_to_vec()
 }

@@ -91,7 +91,8 @@ impl State {
         let node = self.node_ids[&container.node];
         self.use_spec(container.spec_digest, spec);
         self.by_state[container.status.state as usize] += 1;
-        self.sum.add(hash::container(&container));
+        self.sum
+            .add(hash::container(&container, &mut self.scratch.0));
         let row = self.nodes.get_mut(node);
         let record = row.records.insert(container);
         row.containers.insert(id, record);
@@ -114,9 +115,10 @@ impl State {
         let row = self.nodes.get_mut(place.node);
         let container = row.records.get_mut(place.record);
         let (state_before, held_before) = (container.status.state, container.held());
-        self.sum.take(hash::container(container));
+        let scratch = &mut self.scratch.0;
+        self.sum.take(hash::container(container, scratch));
         change(container);
-        self.sum.add(hash::container(container));
+        self.sum.add(hash::container(container, scratch));
         self.by_state[state_before as usize] -= 1;
         self.by_state[container.status.state as usize] += 1;
         row.allocated = row
@@ -136,7 +138,8 @@ impl State {
         row.containers.remove(&id);
         row.allocated = row.allocated.saturating_sub(container.held());
         self.by_state[container.status.state as usize] -= 1;
-        self.sum.take(hash::container(&container));
+        self.sum
+            .take(hash::container(&container, &mut self.scratch.0));
         let service = self.services.get_mut(self.service_ids[&container.service]);
         service.containers.remove(&(container.slot, id));
         self.drop_spec(container.spec_digest);

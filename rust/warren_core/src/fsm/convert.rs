@@ -146,14 +146,26 @@ impl TryFrom<&pb::ContainerStatus> for Status {
     type Error = Error;
 
     fn try_from(s: &pb::ContainerStatus) -> Result<Self> {
+        Self::sharing(&mut Arc::default(), s)
+    }
+}
+
+impl Status {
+    /// From a message. Its sentence is kept as `message` if they are the same, and becomes it
+    /// otherwise.
+    pub(super) fn sharing(message: &mut Arc<str>, s: &pb::ContainerStatus) -> Result<Self> {
         let state = specified("container state", s.state, ContainerState::Unspecified)?;
         if s.attempt == 0 {
             return Err(invalid("container status", "attempts count from 1"));
         }
+        let text = truncated(&s.message, STATUS_MESSAGE_BYTES_MAX);
+        if text != &**message {
+            *message = text.into();
+        }
         Ok(Self {
             attempt: s.attempt,
             state,
-            message: truncated(&s.message, STATUS_MESSAGE_BYTES_MAX).into(),
+            message: Arc::clone(message),
             exit_code: s.exited.then_some(s.exit_code),
             oom_killed: s.oom_killed,
             pid: s.pid,

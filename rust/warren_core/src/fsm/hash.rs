@@ -15,10 +15,10 @@ use std::fmt;
 use prost::Message;
 use twox_hash::XxHash3_128;
 
-use crate::fsm::encode;
 use crate::fsm::objects::{Cluster, Container, Member, Node, Service};
 use crate::fsm::requests::{ClientId, Remembered};
 use crate::fsm::state::State;
+use crate::fsm::wire;
 use crate::ids::{Index, MemberId, SpecDigest};
 use crate::pb;
 
@@ -84,10 +84,11 @@ pub(super) fn node(node: &Node) -> Element {
     element(Kind::Node, &pb::Node::from(node).encode_to_vec())
 }
 
-pub(super) fn container(container: &Container) -> Element {
-    let mut bytes = Vec::with_capacity(encode::CONTAINER_BYTES_USUAL);
-    encode::container(container, &mut bytes);
-    element(Kind::Container, &bytes)
+/// `scratch` is overwritten: containers change too often to allocate for each.
+pub(super) fn container(container: &Container, scratch: &mut Vec<u8>) -> Element {
+    scratch.clear();
+    wire::container(container, scratch);
+    element(Kind::Container, scratch)
 }
 
 /// The digest stands for the content.

@@ -17,14 +17,14 @@
 //! | `validate`, `reference` | what a spec may say, before and at `apply` |
 //! | `resolve` | what people type → ids and digests |
 //! | `tally` | how far a service is from what is wanted |
-//! | `hash`, `encode` | one number for the whole state |
+//! | `hash` | one number for the whole state |
+//! | `wire` | the encoding of what there is much of |
 //! | `snapshot` | the state as bytes, and back |
 
 mod apply;
 mod batch;
 mod changes;
 mod convert;
-mod encode;
 mod hash;
 mod members;
 mod objects;
@@ -36,6 +36,7 @@ mod state;
 mod table;
 mod tally;
 pub mod validate;
+mod wire;
 
 pub use apply::{Applied, FEATURE_LEVEL_MAX};
 pub use batch::BATCH_ITEMS_MAX;

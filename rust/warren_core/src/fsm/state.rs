@@ -44,8 +44,19 @@ pub struct State {
     pub(super) by_state: [u64; CONTAINER_STATES],
     /// Of services, nodes, containers and specs.
     pub(super) sum: Sum,
+    pub(super) scratch: Scratch,
     index: Index,
     term: Term,
+}
+
+/// Room to encode in; no part of the state, and of no clone.
+#[derive(Default)]
+pub(super) struct Scratch(pub Vec<u8>);
+
+impl Clone for Scratch {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
 }
 
 /// Containers a page; about 4 KiB.

@@ -1,16 +1,15 @@
-//! Containers as the bytes of their message, without the message: there are a million of them, and
-//! their bytes are hashed with each change.
+//! Protobuf's encoding by hand, where there are too many objects to make a message of each:
+//! containers, whose bytes are hashed with each change and stand in snapshots by the million, and
+//! the answers to batches.
 //!
 //! The encoding is the canonical one that `prost` gives (fields in order, what is zero or empty
-//! left out); a test holds the two against each other.
+//! left out); tests hold the two against each other.
 
 use crate::fsm::objects::{Container, Resources, Status};
 
-/// What a container takes, mostly.
-pub(super) const CONTAINER_BYTES_USUAL: usize = 256;
-
-const VARINT: u64 = 0;
-const BYTES: u64 = 2;
+/// Wire types.
+pub(super) const VARINT: u64 = 0;
+pub(super) const BYTES: u64 = 2;
 
 pub(super) fn container(c: &Container, out: &mut Vec<u8>) {
     put_bytes(1, &c.id.0, out);
@@ -49,14 +48,15 @@ fn zigzag(number: i32) -> u64 {
     u64::from(((number << 1) ^ (number >> 31)) as u32)
 }
 
-fn put_number(field: u64, value: u64, out: &mut Vec<u8>) {
+pub(super) fn put_number(field: u64, value: u64, out: &mut Vec<u8>) {
     if value != 0 {
         put_varint(field << 3 | VARINT, out);
         put_varint(value, out);
     }
 }
 
-fn put_bytes(field: u64, bytes: &[u8], out: &mut Vec<u8>) {
+/// `bytes` as a field; also a message that is not empty.
+pub(super) fn put_bytes(field: u64, bytes: &[u8], out: &mut Vec<u8>) {
     if !bytes.is_empty() {
         put_varint(field << 3 | BYTES, out);
         put_varint(bytes.len() as u64, out);
@@ -81,12 +81,38 @@ fn put_message(field: u64, put: impl FnOnce(&mut Vec<u8>), out: &mut Vec<u8>) {
     }
 }
 
-fn put_varint(mut value: u64, out: &mut Vec<u8>) {
+pub(super) fn put_varint(mut value: u64, out: &mut Vec<u8>) {
     while value >= 0x80 {
         out.push(value as u8 | 0x80);
         value >>= 7;
     }
     out.push(value as u8);
+}
+
+/// Takes a number off the front; `None` if there is none, or one of more than 64 bits.
+pub(super) fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
+    let mut value = 0;
+    for shift in (0..64).step_by(7) {
+        let (&byte, rest) = bytes.split_first()?;
+        *bytes = rest;
+        let bits = u64::from(byte & 0x7f);
+        value |= bits << shift;
+        if bits << shift >> shift != bits {
+            return None;
+        }
+        if byte < 0x80 {
+            return Some(value);
+        }
+    }
+    None
+}
+
+/// Takes a field's content off the front.
+pub(super) fn take_bytes<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let length = usize::try_from(take_varint(bytes)?).ok()?;
+    let (content, rest) = bytes.split_at_checked(length)?;
+    *bytes = rest;
+    Some(content)
 }
 
 #[cfg(test)]
@@ -124,6 +150,25 @@ mod tests {
                 memory_bytes: number / 5,
             },
         }
+    }
+
+    #[test]
+    fn numbers_come_back_and_longer_ones_do_not() {
+        for number in [0, 1, 127, 128, 1 << 35, u64::MAX] {
+            let mut bytes = Vec::new();
+            put_varint(number, &mut bytes);
+            bytes.push(7);
+            let mut rest = &bytes[..];
+            assert_eq!((take_varint(&mut rest), rest), (Some(number), &[7][..]));
+            let mut cut = &bytes[..bytes.len() - 2];
+            assert_eq!(take_varint(&mut cut), None);
+        }
+        let mut too_long = &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2][..];
+        assert_eq!(take_varint(&mut too_long), None);
+        let mut endless = &[0x80; 11][..];
+        assert_eq!(take_varint(&mut endless), None);
+        let mut short = &[3, 1, 2][..];
+        assert_eq!(take_bytes(&mut short), None);
     }
 
     #[test]
