@@ -95,7 +95,7 @@ pub(super) fn decode(buf: &[u8], seed: u32) -> Result<Frame<'_>, &'static str> {
     if buf.len() < FRAME_HEADER_BYTES {
         return Err("no room for a frame");
     }
-    let kind = FrameKind::from_byte(buf[12]).ok_or("no such kind of frame")?;
+    let kind = frame_kind(buf).ok_or("no such kind of frame")?;
     let payload_bytes = u32_at(buf, 8) as usize;
     let bytes = frame_bytes(payload_bytes);
     if bytes > buf.len() {
@@ -115,6 +115,11 @@ pub(super) fn decode(buf: &[u8], seed: u32) -> Result<Frame<'_>, &'static str> {
         checksum,
         prev_checksum: u32_at(buf, 4),
     })
+}
+
+/// What the frame at the start of `buf` claims to be.
+pub(super) fn frame_kind(buf: &[u8]) -> Option<FrameKind> {
+    FrameKind::from_byte(buf[12])
 }
 
 /// What a commit frame or an end mark says about its batch.
@@ -151,12 +156,12 @@ impl Commit {
     }
 }
 
-/// The greatest `batch_start` of all intact commit frames and end marks in `buf`, at any aligned
-/// offset.
+/// Of all intact commit frames and end marks in `buf`, at any aligned offset, the one with the greatest
+/// `batch_start`: that, and where the frame ends in `buf`.
 ///
 /// Linear in `buf`: only frames of a commit's fixed size are checksummed, so that payloads which look
 /// like long frames cannot make recovery slow.
-pub(super) fn latest_batch_start(buf: &[u8], seed: u32) -> Option<u64> {
+pub(super) fn latest_batch(buf: &[u8], seed: u32) -> Option<(u64, usize)> {
     let offsets = (0..=buf.len().checked_sub(COMMIT_FRAME_BYTES)?).step_by(ALIGN);
     let starts = offsets.filter_map(|offset| {
         let frame = &buf[offset..offset + COMMIT_FRAME_BYTES];
@@ -166,7 +171,8 @@ pub(super) fn latest_batch_start(buf: &[u8], seed: u32) -> Option<u64> {
         let frame = decode(frame, seed)
             .ok()
             .filter(|frame| frame.kind.ends_batch())?;
-        Commit::decode(frame.payload).map(|commit| commit.batch_start)
+        let commit = Commit::decode(frame.payload)?;
+        Some((commit.batch_start, offset + COMMIT_FRAME_BYTES))
     });
     starts.max()
 }
@@ -265,7 +271,7 @@ mod tests {
                 buf[9..12].fill(0);
             }
             assert!(decode(&buf, SEED).is_err());
-            assert_eq!(latest_batch_start(&buf, SEED), None);
+            assert_eq!(latest_batch(&buf, SEED), None);
         }
     }
 
@@ -287,7 +293,7 @@ mod tests {
         seal(&mut frames, SEED, 1);
         let mut buf = vec![0xa5; 800];
         buf.extend_from_slice(&frames);
-        assert_eq!(latest_batch_start(&buf, SEED), Some(4096));
-        assert_eq!(latest_batch_start(&buf[..buf.len() - 1], SEED), None);
+        assert_eq!(latest_batch(&buf, SEED), Some((4096, buf.len())));
+        assert_eq!(latest_batch(&buf[..buf.len() - 1], SEED), None);
     }
 }

@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use super::disk::{Disk, File};
-use super::frame::{Commit, Frame, FrameKind, Marker, decode, latest_batch_start};
+use super::frame::{Commit, Frame, FrameKind, Marker, decode, latest_batch};
 use super::mask::Mask;
 use super::outline::{Outline, Position};
 use super::segment::{BadHeader, FORMAT_VERSION, FileName, HEADER_BYTES, Header, segment_name};
@@ -272,8 +272,8 @@ impl Replay {
         if !header.recycled {
             rest = &rest[..mask.written_bytes(rest, bad.offset)];
         }
-        let latest = latest_batch_start(rest, *seed);
-        let proof = if latest.is_some_and(|latest| latest > start) {
+        let latest = latest_batch(rest, *seed);
+        let proof = if latest.is_some_and(|(latest, _)| latest > start) {
             Some("a later batch proves that it had been durable")
         } else if header.sequence > 1 && start == HEADER_BYTES as u64 {
             Some("a segment gets its name only when its first batch is durable")
@@ -293,8 +293,8 @@ impl Replay {
         let scribbled = !header.recycled && !rest.is_empty();
         // An earlier one is of a first batch that was written into this file before, when it did not
         // get its name.
-        let has_commit = latest == Some(start);
-        if !has_commit && bad.offset == start && !scribbled {
+        let own = latest.filter(|(latest, _)| *latest == start);
+        if own.is_none() && bad.offset == start && !scribbled {
             return Ok(if self.end.is_marked {
                 Tail::Clean
             } else {
@@ -307,7 +307,7 @@ impl Replay {
             start,
             bad: bad.offset,
             checksum: bad.checksum,
-            has_commit,
+            commit_end: own.map(|(_, end)| bad.offset + end as u64),
         };
         if header.recycled || !incomplete.was_never_durable() {
             return Ok(Tail::Cut(place));

@@ -1,7 +1,7 @@
 //! How a log ends: clean, open, torn by a crash, or with a batch that may have been promised. Pure.
 
 use super::Location;
-use super::frame::{COMMIT_FRAME_BYTES, FRAME_HEADER_BYTES, frame_bytes, u32_at};
+use super::frame::{COMMIT_FRAME_BYTES, FRAME_HEADER_BYTES, frame_bytes, frame_kind, u32_at};
 use super::mask::Mask;
 
 /// What a disk writes whole or not at all.
@@ -44,26 +44,26 @@ pub(super) struct Incomplete<'a> {
     pub bad: u64,
     /// Checksum of the frame before that.
     pub checksum: u32,
-    /// The batch's own commit frame is intact.
-    pub has_commit: bool,
+    /// Offset behind the batch's own commit frame, if that is intact.
+    pub commit_end: Option<u64>,
 }
 
 impl Incomplete<'_> {
-    /// Whether the batch provably never was durable. To be asked only of a file that was all zeros
-    /// before. The proof withstands the damage of one byte, or of one sector that does not become
-    /// zeros.
+    /// Whether the batch provably never was durable: of a sector, nothing that the batch has in it up
+    /// to the end of its first bad frame was ever written. To be asked only of a file that was all
+    /// zeros before.
+    ///
+    /// The proof withstands the damage of one byte, and of a sector that does not become zeros: what
+    /// was written stays distinct from what was not, and the length that the proof relies on is that
+    /// of a frame which follows the one before it. If just this length is wrong, the batch's commit
+    /// frame is intact and sets the limit.
     pub fn was_never_durable(&self) -> bool {
-        let written = self.mask.written_bytes(self.bytes, self.start);
-        let end = self.start + written as u64;
-        self.has_hole(end) || (!self.has_commit && self.ends_early(end))
-    }
-
-    /// Whether a sector between the first and the last that were written was not.
-    fn has_hole(&self, end: u64) -> bool {
-        let mut at = self.start;
+        let end = self.bad_frame_end();
+        let mut at = self.start.max(self.bad / SECTOR_BYTES * SECTOR_BYTES);
         while at < end {
-            let share_end = sector_end(at).min(end);
-            if self.mask.is_unwritten(self.range(at, share_end), at) {
+            let share_end = ((at + 1).next_multiple_of(SECTOR_BYTES)).min(end);
+            let share = &self.bytes[(at - self.start) as usize..(share_end - self.start) as usize];
+            if self.mask.is_unwritten(share, at) {
                 return true;
             }
             at = share_end;
@@ -71,28 +71,20 @@ impl Incomplete<'_> {
         false
     }
 
-    /// Whether the batch goes on behind `end`, where sectors were no longer written.
-    fn ends_early(&self, end: u64) -> bool {
-        // A torn batch fills its last sector. A durable one ends with its commit frame: it can end
-        // here only if the commit frame is what is bad, with all frames before it intact.
-        let filled = end.is_multiple_of(SECTOR_BYTES);
-        let commit_end = self.bad + COMMIT_FRAME_BYTES as u64;
-        filled && (commit_end > end || (commit_end < end && self.bad_frame_reaches_behind(end)))
+    /// Where the bad frame ends, or at least does not end before.
+    fn bad_frame_end(&self) -> u64 {
+        let limit = self.start + self.bytes.len() as u64;
+        let frame = &self.bytes[(self.bad - self.start) as usize..];
+        if frame.len() < FRAME_HEADER_BYTES {
+            return limit;
+        }
+        let follows = u32_at(frame, 4) == self.checksum;
+        let bytes = match frame_kind(frame) {
+            Some(kind) if kind.ends_batch() => COMMIT_FRAME_BYTES,
+            _ if follows => frame_bytes(u32_at(frame, 8) as usize),
+            _ => FRAME_HEADER_BYTES,
+        };
+        let end = self.bad + bytes as u64;
+        end.min(self.commit_end.unwrap_or(limit))
     }
-
-    /// By its own length, which counts if it follows the frame before it: damage to the length alone
-    /// would have left the commit frame intact.
-    fn bad_frame_reaches_behind(&self, end: u64) -> bool {
-        let header = self.range(self.bad, self.bad + FRAME_HEADER_BYTES as u64);
-        let bytes = frame_bytes(u32_at(header, 8) as usize) as u64;
-        u32_at(header, 4) == self.checksum && self.bad + bytes > end
-    }
-
-    fn range(&self, from: u64, to: u64) -> &[u8] {
-        &self.bytes[(from - self.start) as usize..(to - self.start) as usize]
-    }
-}
-
-fn sector_end(at: u64) -> u64 {
-    (at + 1).next_multiple_of(SECTOR_BYTES)
 }
