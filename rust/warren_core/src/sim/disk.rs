@@ -114,6 +114,8 @@ struct State {
     /// Counts restarts; a handle of an earlier one is dead.
     boot: u64,
     counters: Counters,
+    /// The disk as it was before each change, while that is recorded.
+    recorded: Option<Vec<SimDisk>>,
 }
 
 #[derive(Clone)]
@@ -138,7 +140,24 @@ impl SimDisk {
             crashed: false,
             boot: 0,
             counters: Counters::default(),
+            recorded: None,
         })))
+    }
+
+    /// From now on keeps a fork of the disk as it is before each change: every place where a crash
+    /// can happen, from a single run.
+    pub fn record_crash_points(&self) {
+        self.lock().recorded = Some(Vec::new());
+    }
+
+    /// The forks since the last call, in order.
+    pub fn take_crash_points(&self) -> Vec<SimDisk> {
+        let mut state = self.lock();
+        state
+            .recorded
+            .as_mut()
+            .map(std::mem::take)
+            .unwrap_or_default()
     }
 
     pub fn set_faults(&self, faults: Faults) {
@@ -238,7 +257,11 @@ impl SimDisk {
 
     /// An independent disk with the same contents, cache and durability.
     pub fn fork(&self) -> Self {
-        Self(Arc::new(Mutex::new(self.lock().clone())))
+        let state = State {
+            recorded: None,
+            ..self.lock().clone()
+        };
+        Self(Arc::new(Mutex::new(state)))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -255,6 +278,10 @@ impl State {
     /// Begins a change; true if the machine dies in it.
     fn begin(&mut self) -> io::Result<bool> {
         self.check_alive()?;
+        if let Some(mut recorded) = self.recorded.take() {
+            recorded.push(SimDisk(Arc::new(Mutex::new(self.clone()))));
+            self.recorded = Some(recorded);
+        }
         self.operations += 1;
         if self.faults.crash_at == Some(self.operations) {
             self.crashed = true;

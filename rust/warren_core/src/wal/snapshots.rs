@@ -76,13 +76,26 @@ impl SnapshotError {
 pub struct Store {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
+    /// How much of a transfer is synced at a time.
+    block_bytes: u64,
 }
 
 impl Store {
     /// `dir` is created by the first that writes.
     pub fn new(disk: Arc<dyn Disk>, dir: &Path) -> Self {
-        let dir = dir.to_owned();
-        Self { disk, dir }
+        Self {
+            disk,
+            dir: dir.to_owned(),
+            block_bytes: incoming::BLOCK_BYTES,
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn with_block_bytes(self, block_bytes: u64) -> Self {
+        Self {
+            block_bytes,
+            ..self
+        }
     }
 
     pub fn dir(&self) -> &Path {

@@ -5,7 +5,7 @@ use super::{Covered, Kind, Reader, SnapshotError, Store, file_name};
 
 /// No byte of a block is written before the block before it is durable. After a crash everything but
 /// the last block that was begun is therefore known to be there.
-const BLOCK_BYTES: u64 = 4 << 20;
+pub(super) const BLOCK_BYTES: u64 = 4 << 20;
 
 /// A snapshot being received, in order and from the start. It counts only once it is
 /// [finished](Self::finish); what it holds is only as good as what was sent, so check it before.
@@ -31,7 +31,8 @@ impl Incoming {
         };
         let bytes = incoming.file.size_bytes();
         let bytes = bytes.map_err(|error| incoming.failure("reading", error))?;
-        incoming.held_bytes = bytes.saturating_sub(1) / BLOCK_BYTES * BLOCK_BYTES;
+        let block_bytes = incoming.store.block_bytes;
+        incoming.held_bytes = bytes.saturating_sub(1) / block_bytes * block_bytes;
         if bytes > incoming.held_bytes {
             let cut = incoming.file.truncate(incoming.held_bytes);
             cut.map_err(|error| incoming.failure("cutting", error))?;
@@ -49,16 +50,16 @@ impl Incoming {
     /// # Errors
     /// `Gap` changes nothing. `NoSpace` can be repeated. `Failed`: it is to be abandoned.
     pub fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<u64, SnapshotError> {
-        let held_bytes = self.held_bytes;
+        let (held_bytes, block_bytes) = (self.held_bytes, self.store.block_bytes);
         let Some(known) = held_bytes.checked_sub(offset) else {
             return Err(SnapshotError::Gap { offset, held_bytes });
         };
         let mut new = bytes.get(known as usize..).unwrap_or_default();
         while !new.is_empty() {
-            if self.held_bytes > 0 && self.held_bytes.is_multiple_of(BLOCK_BYTES) {
+            if self.held_bytes > 0 && self.held_bytes.is_multiple_of(block_bytes) {
                 self.sync()?;
             }
-            let room = BLOCK_BYTES - self.held_bytes % BLOCK_BYTES;
+            let room = block_bytes - self.held_bytes % block_bytes;
             let (part, rest) = new.split_at(new.len().min(room as usize));
             let written = self.file.write_at(part, self.held_bytes);
             written.map_err(|error| self.failure("writing", error))?;
