@@ -33,7 +33,25 @@ pub struct Health {
 
 impl Health {
     pub fn is_out_of_space(&self) -> bool {
-        self.out_of_space.load(Ordering::Relaxed)
+        self.out_of_space.load(Ordering::Acquire)
+    }
+
+    /// Shows whether there is room, and has `tell` say so to the core. False if nothing changed.
+    ///
+    /// Room that is lost shows before the core hears of it, room that is back only after: whoever
+    /// sees that there is room, and then writes, stands in the core's queue behind the news.
+    fn set_space(&self, has_space: bool, tell: impl FnOnce()) -> bool {
+        if self.is_out_of_space() != has_space {
+            return false;
+        }
+        if has_space {
+            tell();
+            self.out_of_space.store(false, Ordering::Release);
+        } else {
+            self.out_of_space.store(true, Ordering::Release);
+            tell();
+        }
+        true
     }
 
     /// How long the disk has not answered.
@@ -185,12 +203,8 @@ impl LogThread {
     }
 
     fn set_space(&mut self, has_space: bool, why: &str) {
-        let was_out = self
-            .shared
-            .log_health
-            .out_of_space
-            .swap(!has_space, Ordering::Relaxed);
-        if was_out == has_space {
+        let tell = || self.tell(Input::Space(has_space));
+        if self.shared.log_health.set_space(has_space, tell) {
             let level = if has_space {
                 Level::Info
             } else {
@@ -202,7 +216,6 @@ impl LogThread {
                 message: why.to_owned(),
             };
             self.shared.completions.log(&line);
-            self.tell(Input::Space(has_space));
         }
     }
 
@@ -223,4 +236,27 @@ impl LogThread {
 /// What is on the disk is unknown: only a restart, which reads it, may go on.
 fn broken(error: &WalError) -> ! {
     fatal::die("wal", &error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What everybody sees at the moment in which the core is told.
+    fn seen_when_told(health: &Health, has_space: bool) -> Option<bool> {
+        let mut seen = None;
+        let changed = health.set_space(has_space, || seen = Some(!health.is_out_of_space()));
+        assert_eq!(changed, seen.is_some());
+        assert_eq!(health.is_out_of_space(), !has_space);
+        seen
+    }
+
+    #[test]
+    fn nobody_sees_room_before_the_core_knows_of_it() {
+        let health = Health::default();
+        assert_eq!(seen_when_told(&health, true), None, "nothing changed");
+        assert_eq!(seen_when_told(&health, false), Some(false), "lost");
+        assert_eq!(seen_when_told(&health, false), None, "nothing changed");
+        assert_eq!(seen_when_told(&health, true), Some(false), "back");
+    }
 }
