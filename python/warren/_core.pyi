@@ -1,7 +1,8 @@
 """The Rust core. `warren.core` is its only importer."""
 
+from collections.abc import Callable
 from os import PathLike
-from typing import Final, final
+from typing import Any, Final, final
 
 __all__ = [
     "CALLS_MAX",
@@ -15,6 +16,8 @@ __all__ = [
     "STREAMS_MAX",
     "Core",
     "CoreError",
+    "dump_log",
+    "verify_log",
 ]
 
 CODES: Final[tuple[str, ...]]
@@ -49,3 +52,12 @@ class Core:
     def status(self) -> dict[str, int | bool]: ...
     def metrics(self) -> bytes: ...
     def shutdown(self, timeout_ms: int) -> bool: ...
+
+def verify_log(wal_dir: str | PathLike[str]) -> dict[str, Any]: ...
+def dump_log(
+    wal_dir: str | PathLike[str],
+    from_index: int,
+    limit: int | None,
+    with_payload: bool,
+    sink: Callable[[list[tuple[Any, ...]]], object],
+) -> dict[str, Any] | None: ...

@@ -22,7 +22,7 @@ from warren import _core
 from warren.errors import WarrenError
 from warren.pb.v1 import api_pb2
 
-__all__ = ["CODES", "Core", "LogSink"]
+__all__ = ["CODES", "Core", "LogFrame", "LogSink", "RaftHardState", "dump_log", "verify_log"]
 
 CODES: Final[tuple[str, ...]] = _core.CODES
 """Every code a refusal of the core can have."""
@@ -166,6 +166,72 @@ class Core:
         level, component = fields.pop("level"), fields.pop("component")
         message = fields.pop("message")
         self._log(level, component, message, msgspec.json.encode(fields) if fields else b"")
+
+
+class RaftHardState(msgspec.Struct, frozen=True, array_like=True):
+    """What a member must not forget besides the entries."""
+
+    term: int
+    voted_for: int  # 0: nobody in this term
+    commit_index: int
+    generation: int  # how often the log was cut
+    is_cut: bool  # it was, and the member has not caught up since
+
+
+class LogFrame(msgspec.Struct, frozen=True, array_like=True):
+    """One intact frame of a log on disk; what each kind says: docs/wal-format.md."""
+
+    file: str
+    offset: int
+    kind: str  # entry, hard_state, snapshot, commit, end
+    index: int
+    term: int
+    payload_bytes: int
+    command: bytes | None  # of an entry, encoded; empty: a leader's first in its term
+    hard_state: RaftHardState | None
+    payload: bytes | None  # where it was asked for
+
+
+def verify_log(wal_dir: Path) -> dict[str, Any]:
+    """What the log in `wal_dir` holds and how it ends, read as a start would, nothing changed.
+
+    Always there: `end` (clean, open, torn, cut or damaged), `place` (file and offset of what is
+    bad, or None), `frames`, `batches`, `last_index`, `last_term`. Of a damaged log besides these
+    only `why`; they then tell of what is intact before the damage. Blocks while it reads, without
+    holding the interpreter's lock. WarrenError where the log cannot be read.
+    """
+    try:
+        return _report(_core.verify_log(os.fspath(wal_dir)))
+    except _core.CoreError as error:
+        raise _refusal(error) from None
+
+
+def dump_log(
+    wal_dir: Path,
+    sink: Callable[[list[LogFrame]], object],
+    *,
+    from_index: int = 0,
+    limit: int | None = None,
+    with_payload: bool = False,
+) -> dict[str, Any] | None:
+    """Like `verify_log`, and calls `sink` with the frames, some at a time, in the log's order.
+
+    Begins with the first entry at `from_index` or above. None where `limit`, at least 1, ended it.
+    """
+
+    def take(frames: list[tuple[Any, ...]]) -> None:
+        sink(msgspec.convert(frames, list[LogFrame]))
+
+    try:
+        report = _core.dump_log(os.fspath(wal_dir), from_index, limit, with_payload, take)
+    except _core.CoreError as error:
+        raise _refusal(error) from None
+    return None if report is None else _report(report)
+
+
+def _report(report: dict[str, Any]) -> dict[str, Any]:
+    state = msgspec.convert(report.get("hard_state"), RaftHardState | None)
+    return {**report, "hard_state": state}
 
 
 class _Stream:

@@ -21,6 +21,7 @@ __all__ = [
     "Settings",
     "common_options",
     "detach_option",
+    "format_option",
     "reader_left",
 ]
 
@@ -114,16 +115,21 @@ def _duration(ctx: click.Context, param: click.Parameter, value: str | None) -> 
         raise click.BadParameter(str(error), ctx, param) from None
 
 
+def format_option(function: F) -> F:
+    """`--format`: on every command that prints."""
+    return click.option(
+        "--format",
+        type=click.Choice(FORMATS),
+        expose_value=False,
+        callback=_keep,
+        help="How to print.  [default: table]",
+    )(function)
+
+
 def common_options(function: F) -> F:
-    """`--host`, `--timeout` and `--format`: on every command, before or after the noun."""
+    """`--host`, `--timeout` and `--format`: on every command that asks the daemon."""
     for option in (
-        click.option(
-            "--format",
-            type=click.Choice(FORMATS),
-            expose_value=False,
-            callback=_keep,
-            help="How to print.  [default: table]",
-        ),
+        format_option,
         click.option(
             "--timeout",
             metavar="DURATION",

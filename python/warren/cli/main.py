@@ -25,6 +25,7 @@ _COMMANDS: Final = {
     "cluster": ("warren.cli.cluster", "Create the cluster and look at it."),
     "completion": ("warren.cli.completion", "Print a completion script for a shell."),
     "container": ("warren.cli.container", "Look at containers."),
+    "debug": ("warren.cli.debug", "Look into a data directory, without the daemon."),
     "image": ("warren.cli.image", "Load, list and remove images on this host."),
     "node": ("warren.cli.node", "Look at the hosts of the cluster."),
     "service": ("warren.cli.service", "Create, change, watch and remove services."),

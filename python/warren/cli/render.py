@@ -15,7 +15,16 @@ from warren.cli.parse import age_text
 if TYPE_CHECKING:
     from warren.cli.common import Settings
 
-__all__ = ["age", "bytes_text", "cells_text", "cpus_text", "show", "show_line", "show_list"]
+__all__ = [
+    "age",
+    "bytes_text",
+    "cells_text",
+    "cpus_text",
+    "show",
+    "show_line",
+    "show_list",
+    "show_records",
+]
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -93,6 +102,24 @@ def show_line(settings: Settings, item: msgspec.Struct, text: str) -> None:
         click.echo(text)
     else:
         _show_data(settings, item)
+
+
+def show_records(settings: Settings, items: Iterable[T], line: Callable[[T], str]) -> None:
+    """Print some of a long sequence: a line, a line of JSON or a document of YAML for each."""
+    if settings.format == "table":
+        text = "".join(f"{_printable(line(item))}\n" for item in items)
+    elif settings.format == "json":
+        text = "".join(f"{msgspec.json.encode(item).decode()}\n" for item in items)
+    else:
+        import yaml
+
+        text = yaml.safe_dump_all(
+            map(msgspec.to_builtins, items),
+            sort_keys=False,
+            allow_unicode=True,
+            explicit_start=True,
+        )
+    click.echo(text, nl=False)
 
 
 def cells_text(rows: Sequence[tuple[str, ...]]) -> str:

@@ -27,6 +27,11 @@ __all__ = [
     "ServiceView",
     "SlotView",
     "VersionView",
+    "WalDamage",
+    "WalFrame",
+    "WalHardState",
+    "WalPlace",
+    "WalReport",
 ]
 
 
@@ -216,3 +221,54 @@ class DaemonView(Struct, frozen=True):
 class VersionView(Struct, frozen=True):
     client: str
     daemon: DaemonView | None
+
+
+class WalHardState(Struct, frozen=True):
+    term: int
+    voted_for: str | None
+    commit_index: int
+    generation: int
+    cut: bool
+
+
+class WalPlace(Struct, frozen=True):
+    file: str
+    offset: int
+
+
+class WalDamage(WalPlace, frozen=True):
+    why: str
+
+
+class WalReport(Struct, frozen=True):
+    directory: str
+    end: str
+    writer_pid: int | None
+    cluster_id: str | None
+    epoch: int | None
+    member_id: str | None
+    data_dir_id: str | None
+    segments: int | None
+    frames: int
+    batches: int
+    entries: int | None
+    first_index: int | None
+    last_index: int
+    last_term: int
+    snapshot_index: int | None
+    snapshot_term: int | None
+    hard_state: WalHardState | None
+    incomplete_batch: WalPlace | None
+    damage: WalDamage | None
+
+
+class WalFrame(Struct, frozen=True):
+    file: str
+    offset: int
+    kind: str
+    index: int | None
+    term: int | None
+    payload_bytes: int
+    command: str | None
+    hard_state: WalHardState | None
+    payload: str | None

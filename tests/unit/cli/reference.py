@@ -21,8 +21,9 @@ from warren.cli.main import cli
 _HEAD = """\
 # warrenctl
 
-Every command takes `--host`, `--timeout` and, where it prints, `--format table|json|yaml`, before
-or after its own name. `WARREN_HOST` names another daemon than `unix:///run/warren/warren.sock`.
+Every command that asks the daemon takes `--host` and `--timeout`, and every one that prints
+`--format table|json|yaml`, before or after its own name. `WARREN_HOST` names another daemon than
+`unix:///run/warren/warren.sock`.
 
 Commands that change a service wait until the change has happened (60 s; `--timeout` says otherwise,
 `--detach` does not wait). A wait that runs out, or Ctrl-C, leaves the service as asked.
@@ -76,6 +77,23 @@ Fields may be added; none is renamed or removed within a major release.
 | `image load`, `image ls` | list of `ImageView` |
 | `image rm` | list of `ImageRemoved` |
 | `version` | `VersionView` |
+| `debug wal verify` | `WalReport`, also where the log is damaged (exit code 1) |
+| `debug wal dump` | one `WalFrame` a line (JSON) or document (YAML) |
+
+In `WalReport`, `end` is `clean` (a clean shutdown), `open` (a whole batch, no end mark: the daemon
+runs or was killed), `torn` (an incomplete batch that provably never was durable), `cut` (one that
+may have been) or `damaged`; docs/wal-format.md says how they are told apart. The daemon starts on
+all but `damaged`, so they exit with 0. `incomplete_batch` and `damage` name file and offset. Of a
+damaged log, `frames`, `batches`, `last_index` and `last_term` tell of what is intact before the
+damage, and what cannot be known is null. `writer_pid` is the daemon that has the data directory
+locked: then the end is in motion, and each look sees a later one. Entries are counted from the
+newest snapshot on. A snapshot's own file is not looked at. `member_id` and `voted_for` are decimal
+numbers in a string: they have 64 bits, more than some readers of JSON keep.
+
+In `WalFrame`, `kind` is `entry`, `hard_state`, `snapshot`, `commit` or `end`; `command` is the name
+that commands.proto has for an entry's command, `no_op` for the entry with which a leader begins its
+term, and null for one that this release does not know; `payload` is there with `--payload`, in hex.
+Memory stays below one segment and 2 MiB, however long the log.
 
 """
 

@@ -43,6 +43,7 @@ def imported(*arguments: str, **more_env: str) -> tuple[str, list[str]]:
         ("image", "load", "--help"),
         ("node", "ls", "--help"),
         ("container", "inspect", "--help"),
+        ("debug", "wal", "verify", "--help"),
         ("completion", "fish"),
     ],
 )

@@ -2,6 +2,8 @@
 //!
 //! The interpreter lock is held across no wait.
 
+mod log;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -137,6 +139,8 @@ impl Core {
 #[pymodule]
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Core>()?;
+    module.add_function(wrap_pyfunction!(log::verify_log, module)?)?;
+    module.add_function(wrap_pyfunction!(log::dump_log, module)?)?;
     module.add("CoreError", module.py().get_type::<CoreError>())?;
     module.add("CODES", PyTuple::new(module.py(), Error::CODES)?)?;
     module.add("CALLS_MAX", CALLS_MAX)?;

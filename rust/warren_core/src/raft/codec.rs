@@ -275,6 +275,21 @@ fn split_change(payload: &Bytes) -> Option<(ConfChange, Bytes)> {
     Some((change, payload.slice(5 + change_bytes..)))
 }
 
+/// The command in an entry's payload, with a membership change or without; empty in the entry with
+/// which a leader begins its term. `None` for a payload that this release does not know.
+pub fn command_of(payload: &[u8]) -> Option<&[u8]> {
+    let (kind, rest) = payload.split_first()?;
+    match *kind {
+        KIND_COMMAND => Some(rest),
+        KIND_CHANGE => {
+            let mut reader = Reader(rest);
+            let change_bytes = reader.u32()? as usize;
+            reader.0.get(change_bytes..)
+        }
+        _ => None,
+    }
+}
+
 /// The payload of an entry of the library; a leader's first in its term has none there.
 pub fn payload(entry: &eraftpb::Entry) -> Bytes {
     if entry.data.is_empty() {

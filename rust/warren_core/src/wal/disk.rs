@@ -114,6 +114,45 @@ impl Disk for FileDisk {
     }
 }
 
+/// The host's file system, for those who may only look: nothing can be written through it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ReadOnlyDisk;
+
+impl Disk for ReadOnlyDisk {
+    fn create_dir(&self, _dir: &Path) -> io::Result<()> {
+        read_only()
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        FileDisk.list(dir)
+    }
+
+    fn create(&self, _path: &Path, _bytes: u64) -> io::Result<Box<dyn File>> {
+        read_only()
+    }
+
+    /// For reading alone: neither the permission to write nor a writable file system is needed.
+    fn open(&self, path: &Path) -> io::Result<Box<dyn File>> {
+        Ok(Box::new(fs::File::open(path)?))
+    }
+
+    fn rename(&self, _from: &Path, _to: &Path) -> io::Result<()> {
+        read_only()
+    }
+
+    fn remove(&self, _path: &Path) -> io::Result<()> {
+        read_only()
+    }
+
+    fn sync_dir(&self, _dir: &Path) -> io::Result<()> {
+        read_only()
+    }
+}
+
+fn read_only<T>() -> io::Result<T> {
+    Err(io::ErrorKind::ReadOnlyFilesystem.into())
+}
+
 impl File for fs::File {
     fn size_bytes(&self) -> io::Result<u64> {
         Ok(self.metadata()?.len())

@@ -85,6 +85,10 @@ pub enum WalError {
         why: &'static str,
     },
 
+    /// Whoever was shown the frames of a log wanted no more of them.
+    #[error("the reading was stopped: read again for the rest")]
+    Stopped,
+
     /// Options outside their range.
     #[error("segment_bytes is {segment_bytes}: use a multiple of 4096 from 16384 to 1073741824")]
     InvalidOptions { segment_bytes: u64 },
@@ -104,6 +108,7 @@ impl WalError {
             Self::BatchFull { .. } => "wal_batch_full",
             Self::HardStateTooLong { .. } => "wal_hard_state_too_long",
             Self::OutOfOrder { .. } => "wal_out_of_order",
+            Self::Stopped => "wal_stopped",
             Self::InvalidOptions { .. } => "wal_invalid_options",
         }
     }

@@ -40,10 +40,10 @@ mod tail;
 #[cfg(test)]
 mod tests;
 
-pub use disk::{Disk, File, FileDisk};
+pub use disk::{Disk, File, FileDisk, ReadOnlyDisk};
 pub use error::WalError;
 pub use frame::FrameKind;
-pub use inspect::{FrameInfo, Summary, dump, verify};
+pub use inspect::{FrameInfo, Summary, dump, follow, verify};
 pub use log::{Durable, Recovered, Stats, Wal};
 pub use tail::Tail;
 

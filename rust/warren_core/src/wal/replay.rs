@@ -14,16 +14,28 @@ use super::tail::{Incomplete, Tail};
 use super::{Entry, Identity, Location, WalError};
 use crate::mutant::{self, Mutant};
 
-/// Called for each intact frame in log order: file, offset, frame.
-pub(super) type Visit<'a> = &'a mut dyn FnMut(&str, u64, &Frame<'_>);
+/// Called for each intact frame in log order: file, offset, frame. An error ends the reading.
+pub(super) type Visit<'a> = &'a mut dyn FnMut(&str, u64, &Frame<'_>) -> Result<(), WalError>;
+
+/// What becomes of the entries that are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Entries {
+    /// All that count are in the result.
+    Keep,
+    /// None is: memory stays bounded by one segment, however long the log.
+    Drop,
+}
 
 /// Everything a log says.
 pub(super) struct Replay {
     /// Oldest first; never empty.
     pub segments: Vec<Segment>,
     pub outline: Outline,
-    /// All after the snapshot, without a gap.
+    /// All after the snapshot, without a gap; none if they were not to be kept.
     pub entries: Vec<Entry>,
+    keep: Entries,
+    /// The lowest index after the snapshot whose entry was read.
+    pub first_index: u64,
     pub hard_state: Option<Vec<u8>>,
     /// The oldest segment that the newest snapshot marker still needs.
     pub first_sequence: u64,
@@ -86,12 +98,19 @@ impl Replay {
 }
 
 /// Reads the log in `dir`.
-pub(super) fn replay(disk: &dyn Disk, dir: &Path, visit: Visit<'_>) -> Result<Replay, WalError> {
+pub(super) fn replay(
+    disk: &dyn Disk,
+    dir: &Path,
+    keep: Entries,
+    visit: Visit<'_>,
+) -> Result<Replay, WalError> {
     let segments = open_segments(disk, dir)?;
     let first = segments[0].header;
     let mut replay = Replay {
         outline: Outline::starting_after(first.last),
         entries: Vec::new(),
+        keep,
+        first_index: first.last.index + 1,
         hard_state: None,
         first_sequence: first.first_sequence,
         batch: first.batch,
@@ -234,7 +253,7 @@ impl Replay {
                     };
                 }
             };
-            visit(&name, offset as u64, &frame);
+            visit(&name, offset as u64, &frame)?;
             self.frames += 1;
             let frame_offset = offset as u64;
             offset += frame.bytes();
@@ -351,31 +370,38 @@ impl Replay {
         match frame.kind {
             FrameKind::Entry => {
                 self.outline.push(frame.at)?;
-                self.entries
-                    .truncate(self.entries.partition_point(|entry| entry.index < index));
-                self.entries.push(Entry {
-                    index,
-                    term,
-                    payload: frame.payload.to_vec(),
-                });
+                self.first_index = self.first_index.min(index);
+                if self.keep == Entries::Keep {
+                    self.keep_entry(Entry {
+                        index,
+                        term,
+                        payload: frame.payload.to_vec(),
+                    });
+                }
             }
             FrameKind::HardState => self.hard_state = Some(frame.payload.to_vec()),
             FrameKind::Snapshot => {
                 let marker = Marker::decode(frame.payload).ok_or("the marker is malformed")?;
                 self.outline.mark(frame.at, marker.keep_suffix)?;
-                let covered = self.entries.partition_point(|entry| entry.index <= index);
-                self.entries.drain(
-                    ..if marker.keep_suffix {
-                        covered
-                    } else {
-                        self.entries.len()
-                    },
-                );
+                if marker.keep_suffix {
+                    let covered = self.entries.partition_point(|entry| entry.index <= index);
+                    self.entries.drain(..covered);
+                    self.first_index = self.first_index.max(index + 1);
+                } else {
+                    self.entries.clear();
+                    self.first_index = index + 1;
+                }
                 self.first_sequence = marker.first_sequence;
             }
             FrameKind::Commit | FrameKind::End => unreachable!("they end a batch"),
         }
         Ok(())
+    }
+
+    fn keep_entry(&mut self, entry: Entry) {
+        let below = |kept: &Entry| kept.index < entry.index;
+        self.entries.truncate(self.entries.partition_point(below));
+        self.entries.push(entry);
     }
 
     /// `next` must begin exactly where the log stands now.
@@ -412,7 +438,7 @@ impl Replay {
             ));
         }
         let (snapshot, last) = (self.outline.snapshot().index, self.outline.last().index);
-        let first = self.entries.first().map_or(last + 1, |entry| entry.index);
+        let first = self.first_index;
         if last > snapshot && first != snapshot + 1 {
             let why = format!("entries {} to {} are missing", snapshot + 1, first - 1);
             return Err(damaged(sequence, HEADER_BYTES as u64, why));

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::super::disk::Disk;
 use super::super::outline::{Outline, Position};
-use super::super::replay::{End, Replay, io_error, replay};
+use super::super::replay::{End, Entries, Replay, io_error, replay};
 use super::super::segment::{FileName, HEADER_BYTES, Header, header_checksum, segment_name};
 use super::super::{Entry, Identity, Options, Tail, WalError};
 use super::files::{allocate, install, is_fresh, remove, sync_error};
@@ -107,7 +107,7 @@ impl Wal {
         options: Options,
     ) -> Result<(Self, Recovered), WalError> {
         check_options(options)?;
-        let mut replay = replay(&*disk, dir, &mut |_, _, _| {})?;
+        let mut replay = replay(&*disk, dir, Entries::Keep, &mut |_, _, _| Ok(()))?;
         let snapshot = replay.outline.snapshot();
         let recovered = Recovered {
             identity: replay.identity(),

@@ -3,6 +3,7 @@
 mod crash;
 mod damage;
 mod disk;
+mod inspect;
 mod scenarios;
 mod snapshots;
 mod space;

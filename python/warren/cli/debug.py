@@ -1,0 +1,92 @@
+"""`warrenctl debug`: looks into a data directory itself, whether or not a daemon runs on it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from warren.cli.common import Group, Settings, format_option
+
+if TYPE_CHECKING:
+    from warren.core import LogFrame
+
+__all__ = ["debug"]
+
+
+@click.group(cls=Group)
+def debug() -> None:
+    """Look into a data directory, without the daemon."""
+
+
+@debug.group(cls=Group)
+def wal() -> None:
+    """Look into the log of a manager."""
+
+
+_directory = click.argument("directory", metavar="DIR", type=click.Path(file_okay=False))
+
+
+@wal.command()
+@_directory
+@format_option
+@click.pass_obj
+def verify(settings: Settings, directory: str) -> None:
+    """Check a log as a start of the daemon would, and show what it holds and how it ends.
+
+    DIR is a data directory, its raft directory, or the log's own. Nothing is written, and the
+    daemon may be running.
+
+    Exit code 0: a start takes the log. 1: it is damaged or cannot be read. 4: there is none.
+    """
+    from warren.cli import render, wal_views
+    from warren.core import verify_log
+
+    place = wal_views.locate(directory)
+    report = wal_views.report(place, verify_log(place.wal_dir))
+    if settings.format == "table":
+        click.echo(wal_views.report_text(report))
+    else:
+        render.show(settings, report)
+    wal_views.complain_of_damage(report)
+
+
+@wal.command()
+@_directory
+@click.option(
+    "--from-index",
+    type=click.IntRange(min=1),
+    metavar="INDEX",
+    help="Begin with the first entry at this index or above.",
+)
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="End after N frames.")
+@click.option("--payload", is_flag=True, help="Show the bytes of each frame, in hex.")
+@format_option
+@click.pass_obj
+def dump(
+    settings: Settings, directory: str, from_index: int | None, limit: int | None, payload: bool
+) -> None:
+    """Print the frames of a log, oldest first: a line each.
+
+    DIR is as in verify, and so are the exit codes. The frames of an incomplete batch are printed
+    too; how the log ends follows on standard error.
+    """
+    from warren.cli import render, wal_views
+    from warren.core import dump_log
+
+    place = wal_views.locate(directory)
+
+    def show(frames: list[LogFrame]) -> None:
+        render.show_records(settings, map(wal_views.frame, frames), wal_views.frame_text)
+
+    if settings.format == "table":
+        click.echo(wal_views.FRAME_HEADER)
+    found = dump_log(
+        place.wal_dir, show, from_index=from_index or 0, limit=limit, with_payload=payload
+    )
+    if found is None:
+        return
+    report = wal_views.report(place, found)
+    wal_views.complain_of_damage(report)
+    if settings.format == "table":
+        click.echo(f"the log ends {wal_views.end_text(report)}", err=True)
