@@ -253,7 +253,7 @@ impl Raft {
     /// # Errors
     /// [`Damaged`] if no correct member could have sent it; nothing has changed then.
     pub fn receive(&mut self, from: MemberId, message: pb::RaftMessage) -> Result<(), Damaged> {
-        let mut message_type = messages::check(&message)?;
+        let message_type = messages::check(&message)?;
         if from == self.member || from.0 == 0 {
             return Err(damaged("the sender is this member itself, or nobody"));
         }
@@ -267,7 +267,10 @@ impl Raft {
                 self.rejoin_answered(from, &message);
                 return Ok(());
             }
-            Type::Append | Type::Heartbeat => self.guard_cut(from, message),
+            Type::Append | Type::Heartbeat => match self.guard_cut(from, message) {
+                Some(message) => message,
+                None => return Ok(()),
+            },
             Type::AppendResponse | Type::HeartbeatResponse => {
                 self.check_answer(&message)?;
                 if self.is_from_before_cut(from, &message) {
@@ -278,7 +281,6 @@ impl Raft {
             Type::TimeoutNow if !self.may_campaign() || self.rejoin.is_cut() => return Ok(()),
             _ => message,
         };
-        message_type = message.r#type();
         let mut message = messages::to_library(from, self.member, message_type, message)?;
         if message_type == Type::Heartbeat {
             // What a cut took away the leader may still count on.

@@ -74,27 +74,37 @@ impl Rejoin {
 }
 
 impl Raft {
-    /// Before a leader has answered, nothing is taken from it but that it leads.
-    pub(super) fn guard_cut(&mut self, from: MemberId, message: RaftMessage) -> RaftMessage {
+    /// Before a leader has answered, nothing is taken from it but that it leads. Its appends are
+    /// not even answered: each answer would bring the next.
+    pub(super) fn guard_cut(
+        &mut self,
+        from: MemberId,
+        message: RaftMessage,
+    ) -> Option<RaftMessage> {
         if !self.rejoin.cut || message.term < self.node.raft.term {
-            return message;
+            return Some(message);
         }
         let same = |asked: &Asked| asked.leader == from && asked.term == message.term;
-        match self.rejoin.asked.filter(same) {
-            Some(Asked {
-                target: Some(_), ..
-            }) => message,
-            Some(_) => still_leads(&message),
-            None => {
-                self.rejoin.asked = Some(Asked {
-                    leader: from,
-                    term: message.term,
-                    target: None,
-                });
-                self.rejoin_unasked = true;
-                still_leads(&message)
-            }
+        let asked = self.rejoin.asked.filter(same);
+        if asked.is_some_and(|asked| asked.target.is_some()) {
+            return Some(message);
         }
+        if message.r#type() == Type::Append {
+            return None;
+        }
+        if asked.is_none() {
+            self.rejoin.asked = Some(Asked {
+                leader: from,
+                term: message.term,
+                target: None,
+            });
+            self.rejoin_unasked = true;
+        }
+        Some(RaftMessage {
+            commit: 0,
+            context: None,
+            ..message
+        })
     }
 
     /// Asks again with every tick, until there is an answer.
@@ -186,13 +196,5 @@ impl Raft {
             body,
         };
         self.send_after(self.term_number, message);
-    }
-}
-
-fn still_leads(message: &RaftMessage) -> RaftMessage {
-    RaftMessage {
-        r#type: Type::Heartbeat.into(),
-        term: message.term,
-        ..RaftMessage::default()
     }
 }

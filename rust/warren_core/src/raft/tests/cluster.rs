@@ -56,6 +56,8 @@ pub struct Node {
     pub conf: ConfState,
     pub reads: Vec<ReadReady>,
     pub starts: u64,
+    /// It started with a cut log, and nothing durable says so yet: the log will say it again.
+    cut_unwritten: bool,
 }
 
 pub enum Letter {
@@ -111,6 +113,7 @@ impl Cluster {
             conf: ConfState::default(),
             reads: Vec::new(),
             starts: 0,
+            cut_unwritten: false,
         };
         self.nodes.insert(id, node);
         self.start(id, false);
@@ -127,13 +130,14 @@ impl Cluster {
     pub fn start(&mut self, id: u64, cut: bool) {
         let node = self.node(id);
         node.starts += 1;
+        node.cut_unwritten |= cut;
         let snapshot = node.disk.snapshot.clone();
         let recovered = Recovered {
             member: MemberId(id),
             snapshot: snapshot.as_ref().map(|s| (s.at, s.conf.clone())),
             hard_state: node.disk.hard_state.clone(),
             entries: node.disk.entries.clone(),
-            cut,
+            cut: node.cut_unwritten,
         };
         node.raft = Some(Raft::new(recovered, id << 32 | node.starts).unwrap());
         let none = Snapshot {
@@ -152,6 +156,7 @@ impl Cluster {
         node.raft = None;
         for persist in std::mem::take(&mut node.unsynced).into_iter().take(synced) {
             node.disk.write(&persist, &node.received);
+            node.cut_unwritten = false;
         }
         if let Some(before) = node.disk.before.take().filter(|_| cut) {
             node.disk = *before;
@@ -164,6 +169,7 @@ impl Cluster {
         let node = self.node(id);
         if let (Some(raft), Some(persist)) = (&mut node.raft, node.unsynced.pop_front()) {
             node.disk.write(&persist, &node.received);
+            node.cut_unwritten = false;
             raft.persisted(persist.number);
         }
         self.work(id);
@@ -177,11 +183,16 @@ impl Cluster {
     }
 
     pub fn deliver(&mut self, envelope: Envelope) {
+        let running = self
+            .nodes
+            .get(&envelope.to)
+            .is_some_and(|node| node.raft.is_some());
+        if !running {
+            return self.lose(&envelope);
+        }
         let Envelope { from, to, letter } = envelope;
-        let Some(node) = self.nodes.get_mut(&to) else {
-            return;
-        };
-        let Some(raft) = &mut node.raft else { return };
+        let node = self.nodes.get_mut(&to).expect("it runs");
+        let raft = node.raft.as_mut().expect("it runs");
         match letter {
             Letter::Message(message) => raft.receive(MemberId(from), message).unwrap(),
             Letter::Snapshot(snapshot) => {
@@ -194,6 +205,16 @@ impl Cluster {
             }
         }
         self.work(to);
+    }
+
+    /// A message that is lost is lost; who streams a snapshot notices.
+    pub fn lose(&mut self, envelope: &Envelope) {
+        if let (Letter::Snapshot(_), Some(sender)) =
+            (&envelope.letter, &mut self.node(envelope.from).raft)
+        {
+            sender.snapshot_sent(MemberId(envelope.to), false);
+            self.work(envelope.from);
+        }
     }
 
     pub fn propose(&mut self, id: u64, command: &str) -> Result<Position, Error> {
@@ -390,6 +411,8 @@ impl Cluster {
             for envelope in wire {
                 if reaches(envelope.from, envelope.to) {
                     self.deliver(envelope);
+                } else {
+                    self.lose(&envelope);
                 }
             }
             for id in &ids {
@@ -398,7 +421,16 @@ impl Cluster {
                 }
             }
         }
-        panic!("the cluster does not come to rest");
+        let wire = self.wire.iter().map(|envelope| match &envelope.letter {
+            Letter::Message(message) => {
+                format!("{} to {}: {message:?}", envelope.from, envelope.to)
+            }
+            Letter::Snapshot(s) => format!("{} to {}: {:?}", envelope.from, envelope.to, s.at),
+        });
+        let wire: Vec<_> = wire.collect();
+        let members = self.nodes.values().filter_map(|node| node.raft.as_ref());
+        let members: Vec<_> = members.map(Raft::status).collect();
+        panic!("the cluster does not come to rest: {wire:#?}, {members:?}");
     }
 
     pub fn settle_all(&mut self) {

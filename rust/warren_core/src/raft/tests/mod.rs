@@ -2,6 +2,7 @@
 
 mod alone;
 mod cluster;
+mod golden;
 mod hostile;
 mod random;
 mod scenarios;

@@ -83,13 +83,15 @@ impl Run {
         let at = self.random.below(self.cluster.wire.len().min(30));
         let envelope = match self.random.below(20) {
             0 => {
-                self.cluster.wire.remove(at);
-                return;
+                let lost = self.cluster.wire.remove(at);
+                return self.cluster.lose(&lost);
             }
             1 => copy(&self.cluster.wire[at]),
             _ => self.cluster.wire.remove(at),
         };
-        if !self.blocked.contains(&(envelope.from, envelope.to)) {
+        if self.blocked.contains(&(envelope.from, envelope.to)) {
+            self.cluster.lose(&envelope);
+        } else {
             self.cluster.deliver(envelope);
         }
     }
@@ -135,10 +137,10 @@ impl Run {
             let writes = self.cluster.nodes[&id].unsynced.len();
             let synced = self.random.below(writes + 1);
             // One cut at a time: what two members lose together nobody can bring back.
-            let others_whole = self.cluster.nodes.iter().all(|(other, node)| {
-                *other == id || node.raft.as_ref().is_some_and(|raft| !raft.status().cut)
-            });
-            let cut = self.faults.cuts && others_whole && self.random.below(3) == 0;
+            let mut nodes = self.cluster.nodes.values();
+            let all_whole =
+                nodes.all(|node| node.raft.as_ref().is_some_and(|raft| !raft.status().cut));
+            let cut = self.faults.cuts && all_whole && self.random.below(3) == 0;
             self.cluster.crash(id, synced, cut);
             if cut {
                 self.cluster.start(id, true);

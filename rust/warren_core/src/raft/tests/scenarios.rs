@@ -1,7 +1,7 @@
 //! What the paper and the thesis ask for, step by step; and the planted faults, each caught.
 
 use super::super::*;
-use super::cluster::{Cluster, Disk};
+use super::cluster::{Cluster, Disk, Letter};
 use super::conf;
 
 /// Raft §5.2: a candidate that a majority elects leads, and commits an entry of its own term.
@@ -430,6 +430,27 @@ mod cut {
             cluster.tick_all();
         }
         assert!(whole(&mut cluster));
+    }
+
+    /// Not answered yet, it refuses the leader's appends: if it said so, each answer would bring
+    /// the next append.
+    #[test]
+    fn a_cut_member_that_waits_makes_no_traffic() {
+        let mut cluster = lost_by_second();
+        cluster.start(2, true);
+        for _ in 0..4 {
+            cluster.tick(1);
+            for _ in 0..50 {
+                (1..=3).for_each(|id| cluster.sync(id));
+                let is_ack = |letter: &Letter| matches!(letter, Letter::Message(m) if m.r#type() == Type::RejoinAck);
+                cluster.wire.retain(|envelope| !is_ack(&envelope.letter));
+                for envelope in std::mem::take(&mut cluster.wire) {
+                    cluster.deliver(envelope);
+                }
+            }
+            assert!(cluster.wire.is_empty());
+        }
+        assert!(cluster.raft(2).status().cut);
     }
 
     /// An acknowledgement from before the cut does not count for what was lost.
