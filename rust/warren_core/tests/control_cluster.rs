@@ -7,6 +7,7 @@ mod cluster;
 use cluster::Cluster;
 use prost::Message;
 use warren_core::control::Input;
+use warren_core::control::peer::frame::Kind;
 use warren_core::error::Error;
 use warren_core::pb;
 
@@ -294,4 +295,286 @@ fn a_lagging_member_is_brought_up_by_a_snapshot() {
     cluster.start(behind);
     cluster.settle(&[1, 2, 3]);
     cluster.assert_alike(&[1, 2, 3]);
+}
+
+/// Restarts every host with what `change` makes of it.
+fn restart_with(cluster: &mut Cluster, change: impl Fn(&mut cluster::Host)) {
+    let numbers: Vec<u64> = cluster.hosts.keys().copied().collect();
+    for number in numbers {
+        change(cluster.hosts.get_mut(&number).unwrap());
+        cluster.kill(number);
+        cluster.start(number);
+    }
+}
+
+#[test]
+fn the_feature_level_follows_the_slowest_member() {
+    let mut cluster = Cluster::of(3);
+    // All came up with the newest release.
+    cluster.until("level 2", 5_000, |cluster| {
+        cluster.status(1).feature_level == 2
+    });
+    let mut old = Cluster::founded_with(3, |host| host.feature_level_max = 1);
+    for number in 2..=3 {
+        old.join(number);
+    }
+    old.until("three vote", 5_000, |cluster| cluster.status(1).voters == 3);
+    old.run(1_000);
+    assert_eq!(old.status(1).feature_level, 1);
+    for number in 1..=3 {
+        assert_eq!(
+            old.status(1).feature_level,
+            1,
+            "before {number} is upgraded"
+        );
+        old.hosts.get_mut(&number).unwrap().feature_level_max = 2;
+        old.kill(number);
+        old.start(number);
+        old.leader();
+        old.run(1_000);
+    }
+    old.until("level 2", 5_000, |cluster| {
+        cluster.status(1).feature_level == 2
+    });
+    old.settle(&[1, 2, 3]);
+    old.assert_alike(&[1, 2, 3]);
+}
+
+#[test]
+fn a_release_too_old_for_the_state_stops_with_a_sentence() {
+    let mut cluster = Cluster::of(3);
+    cluster.until("level 2", 5_000, |cluster| {
+        cluster.status(1).feature_level == 2
+    });
+    cluster.settle(&[1, 2, 3]);
+    let leader = cluster.leader();
+    let back = (1..=3).find(|n| *n != leader).unwrap();
+    cluster.hosts.get_mut(&back).unwrap().feature_level_max = 1;
+    cluster.kill(back);
+    cluster.start(back);
+    cluster.until("it stops", 5_000, |cluster| !cluster.is_up(back));
+    let stop = cluster.hosts[&back].stop.clone().unwrap();
+    assert!(stop.keep_logs);
+    assert!(stop.why.contains("release"), "{}", stop.why);
+    // Nothing was lost by the attempt.
+    cluster.hosts.get_mut(&back).unwrap().feature_level_max = 2;
+    cluster.start(back);
+    cluster.settle(&[1, 2, 3]);
+    cluster.assert_alike(&[1, 2, 3]);
+}
+
+#[test]
+fn a_member_whose_state_differs_from_the_others_stops() {
+    let mut cluster = Cluster::of(3);
+    let leader = cluster.leader();
+    for n in 0..300 {
+        let request = create(&format!("service-{n}"), n + 1);
+        cluster.call(leader, "CreateService", &request).unwrap();
+    }
+    cluster.run(500);
+    let victim = (1..=3).find(|n| *n != leader).unwrap();
+    for other in (1..=3).filter(|n| *n != victim) {
+        let bytes = cluster.frame(
+            other,
+            victim,
+            Kind::StateHash,
+            &pb::PeerStateHash {
+                index: 256,
+                hash: vec![0; 16],
+            },
+        );
+        assert!(cluster.is_up(victim), "one is no majority");
+        cluster.inject(victim, bytes);
+    }
+    assert!(!cluster.is_up(victim));
+    let stop = cluster.hosts[&victim].stop.clone().unwrap();
+    assert!(
+        stop.keep_logs && stop.why.contains("index 256"),
+        "{}",
+        stop.why
+    );
+    cluster
+        .call(leader, "CreateService", &create("on", 999))
+        .unwrap();
+}
+
+#[test]
+fn what_was_overtaken_did_not_happen_and_may_be_repeated() {
+    let mut cluster = Cluster::of(3);
+    let leader = cluster.leader();
+    let others: Vec<u64> = (1..=3).filter(|n| *n != leader).collect();
+    cluster.partition(&[leader], &others);
+    let lost = cluster.start_call(leader, "CreateService", &create("lost", 1));
+    let anonymous = pb::CreateServiceRequest {
+        request: None,
+        ..create("anonymous", 0)
+    };
+    let refused = cluster.start_call(leader, "CreateService", &anonymous);
+    cluster.until("another leads", 5_000, |cluster| {
+        cluster.leaders().iter().any(|n| others.contains(n))
+    });
+    let next = cluster.leader();
+    cluster
+        .call(next, "CreateService", &create("kept", 2))
+        .unwrap();
+    cluster.heal();
+    let leads = Error::NotLeader {
+        leader: cluster.member(next).0,
+        address: cluster::address(next),
+    };
+    // Neither happened: overtaken, and this member does not lead.
+    assert_eq!(cluster.finish(leader, lost), Err(leads.clone()));
+    assert_eq!(cluster.finish(leader, refused), Err(leads));
+    cluster
+        .call(next, "CreateService", &create("lost", 1))
+        .unwrap();
+    cluster.settle(&[1, 2, 3]);
+    cluster.assert_alike(&[1, 2, 3]);
+    assert_eq!(cluster.state(next).service_count(), 2);
+}
+
+#[test]
+fn without_an_answer_in_time_the_outcome_is_unknown() {
+    let mut cluster = Cluster::of(3);
+    let leader = cluster.leader();
+    let others: Vec<u64> = (1..=3).filter(|n| *n != leader).collect();
+    cluster.partition(&[leader], &others);
+    let call = cluster.start_call(leader, "CreateService", &create("web", 1));
+    assert_eq!(cluster.finish(leader, call), Err(Error::OutcomeUnknown));
+}
+
+#[test]
+fn a_repeated_request_is_answered_once_by_whoever_leads() {
+    let mut cluster = Cluster::of(3);
+    let leader = cluster.leader();
+    let first = cluster
+        .call(leader, "CreateService", &create("web", 1))
+        .unwrap();
+    cluster.kill(leader);
+    let next = cluster.leader();
+    let again = cluster
+        .call(next, "CreateService", &create("web", 1))
+        .unwrap();
+    assert_eq!(first, again);
+    assert_eq!(cluster.state(next).service_count(), 1);
+}
+
+#[test]
+fn adding_a_member_twice_adds_it_once() {
+    let mut cluster = Cluster::founded(2);
+    let first = cluster.add_member(2, false).unwrap();
+    let again = cluster.add_member(2, false).unwrap();
+    assert_eq!(first.member_id, again.member_id);
+    assert_eq!(cluster.state(1).members().count(), 2);
+}
+
+#[test]
+fn a_learner_that_is_to_stay_one_never_votes() {
+    let mut cluster = Cluster::founded(2);
+    let added = cluster.add_member(2, true).unwrap();
+    cluster.start_joiner(2, &added);
+    cluster.run(3_000);
+    let status = cluster.status(1);
+    assert_eq!((status.voters, status.learners), (1, 1));
+    cluster.settle(&[1, 2]);
+    cluster.assert_alike(&[1, 2]);
+}
+
+#[test]
+fn a_learner_that_is_not_there_does_not_vote() {
+    let mut cluster = Cluster::founded(2);
+    cluster.add_member(2, false).unwrap();
+    cluster.run(3_000);
+    let status = cluster.status(1);
+    assert_eq!(
+        (status.voters, status.learners, status.is_joint),
+        (1, 1, false)
+    );
+}
+
+#[test]
+fn a_joint_configuration_is_left_by_the_next_leader() {
+    let mut cluster = Cluster::of(3);
+    let leader = cluster.leader();
+    let gone = (1..=3).find(|n| *n != leader).unwrap();
+    let request = pb::RemoveMemberRequest {
+        request: None,
+        member_id: cluster.member(gone).0,
+    };
+    cluster.start_call(leader, "RemoveMember", &request);
+    cluster.until("a joint configuration", 2_000, |cluster| {
+        (1..=3).any(|n| cluster.is_up(n) && cluster.status(n).is_joint)
+            || cluster.status(leader).voters == 2
+    });
+    cluster.kill(leader);
+    let rest = (1..=3).find(|n| *n != leader && *n != gone).unwrap();
+    cluster.start(leader);
+    cluster.until("two vote", 10_000, |cluster| {
+        let status = cluster.status(rest);
+        status.voters == 2 && !status.is_joint
+    });
+}
+
+#[test]
+fn members_are_listed_with_how_they_are_doing() {
+    let mut cluster = Cluster::of(3);
+    let leader = cluster.leader();
+    cluster.run(500);
+    let answer = cluster
+        .call(leader, "ListMembers", &pb::ListMembersRequest {})
+        .unwrap();
+    let listed = pb::ListMembersResponse::decode(answer.as_slice()).unwrap();
+    assert_eq!(listed.members.len(), 3);
+    assert!(!listed.joint);
+    for view in &listed.members {
+        let member = view.member.as_ref().unwrap();
+        assert!(view.voter && view.recent_active);
+        assert_eq!(view.leader, member.id == cluster.member(leader).0);
+        assert_eq!(member.feature_level_max, 2);
+        assert_eq!(view.release, env!("CARGO_PKG_VERSION"));
+        let behind = listed.last_index - view.match_index;
+        assert!(view.leader || behind == 0, "{view:?}");
+    }
+}
+
+#[test]
+fn members_that_grow_their_log_take_snapshots_and_restart_from_them() {
+    let mut cluster = Cluster::of(3);
+    restart_with(&mut cluster, |host| host.snapshot_bytes = 4_000);
+    let leader = cluster.leader();
+    for n in 0..100 {
+        let request = create(&format!("service-{n}"), n + 1);
+        cluster.call(leader, "CreateService", &request).unwrap();
+    }
+    restart_with(&mut cluster, |_| {});
+    cluster.leader();
+    cluster.settle(&[1, 2, 3]);
+    cluster.assert_alike(&[1, 2, 3]);
+    assert_eq!(cluster.state(1).service_count(), 100);
+}
+
+/// Equal inputs at equal times: every member of both clusters says and stores the same.
+#[test]
+fn two_clusters_fed_alike_are_alike() {
+    let run = || {
+        let mut cluster = Cluster::of(3);
+        let leader = cluster.leader();
+        cluster
+            .call(leader, "CreateService", &create("web", 1))
+            .unwrap();
+        cluster.kill(leader);
+        let next = cluster.leader();
+        cluster
+            .call(next, "CreateService", &create("db", 2))
+            .unwrap();
+        cluster.start(leader);
+        cluster.settle(&[1, 2, 3]);
+        (
+            next,
+            cluster.now_ms,
+            cluster.frames_delivered,
+            cluster.state(1).hash(),
+        )
+    };
+    assert_eq!(run(), run());
 }

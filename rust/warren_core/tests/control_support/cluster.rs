@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use prost::Message;
 use warren_core::control::durable::{self, Inbox, Snapshots};
+use warren_core::control::peer::frame::{self, Header, Kind};
 use warren_core::control::{
     Call, CallId, Config, Consistency, Control, Identity, Input, Now, Outputs, Status, Stop,
 };
@@ -65,6 +66,10 @@ pub struct Cluster {
 impl Cluster {
     /// Hosts 1 to `count`, the first of which founds a cluster.
     pub fn founded(count: u64) -> Self {
+        Self::founded_with(count, |_| {})
+    }
+
+    pub fn founded_with(count: u64, change: impl Fn(&mut Host)) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("warren-control-{}-{number}", std::process::id());
@@ -80,6 +85,8 @@ impl Cluster {
         };
         for number in 1..=count {
             cluster.add_host(number);
+            change(cluster.hosts.get_mut(&number).unwrap());
+            cluster.start(number);
         }
         let found = pb::InitClusterRequest::default();
         cluster.call(1, "InitCluster", &found).unwrap();
@@ -306,6 +313,13 @@ impl Cluster {
             }
         }
         panic!("frames without end");
+    }
+
+    /// A frame as `from` would send it.
+    pub fn frame(&self, from: u64, to: u64, kind: Kind, body: &impl Message) -> Vec<u8> {
+        let identity = self.hosts[&from].identity.expect("it is a member");
+        let header = Header::of(&identity, self.member(to), 1, Lane::Bulk, kind);
+        frame::encode(&header, body)
     }
 
     /// Puts a frame on its way as if `from` had sent it.

@@ -2,9 +2,11 @@
 
 use super::super::{Identity, Input, SnapshotStep, SnapshotWrite};
 use super::Snapshots;
-use super::snapshots::Incoming;
 use crate::error::Error;
-use crate::raft::Position;
+use crate::fsm::State;
+use crate::mutant::{self, Mutant};
+use crate::raft::{ConfState, Position};
+use crate::wal::snapshots::Incoming;
 
 /// The one snapshot that is coming in. Steps are performed in the order in which they came out.
 #[derive(Default)]
@@ -27,21 +29,16 @@ impl Inbox {
                 Some(Input::SnapshotWritten { at, result })
             }
             SnapshotStep::Chunk { offset, bytes } => {
-                let result = self.chunk(at, offset, &bytes);
+                let result = self.chunk(snapshots, at, offset, &bytes);
                 Some(Input::SnapshotWritten { at, result })
             }
             SnapshotStep::Finish => {
-                let finished = self.finish(at);
-                let loaded = finished.and_then(|()| snapshots.load(at, identity));
-                let result = loaded.map(Box::new);
-                if result.is_err() {
-                    // What came over is not a snapshot: the next transfer begins anew.
-                    let _ = snapshots.remove(at);
-                }
+                let result = self.finish(snapshots, at, identity).map(Box::new);
                 Some(Input::SnapshotLoaded { at, result })
             }
             SnapshotStep::Abandon => {
                 self.current = None;
+                // What cannot be removed is removed when the next one begins.
                 let _ = snapshots.abandon(at);
                 None
             }
@@ -50,22 +47,48 @@ impl Inbox {
 
     fn begin(&mut self, snapshots: &Snapshots, at: Position, total: u64) -> Result<u64, Error> {
         self.current = None;
-        let incoming = snapshots.incoming(at, total)?;
+        let mut incoming = snapshots.incoming(at)?;
+        if incoming.held_bytes() > total {
+            // What an earlier attempt left is not a part of this one.
+            drop(incoming);
+            snapshots.abandon(at)?;
+            incoming = snapshots.incoming(at)?;
+        }
         let held = incoming.held_bytes();
         self.current = Some((at, incoming));
         Ok(held)
     }
 
-    fn chunk(&mut self, at: Position, offset: u64, bytes: &[u8]) -> Result<u64, Error> {
-        self.of(at)?.write_at(offset, bytes)
+    fn chunk(
+        &mut self,
+        snapshots: &Snapshots,
+        at: Position,
+        offset: u64,
+        bytes: &[u8],
+    ) -> Result<u64, Error> {
+        let written = self.of(at)?.write_at(offset, bytes);
+        written.map_err(|error| snapshots.refused(error))
     }
 
-    fn finish(&mut self, at: Position) -> Result<(), Error> {
-        self.of(at)?;
-        match self.current.take() {
-            Some((_, incoming)) => incoming.finish(),
-            None => Ok(()),
+    /// Checked, then durable under its name: what is not a snapshot never gets one.
+    fn finish(
+        &mut self,
+        snapshots: &Snapshots,
+        at: Position,
+        identity: &Identity,
+    ) -> Result<(State, ConfState), Error> {
+        let reader = self.of(at)?.reader();
+        let reader = reader.map_err(|error| snapshots.refused(error))?;
+        let loaded = snapshots.check(reader, at, identity)?;
+        if let Some((_, incoming)) = self.current.take()
+            && !mutant::is_on(Mutant::InstallsBeforeDurable)
+        {
+            let finished = incoming.finish();
+            finished.map_err(|error| snapshots.refused(error))?;
+            // Only leaders send, and this one has just received.
+            snapshots.prune(&[])?;
         }
+        Ok(loaded)
     }
 
     fn of(&mut self, at: Position) -> Result<&mut Incoming, Error> {
