@@ -106,8 +106,9 @@ impl Reader {
             return Err(damaged(self.offset, "parts of it are missing"));
         }
         let mut state = self.state;
+        // The genesis snapshot names the cluster that its state will be told to be.
         let cluster = state.cluster().map(|cluster| cluster.id.to_vec());
-        if header.cluster_id != cluster.unwrap_or_default()
+        if cluster.is_some_and(|cluster| cluster != header.cluster_id)
             || header.feature_level != state.feature_level()
         {
             return Err(damaged(0, "header and content are of different states"));
