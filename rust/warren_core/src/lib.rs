@@ -11,7 +11,7 @@
 //! | [`scheduler`] | where a container goes, and why not elsewhere | `fsm` |
 //! | [`orchestrator`] | desired against observed, as commands | `scheduler fsm` |
 //! | [`raft`] | the consensus library behind our narrow contract; commands are bytes to it | `ids error`, messages of `pb` |
-//! | [`wal`] | segmented write-ahead log of opaque frames | nothing |
+//! | [`wal`] | segmented write-ahead log of opaque frames; files of snapshots | `mutant` |
 //! | [`control`] | all of the above as one sans-IO machine: `step(Input) → Outputs` | all of the above |
 //! | [`host`] | threads, real clock, real disk, completions through one eventfd | `control wal` |
 //! | `sim` | simulated disk, network and clocks; checkers; never in a release | `control wal` |
