@@ -1,5 +1,7 @@
 //! The core's own series, rendered without the interpreter.
 
+mod members;
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::PoisonError;
@@ -165,6 +167,9 @@ pub fn render(shared: &Shared) -> Vec<u8> {
         let view = shared.view.lock().unwrap_or_else(PoisonError::into_inner);
         render_cluster(&view, &mut page);
         render_raft(&view, &shared.metrics, &mut page);
+        if let Some(status) = &view.status {
+            members::render(status, &mut page);
+        }
         render_orchestration(&view, &shared.metrics, &mut page);
         render_queues(&view, shared, &mut page);
     }
@@ -198,11 +203,11 @@ fn render_raft(view: &View, metrics: &Metrics, page: &mut Page) {
     let Some(status) = &view.status else { return };
     let leads = u64::from(status.is_leader);
     page.gauge("warren_raft_is_leader", "1 on the leader, else 0.", leads);
-    let voters = status.voters as u64;
+    let members = (status.voters + status.learners) as u64;
     page.gauge(
         "warren_raft_peers_total",
         "Members of the current configuration.",
-        voters,
+        members,
     );
     page.gauge(
         "warren_raft_log_index",

@@ -1,0 +1,76 @@
+//! What the members of a cluster say to each other, as series.
+
+use super::Page;
+use crate::control::{Status, Transfers, peer};
+
+pub fn render(status: &Status, page: &mut Page) {
+    if !status.in_cluster && status.peers.links == 0 {
+        return;
+    }
+    let learners = status.learners as u64;
+    page.gauge(
+        "warren_raft_learners",
+        "Members that do not vote.",
+        learners,
+    );
+    page.gauge(
+        "warren_raft_joint",
+        "1 while a change of voters is under way.",
+        u64::from(status.is_joint),
+    );
+    page.gauge(
+        "warren_raft_cut",
+        "1 until a member whose log was cut has caught up.",
+        u64::from(status.cut),
+    );
+    let level = u64::from(status.feature_level);
+    page.gauge("warren_cluster_feature_level", "Of the state.", level);
+    page.counter(
+        "warren_state_hash_mismatches_total",
+        "Contradictions between members' states: zero, always.",
+        status.hash_mismatches,
+    );
+    frames(&status.peers, page);
+    transfers(&status.transfers, page);
+}
+
+fn frames(stats: &peer::Stats, page: &mut Page) {
+    let name = "warren_peer_frames_total";
+    page.family(name, "counter", "Frames of and to other members.");
+    page.line(
+        &format!("{name}{{direction=\"received\"}}"),
+        stats.frames_received,
+    );
+    page.line(&format!("{name}{{direction=\"sent\"}}"), stats.frames_sent);
+    let name = "warren_peer_frames_refused_total";
+    page.family(name, "counter", "Frames that were not listened to.");
+    for (why, count) in stats.refusals {
+        page.line(&format!("{name}{{reason=\"{}\"}}", why.name()), count);
+    }
+    let links = stats.links as u64;
+    page.gauge("warren_peer_links", "Other members that are known.", links);
+}
+
+fn transfers(transfers: &Transfers, page: &mut Page) {
+    let sending = transfers.sending as u64;
+    page.gauge(
+        "warren_snapshot_sending",
+        "Snapshots on their way to other members.",
+        sending,
+    );
+    page.gauge(
+        "warren_snapshot_receiving",
+        "1 while a snapshot comes in.",
+        u64::from(transfers.receiving),
+    );
+    page.counter(
+        "warren_snapshot_sent_bytes_total",
+        "Bytes of snapshots sent to other members.",
+        transfers.sent_bytes,
+    );
+    page.counter(
+        "warren_snapshot_received_bytes_total",
+        "Bytes of snapshots received from other members.",
+        transfers.received_bytes,
+    );
+}
