@@ -2,13 +2,13 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::fmt::Write as _;
-use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use prost::Message as _;
 use rustix::event::{EventfdFlags, eventfd};
 
-use crate::control::{Level, LogLine};
+use crate::control::{CallId, Level, LogLine};
 use crate::error::Error;
 
 /// Log lines kept for the daemon's log; more are dropped and counted.
@@ -32,6 +32,44 @@ pub struct Completion {
     pub kind: Kind,
     pub of_stream: bool,
     pub payload: Vec<u8>,
+}
+
+impl Completion {
+    fn reply(id: u64, result: Result<Vec<u8>, Error>) -> Self {
+        let (kind, payload) = match result {
+            Ok(payload) => (Kind::Response, payload),
+            Err(error) => (Kind::Error, error.to_pb().encode_to_vec()),
+        };
+        Self {
+            id,
+            kind,
+            of_stream: false,
+            payload,
+        }
+    }
+
+    fn item(id: u64, payload: Vec<u8>) -> Self {
+        Self {
+            id,
+            kind: Kind::Item,
+            of_stream: true,
+            payload,
+        }
+    }
+
+    fn end(id: u64, error: Option<Error>) -> Self {
+        let kind = match error {
+            Some(_) => Kind::Error,
+            None => Kind::End,
+        };
+        let payload = error.map(|error| error.to_pb().encode_to_vec());
+        Self {
+            id,
+            kind,
+            of_stream: true,
+            payload: payload.unwrap_or_default(),
+        }
+    }
 }
 
 /// The queue is bounded by what is open: one completion a call, one item and one end a stream.
@@ -66,6 +104,10 @@ impl Completions {
         self.event_fd.as_raw_fd()
     }
 
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
+        self.event_fd.as_fd()
+    }
+
     pub fn open_stream(&self, id: u64) {
         self.lock().streams.insert(id);
     }
@@ -80,49 +122,36 @@ impl Completions {
         open
     }
 
-    pub fn reply(&self, id: u64, result: Result<Vec<u8>, Error>) {
-        let (kind, payload) = match result {
-            Ok(payload) => (Kind::Response, payload),
-            Err(error) => (Kind::Error, error.to_pb().encode_to_vec()),
-        };
-        self.push([Completion {
-            id,
-            kind,
-            of_stream: false,
-            payload,
-        }]);
-    }
-
-    /// An item of a stream, unless its reader has gone.
-    pub fn item(&self, id: u64, payload: Vec<u8>) {
-        if self.lock().streams.contains(&id) {
-            self.push([Completion {
-                id,
-                kind: Kind::Item,
-                of_stream: true,
-                payload,
-            }]);
+    /// What a step answered, in one go: replies to calls, items and ends of streams. Nothing goes
+    /// to a stream whose reader has gone.
+    pub fn extend(
+        &self,
+        replies: impl IntoIterator<Item = (CallId, Result<Vec<u8>, Error>)>,
+        items: impl IntoIterator<Item = (CallId, Vec<u8>)>,
+        ended: impl IntoIterator<Item = (CallId, Option<Error>)>,
+    ) {
+        let mut queue = self.lock();
+        let was_empty = queue.waiting.is_empty();
+        for (id, result) in replies {
+            queue.waiting.push_back(Completion::reply(id.0, result));
+        }
+        for (id, payload) in items {
+            if queue.streams.contains(&id.0) {
+                queue.waiting.push_back(Completion::item(id.0, payload));
+            }
+        }
+        for (id, error) in ended {
+            if queue.streams.remove(&id.0) {
+                queue.waiting.push_back(Completion::end(id.0, error));
+            }
+        }
+        if was_empty && !queue.waiting.is_empty() {
+            self.wake();
         }
     }
 
-    /// The end of a stream, unless its reader has gone.
-    pub fn end(&self, id: u64, error: Option<Error>) {
-        if self.lock().streams.remove(&id) {
-            let kind = if error.is_some() {
-                Kind::Error
-            } else {
-                Kind::End
-            };
-            let payload = error
-                .map(|error| error.to_pb().encode_to_vec())
-                .unwrap_or_default();
-            self.push([Completion {
-                id,
-                kind,
-                of_stream: true,
-                payload,
-            }]);
-        }
+    pub fn reply(&self, id: CallId, result: Result<Vec<u8>, Error>) {
+        self.extend([(id, result)], [], []);
     }
 
     pub fn log(&self, line: &LogLine) {
@@ -233,7 +262,7 @@ mod tests {
         let completions = Completions::new().unwrap();
         assert!(!is_readable(&completions));
         for id in 0..3 {
-            completions.reply(id, Ok(vec![]));
+            completions.reply(CallId(id), Ok(vec![]));
         }
         assert!(is_readable(&completions));
         assert_eq!(completions.drain(2).len(), 2);
@@ -246,10 +275,9 @@ mod tests {
     fn a_closed_stream_is_silent() {
         let completions = Completions::new().unwrap();
         completions.open_stream(5);
-        completions.item(5, vec![1]);
+        completions.extend([], [(CallId(5), vec![1])], []);
         assert!(completions.close_stream(5));
-        completions.item(5, vec![2]);
-        completions.end(5, None);
+        completions.extend([], [(CallId(5), vec![2])], [(CallId(5), None)]);
         assert!(completions.drain(9).is_empty());
         assert!(!completions.close_stream(5));
     }

@@ -1,21 +1,26 @@
 //! The thread that owns the machine, and the threads that it feeds.
 
+use std::net::TcpListener;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
+use crossbeam_channel::{Receiver, Sender, select_biased, unbounded};
 
 use super::log_thread::{Job, LogThread};
 use super::metrics::Gauges;
+use super::peers::{Peers, Plain, Received};
 use super::snapshots::{self, Job as FileJob};
-use super::{Message, Options, Shared, clock, fatal};
+use super::{Message, Options, PeerOptions, Shared, clock, fatal};
 use crate::control::durable::{self, Found, Snapshots, log_dir};
-use crate::control::{Config, Control, Identity, Input, Outputs, ReadJob};
+use crate::control::{
+    Config, Control, FrameOut, Identity, Input, Level, LogLine, Outputs, ReadJob,
+};
 use crate::error::Error;
 use crate::fsm::FEATURE_LEVEL_MAX;
-use crate::raft::TICK_MS;
+use crate::ids::Index;
+use crate::raft::{Lane, TICK_MS};
 use crate::wal::{FileDisk, Wal};
 
 /// Inputs of one step: few enough that it stays short, enough that they share a commit.
@@ -23,10 +28,16 @@ const INPUTS_PER_STEP: usize = 128;
 /// Segments of log behind a snapshot that make the next one due.
 const SNAPSHOT_AFTER_SEGMENTS: u64 = 2;
 
+/// Between two counts of what is in the state.
+const GAUGES_EVERY_MS: u64 = 100;
+
 struct Core {
     control: Control,
     options: Options,
     inputs: Receiver<Message>,
+    /// What keeps the cluster together overtakes all other inputs.
+    urgent: Receiver<Received>,
+    peers: Option<Peers>,
     own: Sender<Message>,
     log: Option<Sender<Job>>,
     reads: Sender<ReadJob>,
@@ -34,6 +45,9 @@ struct Core {
     shared: Arc<Shared>,
     helpers: Vec<JoinHandle<()>>,
     next_tick_ns: u64,
+    /// The index that the published gauges describe, and when the next ones may follow.
+    gauges_of: Index,
+    gauges_due_ns: u64,
 }
 
 /// Starts all threads; the one returned ends the others before itself.
@@ -44,7 +58,18 @@ pub fn start(
 ) -> Result<(Sender<Message>, Vec<JoinHandle<()>>), Error> {
     // Bounded by what is open: see the module's prose.
     let (own, inputs) = unbounded();
-    let config = config(&options)?;
+    let mut entropy = [0; 40];
+    getrandom::fill(&mut entropy).map_err(|error| Error::DataDir {
+        path: "the kernel's random source".into(),
+        why: error.to_string(),
+    })?;
+    let (seed, jitter) = entropy.split_first_chunk().expect("it is 40 bytes long");
+    let config = config(&options, *seed);
+    let (urgent, urgent_frames) = unbounded();
+    let peers = options.peers.as_ref().map(|wanted| {
+        let jitter = jitter.try_into().map_or(0, u64::from_le_bytes);
+        start_peers(wanted, jitter, &shared, own.clone(), urgent)
+    });
     let mut identity = None;
     let (control, wal) = match found {
         None => (Control::outside(config), None),
@@ -68,7 +93,7 @@ pub fn start(
     let reader = fatal::spawn("reader", move || {
         read_jobs
             .iter()
-            .for_each(|job| answering.completions.reply(job.id.0, job.answer()));
+            .for_each(|job| answering.completions.reply(job.id, job.answer()));
     })?;
     let writer = snapshots::Files {
         snapshots: Snapshots::new(Arc::new(FileDisk), &options.raft_dir),
@@ -81,6 +106,8 @@ pub fn start(
         control,
         options,
         inputs,
+        urgent: urgent_frames,
+        peers: peers.transpose()?,
         own: own.clone(),
         log: None,
         reads,
@@ -88,6 +115,8 @@ pub fn start(
         shared,
         helpers: vec![reader, snapshotter],
         next_tick_ns: clock::mono_ns(),
+        gauges_of: Index(0),
+        gauges_due_ns: 0,
     };
     if let Some(identity) = identity {
         let _ = core.files.send(FileJob::Belong(identity));
@@ -98,23 +127,54 @@ pub fn start(
     Ok((own, vec![fatal::spawn("core", move || core.run())?]))
 }
 
-fn config(options: &Options) -> Result<Config, Error> {
-    let mut seed = [0; 32];
-    getrandom::fill(&mut seed).map_err(|error| Error::DataDir {
-        path: "the kernel's random source".into(),
-        why: error.to_string(),
+/// Frames that came in wait in the core's queues, each connection's within its share.
+fn start_peers(
+    wanted: &PeerOptions,
+    jitter: u64,
+    shared: &Shared,
+    inputs: Sender<Message>,
+    urgent: Sender<Received>,
+) -> Result<Peers, Error> {
+    let listener = TcpListener::bind(wanted.listen).map_err(|error| Error::Invalid {
+        what: "the address that other members are to reach",
+        why: format!("{}: {error}", wanted.listen),
     })?;
-    Ok(Config {
+    let deliver = move |lane, received| {
+        // A core that has gone needs no frames.
+        if lane == Lane::Urgent {
+            let _ = urgent.send(received);
+        } else {
+            let _ = inputs.send(Message::Frame(received));
+        }
+    };
+    let counters = shared.peers.clone();
+    Peers::start(
+        listener,
+        Arc::new(Plain),
+        jitter,
+        counters,
+        Arc::new(deliver),
+    )
+}
+
+fn config(options: &Options, seed: [u8; 32]) -> Config {
+    let peers = options.peers.as_ref();
+    let address = peers.map_or(&options.advertise_addr, |peers| &peers.address);
+    Config {
         node: options.node,
         node_name: options.node_name.clone(),
         advertise_addr: options.advertise_addr.clone(),
-        address: options.advertise_addr.clone(),
+        address: address.clone(),
         feature_level_max: FEATURE_LEVEL_MAX,
         log_dir: log_dir(&options.raft_dir).to_string_lossy().into_owned(),
         seed,
         snapshot_bytes: options.segment_bytes * SNAPSHOT_AFTER_SEGMENTS,
         stopwatch: clock::mono_ns,
-    })
+    }
+}
+
+fn frame_of(received: Received) -> Input {
+    Input::Frame(received.into_frame())
 }
 
 impl Core {
@@ -131,33 +191,39 @@ impl Core {
         self.stop();
     }
 
-    /// Waits for something to do and takes what there is; false when it is time to stop.
+    /// Waits for something to do and takes what there is; false when it is time to stop. A tick
+    /// comes after what was heard before it: a member that had to wait for the processor does not
+    /// take its own silence for the leader's.
     fn gather(&mut self, batch: &mut Vec<Input>, at_once: bool) -> bool {
-        let now_ns = clock::mono_ns();
-        let wait_ns = if at_once {
-            0
-        } else {
-            self.next_tick_ns.saturating_sub(now_ns)
-        };
-        let mut next = match self.inputs.recv_timeout(Duration::from_nanos(wait_ns)) {
-            Ok(message) => Some(message),
-            Err(RecvTimeoutError::Timeout) => None,
-            Err(RecvTimeoutError::Disconnected) => return false,
-        };
+        let wait_ns = self.next_tick_ns.saturating_sub(clock::mono_ns());
+        let wait = Duration::from_nanos(if at_once { 0 } else { wait_ns });
+        let mut next = None;
+        select_biased! {
+            recv(self.urgent) -> frame => batch.extend(frame.ok().map(frame_of)),
+            recv(self.inputs) -> message => next = message.ok(),
+            default(wait) => {}
+        }
+        let urgent = self.urgent.try_iter().take(INPUTS_PER_STEP);
+        batch.extend(urgent.map(frame_of));
         if clock::mono_ns() >= self.next_tick_ns {
             self.next_tick_ns = clock::mono_ns() + TICK_MS * 1_000_000;
             batch.push(Input::Tick);
         }
-        while let Some(message) = next {
-            match message {
-                Message::Stop => return false,
-                Message::Input(input) => batch.push(input),
+        loop {
+            match next {
+                Some(Message::Stop) => return false,
+                Some(Message::Input(input)) => batch.push(input),
+                Some(Message::Frame(received)) => batch.push(frame_of(received)),
+                None => {}
             }
-            next = (batch.len() < INPUTS_PER_STEP)
-                .then(|| self.inputs.try_recv().ok())
-                .flatten();
+            if batch.len() >= INPUTS_PER_STEP {
+                return true;
+            }
+            next = self.inputs.try_recv().ok();
+            if next.is_none() {
+                return true;
+            }
         }
-        true
     }
 
     fn carry_out(&mut self, outputs: Outputs) {
@@ -171,36 +237,37 @@ impl Core {
                 let _ = log.send(Job::Compact(at));
             }
         }
-        for (id, result) in outputs.replies {
-            completions.reply(id.0, result);
+        if let Some(peers) = &mut self.peers {
+            if let Some(now) = outputs.peers {
+                let reached = now.into_iter().map(|peer| (peer.member, peer.address));
+                if let Err(error) = peers.set(reached) {
+                    completions.log(&LogLine {
+                        level: Level::Warning,
+                        component: "peers",
+                        message: error.to_string(),
+                    });
+                }
+            }
+            for FrameOut { to, lane, bytes } in outputs.frames {
+                peers.send(to, lane, bytes);
+            }
         }
-        for (id, item) in outputs.items {
-            completions.item(id.0, item);
-        }
-        for (id, error) in outputs.ended {
-            completions.end(id.0, error);
-        }
+        completions.extend(outputs.replies, outputs.items, outputs.ended);
         for line in &outputs.log_lines {
             completions.log(line);
         }
         for job in outputs.reads {
             let _ = self.reads.send(job);
         }
-        self.carry_out_files(
-            outputs
-                .snapshot
-                .map(Box::new)
-                .map(FileJob::Take)
-                .into_iter()
-                .chain(
-                    outputs
-                        .snapshots_in_use
-                        .map(FileJob::InUse)
-                        .into_iter()
-                        .chain(outputs.snapshot_writes.into_iter().map(FileJob::Receive))
-                        .chain(outputs.snapshot_reads.into_iter().map(FileJob::Send)),
-                ),
-        );
+        // What must stay is said before the next snapshot makes others go.
+        let in_use = outputs.snapshots_in_use.map(FileJob::InUse).into_iter();
+        let taken = outputs.snapshot.map(Box::new).map(FileJob::Take);
+        let received = outputs.snapshot_writes.into_iter().map(FileJob::Receive);
+        let sent = outputs.snapshot_reads.into_iter().map(FileJob::Send);
+        for job in in_use.chain(taken).chain(received).chain(sent) {
+            // The thread ends before this one only together with the process.
+            let _ = self.files.send(job);
+        }
         if let Some(stop) = outputs.stop {
             fatal::die("control", &stop.why);
         }
@@ -209,13 +276,6 @@ impl Core {
             let created = self.create_log(identity);
             let _ = self.own.send(Message::Input(Input::LogCreated(created)));
         }
-    }
-
-    fn carry_out_files(&self, jobs: impl Iterator<Item = FileJob>) {
-        // The thread ends before this one only together with the process.
-        jobs.for_each(|job| {
-            let _ = self.files.send(job);
-        });
     }
 
     /// Once in a cluster's life, and nothing else is going on then.
@@ -246,7 +306,9 @@ impl Core {
         Ok(())
     }
 
-    fn publish(&self, started_ns: u64) {
+    /// Says how things stand, for whoever looks. The gauges take O(nodes), so they are behind by up
+    /// to [`GAUGES_EVERY_MS`] and a tick, which is a step too.
+    fn publish(&mut self, started_ns: u64) {
         let now_ns = clock::mono_ns();
         self.shared.metrics.step.observe_ns(now_ns - started_ns);
         self.shared.core_beat_ns.store(now_ns, Ordering::Relaxed);
@@ -256,11 +318,13 @@ impl Core {
             .view
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        let changed = view.status.as_ref().map(|known| known.applied_index);
-        if changed != Some(status.applied_index)
+        if self.gauges_of != status.applied_index
+            && now_ns >= self.gauges_due_ns
             && let Some(state) = self.control.state()
         {
             view.gauges = Gauges::of(state);
+            self.gauges_of = status.applied_index;
+            self.gauges_due_ns = now_ns + GAUGES_EVERY_MS * 1_000_000;
         }
         if let Some(orchestrator) = self.control.orchestrator() {
             view.orchestrator = orchestrator.stats();
@@ -270,6 +334,8 @@ impl Core {
 
     /// What has been handed to the log becomes durable; what has not was never acknowledged.
     fn stop(mut self) {
+        // The others learn at once that this one is gone.
+        drop(self.peers.take());
         if let Some(log) = self.log.take() {
             let _ = log.send(Job::Close);
         }

@@ -174,6 +174,7 @@ pub fn render(shared: &Shared) -> Vec<u8> {
         render_queues(&view, shared, &mut page);
     }
     render_disk(shared, &mut page);
+    shared.peers.render(&mut page.0);
     page.0.into_bytes()
 }
 

@@ -6,7 +6,8 @@
 //! | `core` | steps the machine and hands its outputs on | inputs, the tick |
 //! | `wal` | appends, one fdatasync for all that queued meanwhile, then says so | outputs, room on the disk |
 //! | `reader` | answers reads from clones of the state | reads |
-//! | `snapshot` | writes a clone of the state to a file | a snapshot that is due |
+//! | `snapshot` | writes a clone of the state to a file, reads and writes pieces of others | snapshots that are due, asked for, or coming in |
+//! | [`peers`] | frames to and from other members | queues, sockets |
 //!
 //! The Python side submits, and is told through an eventfd that completions wait; it takes them in
 //! batches. What is open at a time is bounded ([`CALLS_MAX`], [`STREAMS_MAX`]), so every queue in
@@ -27,8 +28,11 @@ mod fatal;
 mod histogram;
 mod log_thread;
 mod metrics;
+mod peers;
 mod snapshots;
 
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -37,7 +41,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 
-use crate::control::{self, Call, CallId, Consistency, Input, durable};
+use crate::control::{self, Call, CallId, Consistency, Identity, Input, durable};
 use crate::error::Error;
 use crate::ids::NodeId;
 use crate::wal::{self, FileDisk};
@@ -57,6 +61,9 @@ const SEGMENT_BYTES_MAX: u64 = 1 << 30;
 /// How long opening waits for this member to lead, so that the first calls are served.
 const LEAD_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long the end waits for another member to take the lead.
+const RETIRE_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// What a host is started with.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -67,6 +74,17 @@ pub struct Options {
     pub advertise_addr: String,
     /// A multiple of 4,096 from 1 MiB to 1 GiB.
     pub segment_bytes: u64,
+    /// How other members are reached; without it no port is opened, and there are none.
+    pub peers: Option<PeerOptions>,
+}
+
+/// Where members meet.
+#[derive(Clone, Debug)]
+pub struct PeerOptions {
+    /// Where to listen, as `address:port`.
+    pub listen: SocketAddr,
+    /// Where the others reach it, as `host:port`.
+    pub address: String,
 }
 
 impl Options {
@@ -83,6 +101,9 @@ impl Options {
 pub struct Status {
     pub in_cluster: bool,
     pub leader: bool,
+    /// This member or another one leads, as far as is known here.
+    pub has_leader: bool,
+    pub voters: usize,
     pub term: u64,
     pub last_index: u64,
     pub applied_index: u64,
@@ -106,6 +127,7 @@ pub(crate) struct Shared {
     pub calls: AtomicUsize,
     pub streams: AtomicUsize,
     pub metrics: Metrics,
+    pub peers: Arc<peers::Counters>,
     pub view: Mutex<View>,
     pub log_health: log_thread::Health,
     /// Nothing new is taken up, and nobody waits for a full disk.
@@ -125,13 +147,30 @@ pub(crate) struct View {
 /// To the core thread.
 pub(crate) enum Message {
     Input(Input),
+    /// From a peer.
+    Frame(peers::Received),
     /// Finish what is durable, close the log, end.
     Stop,
 }
 
 impl Host {
-    /// Recovers what the directory holds and starts the threads. Waits for this member to lead,
-    /// but not longer than 5 s.
+    /// Makes this the log of a member that another one has admitted to its cluster, and opens it.
+    /// What the cluster knows comes from its leader, who knows this member's address.
+    ///
+    /// # Errors
+    /// `DataDir` if there is a log already, and what [`Host::open`] refuses.
+    pub fn join(options: Options, identity: Identity) -> Result<Self, Error> {
+        check(&options)?;
+        let (disk, dir) = (Arc::new(FileDisk), &options.raft_dir);
+        durable::create(disk, dir, &identity, false, options.wal())?;
+        Self::open(options)
+    }
+
+    /// Recovers what the directory holds and starts the threads. Waits for somebody to lead, but
+    /// not longer than 5 s.
+    ///
+    /// # Errors
+    /// `LogDamaged` and `DataDir` name the file; `Invalid` an option.
     pub fn open(options: Options) -> Result<Self, Error> {
         check(&options)?;
         let shared = Arc::new(Shared::new()?);
@@ -229,6 +268,8 @@ impl Host {
         Status {
             in_cluster: known.is_some_and(|status| status.in_cluster),
             leader: known.is_some_and(|status| status.serving),
+            has_leader: known.is_some_and(|status| status.leader.is_some()),
+            voters: known.map_or(0, |status| status.voters),
             term: known.map_or(0, |status| status.term.0),
             last_index: known.map_or(0, |status| status.last_index.0),
             applied_index: known.map_or(0, |status| status.applied_index.0),
@@ -244,6 +285,7 @@ impl Host {
 
     /// Ends the threads and marks the log's clean end; false if that took longer than `timeout`.
     pub fn shutdown(&self, timeout: Duration) -> bool {
+        self.hand_over_lead(timeout / 2);
         self.shared.closing.store(true, Ordering::Relaxed);
         // An error means that the core thread has ended already.
         let _ = self.inputs.send(Message::Stop);
@@ -310,26 +352,41 @@ impl Host {
             .map_err(|_| Error::ShuttingDown)
     }
 
-    /// A member that has a cluster leads within a commit or two. A disk without room would keep it
-    /// from that; then the daemon comes up and says so.
+    /// A member that has a cluster leads or hears from a leader within a few ticks. A disk without
+    /// room, or the loss of the majority, would keep it from that; then the daemon comes up and
+    /// says so.
     fn wait_for_lead(&self) {
-        let deadline = Instant::now() + LEAD_TIMEOUT;
+        self.wait_for(LEAD_TIMEOUT, |status| {
+            status.voters == 0 || status.serving || (status.leader.is_some() && !status.is_leader)
+        });
+    }
+
+    /// The lead goes to another member while this one can still hand it over: nobody has to wait
+    /// for an election.
+    fn hand_over_lead(&self, timeout: Duration) {
+        if self.send(Input::Retire).is_ok() {
+            self.wait_for(timeout.min(RETIRE_TIMEOUT), |status| status.retired);
+        }
+    }
+
+    fn wait_for(&self, timeout: Duration, holds: impl Fn(&control::Status) -> bool) {
+        let deadline = Instant::now() + timeout;
         loop {
-            let waiting = {
-                let view = self
-                    .shared
-                    .view
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner);
-                view.status
-                    .as_ref()
-                    .is_none_or(|status| status.voters > 0 && !status.serving)
-            };
-            if !waiting || Instant::now() >= deadline {
+            let view = self.shared.view.lock();
+            let view = view.unwrap_or_else(PoisonError::into_inner);
+            if view.status.as_ref().is_some_and(&holds) || Instant::now() >= deadline {
                 return;
             }
+            drop(view);
             std::thread::sleep(Duration::from_micros(200));
         }
+    }
+}
+
+/// Readable when completions wait, as [`Host::event_fd`].
+impl AsFd for Host {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.shared.completions.as_fd()
     }
 }
 
@@ -349,6 +406,7 @@ impl Shared {
             calls: AtomicUsize::new(0),
             streams: AtomicUsize::new(0),
             metrics: Metrics::default(),
+            peers: Arc::default(),
             view: Mutex::default(),
             log_health: log_thread::Health::default(),
             closing: AtomicBool::new(false),

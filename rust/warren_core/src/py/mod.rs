@@ -56,6 +56,8 @@ impl Core {
             node_name,
             advertise_addr,
             segment_bytes,
+            // Members meet once they have certificates.
+            peers: None,
         };
         let host = py.detach(|| Host::open(options))?;
         Ok(Self { host })

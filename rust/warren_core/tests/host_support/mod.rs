@@ -47,6 +47,7 @@ pub fn options(dir: &Path) -> Options {
         node_name: "one".into(),
         advertise_addr: "127.0.0.1:2377".into(),
         segment_bytes: SEGMENT_BYTES,
+        peers: None,
     }
 }
 

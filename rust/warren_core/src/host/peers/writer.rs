@@ -1,0 +1,110 @@
+//! One lane to one peer: connect, write, connect again.
+
+use std::io::{self, IoSlice};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use super::outbox::Outbox;
+use super::stream::{Connection, Transport};
+use super::wire;
+use crate::raft::Lane;
+
+const DIAL_TIMEOUT: Duration = Duration::from_secs(1);
+/// Between two attempts: doubled from the first to the second, less up to a half of it at random.
+const PAUSE_MIN: Duration = Duration::from_millis(20);
+const PAUSE_MAX: Duration = Duration::from_millis(500);
+/// How often an idle connection is looked after.
+const IDLE: Duration = Duration::from_secs(1);
+/// Bulk gives way to everything else, also for the processor.
+const BULK_NICENESS: i32 = 10;
+
+pub struct Writer {
+    pub address: String,
+    pub lane: Lane,
+    pub outbox: Arc<Outbox>,
+    pub transport: Arc<dyn Transport>,
+    pub seed: u64,
+}
+
+impl Writer {
+    pub fn run(mut self) {
+        if self.lane == Lane::Bulk {
+            // For this thread alone. Without the right to it, bulk is merely less polite.
+            let _ = rustix::process::setpriority_process(None, BULK_NICENESS);
+        }
+        let mut pause = PAUSE_MIN;
+        while !self.outbox.is_closed() {
+            let carried = match self.transport.dial(&self.address, self.lane, DIAL_TIMEOUT) {
+                Ok(mut connection) => self.write_all(connection.as_mut()),
+                Err(_) => false,
+            };
+            let counters = &self.outbox.counters;
+            counters.connected.store(false, Relaxed);
+            if carried {
+                pause = PAUSE_MIN;
+            } else {
+                counters.dial_failures.fetch_add(1, Relaxed);
+            }
+            let wait = self.jittered(pause);
+            if !self.outbox.pause(wait) {
+                return;
+            }
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+
+    /// Writes until the connection breaks or the queue is closed; whether anything got through.
+    fn write_all(&self, connection: &mut dyn Connection) -> bool {
+        let Ok(socket) = connection.socket().try_clone() else {
+            return false;
+        };
+        let mut carried = false;
+        let mut batch = Vec::new();
+        let mut usable = self.outbox.connected(Some(socket))
+            && connection.write_all(&wire::preamble(self.lane)).is_ok();
+        while usable {
+            usable = self.outbox.take(&mut batch, IDLE);
+            // Asked first: the first write to a peer that has restarted would seem to succeed.
+            usable = usable && !connection.is_closed() && self.write(connection, &batch).is_ok();
+            carried |= usable && !batch.is_empty();
+            if !usable {
+                self.outbox.counters.lost(batch.len());
+            }
+            batch.clear();
+        }
+        self.outbox.connected(None);
+        carried
+    }
+
+    fn write(&self, connection: &mut dyn Connection, batch: &[Vec<u8>]) -> io::Result<()> {
+        let bytes: usize = batch.iter().map(Vec::len).sum();
+        let mut slices: Vec<IoSlice<'_>> = batch.iter().map(|frame| IoSlice::new(frame)).collect();
+        let mut left = slices.as_mut_slice();
+        while !left.is_empty() {
+            match connection.write_vectored(left) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => IoSlice::advance_slices(&mut left, written),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        connection.flush()?;
+        let counters = &self.outbox.counters;
+        counters.sent_frames.fetch_add(batch.len() as u64, Relaxed);
+        counters.sent_bytes.fetch_add(bytes as u64, Relaxed);
+        Ok(())
+    }
+
+    /// Between a half and the whole of `pause`.
+    fn jittered(&mut self, pause: Duration) -> Duration {
+        // SplitMix64 (Steele, Lea, Flood 2014): the next of a seeded sequence.
+        self.seed = self.seed.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut mixed = self.seed;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        mixed ^= mixed >> 31;
+        let half_ns = pause.as_nanos() as u64 / 2;
+        Duration::from_nanos(half_ns + mixed % half_ns.max(1))
+    }
+}
