@@ -56,11 +56,17 @@ check: tools ## run all static checks; CI runs this and the tests, and nothing e
 	$(PY) -m pytest tests/contract -q
 	$(PY) scripts/check_advisories.py
 
+# Figures of a small run mean little: they do not replace the report that is there.
+REPORT := $(if $(QUICK),target/bench/quick,benches/report)
+EARLIER := target/bench/earlier
+
 .PHONY: bench
-bench: setup ## run the benchmarks (BENCH=name for one, QUICK=1 for small ones)
-	@for file in $(or $(BENCH:%=benches/%.py),$(wildcard benches/[a-z]*.py)); do \
-		$(PY) -m benches.$$(basename $$file .py) $(if $(QUICK),--quick) || exit 1; \
+bench: setup ## run the benchmarks, write benches/report (BENCH=name for one, QUICK=1 for small ones)
+	@rm -rf $(EARLIER) && mkdir -p $(EARLIER) $(REPORT) && cp -r $(REPORT)/. $(EARLIER)
+	@for file in $(or $(BENCH:%=benches/%.py),$(filter-out benches/test_%,$(wildcard benches/[a-z]*.py))); do \
+		$(PY) -m benches.$$(basename $$file .py) --save $(REPORT) $(if $(QUICK),--quick) || exit 1; \
 	done
+	@$(PY) -m benches._report $(REPORT) $(EARLIER)
 
 .PHONY: lock
 lock: ## pin the newest allowed versions of the Python requirements (needs uv)

@@ -11,7 +11,6 @@ file on the same disk (what durability alone costs). Latencies are milliseconds.
 from __future__ import annotations
 
 import asyncio
-import os
 import secrets
 import time
 from pathlib import Path
@@ -20,29 +19,12 @@ import grpc
 import grpc.aio
 import uvloop
 
-from benches._common import Report, arguments, latency
+from benches._common import Report, arguments, raw_fdatasync
 from benches._stack import one_node
 from warren._histogram import Histogram
 from warren.pb.v1 import api_pb2
 
 MANAGER = "/warren.v1.Manager/"
-
-
-def raw_fdatasync(directory: Path, writes: int) -> Histogram:
-    """512-byte appends into a preallocated file, each followed by fdatasync."""
-    histogram = Histogram()
-    path = directory / "fdatasync.probe"
-    with path.open("wb", buffering=0) as file:
-        os.posix_fallocate(file.fileno(), 0, 512 * (writes + 1))
-        os.fsync(file.fileno())
-        block = b"\xa5" * 512
-        for _ in range(writes):
-            began = time.perf_counter()
-            file.write(block)
-            os.fdatasync(file.fileno())
-            histogram.observe(time.perf_counter() - began)
-    path.unlink()
-    return histogram
 
 
 class Caller:
@@ -96,16 +78,16 @@ def main() -> None:
     report = Report("service create through the API")
     with one_node() as node:
         disk = raw_fdatasync(node.data_dir, calls)
-        report.row("raw fdatasync, 512 B", **latency(disk))
+        report.latency("raw fdatasync, 512 B", disk, limit=True)
         for action, callers in (("ping", 1), ("ping", 64), ("create", 1), ("create", 64)):
             share = calls // 4 if callers == 1 else calls
             histogram, rate = uvloop.run(measure(node.socket, action, callers, share))
             name = {"ping": "empty RPC", "create": "service create"}[action]
-            report.row(f"{name}, {callers} callers", per_second=rate, **latency(histogram))
+            report.latency(f"{name}, {callers} callers", histogram, per_second=rate)
     one = report.rows["service create, 1 callers"]
     floor = report.rows["empty RPC, 1 callers"]["p50"] + report.rows["raw fdatasync, 512 B"]["p50"]
     report.row("one caller, against empty RPC + fdatasync", ratio_p50=one["p50"] / floor)
-    report.print(as_json=options.json)
+    report.finish(options)
 
 
 if __name__ == "__main__":

@@ -61,7 +61,7 @@ def main() -> None:
     for name, values in times_ms.items():
         middle_ms = median(values)
         report.row(name, median_ms=middle_ms, min_ms=min(values), ratio=middle_ms / base_ms)
-    report.print(as_json=options.json)
+    report.finish(options)
 
 
 if __name__ == "__main__":

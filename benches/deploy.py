@@ -319,7 +319,7 @@ def main() -> None:
             max_s=max(seconds),
             ratio_to_floor=median(ratios),
         )
-    report.print(as_json=options.json)
+    report.finish(options)
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def main() -> None:
     for name, (statement, names) in statements.items():
         report.row(name, ns=best_ns(statement, {"x": VALUE_SECONDS, **names}, calls, repeats))
     report.row("child", bytes=sys.getsizeof(ours))
-    report.print(as_json=options.json)
+    report.finish(options)
 
 
 if __name__ == "__main__":

@@ -67,7 +67,7 @@ def main() -> None:
             report.row(name, cpu_percent=percent, **memory_mib(pid))
         if found := loggers():
             report.row("one container logger", **memory_mib(found[0]))
-    report.print(as_json=options.json)
+    report.finish(options)
 
 
 if __name__ == "__main__":

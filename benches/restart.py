@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 
-from benches._common import Report, arguments, latency
+from benches._common import Report, arguments
 from benches._stack import IMAGE, containerd, one_node
 from tests.support.containerd import runtime_tasks
 from tests.support.node import eventually
@@ -47,10 +47,10 @@ def main() -> None:
             began = time.perf_counter()
             subprocess.run([sys.executable, "-c", IMPORTS], check=True)
             imports.observe(time.perf_counter() - began)
-    report.row("start to /ready", **latency(ready))
-    report.row("importing what it consists of", **latency(imports))
+    report.latency("start to /ready", ready)
+    report.latency("importing what it consists of", imports, limit=True)
     report.row("containers", restarted=restarted, lost=lost, rounds=rounds)
-    report.print(as_json=options.json)
+    report.finish(options)
 
 
 if __name__ == "__main__":

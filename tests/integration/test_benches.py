@@ -32,7 +32,8 @@ def run_quick(name: str) -> dict[str, dict[str, float]]:
 
 
 def test_they_are_found() -> None:
-    assert {"api", "cli_help", "deploy", "histogram", "idle", "restart"} <= set(BENCHES)
+    ours = {"api", "cli_help", "consensus", "deploy", "histogram", "idle", "restart", "state"}
+    assert ours <= set(BENCHES)
 
 
 @pytest.mark.parametrize("name", [name for name in BENCHES if name != "restart"])
