@@ -9,7 +9,7 @@ use crate::fsm::convert::specified;
 use crate::fsm::objects::{
     Container, ContainerState, DesiredState, Event, Node, NodeStatus, Resources, Service, Status,
 };
-use crate::fsm::state::{Place, State};
+use crate::fsm::state::{NodeRow, Place, State};
 use crate::fsm::table::Handle;
 use crate::fsm::wire;
 use crate::ids::{ContainerId, NodeId, ServiceId};
@@ -27,6 +27,7 @@ impl State {
     pub(super) fn bind(&mut self, cx: &mut Context, command: &pb::Bind) -> Result<Vec<u8>> {
         let items = bounded(&command.items)?;
         let entropy = cx.entropy.clone()?;
+        cx.events.reserve(items.len());
         let judge = |(ordinal, item): (usize, &pb::BindItem)| {
             let id = ContainerId::compose(entropy, ordinal as u32);
             self.bind_one(cx, id, item)
@@ -37,18 +38,24 @@ impl State {
     fn bind_one(&mut self, cx: &mut Context, id: ContainerId, item: &pb::BindItem) -> Judged {
         let service_id = ServiceId::from_slice(&item.service_id)?;
         let node_id = NodeId::from_slice(&item.node_id)?;
-        let service = self
-            .service(service_id)
+        let service_at = *self
+            .service_ids
+            .get(&service_id)
             .ok_or_else(|| not_found(ServiceId::KIND, service_id))?;
-        let node = self
-            .node(node_id)
+        let node_at = *self
+            .node_ids
+            .get(&node_id)
             .ok_or_else(|| not_found(NodeId::KIND, node_id))?;
-        if self.container(id).is_some() {
+        let service = &self.services.get(service_at).service;
+        let NodeRow {
+            node, allocated, ..
+        } = self.nodes.get(node_at);
+        if self.container_ids.contains_key(&id) {
             return Err(invalid("command", "its entropy has been used before"));
         }
         judge_service(service, item)?;
         let replaced = self.judge_slot(service, node, item)?;
-        judge_node(service, node, self.node_allocated(node_id))?;
+        judge_node(service, node, *allocated)?;
         let container = Container {
             id,
             service: service_id,
@@ -66,7 +73,8 @@ impl State {
             self.retire(cx, replaced);
         }
         // Its service has the spec too, so that there is nothing to copy.
-        self.insert_container(container, || unreachable!("the service has it"));
+        let no_need = || unreachable!("the service has it");
+        self.insert_container(container, service_at, node_at, no_need);
         cx.events.push(Event::Container {
             id,
             service: service_id,

@@ -10,7 +10,7 @@ use imbl::ordmap::Entry;
 use crate::fsm::hash;
 use crate::fsm::objects::{Container, Node, Resources, Service};
 use crate::fsm::state::{NodeRow, Place, ServiceRow, SpecRow, State};
-use crate::fsm::table::Table;
+use crate::fsm::table::{Handle, Table};
 use crate::ids::{ContainerId, ServiceId, SpecDigest};
 use crate::pb;
 
@@ -80,15 +80,15 @@ impl State {
         }
     }
 
-    /// Its service and node exist; its spec too, or `spec` gives it.
+    /// `service` and `node` are those that it names; its spec exists, or `spec` gives it.
     pub(super) fn insert_container(
         &mut self,
         container: Container,
+        service: Handle,
+        node: Handle,
         spec: impl FnOnce() -> pb::ContainerSpec,
     ) {
         let (id, slot, held) = (container.id, container.slot, container.held());
-        let service = self.service_ids[&container.service];
-        let node = self.node_ids[&container.node];
         self.use_spec(container.spec_digest, spec);
         self.by_state[container.status.state as usize] += 1;
         self.sum

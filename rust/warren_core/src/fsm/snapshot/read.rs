@@ -269,13 +269,15 @@ fn restore_container(
     let Some(spec) = specs.get(&container.spec_digest) else {
         return Err(broken("the spec of a container is missing"));
     };
-    if state.service(container.service).is_none() || state.node(container.node).is_none() {
+    let service = state.service_ids.get(&container.service).copied();
+    let node = state.node_ids.get(&container.node).copied();
+    let (Some(service), Some(node)) = (service, node) else {
         return Err(broken("the service or node of a container is missing"));
-    }
+    };
     if state.container(container.id).is_some() {
         return Err(broken("a container is in it twice"));
     }
-    state.insert_container(container, || spec.clone());
+    state.insert_container(container, service, node, || spec.clone());
     Ok(())
 }
 
