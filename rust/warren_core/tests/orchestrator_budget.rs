@@ -129,9 +129,10 @@ impl Fleet {
         }
     }
 
+    /// With as few pulses as time still counts by.
     fn time_passes(&mut self, seconds: u64) {
-        for _ in 0..seconds {
-            self.now_ms += 1_000;
+        for _ in 0..seconds / 2 {
+            self.now_ms += 2_000;
             for number in 0..NODES {
                 let id = node_id(&name(number));
                 if Some(id) != self.silent {
@@ -220,14 +221,14 @@ fn a_hundred_thousand_slots() {
     fleet
         .orchestrator
         .session_down(node_id(&name(1)), fleet.now_ms);
-    fleet.time_passes(40);
+    fleet.time_passes(34);
     fleet.assert_runs("big", replicas, replicas / NODES as u32);
     fleet.assert_bounded("a node lost");
 
     fleet.orchestrator.follow();
     fleet.orchestrator.lead(fleet.now_ms);
     fleet.settle();
-    fleet.time_passes(3);
+    fleet.time_passes(4);
     fleet.assert_bounded("taken over");
 
     fleet.update(spec("big", 1_000, "web"));
@@ -292,7 +293,7 @@ fn a_thousand_nodes_with_one_each() {
     fleet
         .orchestrator
         .session_down(node_id(&name(1)), fleet.now_ms);
-    fleet.time_passes(40);
+    fleet.time_passes(34);
     let down = fleet.replica.state.node(node_id(&name(1))).expect("there");
     assert_eq!(down.status, NodeStatus::Down);
     fleet.assert_runs("global", NODES as u32 - 1, 0);

@@ -79,14 +79,6 @@ impl Pass {
         self.walk = None;
         self.away_max = away_max(slots);
     }
-
-    pub fn pend(&mut self, slot: Slot, reason: Arc<str>) {
-        self.pending.push(PendingSlot {
-            slot: slot.number,
-            node: slot.node,
-            reason,
-        });
-    }
 }
 
 /// How many slots of `slots` an update may empty at a time: a quarter, at least one.

@@ -1,6 +1,7 @@
 //! From what a pass finds to proposals.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::fsm::{Service, State};
 use crate::ids::{ContainerId, NodeId, ServiceId};
@@ -274,7 +275,7 @@ impl Orchestrator {
                     pass.why.insert(why.to_string().into()).clone()
                 }
             };
-            pass.pend(vacancy.slot, why);
+            self.pend(service, pass, vacancy.slot, why);
             pass.vacant.pop_front();
             meter.look(1);
             if meter.looks == 0 && !pass.vacant.is_empty() {
@@ -282,6 +283,19 @@ impl Orchestrator {
             }
         }
         Turn::Done
+    }
+
+    /// Counts what is newly pending as failed, once.
+    fn pend(&mut self, service: &Service, pass: &mut Pass, slot: Slot, reason: Arc<str>) {
+        let key = |pending: &PendingSlot| (pending.slot, pending.node);
+        let known = self.pending(service.id);
+        let known = known.binary_search_by_key(&(slot.number, slot.node), key);
+        self.stats.failed += u64::from(known.is_err());
+        pass.pending.push(PendingSlot {
+            slot: slot.number,
+            node: slot.node,
+            reason,
+        });
     }
 
     /// Like [`Orchestrator::fill_replicas`], where each slot is a node.
@@ -306,7 +320,7 @@ impl Orchestrator {
                 .place_on(node, &ask(service, &pass.spread, 1))
             {
                 Ok(()) => self.propose_bind(service, pass, &vacancy, node, meter),
-                Err(reason) => pass.pend(vacancy.slot, reason.why.into()),
+                Err(reason) => self.pend(service, pass, vacancy.slot, reason.why.into()),
             }
         }
         Turn::Done
@@ -401,13 +415,9 @@ impl Orchestrator {
         Turn::Done
     }
 
-    /// Keeps what the pass learnt for those who ask; what is newly pending counts as failed.
+    /// Keeps what the pass learnt for those who ask.
     fn finish(&mut self, service: &Service, pass: Pass) {
         let id = service.id;
-        let key = |slot: &PendingSlot| (slot.slot, slot.node);
-        let before = self.pending(id);
-        let is_new = |slot: &&PendingSlot| before.binary_search_by_key(&key(slot), key).is_err();
-        self.stats.failed += pass.pending.iter().filter(is_new).count() as u64;
         if pass.pending.is_empty() {
             self.pending.remove(&id);
         } else {

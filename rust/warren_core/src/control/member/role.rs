@@ -13,7 +13,7 @@ use crate::pb;
 use crate::pb::command::Body;
 use crate::raft::{Position, Role};
 
-/// Items the orchestrator may propose in one pass, so that a step stays short.
+/// What the orchestrator may do in one pass, so that a step stays short.
 const ORCHESTRATOR_BUDGET: orchestrator::Budget = orchestrator::Budget {
     items: 512,
     looks: 2048,
