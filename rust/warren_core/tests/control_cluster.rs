@@ -578,3 +578,19 @@ fn two_clusters_fed_alike_are_alike() {
     };
     assert_eq!(run(), run());
 }
+
+#[test]
+fn a_member_that_the_state_would_refuse_does_not_change_the_configuration() {
+    let mut cluster = Cluster::founded(1);
+    let request = pb::AddMemberRequest {
+        data_dir: vec![1; 15],
+        node_id: vec![2; 16],
+        address: cluster::address(2),
+        ..Default::default()
+    };
+    let refused = cluster.call(1, "AddMember", &request).unwrap_err();
+    assert_eq!(refused.code(), "invalid");
+    cluster.run(500);
+    let status = cluster.status(1);
+    assert_eq!((status.voters, status.learners), (1, 0));
+}

@@ -14,6 +14,7 @@ use super::super::requests::{decode, identify};
 use super::super::{Call, CallId, Level, Now, Outputs};
 use super::Member;
 use crate::error::Error;
+use crate::fsm::{self, MEMBERS_MAX};
 use crate::ids::MemberId;
 use crate::mutant::{self, Mutant};
 use crate::pb;
@@ -79,19 +80,28 @@ impl Member {
                 why: "it has no address; say where the others reach it, as host:port".into(),
             });
         }
+        if self.state.members().count() >= MEMBERS_MAX {
+            return Err(Error::Invalid {
+                what: "member",
+                why: format!("the cluster has {MEMBERS_MAX}, which is the limit; remove one first"),
+            });
+        }
         self.check_space()?;
         let member = MemberId(entropy.draw_u64() | 1);
+        let wanted = pb::Member {
+            id: member.0,
+            data_dir: request.data_dir,
+            node_id: request.node_id,
+            address: request.address,
+            voter: !request.learner_only,
+            // At least; its hello says more.
+            feature_level_max: self.state.feature_level(),
+            added_at_ms: 0,
+        };
+        // What `apply` would refuse must not change the configuration either.
+        fsm::Member::try_from(&wanted)?;
         let put = pb::PutMember {
-            member: Some(pb::Member {
-                id: member.0,
-                data_dir: request.data_dir,
-                node_id: request.node_id,
-                address: request.address,
-                voter: !request.learner_only,
-                // At least; its hello says more.
-                feature_level_max: self.state.feature_level(),
-                added_at_ms: 0,
-            }),
+            member: Some(wanted),
         };
         let change = ConfChange {
             add_learners: vec![member],
@@ -307,12 +317,11 @@ impl Member {
             };
             return self.raft.needs_leave().then_some(leave);
         }
-        let lists = conf.voters.iter().chain(&conf.learners);
-        let gone = lists
-            .copied()
-            .map(MemberId)
-            .find(|id| self.state.is_removed(*id));
-        if let Some(gone) = gone {
+        let mut members = conf.voters.iter().chain(&conf.learners);
+        let unwanted = |id: &&u64| self.state.member(MemberId(**id)).is_none();
+        let known = self.state.members().next().is_some();
+        let gone = known.then(|| members.find(unwanted)).flatten();
+        if let Some(gone) = gone.copied().map(MemberId) {
             let remove = vec![gone];
             return Some(ConfChange {
                 remove,
