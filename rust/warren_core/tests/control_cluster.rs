@@ -594,3 +594,24 @@ fn a_member_that_the_state_would_refuse_does_not_change_the_configuration() {
     let status = cluster.status(1);
     assert_eq!((status.voters, status.learners), (1, 0));
 }
+
+/// Whoever is told that a member is removed may switch its host off at that moment.
+#[test]
+fn a_removal_is_answered_once_the_member_is_not_needed_any_more() {
+    let mut cluster = Cluster::of(2);
+    let leader = cluster.leader();
+    let gone = 3 - leader;
+    let request = pb::RemoveMemberRequest {
+        request: None,
+        member_id: cluster.member(gone).0,
+    };
+    cluster.call(leader, "RemoveMember", &request).unwrap();
+    cluster.kill(gone);
+    let status = cluster.status(leader);
+    assert_eq!((status.voters, status.is_joint), (1, false));
+    cluster
+        .call(leader, "CreateService", &create("web", 1))
+        .unwrap();
+    // Repeated, it is answered the same.
+    cluster.call(leader, "RemoveMember", &request).unwrap();
+}

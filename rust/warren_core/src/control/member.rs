@@ -231,6 +231,7 @@ impl Member {
             }
         }
         self.forget_refused_snapshot(out);
+        self.answer_removals(calls, out);
         self.upkeep(now, entropy, calls, out);
         self.answer_released(out, calls);
         self.sessions.flush(&self.state, out);

@@ -33,6 +33,8 @@ pub struct Changes {
     upkeep_not_before_ms: u64,
     /// Who waits for the lead to be handed over.
     transfer: Option<CallId>,
+    /// Who waits for a member to be in no configuration any more.
+    removals: Vec<(CallId, MemberId)>,
 }
 
 impl Changes {
@@ -48,6 +50,10 @@ impl Changes {
                 leader_member_id: now.map_or(0, |leader| leader.0),
             };
             calls.reply(call, Ok(transferred.encode_to_vec()), out);
+        }
+        // The next leader carries it through; the request can be repeated.
+        for (call, _) in self.removals.drain(..) {
+            calls.reply(call, Err(Error::OutcomeUnknown), out);
         }
     }
 }
@@ -138,11 +144,12 @@ impl Member {
         )?;
         let id = match id {
             Ok(id) => id,
-            Err(answer) => return answer.map(Some),
+            Err(Err(refusal)) => return Err(refusal),
+            Err(Ok(_)) => None,
         };
         let member = MemberId(request.member_id);
         if self.state.member(member).is_none() {
-            return self.removed_before(member);
+            return self.removed_before(call.id, member);
         }
         if self.raft.conf_state().voters == [member.0] {
             return Err(Error::Invalid {
@@ -161,20 +168,48 @@ impl Member {
         let remove = Body::RemoveMember(pb::RemoveMember {
             member_id: member.0,
         });
-        let origin = Origin::Call(call.id);
+        let origin = Origin::RemoveMember(call.id, member);
         let command = self.command(now, entropy, &call.identity, id, remove)?;
         self.propose_change(now, &change, command, origin)?;
         Ok(None)
     }
 
-    fn removed_before(&self, member: MemberId) -> Result<Option<Vec<u8>>, Error> {
-        if self.state.is_removed(member) {
-            return Ok(Some(Vec::new()));
+    fn removed_before(&mut self, call: CallId, member: MemberId) -> Result<Option<Vec<u8>>, Error> {
+        if !self.state.is_removed(member) {
+            return Err(Error::NotFound {
+                kind: "member",
+                reference: member.0.to_string(),
+            });
         }
-        Err(Error::NotFound {
-            kind: "member",
-            reference: member.0.to_string(),
-        })
+        self.changes.removals.push((call, member));
+        Ok(None)
+    }
+
+    /// The command that removes a member is applied. Whoever asked for it is answered only once no
+    /// half of the configuration needs the member any more: only then may its host be switched off.
+    pub(super) fn removed(
+        &mut self,
+        call: CallId,
+        member: MemberId,
+        response: Result<Vec<u8>, Error>,
+        calls: &mut Calls,
+        out: &mut Outputs,
+    ) {
+        match response {
+            Ok(_) => self.changes.removals.push((call, member)),
+            Err(error) => calls.reply(call, Err(error), out),
+        }
+    }
+
+    pub(super) fn answer_removals(&mut self, calls: &mut Calls, out: &mut Outputs) {
+        let conf = self.raft.conf_state();
+        self.changes.removals.retain(|(call, member)| {
+            let needed = conf.contains(member.0);
+            if !needed {
+                calls.reply(*call, Ok(Vec::new()), out);
+            }
+            needed && calls.is_open(*call)
+        });
     }
 
     /// Starts to hand the lead to another member; the request is to be repeated to that one.

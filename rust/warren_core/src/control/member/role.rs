@@ -77,6 +77,7 @@ impl Member {
                 let added = self.added(member).encode_to_vec();
                 calls.reply(id, response.map(|_| added), out);
             }
+            Origin::RemoveMember(id, member) => self.removed(id, member, response, calls, out),
             Origin::Orchestrator(token) => {
                 let response = response.as_deref().map_err(Clone::clone);
                 self.orchestrator.resolved(now.mono_ms(), token, response);
