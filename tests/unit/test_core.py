@@ -97,10 +97,10 @@ async def test_what_was_created_is_there_after_reopening(tmp_path: Path) -> None
         )
         before = await services(core)
     assert len(before) == 100
-    assert ("info", "control", "leading in term 1", b"") in lines
+    assert ("info", "control", "leading in term 2", b"") in lines
     async with opened(tmp_path) as core:
         status = core.status()
-        assert (status["leader"], status["term"], status["no_space"]) == (True, 2, False)
+        assert (status["leader"], status["term"], status["no_space"]) == (True, 3, False)
         assert await services(core) == before
 
 
@@ -223,16 +223,19 @@ async def test_a_forked_child_is_refused(tmp_path: Path) -> None:
 async def test_metrics_are_series_of_the_catalogue(tmp_path: Path) -> None:
     async with opened(tmp_path) as core:
         await init(core)
-        text = core.metrics().decode()
-        for series in (
+        expected = (
             'warren_nodes_total{role="manager",status="ready"} 1',
             "warren_raft_is_leader 1",
             "warren_raft_peers_total 1",
             "warren_services_total 0",
             "warren_reconciler_missed_total 0",
             'warren_containers_total{state="running"} 0',
-        ):
-            assert f"{series}\n" in text
+        )
+        # What is counted from the state follows it within a tenth of a second.
+        async with asyncio.timeout(TIMEOUT_S):
+            while not all(f"{series}\n" in core.metrics().decode() for series in expected):  # noqa: ASYNC110 - no event tells it
+                await asyncio.sleep(0.01)
+        text = core.metrics().decode()
         names = re.findall(r"^# TYPE (\S+)", text, re.MULTILINE)
         assert len(names) == len(set(names))
 

@@ -37,7 +37,16 @@ _BACKOFF_LAST_S: Final = 1.0
 _QUIET_S: Final = 2.0
 
 _RETRIED: Final = frozenset(
-    {"unavailable", "no_leader", "overloaded", "shutting_down", "outcome_unknown"}
+    {
+        "unavailable",
+        "no_leader",
+        "not_leader",
+        "no_quorum",
+        "handing_over",
+        "overloaded",
+        "shutting_down",
+        "outcome_unknown",
+    }
 )
 
 

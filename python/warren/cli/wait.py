@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Progress", "progress_text", "wait_gone", "wait_running"]
 
+# A watch is opened anew after these.
+_PASSING: Final = frozenset({"unavailable", "no_leader", "not_leader", "outcome_unknown"})
 _REOPEN_PAUSE_S: Final = 0.2
 
 
@@ -110,7 +112,7 @@ def _wait(client: Client, service_id: bytes, name: str, done: Any, goal: str) ->
                 except WarrenError as error:
                     if error.code == "not_found" and goal == "removed":
                         return
-                    if error.code not in ("unavailable", "no_leader", "outcome_unknown"):
+                    if error.code not in _PASSING:
                         raise
                     last = last or error.message
                 time.sleep(min(_REOPEN_PAUSE_S, client.deadline.remaining_s()))

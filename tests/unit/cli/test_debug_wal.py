@@ -24,6 +24,8 @@ SERVICES = 12
 FRAME_HEADER_BYTES = 32
 SECTOR_BYTES = 512
 
+LONG = 1500
+
 
 async def _write(data_dir: Path, as_killed: Path) -> None:
     raft_dir = data_dir / "raft"
@@ -44,7 +46,8 @@ async def _write(data_dir: Path, as_killed: Path) -> None:
             request = api_pb2.CreateServiceRequest()
             request.spec.name = f"s{number:02}"
             request.spec.container.image = "app"
-            request.spec.container.labels["long"] = "x" * 700
+            # Longer than two sectors: one lies wholly within its frame, wherever it begins.
+            request.spec.container.labels["long"] = "x" * LONG
             await running.call("local", "CreateService", request.SerializeToString(), 10)
         shutil.copytree(data_dir, as_killed)
     await running.close()
@@ -66,7 +69,7 @@ def _end_with_a_service(data_dir: Path) -> None:
     """Take back what was written after the last service: the batch of that is the last then."""
     frames: list[core.LogFrame] = []
     core.dump_log(data_dir / "raft/wal", frames.extend)
-    last = max(at for at, frame in enumerate(frames) if frame.payload_bytes > 700)
+    last = max(at for at, frame in enumerate(frames) if frame.payload_bytes > LONG)
     commit = next(frame for frame in frames[last:] if frame.kind == "commit")
     end = commit.offset + FRAME_HEADER_BYTES + commit.payload_bytes
     path = segment(data_dir)

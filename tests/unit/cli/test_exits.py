@@ -25,7 +25,9 @@ FAILED = {
     "image_in_use",
     "image_not_loaded",
     "internal",
+    "level_not_reached",
     "log_damaged",
+    "member_removed",
     "no_capacity",
     "no_space",
     "node_not_eligible",
@@ -42,6 +44,7 @@ FAILED = {
     "unknown_level",
     "unknown_method",
     "version_conflict",
+    "wrong_data_dir",
 }
 # Raised by the command line alone.
 OWN = {"interrupted"}

@@ -208,7 +208,9 @@ def test_a_refusal_is_its_sentence_and_exit_code(
     assert json.loads(done.err) == {"error": {"code": code, "message": "this and that; do so"}}
 
 
-@pytest.mark.parametrize("code", ["unavailable", "no_leader", "overloaded", "outcome_unknown"])
+@pytest.mark.parametrize(
+    "code", ["unavailable", "no_leader", "handing_over", "overloaded", "outcome_unknown"]
+)
 def test_a_passing_trouble_is_retried_under_the_same_request_id(
     ctl: Run, manager: FakeManager, code: str
 ) -> None:

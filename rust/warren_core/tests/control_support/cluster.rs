@@ -526,3 +526,23 @@ fn options() -> wal::Options {
         ..wal::Options::default()
     }
 }
+
+/// A service without replicas: any number of them fits.
+pub fn create(name: &str, sequence: u64) -> pb::CreateServiceRequest {
+    pb::CreateServiceRequest {
+        request: Some(pb::RequestId {
+            client: vec![7; 16],
+            sequence,
+            digest: Vec::new(),
+        }),
+        spec: Some(pb::ServiceSpec {
+            name: name.into(),
+            mode: pb::ServiceMode::Replicated.into(),
+            container: Some(pb::ContainerSpec {
+                image: "app".into(),
+                ..Default::default()
+            }),
+            ..Default::default()
+        }),
+    }
+}

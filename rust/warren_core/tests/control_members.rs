@@ -1,0 +1,221 @@
+//! Members that come, go and are replaced, in clusters of the control plane as pure machines.
+
+#[allow(dead_code, reason = "other tests use the rest")]
+#[path = "control_support/cluster.rs"]
+mod cluster;
+
+use cluster::{Cluster, create};
+use prost::Message;
+use warren_core::error::Error;
+use warren_core::pb;
+
+#[test]
+fn a_joiner_gets_a_snapshot_and_votes() {
+    let mut cluster = Cluster::founded(2);
+    for n in 0..300 {
+        let name = format!("service-{n}");
+        cluster
+            .call(1, "CreateService", &create(&name, n + 1))
+            .unwrap();
+    }
+    cluster.join(2);
+    cluster.until("it votes", 5_000, |cluster| {
+        cluster.status(1).voters == 2 && !cluster.status(1).is_joint
+    });
+    cluster.settle(&[1, 2]);
+    cluster.assert_alike(&[1, 2]);
+    assert!(cluster.status(2).transfers.received_bytes > 0);
+    // What it has is on its disk.
+    cluster.kill(2);
+    cluster.start(2);
+    cluster.settle(&[1, 2]);
+    cluster.assert_alike(&[1, 2]);
+}
+
+#[test]
+fn a_removed_member_stops_and_is_told() {
+    let mut cluster = Cluster::of(3);
+    let leader = cluster.leader();
+    let gone = (1..=3).find(|n| *n != leader).unwrap();
+    let request = pb::RemoveMemberRequest {
+        request: None,
+        member_id: cluster.member(gone).0,
+    };
+    cluster.call(leader, "RemoveMember", &request).unwrap();
+    cluster.until("two vote", 5_000, |cluster| {
+        let status = cluster.status(leader);
+        status.voters == 2 && !status.is_joint
+    });
+    cluster.until("it stops", 10_000, |cluster| !cluster.is_up(gone));
+    let why = cluster.hosts[&gone].stop.as_ref().unwrap().why.clone();
+    assert!(why.contains("was removed"), "{why}");
+    // A zombie of it disturbs nobody.
+    let term = cluster.status(leader).term;
+    cluster.start(gone);
+    cluster.until("it stops again", 10_000, |cluster| !cluster.is_up(gone));
+    assert_eq!(cluster.status(leader).term, term);
+}
+
+#[test]
+fn removing_the_leader_hands_the_lead_over_first() {
+    let mut cluster = Cluster::of(3);
+    let leader = cluster.leader();
+    let request = pb::RemoveMemberRequest {
+        request: None,
+        member_id: cluster.member(leader).0,
+    };
+    let refused = cluster.call(leader, "RemoveMember", &request);
+    assert_eq!(refused, Err(Error::HandingOver));
+    cluster.until("another leads", 2_000, |cluster| {
+        cluster.leaders().iter().any(|n| *n != leader)
+    });
+    let next = cluster.leader();
+    cluster.call(next, "RemoveMember", &request).unwrap();
+    cluster.until("it stops", 10_000, |cluster| !cluster.is_up(leader));
+    let rest: Vec<u64> = (1..=3).filter(|n| *n != leader).collect();
+    cluster
+        .call(next, "CreateService", &create("web", 1))
+        .unwrap();
+    cluster.settle(&rest);
+    cluster.assert_alike(&rest);
+}
+
+#[test]
+fn the_same_member_on_an_empty_disk_is_refused() {
+    let mut cluster = Cluster::of(3);
+    let leader = cluster.leader();
+    let victim = (1..=3).find(|n| *n != leader).unwrap();
+    let identity = pb::AddMemberResponse {
+        member_id: cluster.member(victim).0,
+        cluster_id: cluster.state(leader).cluster().unwrap().id.to_vec(),
+        epoch: 1,
+    };
+    cluster.wipe(victim);
+    // Another directory has another UUID.
+    let elsewhere = 9;
+    cluster.add_host(elsewhere);
+    cluster.hosts.remove(&victim);
+    cluster.start_joiner(elsewhere, &identity);
+    cluster.run(2_000);
+    assert_eq!(cluster.status(elsewhere).last_index.0, 0);
+    let refused = cluster.status(leader).peers.refusals;
+    let wrong = refused
+        .iter()
+        .find(|(why, _)| why.name() == "wrong_data_dir");
+    assert!(wrong.unwrap().1 > 0, "{refused:?}");
+}
+
+#[test]
+fn adding_a_member_twice_adds_it_once() {
+    let mut cluster = Cluster::founded(2);
+    let first = cluster.add_member(2, false).unwrap();
+    let again = cluster.add_member(2, false).unwrap();
+    assert_eq!(first.member_id, again.member_id);
+    assert_eq!(cluster.state(1).members().count(), 2);
+}
+
+#[test]
+fn a_learner_that_is_to_stay_one_never_votes() {
+    let mut cluster = Cluster::founded(2);
+    let added = cluster.add_member(2, true).unwrap();
+    cluster.start_joiner(2, &added);
+    cluster.run(3_000);
+    let status = cluster.status(1);
+    assert_eq!((status.voters, status.learners), (1, 1));
+    cluster.settle(&[1, 2]);
+    cluster.assert_alike(&[1, 2]);
+}
+
+#[test]
+fn a_learner_that_is_not_there_does_not_vote() {
+    let mut cluster = Cluster::founded(2);
+    cluster.add_member(2, false).unwrap();
+    cluster.run(3_000);
+    let status = cluster.status(1);
+    assert_eq!(
+        (status.voters, status.learners, status.is_joint),
+        (1, 1, false)
+    );
+}
+
+#[test]
+fn a_joint_configuration_is_left_by_the_next_leader() {
+    let mut cluster = Cluster::of(3);
+    let leader = cluster.leader();
+    let gone = (1..=3).find(|n| *n != leader).unwrap();
+    let request = pb::RemoveMemberRequest {
+        request: None,
+        member_id: cluster.member(gone).0,
+    };
+    cluster.start_call(leader, "RemoveMember", &request);
+    cluster.until("a joint configuration", 2_000, |cluster| {
+        (1..=3).any(|n| cluster.is_up(n) && cluster.status(n).is_joint)
+            || cluster.status(leader).voters == 2
+    });
+    cluster.kill(leader);
+    let rest = (1..=3).find(|n| *n != leader && *n != gone).unwrap();
+    cluster.start(leader);
+    cluster.until("two vote", 10_000, |cluster| {
+        let status = cluster.status(rest);
+        status.voters == 2 && !status.is_joint
+    });
+}
+
+#[test]
+fn members_are_listed_with_how_they_are_doing() {
+    let mut cluster = Cluster::of(3);
+    let leader = cluster.leader();
+    cluster.run(500);
+    let answer = cluster
+        .call(leader, "ListMembers", &pb::ListMembersRequest {})
+        .unwrap();
+    let listed = pb::ListMembersResponse::decode(answer.as_slice()).unwrap();
+    assert_eq!(listed.members.len(), 3);
+    assert!(!listed.joint);
+    for view in &listed.members {
+        let member = view.member.as_ref().unwrap();
+        assert!(view.voter && view.recent_active);
+        assert_eq!(view.leader, member.id == cluster.member(leader).0);
+        assert_eq!(member.feature_level_max, 2);
+        assert_eq!(view.release, env!("CARGO_PKG_VERSION"));
+        let behind = listed.last_index - view.match_index;
+        assert!(view.leader || behind == 0, "{view:?}");
+    }
+}
+
+#[test]
+fn a_member_that_the_state_would_refuse_does_not_change_the_configuration() {
+    let mut cluster = Cluster::founded(1);
+    let request = pb::AddMemberRequest {
+        data_dir: vec![1; 15],
+        node_id: vec![2; 16],
+        address: cluster::address(2),
+        ..Default::default()
+    };
+    let refused = cluster.call(1, "AddMember", &request).unwrap_err();
+    assert_eq!(refused.code(), "invalid");
+    cluster.run(500);
+    let status = cluster.status(1);
+    assert_eq!((status.voters, status.learners), (1, 0));
+}
+
+/// Whoever is told that a member is removed may switch its host off at that moment.
+#[test]
+fn a_removal_is_answered_once_the_member_is_not_needed_any_more() {
+    let mut cluster = Cluster::of(2);
+    let leader = cluster.leader();
+    let gone = 3 - leader;
+    let request = pb::RemoveMemberRequest {
+        request: None,
+        member_id: cluster.member(gone).0,
+    };
+    cluster.call(leader, "RemoveMember", &request).unwrap();
+    cluster.kill(gone);
+    let status = cluster.status(leader);
+    assert_eq!((status.voters, status.is_joint), (1, false));
+    cluster
+        .call(leader, "CreateService", &create("web", 1))
+        .unwrap();
+    // Repeated, it is answered the same.
+    cluster.call(leader, "RemoveMember", &request).unwrap();
+}
