@@ -369,10 +369,13 @@ def test_a_log_damaged_in_the_middle_refuses_to_start(node: WarrenNode) -> None:
     for number in range(20):
         create(node, f"s{number}")
     node.stop()
-    segment = min((node.data_dir / "raft" / "wal").glob("*.wal"))
+    dumped = node.ctl("debug", "wal", "dump", str(node.data_dir), "--payload", "--format=json")
+    frames = [msgspec.json.decode(line) for line in dumped.splitlines()]
+    (frame,) = (f for f in frames if b"s10".hex() in (f["payload"] or ""))
+    segment = node.data_dir / "raft" / "wal" / frame["file"]
     good = segment.read_bytes()
-    offset = good.index(b"s10")
-    segment.write_bytes(good[:offset] + b"S" + good[offset + 1 :])
+    offset = frame["offset"] + 40
+    segment.write_bytes(good[:offset] + bytes([good[offset] ^ 1]) + good[offset + 1 :])
     code, why = node.start_expecting_refusal()
     assert code == 1
     assert segment.name in why
