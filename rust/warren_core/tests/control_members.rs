@@ -219,3 +219,31 @@ fn a_removal_is_answered_once_the_member_is_not_needed_any_more() {
     // Repeated, it is answered the same.
     cluster.call(leader, "RemoveMember", &request).unwrap();
 }
+
+/// With one of three voters down, the removal of another one would leave a configuration that
+/// nobody can decide in; the removal of the one that is down helps.
+#[test]
+fn a_voter_that_is_needed_cannot_be_removed() {
+    let mut cluster = Cluster::of(3);
+    let leader = cluster.leader();
+    let (down, needed) = match leader {
+        1 => (2, 3),
+        2 => (1, 3),
+        _ => (1, 2),
+    };
+    cluster.kill(down);
+    cluster.run(1_000);
+    assert_eq!(cluster.leader(), leader);
+    let removal = |cluster: &Cluster, number: u64| pb::RemoveMemberRequest {
+        request: None,
+        member_id: cluster.member(number).0,
+    };
+    let request = removal(&cluster, needed);
+    let refused = cluster.call(leader, "RemoveMember", &request).unwrap_err();
+    assert!(refused.to_string().contains("only 1 answer"), "{refused}");
+    let request = removal(&cluster, down);
+    cluster.call(leader, "RemoveMember", &request).unwrap();
+    let request = removal(&cluster, needed);
+    cluster.call(leader, "RemoveMember", &request).unwrap();
+    assert_eq!(cluster.status(leader).voters, 1);
+}

@@ -22,6 +22,7 @@
 mod changes;
 mod codec;
 mod election;
+mod heard;
 mod journal;
 mod messages;
 mod rejoin;
@@ -44,6 +45,7 @@ pub use changes::ConfChange;
 use codec::damaged;
 pub use codec::{ConfState, Damaged, HardState, command_of};
 use election::ElectionTimer;
+use heard::Heard;
 pub use journal::Note;
 use pb::RaftMessageType as Type;
 use rejoin::Rejoin;
@@ -188,6 +190,7 @@ pub struct Raft {
     reads_unconfirmed: Vec<ReadReady>,
     journal: journal::Journal,
     election: ElectionTimer,
+    heard: Heard,
     /// Bytes uncommitted when the lead was lost.
     uncommitted_bytes_seen: usize,
 }
@@ -228,6 +231,7 @@ impl Raft {
             reads_unconfirmed: Vec::new(),
             journal,
             election,
+            heard: Heard::default(),
             uncommitted_bytes_seen: 0,
         };
         if raft.conf.voters == [member.0] && !raft.conf.is_joint() {
@@ -239,6 +243,7 @@ impl Raft {
 
     /// Time passes: call every [`TICK_MS`].
     pub fn tick(&mut self) {
+        self.heard.tick();
         self.tick_rejoin();
         if !self.election_is_due() {
             self.node.tick();
@@ -256,6 +261,9 @@ impl Raft {
         let message_type = messages::check(&message)?;
         if from == self.member || from.0 == 0 {
             return Err(damaged("the sender is this member itself, or nobody"));
+        }
+        if message.term == self.node.raft.term && self.conf.contains(from.0) {
+            self.heard.note(from.0, message.term);
         }
         let cut_voter = message.cut_voter;
         let message = match message_type {

@@ -30,7 +30,7 @@ pub struct Progress {
     pub match_index: Index,
     pub next_index: Index,
     pub state: ProgressState,
-    /// Heard from within the last check of the quorum.
+    /// Heard from lately: within twice the time after which a leader without a quorum gives up.
     pub recent_active: bool,
     /// Payload bytes after `match_index`.
     pub pending_bytes: u64,
@@ -118,7 +118,7 @@ impl Raft {
                 raft::ProgressState::Replicate => ProgressState::Replicate,
                 raft::ProgressState::Snapshot => ProgressState::Snapshot,
             },
-            recent_active: progress.recent_active,
+            recent_active: self.heard.is_recent(id, self.node.raft.term),
             pending_bytes: self.node.store().bytes_after(progress.matched),
         })
     }

@@ -160,6 +160,7 @@ impl Member {
         if member == self.identity.member && !mutant::is_on(Mutant::RemovesItselfWhileLeading) {
             return Err(self.hand_over_first());
         }
+        self.check_quorum_without(member)?;
         self.check_space()?;
         let change = ConfChange {
             remove: vec![member],
@@ -172,6 +173,34 @@ impl Member {
         let command = self.command(now, entropy, &call.identity, id, remove)?;
         self.propose_change(now, &change, command, origin)?;
         Ok(None)
+    }
+
+    /// Whoever would remain must be able to decide: a change that leaves too few voters that answer
+    /// could never be left again.
+    fn check_quorum_without(&self, member: MemberId) -> Result<(), Error> {
+        let status = self.raft.status();
+        if !status.conf.is_voter(member.0) {
+            return Ok(());
+        }
+        let voters = status.conf.voters.iter();
+        let remaining: Vec<u64> = voters.copied().filter(|id| *id != member.0).collect();
+        let answers = |id: &&u64| {
+            let mut progress = status.progress.iter();
+            **id == self.identity.member.0
+                || progress.any(|known| known.member.0 == **id && known.recent_active)
+        };
+        let (left, answering) = (remaining.len(), remaining.iter().filter(answers).count());
+        if answering > left / 2 {
+            return Ok(());
+        }
+        let why = format!(
+            "of the {left} voters that would remain only {answering} answer; bring the others \
+             back, or remove them first"
+        );
+        Err(Error::Invalid {
+            what: "member",
+            why,
+        })
     }
 
     fn removed_before(&mut self, call: CallId, member: MemberId) -> Result<Option<Vec<u8>>, Error> {
