@@ -175,3 +175,16 @@ fn a_full_disk_does_not_hold_up_the_end() {
         "it ends while the disk is full"
     );
 }
+
+/// Steps are counted, not time: a core that does not wait makes tens of thousands in this while.
+#[test]
+fn a_core_with_nothing_to_do_waits() {
+    let dir = TempDir::new();
+    let mut client = Client::founded(&dir.0);
+    client.services();
+    let count = |client: &Client| client.metric("warren_core_step_duration_seconds_count");
+    let before = count(&client);
+    std::thread::sleep(Duration::from_millis(500));
+    let steps = count(&client) - before;
+    assert!((1..=200).contains(&steps), "{steps} steps in half a second");
+}

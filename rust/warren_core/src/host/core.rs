@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, select_biased, unbounded};
+use crossbeam_channel::{Receiver, Sender, never, select_biased, unbounded};
 
 use super::log_thread::{Job, LogThread};
 use super::metrics::Gauges;
@@ -65,9 +65,12 @@ pub fn start(
     })?;
     let (seed, jitter) = entropy.split_first_chunk().expect("it is 40 bytes long");
     let config = config(&options, *seed);
-    let (urgent, urgent_frames) = unbounded();
+    // Without peers nobody holds the other end: a channel like that is always ready, to say so.
+    let mut urgent_frames = never();
     let peers = options.peers.as_ref().map(|wanted| {
         let jitter = jitter.try_into().map_or(0, u64::from_le_bytes);
+        let (urgent, frames) = unbounded();
+        urgent_frames = frames;
         start_peers(wanted, jitter, &shared, own.clone(), urgent)
     });
     let mut identity = None;
