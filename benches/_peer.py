@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -183,8 +183,7 @@ def members(count: int, *, quick: bool) -> Iterator[list[Peer]]:
             for peer in others:
                 peer.join(founder)
                 started.append(peer)
-                votes = len(started)
-                until(lambda votes=votes: founder.ask("status")["voters"] == votes or None)
+                until(partial(_votes, founder, len(started)))
             yield started
         finally:
             for peer in started:
@@ -199,6 +198,10 @@ def _admitted(founder: Peer, add: str) -> dict[str, Any] | None:
         if "overloaded" in str(refused):
             return None
         raise
+
+
+def _votes(leader: Peer, count: int) -> bool | None:
+    return leader.ask("status")["voters"] == count or None
 
 
 def until(found: Callable[[], T | None]) -> T:
