@@ -137,7 +137,7 @@ impl Load<'_> {
             What::Report => self.report(slot)?,
             What::Update => self.update(slot)?,
             What::Read => {
-                let r#ref = cluster::SERVICE.into();
+                let r#ref = cluster::READ_SERVICE.into();
                 let request = pb::GetServiceRequest { r#ref };
                 self.cluster.submit("GetService", &request)?
             }
