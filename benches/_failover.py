@@ -19,6 +19,8 @@ class Acknowledgements:
     def __init__(self, peers: list[Peer]) -> None:
         self._selector = selectors.DefaultSelector()
         self.last: dict[Peer, float] = {}
+        #: Those that are up, since they were followed.
+        self.ready: set[Peer] = set()
         for peer in peers:
             self.follow(peer)
 
@@ -30,20 +32,24 @@ class Acknowledgements:
         while lines := peer.lines():
             self._note(peer, lines)
         self._selector.unregister(peer)
+        self.ready.discard(peer)
 
     def collect(self, seconds: float) -> Peer | None:
-        """Read for at most so long; a member that was heard."""
+        """Read for at most so long; a member that acknowledged."""
         heard = None
         for key, _ in self._selector.select(seconds):
             peer: Peer = key.fileobj  # type: ignore[assignment]
-            if lines := peer.lines():
+            if self._note(peer, peer.lines()):
                 heard = peer
-                self._note(peer, lines)
         return heard
 
-    def _note(self, peer: Peer, lines: list[bytes]) -> None:
-        if any("acknowledged" in json.loads(line) for line in lines):
+    def _note(self, peer: Peer, lines: list[bytes]) -> bool:
+        said = {key for line in lines for key in json.loads(line)}
+        if "ready" in said:
+            self.ready.add(peer)
+        if "acknowledged" in said:
             self.last[peer] = time.monotonic()
+        return "acknowledged" in said
 
 
 def fail_overs(peers: list[Peer], kills: int) -> Histogram:
@@ -53,7 +59,7 @@ def fail_overs(peers: list[Peer], kills: int) -> Histogram:
         peer.tell("trickle")
     heard = Acknowledgements(peers)
     for _ in range(kills):
-        leader = settled(heard)
+        leader = settled(heard, len(peers))
         leader.kill()
         heard.forget(leader)
         before, killed = heard.last.pop(leader), time.monotonic()
@@ -69,10 +75,15 @@ def fail_overs(peers: list[Peer], kills: int) -> Histogram:
     return intervals
 
 
-def settled(heard: Acknowledgements) -> Peer:
-    """Who has acknowledged for a while: the others have caught up by then."""
-    until = time.monotonic() + SETTLED_S
+def settled(heard: Acknowledgements, members: int) -> Peer:
+    """Who acknowledges, once all members are up and have had a while to catch up."""
+    began = time.monotonic()
+    until = None
     leader = None
-    while time.monotonic() < until or leader is None:
+    while until is None or time.monotonic() < until or leader is None:
         leader = heard.collect(1) or leader
+        if until is None and len(heard.ready) == members:
+            until = time.monotonic() + SETTLED_S
+        if time.monotonic() - began > NOBODY_S:
+            raise TimeoutError(f"not all of {members} members were up in time")
     return leader

@@ -153,7 +153,7 @@ impl Cluster {
     pub fn completed(&mut self, deadline: Instant) -> Result<Vec<Completion>, Failure> {
         loop {
             let mut batch: Vec<_> = self.waiting.drain(..).collect();
-            batch.extend(self.host.drain(1024));
+            batch.extend(self.drain());
             if !batch.is_empty() {
                 return Ok(batch);
             }
@@ -163,6 +163,19 @@ impl Cluster {
             }
             self.wait(left)?;
         }
+    }
+
+    /// Completions that wait; what the member logs goes to stderr.
+    pub fn drain(&self) -> Vec<Completion> {
+        let (lines, others): (Vec<_>, Vec<_>) = self
+            .host
+            .drain(1024)
+            .into_iter()
+            .partition(|completion| completion.kind == Kind::Log);
+        for line in lines {
+            eprintln!("{}", String::from_utf8_lossy(&line.payload));
+        }
+        others
     }
 
     fn call<M: Message + Default>(

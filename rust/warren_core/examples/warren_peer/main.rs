@@ -2,7 +2,7 @@
 //! containers, but the daemon's core as it is, with its threads, its log and its sockets.
 //!
 //! Commands come on stdin, a line each, and each is answered by one line of JSON on stdout; an
-//! error is `{"error": …}`. The end of stdin ends the process cleanly.
+//! error is `{"error": …}`. The end of stdin ends the process cleanly. Log lines go to stderr.
 //!
 //! | command | does |
 //! |---|---|

@@ -1,5 +1,6 @@
 //! A write every few milliseconds for as long as there is somebody who takes it, and a line for
-//! each that was acknowledged: from outside one sees for how long nobody did.
+//! each that was acknowledged: from outside one sees for how long nobody did. The first line says that
+//! the member is up.
 
 use std::io::Write as _;
 use std::time::{Duration, Instant};
@@ -26,13 +27,15 @@ pub fn run(cluster: &mut Cluster) -> Result<String, Failure> {
     // The service that the next write removes; what it left behind when a leader was lost stays.
     let mut exists: Option<Vec<u8>> = None;
     let mut open: Option<(u64, Instant)> = None;
+    println!("{{\"ready\": true}}");
+    std::io::stdout().flush()?;
     while !stdin_is_readable()? {
         if open.is_none_or(|(_, began)| began.elapsed() > GIVE_UP) {
             number += 1;
             let id = submit(cluster, exists.take(), number)?;
             open = Some((id, Instant::now()));
         }
-        for completion in cluster.host.drain(1024) {
+        for completion in cluster.drain() {
             if open.take_if(|(id, _)| *id == completion.id).is_none() {
                 continue;
             }

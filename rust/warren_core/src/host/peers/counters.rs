@@ -17,7 +17,7 @@ pub struct LaneCounters {
     pub queued: AtomicUsize,
     /// Dropped because the queue was full.
     pub queue_full: AtomicU64,
-    /// Dropped because there was no connection, or it broke.
+    /// Being written when the connection broke.
     pub connection_lost: AtomicU64,
     pub connected: AtomicBool,
     pub dial_failures: AtomicU64,
@@ -131,7 +131,7 @@ impl Counters {
         family(
             "warren_peer_lost_frames_total",
             "counter",
-            "Frames dropped for want of a connection.",
+            "Frames that were being written when the connection broke.",
             &|of| of.connection_lost.load(Relaxed),
         );
         family(

@@ -115,18 +115,14 @@ impl Outbox {
         !inner.closed
     }
 
-    /// Waits out `pause`, or until the queue is closed: then false. Forgets what is queued: it
-    /// would be stale by the time that there is a connection, and Raft has repeated it by then.
+    /// Waits out `pause`, or until the queue is closed: then false. What is queued stays: a peer
+    /// that is back needs the first words as much as the last.
     pub fn pause(&self, pause: Duration) -> bool {
         let inner = self.lock();
         let waited = self
             .changed
             .wait_timeout_while(inner, pause, |inner| !inner.closed);
-        let (mut inner, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        self.counters.lost(inner.frames.len());
-        inner.frames.clear();
-        inner.bytes = 0;
-        self.counters.queued.store(0, Relaxed);
+        let (inner, _) = waited.unwrap_or_else(PoisonError::into_inner);
         !inner.closed
     }
 
@@ -214,12 +210,11 @@ mod tests {
     }
 
     #[test]
-    fn without_a_connection_what_is_queued_is_forgotten_and_counted() {
-        let outbox = outbox(10, 1000);
+    fn what_is_queued_waits_for_a_connection() {
+        let outbox = outbox(3, 1000);
         (0..4).for_each(|n| outbox.push(vec![n]));
         assert!(outbox.pause(Duration::ZERO));
-        assert!(taken(&outbox).is_empty());
-        assert_eq!(outbox.counters.connection_lost.load(Relaxed), 4);
+        assert_eq!(taken(&outbox), [[1], [2], [3]]);
     }
 
     #[test]

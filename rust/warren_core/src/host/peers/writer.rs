@@ -13,7 +13,7 @@ use crate::raft::Lane;
 const DIAL_TIMEOUT: Duration = Duration::from_secs(1);
 /// Between two attempts: doubled from the first to the second, less up to a half of it at random.
 const PAUSE_MIN: Duration = Duration::from_millis(20);
-const PAUSE_MAX: Duration = Duration::from_millis(500);
+const PAUSE_MAX: Duration = Duration::from_millis(200);
 /// How often an idle connection is looked after.
 const IDLE: Duration = Duration::from_secs(1);
 /// Bulk gives way to everything else, also for the processor.
