@@ -84,13 +84,16 @@ class Peer:
 
     def spawn(self, *options: str) -> None:
         """Start, or start again after `kill`."""
+        log = self.directory.with_suffix(".log").open("ab")
         self._process = subprocess.Popen(
             [str(self._program), "--dir", str(self.directory), "--number", str(self.number),
              "--address", self.address, *options],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            stderr=log,
             bufsize=0,
         )  # fmt: skip
+        log.close()
 
         self._received = b""
 

@@ -79,6 +79,11 @@ impl Counters {
     }
 
     #[cfg(test)]
+    pub fn accepted_total(&self) -> u64 {
+        self.accepted.load(Relaxed)
+    }
+
+    #[cfg(test)]
     pub fn refusals(&self, why: Refused) -> u64 {
         self.refused[why as usize].load(Relaxed)
     }

@@ -13,12 +13,12 @@
 //! Seven managers make 36 connections and 37 threads that mostly wait; a blocking stream is also
 //! what a TLS library wraps most simply ([`stream::Transport`]).
 //!
-//! Delivery is as good as Raft needs it and no better: frames of one lane stay in order, and any
-//! may be lost. A queue that is full drops its oldest frame, and a connection that breaks takes
-//! with it what was on its way; both are counted, and Raft repeats what matters. What is queued
-//! for a peer that is away waits for it: when it is back, what it is greeted with must not be lost
-//! for as long as it takes to be repeated. So a slow or dead peer costs bounded memory, and the
-//! core never waits for a socket.
+//! Delivery is as good as Raft needs it and no better: frames of one lane stay in order as long as
+//! its connection lasts, and any may be lost. A queue that is full drops its oldest frame, and a
+//! connection that breaks takes with it what was on its way; both are counted, and Raft repeats
+//! what matters. What is queued for a peer that is away waits for it: when it is back, what it is
+//! greeted with must not be lost for as long as it takes to be repeated. So a slow or dead peer
+//! costs bounded memory, and the core never waits for a socket.
 
 mod counters;
 mod listen;

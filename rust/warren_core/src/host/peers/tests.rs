@@ -181,11 +181,13 @@ fn a_reader_that_takes_nothing_costs_bounded_memory_and_delays_nobody_else() {
     assert!(lane.queued.load(Relaxed) <= limit.frames);
     one.peers.send(MemberId(3), Lane::Log, frame(9, 10));
     assert_eq!(number(&quick.next().1), 9);
-    // The slow one takes up again: what it gets is still in order, and ends with the newest.
+    // The slow one takes up again: what it gets is still in order, and ends with the newest. Had it
+    // been disconnected for its slowness, the last words of the old connection could come later.
     let mut last = None;
     while last != Some(19_999) {
         let next = number(&slow.next().1);
-        assert!(last.is_none_or(|last| last < next));
+        let reconnected = slow.counters.accepted_total() > LANES.len() as u64;
+        assert!(reconnected || last.is_none_or(|last| last < next));
         last = Some(next);
     }
 }
