@@ -141,8 +141,7 @@ class Peer:
         """As the kernel would: no goodbye."""
         self._process.send_signal(signal.SIGKILL)
         self._process.wait()
-        assert self._process.stdin
-        self._process.stdin.close()
+        self._close_pipes()
 
     def close(self) -> None:
         """End cleanly; by force if that takes long."""
@@ -153,6 +152,12 @@ class Peer:
                 self._process.wait(20)
             except subprocess.TimeoutExpired:
                 self.kill()
+        self._close_pipes()
+
+    def _close_pipes(self) -> None:
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe:
+                pipe.close()
 
 
 def histogram(loads: list[dict[str, Any]]) -> Histogram:
