@@ -15,13 +15,16 @@ from warren._histogram import Histogram
 #: Points of a curve: (share of all calls, milliseconds within which they were answered).
 Curve = Sequence[tuple[float, float]]
 
-WIDTH, HEIGHT = 860, 460
-LEFT, RIGHT, TOP, BOTTOM = 74, 24, 52, 64
+WIDTH, HEIGHT = 1080, 460
+#: The names of the curves stand to the right, where no curve runs into them.
+LEFT, RIGHT, TOP, BOTTOM = 74, 300, 52, 64
 STEPS_PER_NINE = 16
 TICKS = {0.0: "0", 0.5: "50 %", 0.9: "90 %", 0.99: "99 %", 0.999: "99.9 %", 0.9999: "99.99 %"}
 #: Okabe and Ito's colours, which the colour-blind can tell apart.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 GREY = "#777777"
+#: How lines are broken: limits, and series whose colour is taken.
+LIMIT, AGAIN = "6 4", "2 2"
 
 
 def curve(histogram: Histogram) -> list[tuple[float, float]]:
@@ -50,9 +53,9 @@ def render(title: str, curves: Mapping[str, Curve], limits: Sequence[str] = ()) 
         *scale.grid(),
     ]
     for number, (name, places) in enumerate(points.items()):
-        limit = name in limits
-        colour = GREY if limit else COLOURS[number % len(COLOURS)]
-        parts += _line(scale, number, name, places, colour, dashed=limit)
+        dash = LIMIT if name in limits else AGAIN if number >= len(COLOURS) else ""
+        colour = GREY if name in limits else COLOURS[number % len(COLOURS)]
+        parts += _line(scale, number, name, places, colour, dash)
     return "\n".join([*parts, "</svg>\n"])
 
 
@@ -99,12 +102,11 @@ def _line(
     name: str,
     places: Sequence[tuple[float, float]],
     colour: str,
-    *,
-    dashed: bool,
+    broken: str,
 ) -> Iterator[str]:
     path = " ".join(f"{x},{y}" for x, y in (scale.at(*place) for place in places))
-    dash = ' stroke-dasharray="6 4"' if dashed else ""
+    dash = f' stroke-dasharray="{broken}"' if broken else ""
     yield f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"{dash}/>'
-    x, y = LEFT + 12, TOP + 16 + 18 * number
+    x, y = WIDTH - RIGHT + 16, TOP + 12 + 18 * number
     yield f'<path d="M{x} {y - 4}h26" stroke="{colour}" stroke-width="2"{dash}/>'
     yield f'<text x="{x + 34}" y="{y}">{escape(name)}</text>'
