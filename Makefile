@@ -60,6 +60,18 @@ check: tools ## run all static checks; CI runs this and the tests, and nothing e
 REPORT := $(if $(QUICK),target/bench/quick,benches/report)
 EARLIER := target/bench/earlier
 
+SIM := cargo run --package warren_core --locked --quiet --profile sim --features sim --example sim --
+SIM_LENGTH := $(if $(MINUTES),--minutes $(MINUTES))
+
+.PHONY: sim
+sim: ## simulate clusters for SECONDS=60 or HOURS=n; SEED=n replays one (VERBOSE=1, MINUTES=60)
+	@$(SIM) $(SIM_LENGTH) $(if $(SEED),--seed $(SEED) $(if $(VERBOSE),--verbose) $(MUTANT),$(if \
+		$(HOURS),--hours $(HOURS),--seconds $(or $(SECONDS),60)) $(if $(FROM),--from $(FROM)))
+
+.PHONY: mutants
+mutants: ## show that the simulator catches each planted fault (MUTANT=name for one)
+	@$(SIM) mutants $(MUTANT) $(SIM_LENGTH)
+
 .PHONY: bench
 bench: setup ## run the benchmarks, write benches/report (BENCH=name for one, QUICK=1 for small ones)
 	@rm -rf $(EARLIER) && mkdir -p $(EARLIER) $(REPORT) && cp -r $(REPORT)/. $(EARLIER)

@@ -36,6 +36,8 @@ kinds! {
     CrashInWrite => "crash in a disk operation",
     SyncFailed => "fsync failed",
     DiskFull => "disk full",
+    /// A tail that may have been acknowledged: the member is not counted before it caught up.
+    Cut => "log cut",
     BitFlip => "bit flipped at rest",
     SlowDisk => "slow disk",
     ClockJump => "wall clock set",
@@ -74,6 +76,10 @@ impl Default for Coverage {
 impl Coverage {
     pub fn note(&mut self, kind: Kind) {
         self.0[kind as usize] += 1;
+    }
+
+    pub fn add_many(&mut self, kind: Kind, times: u64) {
+        self.0[kind as usize] += times;
     }
 
     pub fn of(&self, kind: Kind) -> u64 {

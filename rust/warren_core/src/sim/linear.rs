@@ -214,6 +214,42 @@ pub fn check(operations: &[Operation]) -> Verdict {
     Search::new(operations).run()
 }
 
+/// What was going on when a history first went wrong: the operations around the end of its
+/// shortest prefix that has no order.
+pub fn last_of_violation(history: &[Operation]) -> Vec<Operation> {
+    let mut returns: Vec<u64> = history.iter().map(|o| o.returned_ns).collect();
+    returns.retain(|at_ns| *at_ns < u64::MAX);
+    returns.sort_unstable();
+    let wrong =
+        returns.partition_point(|at_ns| check(&until(history, *at_ns)) != Verdict::Violated);
+    let Some(at_ns) = returns.get(wrong) else {
+        return Vec::new();
+    };
+    let mut around = until(history, *at_ns);
+    around.sort_by_key(|o| (o.returned_ns.min(*at_ns), o.invoked_ns));
+    around.split_off(around.len().saturating_sub(AROUND))
+}
+
+/// Operations shown of a violation.
+const AROUND: usize = 12;
+
+/// The history as it was known at an instant.
+fn until(history: &[Operation], at_ns: u64) -> Vec<Operation> {
+    let begun = history.iter().filter(|o| o.invoked_ns <= at_ns).copied();
+    let known = begun.map(|operation| match operation.returned_ns <= at_ns {
+        true => operation,
+        false => Operation {
+            answer: None,
+            returned_ns: u64::MAX,
+            ..operation
+        },
+    });
+    // A read without an answer says nothing.
+    known
+        .filter(|o| o.answer.is_some() || o.ask != Ask::Get)
+        .collect()
+}
+
 type Done = HashSet<(Box<[u64]>, Service), BuildHasherDefault<Mixer>>;
 
 /// Invariants: `next`/`previous` link the events of operations that are not placed, by time, with

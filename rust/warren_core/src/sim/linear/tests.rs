@@ -42,6 +42,19 @@ fn a_read_must_see_what_was_acknowledged_before_it_began() {
 }
 
 #[test]
+fn a_violation_is_shown_where_it_began() {
+    let create = operation(
+        Ask::Create { tag: 1 },
+        Some(Answer::Created { id: A }),
+        0,
+        10,
+    );
+    let stale = operation(Ask::Get, Some(Answer::Missing), 11, 12);
+    let later = operation(Ask::Get, found(A, 1, 1), 13, 14);
+    assert_eq!(last_of_violation(&[later, create, stale]), [create, stale]);
+}
+
+#[test]
 fn an_unknown_outcome_may_happen_late_or_never_but_not_twice() {
     let create = operation(
         Ask::Create { tag: 1 },

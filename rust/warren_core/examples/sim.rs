@@ -1,0 +1,208 @@
+//! Runs simulated clusters: `make sim`, `make mutants`.
+//!
+//! ```text
+//! sim [--seconds N | --hours N] [--from SEED]     many worlds, on all cores
+//! sim --seed SEED [--verbose] [MUTANT]            one world, step by step, identically
+//! sim mutants [--seeds N] [NAME…]                 each planted fault, until it is caught
+//! ```
+
+#![allow(
+    clippy::disallowed_methods,
+    reason = "how long to run, and on how many cores, is of this machine; worlds know nothing of it"
+)]
+
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use warren_core::mutant::Mutant;
+use warren_core::sim::check::Violation;
+use warren_core::sim::coverage::Kind;
+use warren_core::sim::run::{HOUR_NS, Report, run};
+use warren_core::sim::wire::Trace;
+use warren_core::sim::world::{Outcome, Setup};
+
+/// Seeds that a mutant is given.
+const MUTANT_SEEDS: u64 = 200;
+
+fn main() -> ExitCode {
+    std::panic::set_hook(Box::new(|_| {}));
+    let mut words: Vec<String> = std::env::args().skip(1).collect();
+    let verbose = take_flag(&mut words, "--verbose");
+    let minutes = take_number(&mut words, "--minutes").unwrap_or(60);
+    let duration_ns = minutes * HOUR_NS / 60;
+    if let Some(seed) = take_number(&mut words, "--seed") {
+        let named = |(_, mutant): &&(u8, Mutant)| words.contains(&format!("{mutant:?}"));
+        let mutant = Mutant::ALL.iter().find(named).map(|(_, mutant)| *mutant);
+        return replay(Setup { seed, duration_ns }, mutant, verbose);
+    }
+    let seconds = take_number(&mut words, "--seconds").unwrap_or(60);
+    let hours = take_number(&mut words, "--hours");
+    let from = take_number(&mut words, "--from").unwrap_or_else(any_seed);
+    let threads = take_number(&mut words, "--threads");
+    if words.first().is_some_and(|word| word == "mutants") {
+        let seeds = take_number(&mut words, "--seeds").unwrap_or(MUTANT_SEEDS);
+        return mutants(&words[1..], seeds, duration_ns);
+    }
+    let until = Instant::now() + Duration::from_secs(seconds);
+    let enough = |report: &Report| match hours {
+        Some(hours) => report.hours() >= hours as f64,
+        None => Instant::now() >= until,
+    };
+    campaign(from, duration_ns, threads, &enough)
+}
+
+fn take_flag(words: &mut Vec<String>, name: &str) -> bool {
+    let before = words.len();
+    words.retain(|word| word != name);
+    words.len() < before
+}
+
+fn take_number(words: &mut Vec<String>, name: &str) -> Option<u64> {
+    let at = words.iter().position(|word| word == name)?;
+    let number = words.get(at + 1).and_then(|word| word.parse().ok());
+    let Some(number) = number else {
+        eprintln!("{name} takes a number");
+        std::process::exit(2);
+    };
+    words.drain(at..at + 2);
+    Some(number)
+}
+
+/// Another one each time, printed first.
+fn any_seed() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.map_or(1, |now| now.as_secs() % 1_000_000 * 1_000)
+}
+
+/// Worlds on all cores until it is enough, or one fails.
+fn campaign(
+    from: u64,
+    duration_ns: u64,
+    threads: Option<u64>,
+    enough: &(dyn Fn(&Report) -> bool + Sync),
+) -> ExitCode {
+    println!("first seed {from}");
+    let started = Instant::now();
+    let (next, failed) = (AtomicU64::new(from), AtomicBool::new(false));
+    let report = Mutex::new(Report::default());
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let threads = threads.map_or(cores, |threads| threads as usize);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                while !failed.load(Ordering::Relaxed) {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    let outcome = run(Setup { seed, duration_ns }, None, None);
+                    let mut report = report.lock().expect("worlds panic inside");
+                    report.add(&outcome);
+                    failed.fetch_or(outcome.violation.is_some(), Ordering::Relaxed);
+                    if enough(&report) {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    let report = report.into_inner().expect("worlds panic inside");
+    let took_s = started.elapsed().as_secs_f64();
+    print!("{report}");
+    let missing: Vec<&str> = report.coverage.missing().map(Kind::label).collect();
+    if !missing.is_empty() {
+        println!("never happened: {}", missing.join(", "));
+    }
+    let per_hour_s = took_s * threads as f64 / report.hours().max(0.001);
+    println!("{took_s:.1} s on {threads} threads, {per_hour_s:.2} s of a core for a cluster-hour");
+    verdict(&report.violations, duration_ns)
+}
+
+fn verdict(violations: &[(u64, Violation)], duration_ns: u64) -> ExitCode {
+    for (seed, found) in violations {
+        complain(*seed, found, duration_ns);
+    }
+    if violations.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+fn complain(seed: u64, found: &Violation, duration_ns: u64) {
+    println!("VIOLATION, {}: {}", found.check.label(), found.what);
+    let minutes = duration_ns * 60 / HOUR_NS;
+    let minutes = if minutes == 60 {
+        String::new()
+    } else {
+        format!(" MINUTES={minutes}")
+    };
+    println!("replay it with: make sim SEED={seed}{minutes} VERBOSE=1");
+}
+
+/// One world: the same seed is the same world.
+fn replay(setup: Setup, mutant: Option<Mutant>, verbose: bool) -> ExitCode {
+    let trace = verbose.then(|| -> Trace {
+        Box::new(|now_ns, line| println!("{:>14.6} {line}", now_ns as f64 / 1e9))
+    });
+    let outcome = run(setup, mutant, trace);
+    print_world(&outcome);
+    match outcome.violation {
+        None => ExitCode::SUCCESS,
+        Some(found) => {
+            complain(setup.seed, &found, setup.duration_ns);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn print_world(outcome: &Outcome) {
+    let mut report = Report::default();
+    report.add(outcome);
+    println!(
+        "seed {}, digest {:016x}\n{report}",
+        outcome.seed, outcome.digest
+    );
+}
+
+/// Each mutant until it is caught, and the same seeds without it: clean.
+fn mutants(names: &[String], seeds: u64, duration_ns: u64) -> ExitCode {
+    let mut survivors = 0;
+    println!(
+        "{:>5}  {:<32}{:>6}{:>14}  caught by",
+        "class", "mutant", "seed", "steps"
+    );
+    for (class, mutant) in Mutant::ALL {
+        let name = format!("{mutant:?}");
+        if !names.is_empty() && !names.contains(&name) {
+            continue;
+        }
+        let caught = (1..=seeds).find_map(|seed| {
+            let outcome = run(Setup { seed, duration_ns }, Some(*mutant), None);
+            outcome.violation.clone().map(|found| (outcome, found))
+        });
+        match caught {
+            Some((outcome, found)) => {
+                let Outcome { seed, events, .. } = outcome;
+                let check = found.check.label();
+                println!("{class:>5}  {name:<32}{seed:>6}{events:>14}  {check}");
+                let control = run(Setup { seed, duration_ns }, None, None);
+                if let Some(found) = control.violation {
+                    complain(seed, &found, duration_ns);
+                    survivors += 1;
+                }
+            }
+            None => {
+                println!(
+                    "{class:>5}  {name:<32}{:>6}{:>14}  SURVIVED {seeds} seeds",
+                    "", ""
+                );
+                survivors += 1;
+            }
+        }
+    }
+    if survivors == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}

@@ -1,0 +1,68 @@
+//! A few simulated worlds, shorter than those of `make sim`: that they hold, that they replay, and
+//! that every seed that ever failed does not fail again.
+#![cfg(feature = "sim")]
+
+use warren_core::mutant::Mutant;
+use warren_core::sim::run::{Report, run};
+use warren_core::sim::world::{SECOND_NS, Setup};
+
+const MINUTE_NS: u64 = 60 * SECOND_NS;
+
+fn setup(seed: u64, minutes: u64) -> Setup {
+    let duration_ns = minutes * MINUTE_NS;
+    Setup { seed, duration_ns }
+}
+
+#[test]
+fn a_few_worlds_hold() {
+    let mut report = Report::default();
+    for seed in 1..=4 {
+        let outcome = run(setup(seed, 5), None, None);
+        assert_eq!(outcome.violation, None, "seed {seed}, 5 minutes");
+        report.add(&outcome);
+    }
+    assert!(report.operations > 500 && report.faults > 10, "{report}");
+}
+
+#[test]
+fn a_seed_replays_identically() {
+    let (first, again) = (run(setup(7, 3), None, None), run(setup(7, 3), None, None));
+    assert_eq!(first, again);
+    assert_ne!(first.digest, run(setup(8, 3), None, None).digest);
+}
+
+#[test]
+fn a_planted_fault_is_caught_and_replays() {
+    let mutant = Some(Mutant::AcknowledgesBeforeFsync);
+    let caught = (1..40).map(|seed| run(setup(seed, 3), mutant, None));
+    let caught = caught
+        .into_iter()
+        .find(|outcome| outcome.violation.is_some());
+    let caught = caught.expect("the checkers bite");
+    assert_eq!(run(setup(caught.seed, 3), mutant, None), caught);
+    assert_eq!(run(setup(caught.seed, 3), None, None).violation, None);
+}
+
+/// `testdata/sim/regressions.txt`: a name, a seed and minutes a line.
+#[test]
+fn what_failed_once_does_not_fail_again() {
+    let text = include_str!("../testdata/sim/regressions.txt");
+    let lines = text
+        .lines()
+        .filter(|line| !line.is_empty() && !line.starts_with('#'));
+    for line in lines {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let [name, seed, minutes] = words[..] else {
+            panic!("`{line}` is not a name, a seed and minutes");
+        };
+        let setup = setup(
+            seed.parse().expect("a seed"),
+            minutes.parse().expect("minutes"),
+        );
+        assert_eq!(
+            run(setup, None, None).violation,
+            None,
+            "{name}: seed {seed}"
+        );
+    }
+}
