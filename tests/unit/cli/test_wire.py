@@ -347,8 +347,9 @@ def test_init_waits_for_the_node(ctl: Run, manager: FakeManager) -> None:
 def process(manager: FakeManager, *arguments: str) -> subprocess.Popen[str]:
     # Unbuffered, Python takes a write that a vanished reader cut short for a whole one.
     inherited = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    # A shell starts what runs in its background with SIGINT ignored, and everything inherits that.
     return subprocess.Popen(
-        [sys.executable, "-m", "warren.cli", *arguments],
+        ["env", "--default-signal=INT", sys.executable, "-m", "warren.cli", *arguments],
         env={
             **inherited,
             "PYTHONPATH": os.pathsep.join(sys.path),
