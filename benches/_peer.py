@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 from benches._common import ROOT
 from warren._histogram import Histogram
@@ -76,6 +76,7 @@ class Peer:
     def __init__(self, program: Path, directory: Path, number: int) -> None:
         self._program, self.directory, self.number = program, directory / f"m{number}", number
         self.address = f"127.0.0.1:{free_port()}"
+        self._pipes: list[IO[bytes]] = []
 
     def join(self, founder: Peer) -> None:
         """Become a member of another's cluster."""
@@ -94,7 +95,7 @@ class Peer:
             bufsize=0,
         )  # fmt: skip
         log.close()
-
+        self._pipes += [pipe for pipe in (self._process.stdin, self._process.stdout) if pipe]
         self._received = b""
 
     @property
@@ -141,7 +142,8 @@ class Peer:
         """As the kernel would: no goodbye."""
         self._process.send_signal(signal.SIGKILL)
         self._process.wait()
-        self._close_pipes()
+        assert self._process.stdin
+        self._process.stdin.close()
 
     def close(self) -> None:
         """End cleanly; by force if that takes long."""
@@ -152,12 +154,9 @@ class Peer:
                 self._process.wait(20)
             except subprocess.TimeoutExpired:
                 self.kill()
-        self._close_pipes()
-
-    def _close_pipes(self) -> None:
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe:
-                pipe.close()
+        # What a killed one had said can be read until here.
+        for pipe in self._pipes:
+            pipe.close()
 
 
 def histogram(loads: list[dict[str, Any]]) -> Histogram:
