@@ -225,6 +225,43 @@ fn a_snapshot_may_come_in_pieces() {
     }
 }
 
+/// A report is read where it lies, everything else as messages. That makes no difference, whatever
+/// the bytes are.
+#[test]
+fn a_command_in_bytes_does_what_its_message_does() {
+    let mut rng = Rng(21);
+    let mut commands = Commands { rng: Rng(22) };
+    let mut replica = Replica::in_cluster();
+    let (mut reports, mut spoilt) = (0, 0);
+    for n in 0..6_000 {
+        let command = commands.next(&replica);
+        reports += u32::from(matches!(command.body, Some(Body::ReportStatus(_))));
+        let mut bytes = command.encode_to_vec();
+        if n % 3 == 0 {
+            let position = rng.below(bytes.len() as u64) as usize;
+            bytes[position] = rng.next() as u8;
+        }
+        let mut other = replica.state.clone();
+        let (index, term) = (Index(replica.index + 1), Term(1));
+        let in_bytes = other.apply_bytes_as(u32::MAX, index, term, &bytes);
+        match pb::Command::decode(&bytes[..]) {
+            Ok(message) => {
+                let applied = replica.state.apply(index, term, &message);
+                assert_eq!(in_bytes.as_ref(), Ok(&applied), "{message:?}");
+            }
+            Err(_) => {
+                assert!(in_bytes.is_err());
+                spoilt += 1;
+                continue;
+            }
+        }
+        replica.index += 1;
+        assert_eq!(other.hash(), replica.state.hash());
+        assert_eq!(other.hash_from_scratch(), other.hash());
+    }
+    assert!(reports > 300 && spoilt > 300, "{reports} {spoilt}");
+}
+
 /// Bytes whose checksums are right, and nothing else: refused, or a state that holds what a state
 /// must.
 #[test]

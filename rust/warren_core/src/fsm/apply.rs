@@ -5,6 +5,7 @@ use std::sync::Arc;
 use prost::Message;
 
 use crate::error::{Error, Result};
+use crate::fsm::content::Content;
 use crate::fsm::convert::specified;
 use crate::fsm::objects::{
     Availability, CPU_MILLI_MAX, Cluster, Event, MEMORY_BYTES_MAX, Member, Node, NodeStatus,
@@ -19,15 +20,6 @@ use crate::pb::{self, command::Body};
 
 /// The newest feature level this release knows.
 pub const FEATURE_LEVEL_MAX: u32 = 2;
-
-/// The level at which a command came to be. Below it, to releases that know the command it is what
-/// it is to those that do not: nothing.
-fn level_of(body: &Body) -> u32 {
-    match body {
-        Body::SetNodeAvailability(_) => 2,
-        _ => 1,
-    }
-}
 
 /// Limits of what a node says of itself.
 const NODE_NAME_BYTES_MAX: usize = 253;
@@ -68,6 +60,9 @@ impl State {
         term: Term,
         bytes: &[u8],
     ) -> Result<Applied> {
+        if let Some((envelope, content)) = Content::in_place(bytes) {
+            return Ok(self.apply_content(index, term, &envelope, Some(content)));
+        }
         let command = pb::Command::decode(bytes).map_err(|error| Error::Invalid {
             what: "log entry",
             why: format!(
@@ -86,6 +81,18 @@ impl State {
 
     /// Applies a command: looks up its request id, judges it, changes the state or refuses.
     pub fn apply(&mut self, index: Index, term: Term, command: &pb::Command) -> Applied {
+        let content = command.body.as_ref().map(Content::Message);
+        self.apply_content(index, term, command, content)
+    }
+
+    /// `content` is the body of the command; that in `command` is not looked at.
+    fn apply_content(
+        &mut self,
+        index: Index,
+        term: Term,
+        command: &pb::Command,
+        content: Option<Content<'_>>,
+    ) -> Applied {
         self.advance(index, term);
         self.time_ms = self.time_ms.max(command.time_ms);
         self.requests.evict(index);
@@ -123,7 +130,7 @@ impl State {
             entropy,
             events: Vec::new(),
         };
-        let response = self.execute(&mut context, command);
+        let response = self.execute(&mut context, command.level, content);
         if let Some(key) = key {
             self.requests.remember(&key, index, &response);
             self.requests.evict(index);
@@ -134,21 +141,29 @@ impl State {
         }
     }
 
-    fn execute(&mut self, context: &mut Context, command: &pb::Command) -> Result<Vec<u8>> {
+    fn execute(
+        &mut self,
+        context: &mut Context,
+        level: u32,
+        content: Option<Content<'_>>,
+    ) -> Result<Vec<u8>> {
         // Before the body is looked at: an older release may not even know it, and has to come to
         // the same refusal.
         let current = self.feature_level();
-        if command.level > current {
-            let level = command.level;
+        if level > current {
             return Err(Error::LevelNotReached { level, current });
         }
-        let known = |body: &&Body| level_of(body) <= command.level.max(1);
-        let Some(body) = command.body.as_ref().filter(known) else {
+        let known = |content: &Content<'_>| content.level() <= level.max(1);
+        let Some(content) = content.filter(known) else {
             return Err(invalid("command", "it says nothing"));
         };
-        if self.cluster.is_none() && !matches!(body, Body::CreateCluster(_)) {
+        if self.cluster.is_none() && !matches!(content, Content::Message(Body::CreateCluster(_))) {
             return Err(Error::NotInCluster);
         }
+        let body = match content {
+            Content::Message(body) => body,
+            Content::Report(report) => return self.report(context, report),
+        };
         match body {
             Body::CreateCluster(c) => self.create_cluster(context, c),
             Body::RaiseFeatureLevel(c) => self.raise_feature_level(context, c),

@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::fsm::apply::{Context, invalid, not_found};
-use crate::fsm::convert::specified;
+use crate::fsm::convert::{StatusFields, specified};
 use crate::fsm::objects::{
     Container, ContainerState, DesiredState, Event, Node, NodeStatus, Resources, Service, Status,
 };
+use crate::fsm::parse::{Report, ReportItem};
 use crate::fsm::state::{NodeRow, Place, State};
 use crate::fsm::table::Handle;
 use crate::fsm::wire;
@@ -161,17 +162,32 @@ impl State {
         cx: &mut Context,
         command: &pb::ReportStatus,
     ) -> Result<Vec<u8>> {
-        let items = bounded(&command.items)?;
-        let node = NodeId::from_slice(&command.node_id)?;
+        let items = bounded(&command.items)?.iter().map(|item| ReportItem {
+            container_id: &item.container_id,
+            status: item.status.as_ref().map(StatusFields::from),
+        });
+        self.report_items(cx, &command.node_id, items)
+    }
+
+    /// Like [`State::report_status`]; the items have been counted.
+    pub(super) fn report(&mut self, cx: &mut Context, report: Report<'_>) -> Result<Vec<u8>> {
+        self.report_items(cx, report.node_id, report.items.into_iter())
+    }
+
+    fn report_items<'a>(
+        &mut self,
+        cx: &mut Context,
+        node: &[u8],
+        items: impl ExactSizeIterator<Item = ReportItem<'a>>,
+    ) -> Result<Vec<u8>> {
+        let node = NodeId::from_slice(node)?;
         let node = self.node_ids.get(&node).copied();
         cx.events.reserve(items.len());
         // Most say the same: one copy of the sentence serves them all.
         let mut message = Arc::default();
-        Ok(answer(
-            items
-                .iter()
-                .map(|item| self.report_one(cx, node, item, &mut message)),
-        ))
+        Ok(answer(items.map(|item| {
+            self.report_one(cx, node, &item, &mut message)
+        })))
     }
 
     /// A container of another node is as unknown to this one as one that never was.
@@ -179,10 +195,10 @@ impl State {
         &mut self,
         cx: &mut Context,
         node: Option<Handle>,
-        item: &pb::StatusItem,
+        item: &ReportItem<'_>,
         message: &mut Arc<str>,
     ) -> Judged {
-        let id = ContainerId::from_slice(&item.container_id)?;
+        let id = ContainerId::from_slice(item.container_id)?;
         let reported = item
             .status
             .as_ref()

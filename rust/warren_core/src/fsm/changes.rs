@@ -88,22 +88,34 @@ impl State {
         node: Handle,
         spec: impl FnOnce() -> pb::ContainerSpec,
     ) {
-        let (id, slot, held) = (container.id, container.slot, container.held());
-        self.use_spec(container.spec_digest, spec);
-        self.by_state[container.status.state as usize] += 1;
-        self.sum
-            .add(hash::container(&container, &mut self.scratch.0));
+        let (id, slot) = (container.id, container.slot);
+        let place = self.insert_record(container, node, spec);
         let row = self.nodes.get_mut(node);
-        let record = row.records.insert(container);
-        row.containers.insert(id, record);
-        row.allocated = row.allocated.saturating_add(held);
-        let place = Place { node, record };
+        row.containers.insert(id, place.record);
         let row = self.services.get_mut(service);
         row.containers.insert((slot, id), place);
         assert!(
             self.container_ids.insert(id, place).is_none(),
             "a container id is issued once"
         );
+    }
+
+    /// [`State::insert_container`] but for what finds it by its id, node or service.
+    pub(super) fn insert_record(
+        &mut self,
+        container: Container,
+        node: Handle,
+        spec: impl FnOnce() -> pb::ContainerSpec,
+    ) -> Place {
+        let held = container.held();
+        self.use_spec(container.spec_digest, spec);
+        self.by_state[container.status.state as usize] += 1;
+        self.sum
+            .add(hash::container(&container, &mut self.scratch.0));
+        let row = self.nodes.get_mut(node);
+        let record = row.records.insert(container);
+        row.allocated = row.allocated.saturating_add(held);
+        Place { node, record }
     }
 
     /// `change` may touch desired state and status.

@@ -9,6 +9,7 @@ use crate::fsm::objects::{
     Cluster, Container, ContainerState, DesiredState, Member, Node, Resources, Revision, Service,
     Status,
 };
+use crate::fsm::parse::ContainerFields;
 use crate::ids::{ClusterId, ContainerId, MemberId, NodeId, ServiceId, SpecDigest};
 use crate::pb;
 
@@ -142,23 +143,49 @@ impl From<&Status> for pb::ContainerStatus {
     }
 }
 
-impl TryFrom<&pb::ContainerStatus> for Status {
-    type Error = Error;
+/// A [`pb::ContainerStatus`] that lies elsewhere: in one, or in the bytes of one.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct StatusFields<'a> {
+    pub attempt: u32,
+    pub state: i32,
+    pub message: &'a str,
+    pub exit_code: i32,
+    pub exited: bool,
+    pub oom_killed: bool,
+    pub pid: u32,
+    pub started_at_ms: u64,
+    pub finished_at_ms: u64,
+    pub retry_at_ms: u64,
+    pub removed: bool,
+}
 
-    fn try_from(s: &pb::ContainerStatus) -> Result<Self> {
-        Self::sharing(&mut Arc::default(), s)
+impl<'a> From<&'a pb::ContainerStatus> for StatusFields<'a> {
+    fn from(s: &'a pb::ContainerStatus) -> Self {
+        Self {
+            attempt: s.attempt,
+            state: s.state,
+            message: &s.message,
+            exit_code: s.exit_code,
+            exited: s.exited,
+            oom_killed: s.oom_killed,
+            pid: s.pid,
+            started_at_ms: s.started_at_ms,
+            finished_at_ms: s.finished_at_ms,
+            retry_at_ms: s.retry_at_ms,
+            removed: s.removed,
+        }
     }
 }
 
 impl Status {
     /// From a message. Its sentence is kept as `message` if they are the same, and becomes it
     /// otherwise.
-    pub(super) fn sharing(message: &mut Arc<str>, s: &pb::ContainerStatus) -> Result<Self> {
+    pub(super) fn sharing(message: &mut Arc<str>, s: &StatusFields<'_>) -> Result<Self> {
         let state = specified("container state", s.state, ContainerState::Unspecified)?;
         if s.attempt == 0 {
             return Err(invalid("container status", "attempts count from 1"));
         }
-        let text = truncated(&s.message, STATUS_MESSAGE_BYTES_MAX);
+        let text = truncated(s.message, STATUS_MESSAGE_BYTES_MAX);
         if text != &**message {
             *message = text.into();
         }
@@ -216,26 +243,50 @@ impl From<&Container> for pb::Container {
     }
 }
 
-impl TryFrom<pb::Container> for Container {
-    type Error = Error;
-
-    fn try_from(c: pb::Container) -> Result<Self> {
-        let status = c
-            .status
-            .as_ref()
-            .ok_or_else(|| invalid("container", "it has no status"))?;
-        Ok(Self {
-            id: ContainerId::from_slice(&c.id)?,
-            service: ServiceId::from_slice(&c.service_id)?,
-            service_name: c.service_name.as_str().into(),
+impl<'a> From<&'a pb::Container> for ContainerFields<'a> {
+    fn from(c: &'a pb::Container) -> Self {
+        Self {
+            id: &c.id,
+            service_id: &c.service_id,
+            service_name: &c.service_name,
             slot: c.slot,
-            spec_digest: spec_digest(&c.spec_digest)?,
+            spec_digest: &c.spec_digest,
             service_version: c.service_version,
-            node: NodeId::from_slice(&c.node_id)?,
-            desired: specified("desired state", c.desired, DesiredState::Unspecified)?,
-            status: status.try_into()?,
+            node_id: &c.node_id,
+            desired: c.desired,
+            status: c.status.as_ref().map(StatusFields::from),
             created_at_ms: c.created_at_ms,
             resources: c.resources.unwrap_or_default().into(),
+        }
+    }
+}
+
+impl Container {
+    /// From a message. Its name and sentence become those given, where they say the same.
+    pub(super) fn sharing(
+        service_name: &Arc<str>,
+        message: &mut Arc<str>,
+        c: &ContainerFields<'_>,
+    ) -> Result<Self> {
+        let no_status = || invalid("container", "it has no status");
+        let status = c.status.as_ref().ok_or_else(no_status)?;
+        let known = *c.service_name == **service_name;
+        Ok(Self {
+            id: ContainerId::from_slice(c.id)?,
+            service: ServiceId::from_slice(c.service_id)?,
+            service_name: if known {
+                Arc::clone(service_name)
+            } else {
+                c.service_name.into()
+            },
+            slot: c.slot,
+            spec_digest: spec_digest(c.spec_digest)?,
+            service_version: c.service_version,
+            node: NodeId::from_slice(c.node_id)?,
+            desired: specified("desired state", c.desired, DesiredState::Unspecified)?,
+            status: Status::sharing(message, status)?,
+            created_at_ms: c.created_at_ms,
+            resources: c.resources,
         })
     }
 }

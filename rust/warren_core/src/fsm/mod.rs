@@ -18,16 +18,18 @@
 //! | `resolve` | what people type → ids and digests |
 //! | `tally` | how far a service is from what is wanted |
 //! | `hash` | one number for the whole state |
-//! | `wire` | the encoding of what there is much of |
+//! | `wire`, `parse` | encoding and decoding of what there is much of |
 //! | `snapshot` | the state as bytes, and back |
 
 mod apply;
 mod batch;
 mod changes;
+mod content;
 mod convert;
 mod hash;
 mod members;
 mod objects;
+mod parse;
 mod reference;
 mod requests;
 mod resolve;

@@ -11,6 +11,7 @@
 //! A request in the window stands as it is; the floor of a client (see `requests`) stands as a
 //! request without digest, whose sequence is the floor.
 
+mod containers;
 mod read;
 
 use prost::Message;

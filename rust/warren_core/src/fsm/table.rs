@@ -11,7 +11,7 @@ use imbl::Vector;
 
 /// Where a record lies in its [`Table`]. Says nothing about order or age, and never leaves `fsm`:
 /// two replicas with equal states may use different handles.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Handle(u32);
 
 /// `PAGE` records share a page. A page is what the first write after a clone copies: large enough

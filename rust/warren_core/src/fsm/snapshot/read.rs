@@ -6,9 +6,10 @@ use std::io::{ErrorKind, Read};
 
 use prost::Message;
 
+use super::containers::Containers;
 use super::{FORMAT, FRAME_BYTES_MAX, FRAME_HEADER_BYTES, ReadError, field};
 use crate::error::{Error, Result};
-use crate::fsm::objects::{Cluster, Container, Member, Node, Service};
+use crate::fsm::objects::{Cluster, Member, Node, Service};
 use crate::fsm::requests::Remembered;
 use crate::fsm::state::State;
 use crate::fsm::wire::{self, BYTES, VARINT};
@@ -52,6 +53,7 @@ pub struct Reader {
     header: Option<pb::SnapshotHeader>,
     state: State,
     specs: BTreeMap<SpecDigest, pb::ContainerSpec>,
+    containers: Containers,
     chunks: u64,
     objects: u64,
 }
@@ -66,6 +68,7 @@ impl Reader {
             header: None,
             state: State::new(),
             specs: BTreeMap::new(),
+            containers: Containers::default(),
             chunks: 0,
             objects: 0,
         }
@@ -119,6 +122,7 @@ impl Reader {
                 "what was read is not the state that was written",
             ));
         }
+        self.containers.finish(&mut state);
         if mutant::is_on(Mutant::RestoreForgetsClock) {
             state.time_ms = 0;
         }
@@ -199,8 +203,7 @@ impl Reader {
             }
             field::NODES => restore_node(state, Node::try_from(message::<pb::Node>(bytes)?)?)?,
             field::CONTAINERS => {
-                let container = Container::try_from(message::<pb::Container>(bytes)?)?;
-                restore_container(state, &self.specs, container)?;
+                self.containers.restore(state, &self.specs, bytes)?;
             }
             field::REQUESTS => restore_request(state, message(bytes)?)?,
             field::SPECS => {
@@ -261,26 +264,6 @@ fn restore_node(state: &mut State, node: Node) -> Result<()> {
     Ok(())
 }
 
-fn restore_container(
-    state: &mut State,
-    specs: &BTreeMap<SpecDigest, pb::ContainerSpec>,
-    container: Container,
-) -> Result<()> {
-    let Some(spec) = specs.get(&container.spec_digest) else {
-        return Err(broken("the spec of a container is missing"));
-    };
-    let service = state.service_ids.get(&container.service).copied();
-    let node = state.node_ids.get(&container.node).copied();
-    let (Some(service), Some(node)) = (service, node) else {
-        return Err(broken("the service or node of a container is missing"));
-    };
-    if state.container(container.id).is_some() {
-        return Err(broken("a container is in it twice"));
-    }
-    state.insert_container(container, service, node, || spec.clone());
-    Ok(())
-}
-
 fn restore_request(state: &mut State, request: pb::SnapshotRequest) -> Result<()> {
     let id = request.request.unwrap_or_default();
     let index = Index(request.index);
@@ -335,7 +318,7 @@ fn cut() -> Error {
     broken("an object is cut short")
 }
 
-fn broken(why: &str) -> Error {
+pub(super) fn broken(why: &str) -> Error {
     Error::Invalid {
         what: "snapshot",
         why: why.to_owned(),
@@ -349,7 +332,7 @@ fn damaged(offset: u64, why: impl Into<String>) -> ReadError {
     }
 }
 
-fn message<T: Message + Default>(bytes: &[u8]) -> Result<T> {
+pub(super) fn message<T: Message + Default>(bytes: &[u8]) -> Result<T> {
     T::decode(bytes).map_err(|error| broken(&error.to_string()))
 }
 
