@@ -5,6 +5,7 @@
 //! slow worker costs a set of ids at most and then sees the newest.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound::{Excluded, Unbounded};
 
 use prost::Message as _;
 use sha2::{Digest as _, Sha256};
@@ -17,22 +18,28 @@ use crate::ids::{ContainerId, ENTROPY_BYTES, Index, NodeId, SessionId, SpecDiges
 use crate::pb;
 
 /// Reports in one message of a worker.
-pub const REPORT_ITEMS_MAX: usize = 4096;
+///
+/// They are one command, which a state of a million containers applies in 1 to 2 ms, and all that
+/// follows from it included: the most that holds up what else the core does.
+pub const REPORT_ITEMS_MAX: usize = 1024;
+/// Containers that sessions are told of in one step, and a few more: each costs about a microsecond.
+const TELL_MAX: usize = 1024;
 /// A worker's pulse is no slower than this shows its loss in time.
 const HEARTBEAT_MS_MIN: u32 = 2_000;
 /// Heartbeats of all workers together.
 const HEARTBEATS_PER_SECOND_MAX: u32 = 500;
 
 /// Invariants: `hash` is the sum over `told`; `told` is what the worker holds once it has taken
-/// everything sent.
+/// everything sent, and the set that is on its way into a message.
 struct Session {
     outlet: Outlet,
     /// What the hello said is applied from here on: a worker that gets its set has been heard.
     heard_at: Index,
+    is_heard: bool,
     node: NodeId,
     id: SessionId,
-    /// The set must be sent whole.
-    whole: bool,
+    /// The set must be sent whole: what is done of that.
+    whole: Option<Whole>,
     told: BTreeMap<ContainerId, Told>,
     hash: u64,
     specs: BTreeSet<SpecDigest>,
@@ -41,18 +48,32 @@ struct Session {
     due: bool,
 }
 
+/// A whole set on its way into one message, over as many steps as it takes. What changes behind
+/// the walk is noted as ever, and sent afterwards.
+#[derive(Default)]
+struct Whole {
+    is_begun: bool,
+    after: Option<ContainerId>,
+    assignments: pb::Assignments,
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Told {
     spec: SpecDigest,
     desired: pb::DesiredState,
 }
 
-/// Invariant: one session a node, and each in all three indexes.
+/// Invariants: one session a node, and each in all three indexes; `unheard` holds those whose hello
+/// is not applied yet, `ready` those that have something to be sent and can take it.
 #[derive(Default)]
 pub struct Sessions {
     by_node: BTreeMap<NodeId, Session>,
     by_stream: BTreeMap<CallId, NodeId>,
     by_id: BTreeMap<SessionId, NodeId>,
+    unheard: BTreeSet<(Index, NodeId)>,
+    ready: BTreeSet<NodeId>,
+    /// The last one that was sent something: the next one is the one after it.
+    turn: Option<NodeId>,
 }
 
 impl Sessions {
@@ -93,6 +114,7 @@ impl Sessions {
         self.by_stream.insert(stream, node);
         self.by_id.insert(id, node);
         self.by_node.insert(node, session);
+        self.unheard.insert((heard_at, node));
     }
 
     /// The node whose session ended, if the stream was one.
@@ -100,6 +122,8 @@ impl Sessions {
         let node = self.by_stream.remove(&stream)?;
         if let Some(session) = self.by_node.remove(&node) {
             self.by_id.remove(&session.id);
+            self.unheard.remove(&(session.heard_at, node));
+            self.ready.remove(&node);
         }
         Some(node)
     }
@@ -115,6 +139,7 @@ impl Sessions {
             && let Some(session) = self.by_node.get_mut(node)
         {
             session.outlet.taken();
+            session.enqueue(&mut self.ready);
         }
     }
 
@@ -122,13 +147,17 @@ impl Sessions {
     pub fn touch(&mut self, node: NodeId, container: ContainerId) {
         if let Some(session) = self.by_node.get_mut(&node) {
             session.changed.insert(container);
+            session.enqueue(&mut self.ready);
         }
     }
 
     /// The node's set is to be sent whole.
     pub fn resync(&mut self, node: NodeId) {
         if let Some(session) = self.by_node.get_mut(&node) {
-            (session.whole, session.due) = (true, true);
+            // One that is on its way already will do.
+            session.whole.get_or_insert_default();
+            session.due = true;
+            session.enqueue(&mut self.ready);
         }
     }
 
@@ -140,10 +169,38 @@ impl Sessions {
         Ok((*node, super::requests::decode(message)?))
     }
 
+    /// Sends what is new to those who can take it; to some of them, or a part of a set, if it is
+    /// much.
     pub fn flush(&mut self, state: &State, out: &mut Outputs) {
-        for session in self.by_node.values_mut() {
-            session.flush(state, out);
+        while let Some(&(heard_at, node)) = self.unheard.first()
+            && heard_at <= state.index()
+        {
+            self.unheard.remove(&(heard_at, node));
+            let session = self.by_node.get_mut(&node).expect("it is open");
+            session.is_heard = true;
+            session.enqueue(&mut self.ready);
         }
+        let mut looks = TELL_MAX;
+        while looks > 0 {
+            let Some(node) = self.next_turn() else {
+                return;
+            };
+            let session = self.by_node.get_mut(&node).expect("it is open");
+            if session.flush(state, &mut looks, out) {
+                self.turn = Some(node);
+                if !session.is_ready() {
+                    self.ready.remove(&node);
+                }
+            }
+        }
+        out.again |= !self.ready.is_empty();
+    }
+
+    /// All have their turn, however often the first ones change.
+    fn next_turn(&self) -> Option<NodeId> {
+        let after = self.turn.map_or(Unbounded, Excluded);
+        let mut behind = self.ready.range((after, Unbounded));
+        behind.next().or_else(|| self.ready.first()).copied()
     }
 
     pub fn len(&self) -> usize {
@@ -156,9 +213,10 @@ impl Session {
         Self {
             outlet: Outlet::new(stream),
             heard_at,
+            is_heard: false,
             node,
             id,
-            whole: true,
+            whole: Some(Whole::default()),
             told: BTreeMap::new(),
             hash: 0,
             specs: BTreeSet::new(),
@@ -178,46 +236,77 @@ impl Session {
             .fold(0u64, |sum, (id, told)| sum.wrapping_add(told.hash(*id)));
         if hash == set_hash {
             self.specs = now.values().map(|told| told.spec).collect();
-            (self.told, self.hash, self.whole) = (now, hash, false);
+            (self.told, self.hash, self.whole) = (now, hash, None);
         }
     }
 
-    fn flush(&mut self, state: &State, out: &mut Outputs) {
-        if state.index() < self.heard_at
-            || !self.outlet.is_free()
-            || !self.due && self.changed.is_empty()
-        {
-            return;
+    fn is_ready(&self) -> bool {
+        self.is_heard && self.outlet.is_free() && (self.due || !self.changed.is_empty())
+    }
+
+    fn enqueue(&self, ready: &mut BTreeSet<NodeId>) {
+        if self.is_ready() {
+            ready.insert(self.node);
         }
-        let mut assignments = pb::Assignments {
-            complete: self.whole,
-            ..Default::default()
-        };
-        if self.whole {
-            (self.told, self.hash) = (BTreeMap::new(), 0);
-            for container in state.containers_of_node(self.node) {
-                self.tell(state, container, &mut assignments);
-            }
-        } else {
-            for id in std::mem::take(&mut self.changed) {
-                match state.container(id) {
-                    Some(container) => self.tell(state, container, &mut assignments),
-                    None => self.untell(id, &mut assignments),
+    }
+
+    /// Sends what is new, or as much as there are looks for. False if they do not suffice for the
+    /// whole set, which goes on from there.
+    fn flush(&mut self, state: &State, looks: &mut usize, out: &mut Outputs) -> bool {
+        *looks = looks.saturating_sub(1);
+        let mut assignments = match self.whole.take() {
+            Some(mut whole) => {
+                if !self.gather(state, &mut whole, looks) {
+                    self.whole = Some(whole);
+                    return false;
                 }
+                whole.assignments
+            }
+            None => self.gather_changes(state, looks),
+        };
+        let news = !assignments.upsert.is_empty() || !assignments.remove.is_empty();
+        if news || self.due {
+            self.due = false;
+            assignments.revision = Some(state.revision().into());
+            assignments.set_hash = self.hash;
+            let body = pb::manager_message::Body::Assignments(assignments);
+            self.outlet.send(&message(body), out);
+        }
+        true
+    }
+
+    /// Goes on with the whole set; true once it is in the message.
+    fn gather(&mut self, state: &State, whole: &mut Whole, looks: &mut usize) -> bool {
+        if !whole.is_begun {
+            (whole.is_begun, whole.assignments.complete) = (true, true);
+            (self.told, self.hash) = (BTreeMap::new(), 0);
+            self.changed.clear();
+        }
+        for container in state.containers_of_node_after(self.node, whole.after) {
+            if *looks == 0 {
+                return false;
+            }
+            *looks -= 1;
+            whole.after = Some(container.id);
+            self.tell(state, container, &mut whole.assignments);
+        }
+        true
+    }
+
+    fn gather_changes(&mut self, state: &State, looks: &mut usize) -> pb::Assignments {
+        let mut assignments = pb::Assignments::default();
+        // One at least, so that whose turn it is gets on.
+        while let Some(id) = self.changed.pop_first() {
+            match state.container(id) {
+                Some(container) => self.tell(state, container, &mut assignments),
+                None => self.untell(id, &mut assignments),
+            }
+            *looks = looks.saturating_sub(1);
+            if *looks == 0 {
+                break;
             }
         }
-        let news = !assignments.upsert.is_empty() || !assignments.remove.is_empty();
-        if !news && !self.due {
-            return;
-        }
-        self.changed.clear();
-        (self.whole, self.due) = (false, false);
-        assignments.revision = Some(state.revision().into());
-        assignments.set_hash = self.hash;
-        self.outlet.send(
-            &message(pb::manager_message::Body::Assignments(assignments)),
-            out,
-        );
+        assignments
     }
 
     fn tell(&mut self, state: &State, container: &Container, to: &mut pb::Assignments) {

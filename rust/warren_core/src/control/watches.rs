@@ -1,6 +1,7 @@
 //! Who watches which service: the present state first, then each change, conflated.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound::{Excluded, Unbounded};
 
 use super::streams::Outlet;
 use super::{CallId, Outputs};
@@ -13,6 +14,10 @@ use crate::pb;
 /// Watches open at a time.
 pub const WATCHES_MAX: usize = 1024;
 
+/// Watches that are looked at in one step: to sum up a service of a million slots takes some 10 µs,
+/// and 100 where a block of its slots has to be counted one by one.
+const FLUSH_MAX: usize = 16;
+
 struct Watch {
     outlet: Outlet,
     service: ServiceId,
@@ -21,61 +26,80 @@ struct Watch {
     dirty: bool,
 }
 
+/// Invariants: `by_service` holds each watch once; `ready` holds those that are dirty and whose
+/// outlet is free.
 #[derive(Default)]
-pub struct Watches(BTreeMap<CallId, Watch>);
+pub struct Watches {
+    open: BTreeMap<CallId, Watch>,
+    by_service: BTreeSet<(ServiceId, CallId)>,
+    ready: BTreeSet<CallId>,
+    /// The last one that was looked at: the next one is the one after it.
+    turn: Option<CallId>,
+}
 
 impl Watches {
     pub fn open(&mut self, id: CallId, service: ServiceId) -> Result<(), Error> {
-        if self.0.len() >= WATCHES_MAX {
+        if self.open.len() >= WATCHES_MAX {
             return Err(Error::Overloaded {
                 queue: "service watches",
                 limit: WATCHES_MAX,
             });
         }
-        let outlet = Outlet::new(id);
-        self.0.insert(
-            id,
-            Watch {
-                outlet,
-                service,
-                sent: None,
-                dirty: true,
-            },
-        );
+        let watch = Watch {
+            outlet: Outlet::new(id),
+            service,
+            sent: None,
+            dirty: true,
+        };
+        self.open.insert(id, watch);
+        self.by_service.insert((service, id));
+        self.ready.insert(id);
         Ok(())
     }
 
     pub fn close(&mut self, id: CallId) {
-        self.0.remove(&id);
+        if let Some(watch) = self.open.remove(&id) {
+            self.by_service.remove(&(watch.service, id));
+            self.ready.remove(&id);
+        }
     }
 
     pub fn taken(&mut self, id: CallId) {
-        if let Some(watch) = self.0.get_mut(&id) {
+        if let Some(watch) = self.open.get_mut(&id) {
             watch.outlet.taken();
+            if watch.dirty {
+                self.ready.insert(id);
+            }
         }
     }
 
     pub fn touch(&mut self, service: ServiceId) {
-        self.0
-            .values_mut()
-            .filter(|watch| watch.service == service)
-            .for_each(|w| w.dirty = true);
+        let watching = self.by_service.range((service, CallId(0))..);
+        for &(_, id) in watching.take_while(|(watched, _)| *watched == service) {
+            let watch = self.open.get_mut(&id).expect("it is open");
+            watch.touch(id, &mut self.ready);
+        }
     }
 
     /// Why a container waits may change without an event: those who watch one are looked at again.
     pub fn touch_waiting(&mut self) {
-        let waiting = |watch: &&mut Watch| watch.sent.as_ref().is_some_and(|sent| sent.pending > 0);
-        self.0
-            .values_mut()
-            .filter(waiting)
-            .for_each(|watch| watch.dirty = true);
+        let is_waiting = |watch: &Watch| watch.sent.as_ref().is_some_and(|sent| sent.pending > 0);
+        for (id, watch) in &mut self.open {
+            if is_waiting(watch) {
+                watch.touch(*id, &mut self.ready);
+            }
+        }
     }
 
+    /// Sends what is new to those who can take it; to some of them, if they are many.
     pub fn flush(&mut self, state: &State, orchestrator: &Orchestrator, out: &mut Outputs) {
-        self.0.retain(|id, watch| {
-            if !watch.dirty || !watch.outlet.is_free() {
-                return true;
-            }
+        for _ in 0..FLUSH_MAX {
+            let Some(id) = self.next_turn() else {
+                return;
+            };
+            self.turn = Some(id);
+            self.ready.remove(&id);
+            let watch = self.open.get_mut(&id).expect("it is open");
             watch.dirty = false;
             let progress = orchestrator.progress(state, watch.service);
             let gone = progress.gone;
@@ -84,19 +108,36 @@ impl Watches {
                 watch.sent = Some(progress);
             }
             if gone {
-                out.ended.push((*id, None));
+                self.close(id);
+                out.ended.push((id, None));
             }
-            !gone
-        });
+        }
+        out.again |= !self.ready.is_empty();
+    }
+
+    /// All have their turn, however often the first ones are touched.
+    fn next_turn(&self) -> Option<CallId> {
+        let after = self.turn.map_or(Unbounded, Excluded);
+        let mut behind = self.ready.range((after, Unbounded));
+        behind.next().or_else(|| self.ready.first()).copied()
     }
 
     /// Ends all: who watches asks the new leader.
     pub fn end_all(&mut self, error: &Error, out: &mut Outputs) {
-        let ids = std::mem::take(&mut self.0).into_keys();
+        let ids = std::mem::take(self).open.into_keys();
         out.ended.extend(ids.map(|id| (id, Some(error.clone()))));
     }
 
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.open.len()
+    }
+}
+
+impl Watch {
+    fn touch(&mut self, id: CallId, ready: &mut BTreeSet<CallId>) {
+        self.dirty = true;
+        if self.outlet.is_free() {
+            ready.insert(id);
+        }
     }
 }

@@ -29,14 +29,22 @@ impl State {
         let items = bounded(&command.items)?;
         let entropy = cx.entropy.clone()?;
         cx.events.reserve(items.len());
+        let assigned = Status::assigned();
         let judge = |(ordinal, item): (usize, &pb::BindItem)| {
             let id = ContainerId::compose(entropy, ordinal as u32);
-            self.bind_one(cx, id, item)
+            self.bind_one(cx, id, item, &assigned)
         };
         Ok(answer(items.iter().enumerate().map(judge)))
     }
 
-    fn bind_one(&mut self, cx: &mut Context, id: ContainerId, item: &pb::BindItem) -> Judged {
+    /// `assigned` is cloned, so that a batch shares the one sentence in it.
+    fn bind_one(
+        &mut self,
+        cx: &mut Context,
+        id: ContainerId,
+        item: &pb::BindItem,
+        assigned: &Status,
+    ) -> Judged {
         let service_id = ServiceId::from_slice(&item.service_id)?;
         let node_id = NodeId::from_slice(&item.node_id)?;
         let service_at = *self
@@ -66,7 +74,7 @@ impl State {
             service_version: service.version,
             node: node_id,
             desired: DesiredState::Run,
-            status: Status::assigned(),
+            status: assigned.clone(),
             created_at_ms: self.time_ms,
             resources: service.resources(),
         };
@@ -210,11 +218,10 @@ impl State {
                 "only managers call a container lost",
             ));
         }
-        let place = node
-            .and_then(|node| self.place_on(node, id))
+        let (place, container) = node
+            .and_then(|node| self.container_on(node, id))
             .ok_or_else(|| not_found(ContainerId::KIND, id))?;
-        let status = &self.container_at(place).status;
-        if let Some(next) = status.advanced(reported)? {
+        if let Some(next) = container.status.advanced(reported)? {
             self.change(cx, place, |container| container.status = next);
         }
         Ok(id)

@@ -9,8 +9,9 @@ use imbl::ordmap::Entry;
 
 use crate::fsm::hash;
 use crate::fsm::objects::{Container, Node, Resources, Service};
-use crate::fsm::state::{NodeRow, Place, ServiceRow, SpecRow, State};
+use crate::fsm::state::{NodeRow, Place, Record, ServiceRow, SpecRow, State};
 use crate::fsm::table::{Handle, Table};
+use crate::fsm::tally::{Counts, is_ready};
 use crate::ids::{ContainerId, ServiceId, SpecDigest};
 use crate::pb;
 
@@ -22,6 +23,7 @@ impl State {
         let handle = self.services.insert(ServiceRow {
             service,
             containers: OrdMap::new(),
+            counts: OrdMap::new(),
         });
         assert!(
             self.service_ids.insert(id, handle).is_none(),
@@ -59,23 +61,40 @@ impl State {
         self.drop_spec(row.service.spec_digest);
     }
 
+    /// O(1), but O(containers of the node) where it becomes ready or is no longer.
     pub(super) fn put_node(&mut self, node: Node) {
         self.sum.add(hash::node(&node));
-        match self.node_ids.get(&node.id) {
-            Some(handle) => {
-                let row = self.nodes.get_mut(*handle);
-                self.sum.take(hash::node(&row.node));
-                row.node = node;
-            }
-            None => {
-                let id = node.id;
-                let row = NodeRow {
-                    node,
-                    records: Table::default(),
-                    containers: OrdMap::new(),
-                    allocated: Resources::default(),
-                };
-                self.node_ids.insert(id, self.nodes.insert(row));
+        self.accepting_nodes += u32::from(node.accepts_work());
+        let Some(handle) = self.node_ids.get(&node.id).copied() else {
+            let id = node.id;
+            let row = NodeRow {
+                node,
+                records: Table::default(),
+                containers: OrdMap::new(),
+                allocated: Resources::default(),
+            };
+            let handle = self.nodes.insert(row);
+            self.node_ids.insert(id, handle);
+            return;
+        };
+        let row = self.nodes.get_mut(handle);
+        let before = std::mem::replace(&mut row.node, node);
+        self.sum.take(hash::node(&before));
+        self.accepting_nodes -= u32::from(before.accepts_work());
+        let (was, is) = (is_ready(&before), is_ready(&row.node));
+        if was != is {
+            self.recount_node(handle, was, is);
+        }
+    }
+
+    /// Its containers count for their services as on a node that `is` ready or not.
+    fn recount_node(&mut self, node: Handle, was: bool, is: bool) {
+        for Record { container, .. } in self.nodes.get(node).records.iter() {
+            let (before, now) = (Counts::of(container, was), Counts::of(container, is));
+            if before != now {
+                let service = self.service_ids[&container.service];
+                let row = self.services.get_mut(service);
+                row.recount(container.spec_digest, container.slot, before, now);
             }
         }
     }
@@ -89,7 +108,7 @@ impl State {
         spec: impl FnOnce() -> pb::ContainerSpec,
     ) {
         let (id, slot) = (container.id, container.slot);
-        let place = self.insert_record(container, node, spec);
+        let place = self.insert_record(container, service, node, spec);
         let row = self.nodes.get_mut(node);
         row.containers.insert(id, place.record);
         let row = self.services.get_mut(service);
@@ -104,17 +123,21 @@ impl State {
     pub(super) fn insert_record(
         &mut self,
         container: Container,
+        service: Handle,
         node: Handle,
         spec: impl FnOnce() -> pb::ContainerSpec,
     ) -> Place {
-        let held = container.held();
-        self.use_spec(container.spec_digest, spec);
+        let (digest, slot) = (container.spec_digest, container.slot);
+        self.use_spec(digest, spec);
         self.by_state[container.status.state as usize] += 1;
-        self.sum
-            .add(hash::container(&container, &mut self.scratch.0));
+        let element = hash::container(&container, &mut self.scratch.0);
+        self.sum.add(element);
         let row = self.nodes.get_mut(node);
-        let record = row.records.insert(container);
-        row.allocated = row.allocated.saturating_add(held);
+        row.allocated = row.allocated.saturating_add(container.held());
+        let counts = Counts::of(&container, is_ready(&row.node));
+        let record = row.records.insert(Record { container, element });
+        let row = self.services.get_mut(service);
+        row.recount(digest, slot, Counts::default(), counts);
         Place { node, record }
     }
 
@@ -125,18 +148,26 @@ impl State {
         change: impl FnOnce(&mut Container),
     ) -> &Container {
         let row = self.nodes.get_mut(place.node);
-        let container = row.records.get_mut(place.record);
+        let ready = is_ready(&row.node);
+        let Record { container, element } = row.records.get_mut(place.record);
         let (state_before, held_before) = (container.status.state, container.held());
-        let scratch = &mut self.scratch.0;
-        self.sum.take(hash::container(container, scratch));
+        let counts_before = Counts::of(container, ready);
+        self.sum.take(*element);
         change(container);
-        self.sum.add(hash::container(container, scratch));
+        *element = hash::container(container, &mut self.scratch.0);
+        self.sum.add(*element);
         self.by_state[state_before as usize] -= 1;
         self.by_state[container.status.state as usize] += 1;
         row.allocated = row
             .allocated
             .saturating_sub(held_before)
             .saturating_add(container.held());
+        let counts = Counts::of(container, ready);
+        if counts != counts_before {
+            let service = self.service_ids[&container.service];
+            let row = self.services.get_mut(service);
+            row.recount(container.spec_digest, container.slot, counts_before, counts);
+        }
         container
     }
 
@@ -146,15 +177,17 @@ impl State {
             .remove(&id)
             .expect("the container exists");
         let row = self.nodes.get_mut(place.node);
-        let container = row.records.remove(place.record);
+        let Record { container, element } = row.records.remove(place.record);
         row.containers.remove(&id);
         row.allocated = row.allocated.saturating_sub(container.held());
+        let counts = Counts::of(&container, is_ready(&row.node));
         self.by_state[container.status.state as usize] -= 1;
-        self.sum
-            .take(hash::container(&container, &mut self.scratch.0));
-        let service = self.services.get_mut(self.service_ids[&container.service]);
-        service.containers.remove(&(container.slot, id));
-        self.drop_spec(container.spec_digest);
+        self.sum.take(element);
+        let (digest, slot) = (container.spec_digest, container.slot);
+        let row = self.services.get_mut(self.service_ids[&container.service]);
+        row.containers.remove(&(slot, id));
+        row.recount(digest, slot, counts, Counts::default());
+        self.drop_spec(digest);
     }
 
     fn use_spec(&mut self, digest: SpecDigest, spec: impl FnOnce() -> pb::ContainerSpec) {

@@ -48,4 +48,4 @@ pub use objects::*;
 pub use reference::normalise_reference;
 pub use requests::{Remembered, RequestKey, request_digest};
 pub use state::State;
-pub use tally::{Tally, is_wanted, rests, tally};
+pub use tally::{Tally, ailing, is_wanted, rests, tally};

@@ -11,11 +11,12 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 
-use crate::fsm::hash::Sum;
+use crate::fsm::hash::{Element, Sum};
 use crate::fsm::members::Members;
 use crate::fsm::objects::{Cluster, Container, ContainerState, Node, Resources, Revision, Service};
 use crate::fsm::requests::{Remembered, Requests};
 use crate::fsm::table::{Handle, Table};
+use crate::fsm::tally::Counts;
 use crate::ids::{ContainerId, Index, NodeId, ServiceId, SpecDigest, Term};
 use crate::pb;
 
@@ -42,6 +43,8 @@ pub struct State {
     pub(super) container_ids: OrdMap<ContainerId, Place>,
     pub(super) specs: OrdMap<SpecDigest, SpecRow>,
     pub(super) by_state: [u64; CONTAINER_STATES],
+    /// Nodes that accept work.
+    pub(super) accepting_nodes: u32,
     /// Of services, nodes, containers and specs.
     pub(super) sum: Sum,
     pub(super) scratch: Scratch,
@@ -73,14 +76,23 @@ pub(super) struct Place {
 pub(super) struct ServiceRow {
     pub service: Service,
     pub containers: OrdMap<(u64, ContainerId), Place>,
+    /// By spec and block of slots; see `tally`.
+    pub counts: OrdMap<(SpecDigest, u64), Counts>,
 }
 
 #[derive(Clone)]
 pub(super) struct NodeRow {
     pub node: Node,
-    pub records: Table<Container, CONTAINERS_PER_PAGE>,
+    pub records: Table<Record, CONTAINERS_PER_PAGE>,
     pub containers: OrdMap<ContainerId, Handle>,
     pub allocated: Resources,
+}
+
+/// A container, and what it adds to the hash of the state.
+#[derive(Clone)]
+pub(super) struct Record {
+    pub container: Container,
+    pub element: Element,
 }
 
 #[derive(Clone)]
@@ -253,7 +265,7 @@ impl State {
         let row = self.node_row(id).into_iter();
         row.flat_map(|row| {
             let handles = row.containers.values();
-            handles.map(|handle| row.records.get(*handle))
+            handles.map(|handle| &row.records.get(*handle).container)
         })
     }
 
@@ -267,7 +279,7 @@ impl State {
         let row = self.node_row(id).into_iter();
         row.flat_map(move |row| {
             let handles = row.containers.range((from, std::ops::Bound::Unbounded));
-            handles.map(|(_, handle)| row.records.get(*handle))
+            handles.map(|(_, handle)| &row.records.get(*handle).container)
         })
     }
 
@@ -311,16 +323,26 @@ impl State {
     }
 
     pub(super) fn container_at(&self, place: Place) -> &Container {
-        self.nodes.get(place.node).records.get(place.record)
+        &self
+            .nodes
+            .get(place.node)
+            .records
+            .get(place.record)
+            .container
     }
 
-    /// Where the container lies, if it is one of this node's.
-    pub(super) fn place_on(&self, node: Handle, id: ContainerId) -> Option<Place> {
-        let record = *self.nodes.get(node).containers.get(&id)?;
-        Some(Place { node, record })
+    /// Where the container lies, and it, if it is one of this node's.
+    pub(super) fn container_on(
+        &self,
+        node: Handle,
+        id: ContainerId,
+    ) -> Option<(Place, &Container)> {
+        let row = self.nodes.get(node);
+        let record = *row.containers.get(&id)?;
+        Some((Place { node, record }, &row.records.get(record).container))
     }
 
-    fn service_row(&self, id: ServiceId) -> Option<&ServiceRow> {
+    pub(super) fn service_row(&self, id: ServiceId) -> Option<&ServiceRow> {
         self.service_ids
             .get(&id)
             .map(|handle| self.services.get(*handle))

@@ -80,6 +80,11 @@ impl<T: Clone, const PAGE: usize> Table<T, PAGE> {
             .expect("a handle names a live record")
     }
 
+    /// In no order that means anything.
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        self.pages.iter().flat_map(|page| page.iter().flatten())
+    }
+
     fn cell(&mut self, handle: Handle) -> &mut Option<T> {
         let (page, record) = position::<PAGE>(handle);
         &mut Arc::make_mut(&mut self.pages[page])[record]

@@ -12,17 +12,24 @@ pub(super) const VARINT: u64 = 0;
 pub(super) const BYTES: u64 = 2;
 
 pub(super) fn container(c: &Container, out: &mut Vec<u8>) {
-    put_bytes(1, &c.id.0, out);
-    put_bytes(2, &c.service.0, out);
+    put_id(1, &c.id.0, out);
+    put_id(2, &c.service.0, out);
     put_bytes(3, c.service_name.as_bytes(), out);
     put_number(4, c.slot, out);
-    put_bytes(5, &c.spec_digest.0, out);
+    put_id(5, &c.spec_digest.0, out);
     put_number(6, c.service_version, out);
-    put_bytes(7, &c.node.0, out);
+    put_id(7, &c.node.0, out);
     put_number(8, c.desired as u64, out);
     put_message(9, |out| status(&c.status, out), out);
     put_number(10, c.created_at_ms, out);
     put_message(11, |out| resources(c.resources, out), out);
+}
+
+/// Bytes of a fixed number, which is neither 0 nor above 127, in a field below 16.
+#[inline]
+fn put_id<const N: usize>(field: u8, id: &[u8; N], out: &mut Vec<u8>) {
+    out.extend_from_slice(&[field << 3 | BYTES as u8, N as u8]);
+    out.extend_from_slice(id);
 }
 
 fn status(s: &Status, out: &mut Vec<u8>) {
@@ -48,6 +55,7 @@ fn zigzag(number: i32) -> u64 {
     u64::from(((number << 1) ^ (number >> 31)) as u32)
 }
 
+#[inline]
 pub(super) fn put_number(field: u64, value: u64, out: &mut Vec<u8>) {
     if value != 0 {
         put_varint(field << 3 | VARINT, out);
@@ -56,6 +64,7 @@ pub(super) fn put_number(field: u64, value: u64, out: &mut Vec<u8>) {
 }
 
 /// `bytes` as a field; also a message that is not empty.
+#[inline]
 pub(super) fn put_bytes(field: u64, bytes: &[u8], out: &mut Vec<u8>) {
     if !bytes.is_empty() {
         put_varint(field << 3 | BYTES, out);
@@ -81,6 +90,7 @@ fn put_message(field: u64, put: impl FnOnce(&mut Vec<u8>), out: &mut Vec<u8>) {
     }
 }
 
+#[inline]
 pub(super) fn put_varint(mut value: u64, out: &mut Vec<u8>) {
     while value >= 0x80 {
         out.push(value as u8 | 0x80);

@@ -54,7 +54,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::error::Result;
-use crate::fsm::{ContainerState, Event, State, is_wanted, tally};
+use crate::fsm::{Event, State, ailing, tally};
 use crate::ids::{NodeId, ServiceId};
 use crate::pb;
 use crate::scheduler::Scheduler;
@@ -198,6 +198,8 @@ impl Orchestrator {
             return;
         }
         let mut room = false;
+        // Of the event before: those of a command mostly concern one of them.
+        let (mut last_service, mut last_node) = (None, None);
         for event in events {
             match *event {
                 Event::Cluster | Event::Member { .. } => {}
@@ -213,8 +215,12 @@ impl Orchestrator {
                     room = true;
                 }
                 Event::Container { service, node, .. } => {
-                    self.mark(service);
-                    room |= self.scheduler.node_refresh(state, node);
+                    if last_service.replace(service) != Some(service) {
+                        self.mark(service);
+                    }
+                    if last_node.replace(node) != Some(node) {
+                        room |= self.scheduler.node_refresh(state, node);
+                    }
                 }
             }
         }
@@ -356,14 +362,8 @@ impl Orchestrator {
     fn reason(&self, state: &State, id: ServiceId) -> String {
         let no_room = self.pending(id).first().map(|slot| slot.reason.to_string());
         let failing = || {
-            let service = state.service(id)?;
-            let ailing = state
-                .containers_of_service(id)
-                .filter(|c| is_wanted(service, c));
-            ailing
-                .filter(|c| c.status.state != ContainerState::Running)
-                .find(|c| !c.status.message.is_empty())
-                .map(|c| c.status.message.to_string())
+            let ailing = ailing(state, state.service(id)?)?;
+            Some(ailing.status.message.to_string())
         };
         let blocked = || self.blocked.get(&id).map(|reason| reason.to_string());
         no_room

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use warren_core::fsm::{
-    Container, ContainerState, MEMBERS_MAX, Member, Resources, State, is_terminal,
+    Container, ContainerState, MEMBERS_MAX, Member, NodeStatus, Resources, State, Tally, ailing,
+    is_terminal, is_wanted, rests, tally,
 };
 use warren_core::ids::{ContainerId, MemberId, NodeId};
 
@@ -13,7 +14,48 @@ pub fn check(state: &State) {
     references(state);
     slots(state);
     members(state);
+    tallies(state);
     assert_eq!(state.hash(), state.hash_from_scratch());
+}
+
+/// What is counted as it changes, counted from the containers.
+pub fn tallies(state: &State) {
+    for service in state.services() {
+        let mut counted = Tally::default();
+        let mut resting = 0;
+        let mut ailing_says = BTreeSet::new();
+        for container in state.containers().filter(|c| c.service == service.id) {
+            if !is_wanted(service, container) {
+                counted.leaving += 1;
+                continue;
+            }
+            let status = &container.status;
+            if status.state != ContainerState::Running && !status.message.is_empty() {
+                ailing_says.insert(container.id);
+            }
+            let node = state.node(container.node).expect("it has a node");
+            match status.state {
+                ContainerState::Running if node.status == NodeStatus::Ready => counted.running += 1,
+                ContainerState::Failed | ContainerState::Rejected => counted.failing += 1,
+                ContainerState::Pending if status.attempt > 1 => counted.failing += 1,
+                ContainerState::Complete if rests(service, container) => resting += 1,
+                _ => {}
+            }
+        }
+        let slots = match service.is_global() {
+            _ if service.removing => 0,
+            true => state.nodes().filter(|node| node.accepts_work()).count() as u32,
+            false => service.spec.replicas,
+        };
+        counted.desired = slots.saturating_sub(resting);
+        assert_eq!(tally(state, service), counted, "{service:?}");
+        let found = ailing(state, service).map(|container| container.id);
+        match found {
+            Some(id) => assert!(ailing_says.contains(&id)),
+            None if state.container_count_of_service(service.id) > 1024 => {}
+            None => assert!(ailing_says.is_empty(), "of so few none is overlooked"),
+        }
+    }
 }
 
 fn totals(state: &State) {

@@ -62,7 +62,7 @@ impl Containers {
         if state.spec(&digest).is_none() && !specs.contains_key(&digest) {
             return Err(broken("the spec of a container is missing"));
         }
-        let place = state.insert_record(container, node, || specs[&digest].clone());
+        let place = state.insert_record(container, service, node, || specs[&digest].clone());
         self.ids.push((id, place));
         let of_service = self.by_service.entry(service).or_default();
         of_service.push((slot, id, place));
