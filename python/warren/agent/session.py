@@ -26,7 +26,8 @@ from warren.pb.v1 import api_pb2, objects_pb2, session_pb2
 
 __all__ = ["Session", "reconnect_pause_s"]
 
-REPORT_ITEMS_MAX: Final = 1_000
+# What a manager takes in one message.
+REPORT_ITEMS_MAX: Final = 512
 # Steps on the way to running follow one another in tens of milliseconds: tell the last.
 LINGER_S: Final = 0.02
 WELCOME_TIMEOUT_S: Final = 10.0

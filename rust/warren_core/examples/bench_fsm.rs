@@ -16,14 +16,18 @@ use std::time::Instant;
 
 use prost::Message;
 use rustix::time::{ClockId, clock_gettime};
-use warren_core::fsm::{BATCH_ITEMS_MAX, ContainerState, State, snapshot};
+use warren_core::control::REPORT_ITEMS_MAX;
+use warren_core::fsm::{ContainerState, DesiredState, NodeStatus, State, snapshot, tally};
 use warren_core::ids::{ContainerId, Index, NodeId, Term};
+use warren_core::orchestrator::{BIND_ITEMS_MAX, DESIRED_ITEMS_MAX};
 use warren_core::pb::{self, command::Body};
 
-const NODE_CONTAINERS: usize = BATCH_ITEMS_MAX;
+const NODE_CONTAINERS: usize = 4096;
 const SERVICE_CONTAINERS: usize = 10_000;
 /// Rounds of reports about every container.
 const ROUNDS: u32 = 3;
+/// Nodes that are lost, and whose containers go.
+const NODES_LOST: usize = 8;
 
 fn main() {
     let (mut containers, mut quick) = (1_000_000, false);
@@ -50,7 +54,10 @@ fn main() {
     }
     let cloned_bytes = bench.cost_of_a_clone(3 * ROUNDS);
     let (stalls, snapshots, write_ms) = bench.report_during_snapshots(4 * ROUNDS, quick);
-    let (snapshot_bytes, read_ms) = bench.read_back();
+    let (snapshot_bytes, [read_ms, read_thread_ms]) = bench.read_back();
+    let lost = bench.lose_nodes();
+    let tallies = bench.tallies();
+    let (desired, gone) = bench.clear_nodes(5 * ROUNDS);
     println!("{{");
     println!("  \"containers\": {containers},");
     println!("  \"bind\": {},", bind.json());
@@ -61,6 +68,11 @@ fn main() {
     println!("  \"snapshot_write_ms\": {write_ms:.1},");
     println!("  \"snapshot_bytes\": {snapshot_bytes},");
     println!("  \"snapshot_read_ms\": {read_ms:.1},");
+    println!("  \"snapshot_read_thread_ms\": {read_thread_ms:.1},");
+    println!("  \"node_lost_or_back\": {},", lost.json());
+    println!("  \"tally\": {},", tallies.json());
+    println!("  \"set_desired\": {},", desired.json());
+    println!("  \"status_last\": {},", gone.json());
     let each = |bytes: u64| bytes / containers as u64;
     println!("  \"memory_bytes_per_container\": {},", each(full_bytes));
     println!(
@@ -188,7 +200,7 @@ impl Bench {
             })
             .collect();
         let mut times = Times::default();
-        for items in items.chunks(BATCH_ITEMS_MAX) {
+        for items in items.chunks(BIND_ITEMS_MAX) {
             let body = Body::Bind(pb::Bind {
                 items: items.to_vec(),
             });
@@ -201,19 +213,6 @@ impl Bench {
 
     /// Every node reports each of its containers, in no order; each report is a change.
     fn report(&mut self, round: u32, times: &mut Times, apply: fn(&mut Self, &pb::Command, &[u8])) {
-        for node in self.nodes.clone() {
-            let (command, items) = self.status(node, round);
-            let bytes = command.encode_to_vec();
-            let before = self.state.hash();
-            times.add(items, || apply(self, &command, &bytes));
-            assert_ne!(self.state.hash(), before);
-        }
-    }
-
-    fn status(&self, node: NodeId, round: u32) -> (pb::Command, usize) {
-        let mut ids: Vec<ContainerId> = self.state.containers_of_node(node).map(|c| c.id).collect();
-        shuffle(&mut ids, u64::from(round));
-        let count = ids.len();
         let status = pb::ContainerStatus {
             attempt: 2 + round,
             state: ContainerState::Running.into(),
@@ -222,15 +221,93 @@ impl Bench {
             started_at_ms: 1_800_000_000_000 + u64::from(round),
             ..Default::default()
         };
-        let items = ids.into_iter().map(|id| pb::StatusItem {
-            container_id: id.to_vec(),
-            status: Some(status.clone()),
-        });
-        let body = Body::ReportStatus(pb::ReportStatus {
-            node_id: node.to_vec(),
-            items: items.collect(),
-        });
-        (self.command(body), count)
+        for node in self.nodes.clone() {
+            self.report_node(node, &status, times, apply);
+        }
+    }
+
+    fn report_node(
+        &mut self,
+        node: NodeId,
+        status: &pb::ContainerStatus,
+        times: &mut Times,
+        apply: fn(&mut Self, &pb::Command, &[u8]),
+    ) {
+        let mut ids: Vec<ContainerId> = self.state.containers_of_node(node).map(|c| c.id).collect();
+        shuffle(&mut ids, u64::from(status.attempt));
+        for ids in ids.chunks(REPORT_ITEMS_MAX) {
+            let items = ids.iter().map(|id| pb::StatusItem {
+                container_id: id.to_vec(),
+                status: Some(status.clone()),
+            });
+            let command = self.command(Body::ReportStatus(pb::ReportStatus {
+                node_id: node.to_vec(),
+                items: items.collect(),
+            }));
+            let bytes = command.encode_to_vec();
+            let before = self.state.hash();
+            times.add(ids.len(), || apply(self, &command, &bytes));
+            assert_ne!(self.state.hash(), before);
+        }
+    }
+
+    /// Nodes are lost and come back.
+    fn lose_nodes(&mut self) -> Times {
+        let mut times = Times::default();
+        let lost: Vec<NodeId> = self.nodes.iter().copied().take(NODES_LOST).collect();
+        for status in [NodeStatus::Down, NodeStatus::Ready] {
+            for node in &lost {
+                let command = self.command(Body::SetNodeStatus(pb::SetNodeStatus {
+                    node_id: node.to_vec(),
+                    status: status.into(),
+                }));
+                let count = self.state.container_count_of_node(*node);
+                times.add(count, || self.apply_command(&command, &[]));
+            }
+        }
+        times
+    }
+
+    /// How far each service is.
+    fn tallies(&self) -> Times {
+        let (mut times, mut running) = (Times::default(), 0);
+        for service in self.state.services() {
+            times.add(1, || {
+                running += tally(&self.state, service).running as usize
+            });
+        }
+        assert_eq!(running, self.state.container_count());
+        times
+    }
+
+    /// Containers are to go, and then have gone.
+    fn clear_nodes(&mut self, round: u32) -> (Times, Times) {
+        let (mut desired, mut gone) = (Times::default(), Times::default());
+        let status = pb::ContainerStatus {
+            attempt: 2 + round,
+            state: ContainerState::Shutdown.into(),
+            removed: true,
+            ..Default::default()
+        };
+        let before = self.state.container_count();
+        for node in self.nodes.clone().into_iter().take(NODES_LOST) {
+            let items = self.state.containers_of_node(node);
+            let items: Vec<_> = items
+                .map(|container| pb::DesiredItem {
+                    container_id: container.id.to_vec(),
+                    desired: DesiredState::Remove.into(),
+                })
+                .collect();
+            for items in items.chunks(DESIRED_ITEMS_MAX) {
+                let items = items.to_vec();
+                let count = items.len();
+                let command = self.command(Body::SetDesired(pb::SetDesired { items }));
+                desired.add(count, || self.apply_command(&command, &[]));
+            }
+            self.report_node(node, &status, &mut gone, Self::apply_bytes);
+        }
+        assert_eq!(self.state.container_count(), before - gone.items);
+        (desired, gone)
     }
 
     /// Memory that a held clone costs when every container has changed since.
@@ -272,7 +349,8 @@ impl Bench {
         (times, written as usize, write_ms)
     }
 
-    fn read_back(&self) -> (usize, f64) {
+    /// By the wall clock and by what the thread consumed.
+    fn read_back(&self) -> (usize, [f64; 2]) {
         let mut bytes = Vec::new();
         let header = snapshot::header(&self.state, Vec::new());
         let mut sink = |frame: &[u8]| {
@@ -280,9 +358,12 @@ impl Bench {
             Ok::<(), ()>(())
         };
         snapshot::write(&self.state, &header, &mut sink).expect("a vector takes everything");
-        let started = Instant::now();
+        let (started, thread) = (Instant::now(), thread_ns());
         let (state, _) = snapshot::read(&bytes[..]).expect("what was written is readable");
-        let took_ms = started.elapsed().as_secs_f64() * 1e3;
+        let took_ms = [
+            started.elapsed().as_secs_f64() * 1e3,
+            (thread_ns() - thread) as f64 / 1e6,
+        ];
         assert_eq!(state.hash(), self.state.hash());
         (bytes.len(), took_ms)
     }

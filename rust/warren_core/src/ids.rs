@@ -33,12 +33,14 @@ macro_rules! id {
 
         /// By the bytes, compared as one number: maps with many ids spend their time here.
         impl Ord for $name {
+            #[inline]
             fn cmp(&self, other: &Self) -> std::cmp::Ordering {
                 u128::from_be_bytes(self.0).cmp(&u128::from_be_bytes(other.0))
             }
         }
 
         impl PartialOrd for $name {
+            #[inline]
             fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
                 Some(self.cmp(other))
             }

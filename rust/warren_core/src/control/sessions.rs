@@ -17,13 +17,11 @@ use crate::fsm::{Container, State};
 use crate::ids::{ContainerId, ENTROPY_BYTES, Index, NodeId, SessionId, SpecDigest, Term};
 use crate::pb;
 
-/// Reports in one message of a worker.
-///
-/// They are one command, which a state of a million containers applies in 1 to 2 ms, and all that
-/// follows from it included: the most that holds up what else the core does.
-pub const REPORT_ITEMS_MAX: usize = 1024;
-/// Containers that sessions are told of in one step, and a few more: each costs about a microsecond.
-const TELL_MAX: usize = 1024;
+/// Reports in one message of a worker, and so in one command: as many as a state of a million
+/// containers takes in 2 ms, also if each of them is the last of its container.
+pub const REPORT_ITEMS_MAX: usize = 512;
+/// Containers that sessions are told of in one step: each costs up to 2 µs.
+const TELL_MAX: usize = 512;
 /// A worker's pulse is no slower than this shows its loss in time.
 const HEARTBEAT_MS_MIN: u32 = 2_000;
 /// Heartbeats of all workers together.

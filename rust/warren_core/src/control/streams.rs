@@ -30,3 +30,6 @@ impl Outlet {
         out.items.push((self.id, item.encode_to_vec()));
     }
 }
+
+#[cfg(test)]
+mod tests;

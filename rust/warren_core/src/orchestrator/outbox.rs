@@ -1,15 +1,16 @@
 //! Items, gathered over a step, into commands of bounded size.
 
-use crate::fsm::{BATCH_ITEMS_MAX, NodeStatus};
+use crate::fsm::NodeStatus;
 use crate::ids::{ContainerId, NodeId, ServiceId};
 use crate::orchestrator::in_flight::{Bound, Subject};
 use crate::pb::{self, command::Body};
 
-/// Binds of one command: with at most 81 bytes an item they stay below 256 KiB.
-pub const BIND_ITEMS_MAX: usize = 3072;
+/// Binds of one command: as many as a state of a million containers takes in 2 ms, with what is left
+/// of them for a copy of the pages that a snapshot holds.
+pub const BIND_ITEMS_MAX: usize = 256;
 
-/// Desired states of one command, at 22 bytes each.
-pub const DESIRED_ITEMS_MAX: usize = BATCH_ITEMS_MAX;
+/// Desired states of one command: likewise.
+pub const DESIRED_ITEMS_MAX: usize = 512;
 
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
