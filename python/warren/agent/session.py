@@ -27,7 +27,7 @@ from warren.pb.v1 import api_pb2, objects_pb2, session_pb2
 __all__ = ["Session", "reconnect_pause_s"]
 
 # What a manager takes in one message.
-REPORT_ITEMS_MAX: Final = 512
+REPORT_ITEMS_MAX: Final = 256
 # Steps on the way to running follow one another in tens of milliseconds: tell the last.
 LINGER_S: Final = 0.02
 WELCOME_TIMEOUT_S: Final = 10.0

@@ -19,7 +19,7 @@ use crate::pb;
 
 /// Reports in one message of a worker, and so in one command: as many as a state of a million
 /// containers takes in 2 ms, also if each of them is the last of its container.
-pub const REPORT_ITEMS_MAX: usize = 512;
+pub const REPORT_ITEMS_MAX: usize = 256;
 /// Containers that sessions are told of in one step: each costs up to 2 µs.
 const TELL_MAX: usize = 512;
 /// A worker's pulse is no slower than this shows its loss in time.
@@ -223,7 +223,7 @@ impl Session {
         }
     }
 
-    /// If the worker's hash is that of the set as it is now, it need not be told again.
+    /// If the worker's hash is that of the set as it is now, it need not be told again. O(set).
     fn assume_told(&mut self, state: &State, set_hash: u64) {
         let now: BTreeMap<_, _> = state
             .containers_of_node(self.node)

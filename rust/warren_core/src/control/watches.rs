@@ -14,8 +14,8 @@ use crate::pb;
 /// Watches open at a time.
 pub const WATCHES_MAX: usize = 1024;
 
-/// Watches that are looked at in one step: to sum up a service of a million slots takes some 10 µs,
-/// and 100 where a block of its slots has to be counted one by one.
+/// Watches that are looked at in one step: for each, a service of a million slots has a thousand
+/// blocks to be summed up, and a thousand slots of one to be counted.
 const FLUSH_MAX: usize = 16;
 
 struct Watch {

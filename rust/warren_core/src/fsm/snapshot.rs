@@ -3,10 +3,11 @@
 //! A snapshot is a header frame, chunk frames and a trailer frame; each frame is the length of
 //! its body (u32 LE), the CRC-32C of the body (u32 LE), and the body. The form is canonical:
 //! equal states, however they came about, give equal bytes. Derived data is not in it. What an
-//! object names stands before it. The trailer carries the state's hash, so that a state that was
+//! object names stands before it; containers stand by id, and are refused otherwise. The trailer carries the state's hash, so that a state that was
 //! read is known to be the one that was written.
 //!
-//! Writer and reader hold one chunk at a time, and the reader takes its bytes as they come.
+//! Writer and reader hold one chunk at a time, and the reader takes its bytes as they come. What
+//! finds a container by id, node or service is built when all are there (`containers`).
 //!
 //! A request in the window stands as it is; the floor of a client (see `requests`) stands as a
 //! request without digest, whose sequence is the floor.

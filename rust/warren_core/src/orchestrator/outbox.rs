@@ -7,7 +7,7 @@ use crate::pb::{self, command::Body};
 
 /// Binds of one command: as many as a state of a million containers takes in 2 ms, with what is left
 /// of them for a copy of the pages that a snapshot holds.
-pub const BIND_ITEMS_MAX: usize = 256;
+pub const BIND_ITEMS_MAX: usize = 128;
 
 /// Desired states of one command: likewise.
 pub const DESIRED_ITEMS_MAX: usize = 512;
