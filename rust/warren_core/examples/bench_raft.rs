@@ -87,7 +87,7 @@ impl Cluster {
             };
             let conf = member.conf_state().clone();
             member.set_snapshot(at, conf);
-            member.compact(at);
+            member.compact(at, 128 << 20);
         }
     }
 }

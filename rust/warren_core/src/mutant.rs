@@ -13,6 +13,8 @@ pub enum Mutant {
     AcknowledgesBeforeFsync,
     /// 3: a leader answers a read without asking whether it still leads.
     ReadsWithoutQuorum,
+    /// 3: a leader refuses a request by its state without asking whether it still leads.
+    RefusesUnconfirmed,
     /// 3: every question for a read index has the same context.
     ReusesReadContext,
     /// 4: a leader that was confirmed answers reads for a while, by the wall clock.
@@ -76,6 +78,7 @@ impl Mutant {
         (1, Mutant::SnapshotIndexBehindState),
         (2, Mutant::AcknowledgesBeforeFsync),
         (3, Mutant::ReadsWithoutQuorum),
+        (3, Mutant::RefusesUnconfirmed),
         (3, Mutant::ReusesReadContext),
         (4, Mutant::LeaseByWallClock),
         (5, Mutant::DropsRequestIds),

@@ -317,6 +317,48 @@ fn what_was_overtaken_did_not_happen_and_may_be_repeated() {
     assert_eq!(cluster.state(next).service_count(), 2);
 }
 
+/// What a leader that was deposed and does not know it yet has seen must not refuse anybody.
+#[test]
+fn a_refusal_is_as_new_as_a_read() {
+    let mut cluster = Cluster::of(3);
+    let leader = cluster.leader();
+    let others: Vec<u64> = (1..=3).filter(|n| *n != leader).collect();
+    cluster
+        .call(leader, "CreateService", &create("web", 1))
+        .unwrap();
+    let refused = cluster.call(leader, "CreateService", &create("web", 2));
+    assert!(
+        matches!(refused, Err(Error::NameTaken { .. })),
+        "{refused:?}"
+    );
+    cluster.settle(&[1, 2, 3]);
+    // From here on it hears nobody; for a while it believes to lead.
+    cluster.partition(&[leader], &others);
+    assert!(cluster.status(leader).serving);
+    let stale = cluster.start_call(leader, "CreateService", &create("web", 3));
+    let again = cluster.start_call(leader, "CreateService", &create("web", 1));
+    cluster.run(100);
+    assert_eq!(cluster.answer(leader, stale), None, "nobody confirmed it");
+    cluster.until("another leads", 5_000, |cluster| {
+        cluster.leaders().iter().any(|n| others.contains(n))
+    });
+    let next = cluster.leader();
+    let id = cluster.state(next).service_by_name("web").unwrap().id;
+    let remove = pb::RemoveServiceRequest {
+        service_id: id.to_vec(),
+        request: None,
+    };
+    cluster.call(next, "RemoveService", &remove).unwrap();
+    cluster.heal();
+    for call in [stale, again] {
+        let answer = cluster.finish(leader, call);
+        assert!(
+            matches!(answer, Err(Error::NoQuorum | Error::NotLeader { .. })),
+            "{answer:?}"
+        );
+    }
+}
+
 #[test]
 fn without_an_answer_in_time_the_outcome_is_unknown() {
     let mut cluster = Cluster::of(3);

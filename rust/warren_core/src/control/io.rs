@@ -284,6 +284,17 @@ pub struct Recovered {
     pub cut: bool,
 }
 
+/// How far a member is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    pub is_leader: bool,
+    /// Leading, and past the first entry of its own term: requests are served.
+    pub serving: bool,
+    pub term: Term,
+    pub commit_index: Index,
+    pub applied_index: Index,
+}
+
 /// What health checks and gauges look at.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Status {

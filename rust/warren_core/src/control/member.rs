@@ -16,7 +16,8 @@ use super::proposals::Proposals;
 use super::sessions::Sessions;
 use super::watches::Watches;
 use super::{
-    CallId, Config, Identity, Input, Level, Now, Outputs, Recovered, Status, Stop, Transfers,
+    CallId, Config, Identity, Input, Level, Now, Outputs, Recovered, Standing, Status, Stop,
+    Transfers,
 };
 use crate::fsm::{Event, State};
 use crate::ids::Term;
@@ -120,6 +121,16 @@ impl Member {
             members_changed: true,
             stopped: false,
         })
+    }
+
+    pub fn standing(&self) -> Standing {
+        Standing {
+            is_leader: self.raft.role() == Role::Leader,
+            serving: self.leading,
+            term: self.raft.term(),
+            commit_index: self.raft.commit_index(),
+            applied_index: self.applied.index,
+        }
     }
 
     pub fn status(&self, open_calls: usize) -> Status {
@@ -233,7 +244,7 @@ impl Member {
         self.forget_refused_snapshot(out);
         self.answer_removals(calls, out);
         self.upkeep(now, entropy, calls, out);
-        self.answer_released(out, calls);
+        self.answer_released(now, entropy, calls, out);
         self.sessions.flush(&self.state, out);
         self.watches.flush(&self.state, &self.orchestrator, out);
         self.snapshot_if_due(now, out);

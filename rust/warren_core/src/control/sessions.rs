@@ -20,7 +20,7 @@ use crate::pb;
 /// Reports in one message of a worker, and so in one command: as many as a state of a million
 /// containers takes in 2 ms, also if each of them is the last of its container.
 pub const REPORT_ITEMS_MAX: usize = 256;
-/// Containers that sessions are told of in one step, however many a node has, or changed at once.
+/// Containers that sessions are told of in one step: each costs up to 2 µs.
 const TELL_MAX: usize = 512;
 /// A worker's pulse is no slower than this shows its loss in time.
 const HEARTBEAT_MS_MIN: u32 = 2_000;

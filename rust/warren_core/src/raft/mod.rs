@@ -68,10 +68,11 @@ const BYTES_PER_MESSAGE: u64 = 1 << 20;
 const INFLIGHT_MESSAGES_MAX: usize = 256;
 /// Questions for a read index that wait for a quorum; further ones are dropped, to be asked again.
 const READS_PENDING_MAX: usize = 1024;
-/// What a snapshot covers and is kept in memory all the same, for followers that still need it.
-const TRAILING_BYTES_MAX: u64 = 64 << 20;
+/// What a snapshot covers and is kept in memory all the same, for followers that still need it: at
+/// most this part of the log between two snapshots.
+const TRAILING_DIVISOR_MAX: u64 = 2;
 /// And for whoever may lag when this member comes to lead.
-const TRAILING_BYTES_MIN: u64 = 4 << 20;
+const TRAILING_DIVISOR_MIN: u64 = 32;
 
 /// An entry's place in the log: it is committed there or, overtaken by another term, nowhere.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -380,8 +381,9 @@ impl Raft {
     }
 
     /// Drops the log in memory up to `at`, which a durable snapshot covers (see
-    /// [`set_snapshot`](Self::set_snapshot)), except what followers still need.
-    pub fn compact(&mut self, at: Position) {
+    /// [`set_snapshot`](Self::set_snapshot)), except what followers still need, within a part of
+    /// `snapshot_bytes`, the log between two snapshots.
+    pub fn compact(&mut self, at: Position, snapshot_bytes: u64) {
         let raft = &self.node.raft;
         let up_to = at.index.0.min(raft.raft_log.applied);
         let others = self.others();
@@ -393,10 +395,11 @@ impl Raft {
         };
         let bytes_min = match others.is_empty() {
             true => 0,
-            false => TRAILING_BYTES_MIN,
+            false => snapshot_bytes / TRAILING_DIVISOR_MIN,
         };
+        let bytes_max = snapshot_bytes / TRAILING_DIVISOR_MAX;
         let storage = self.node.mut_store();
-        storage.compact(up_to, needed_from, bytes_min, TRAILING_BYTES_MAX);
+        storage.compact(up_to, needed_from, bytes_min, bytes_max);
     }
 
     /// A snapshot was received and is durable, file and state: it is taken ([`Work::installed`])

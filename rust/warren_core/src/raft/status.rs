@@ -73,7 +73,7 @@ impl Raft {
             term: self.term(),
             voted_for: some(raft.vote),
             last: self.last(),
-            commit_index: Index(raft.raft_log.committed),
+            commit_index: self.commit_index(),
             persisted_index: Index(raft.raft_log.persisted),
             conf: self.conf.clone(),
             progress,
@@ -92,6 +92,10 @@ impl Raft {
 
     pub fn term(&self) -> Term {
         Term(self.node.raft.term)
+    }
+
+    pub fn commit_index(&self) -> Index {
+        Index(self.node.raft.raft_log.committed)
     }
 
     pub fn last(&self) -> Position {

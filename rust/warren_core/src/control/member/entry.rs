@@ -10,6 +10,7 @@ use super::super::proposals::{Origin, PROPOSALS_MAX, Proposal};
 use super::super::requests::{self, Prepared};
 use super::super::{Call, CallId, Now, Outputs, sessions};
 use super::Member;
+use super::reading::Read;
 use crate::error::Error;
 use crate::ids::{NodeId, ServiceId};
 use crate::mutant::{self, Mutant};
@@ -35,12 +36,12 @@ impl Member {
         }
         let result = match method {
             Method::InitCluster => self.init_again(&call),
-            Method::CreateService | Method::UpdateService | Method::RemoveService => {
-                self.write(now, method, &call, entropy)
-            }
+            Method::CreateService
+            | Method::UpdateService
+            | Method::RemoveService
+            | Method::AddMember
+            | Method::RemoveMember => self.change(now, method, call, entropy),
             Method::SessionMessage => self.session_message(now, &call, entropy),
-            Method::AddMember => self.add_member(now, &call, entropy),
-            Method::RemoveMember => self.remove_member(now, &call, entropy),
             Method::TransferLeadership => self.transfer(now, &call),
             _ => self.read(method, call, calls, out).map(|()| None),
         };
@@ -66,6 +67,61 @@ impl Member {
                 .open(call.id, ServiceId::from_slice(&request.service_id)?);
         }
         self.open_session(now, &call, entropy, out)
+    }
+
+    /// Takes up what changes the state. What becomes an entry is judged where it stands in the log. An
+    /// answer without one is only as new as the state here, and others may have deposed this member:
+    /// it waits until a quorum has confirmed that state, like a read, and is judged again.
+    fn change(
+        &mut self,
+        now: Now,
+        method: Method,
+        call: Call,
+        entropy: &mut Entropy,
+    ) -> Result<Option<Vec<u8>>, Error> {
+        match self.judge(now, method, &call, entropy) {
+            Ok(None) => Ok(None),
+            Err(error) if is_of_this_member(&error) => Err(error),
+            answer if mutant::is_on(Mutant::RefusesUnconfirmed) => answer,
+            _ => {
+                self.reads.add(Read(method, call));
+                Ok(None)
+            }
+        }
+    }
+
+    /// The state is confirmed: answered by it, or proposed if it has changed meanwhile.
+    pub(super) fn judge_again(
+        &mut self,
+        now: Now,
+        Read(method, call): Read,
+        entropy: &mut Entropy,
+        calls: &mut Calls,
+        out: &mut Outputs,
+    ) {
+        if !calls.is_open(call.id) {
+            return;
+        }
+        match self.judge(now, method, &call, entropy) {
+            Ok(None) => out.again = true,
+            Ok(Some(answer)) => calls.reply(call.id, Ok(answer), out),
+            Err(error) => calls.reply(call.id, Err(error), out),
+        }
+    }
+
+    /// Proposes it, or says by the state as it is here why not.
+    fn judge(
+        &mut self,
+        now: Now,
+        method: Method,
+        call: &Call,
+        entropy: &mut Entropy,
+    ) -> Result<Option<Vec<u8>>, Error> {
+        match method {
+            Method::AddMember => self.add_member(now, call, entropy),
+            Method::RemoveMember => self.remove_member(now, call, entropy),
+            _ => self.write(now, method, call, entropy),
+        }
     }
 
     fn write(
@@ -313,4 +369,19 @@ impl Member {
             self.orchestrator.session_down(node, now.mono_ms());
         }
     }
+}
+
+/// Errors that speak of this member as it is now, and not of what the state says.
+fn is_of_this_member(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::NotLeader { .. }
+            | Error::NoLeader
+            | Error::NoQuorum
+            | Error::NotInCluster
+            | Error::HandingOver
+            | Error::Overloaded { .. }
+            | Error::NoSpace { .. }
+            | Error::ShuttingDown
+    )
 }

@@ -11,6 +11,7 @@ use prost::Message as _;
 
 use super::super::access::Method;
 use super::super::calls::Calls;
+use super::super::entropy::Entropy;
 use super::super::peer::frame::Kind;
 use super::super::reads::{LeaderView, MemberProgress, ReadJob};
 use super::super::{Call, Consistency, Now, Outputs};
@@ -28,7 +29,7 @@ const QUESTIONS_MAX: usize = 256;
 /// Questions of other members that wait for this one's consensus.
 const REMOTE_MAX: usize = 1024;
 
-/// A read on its way: the call and its method.
+/// A read on its way, or a change that the state here refuses: the call and its method.
 pub struct Read(pub Method, pub Call);
 
 /// Invariant: each read is in one of `waiting`, `asked` and `released`.
@@ -147,7 +148,7 @@ impl Member {
         let leased = mutant::is_on(Mutant::LeaseByWallClock)
             && now.wall_ms < self.reads.leased_until_wall_ms;
         if leased {
-            let index = self.raft.status().commit_index;
+            let index = self.raft.commit_index();
             let ready = self.reads.asked.remove(&context).unwrap_or_default();
             let released = self.reads.released.entry(index).or_default();
             return released.extend(ready.reads);
@@ -241,13 +242,23 @@ impl Member {
         }
     }
 
-    pub(super) fn answer_released(&mut self, out: &mut Outputs, calls: &mut Calls) {
+    pub(super) fn answer_released(
+        &mut self,
+        now: Now,
+        entropy: &mut Entropy,
+        calls: &mut Calls,
+        out: &mut Outputs,
+    ) {
         while let Some(entry) = self.reads.released.first_entry() {
             if *entry.key() > self.applied.index {
                 return;
             }
             for read in entry.remove() {
-                self.hand_over(read, false, out, calls);
+                if read.0.is_read() {
+                    self.hand_over(read, false, out, calls);
+                } else {
+                    self.judge_again(now, read, entropy, calls, out);
+                }
             }
         }
     }

@@ -97,7 +97,7 @@ impl Member {
             (Ok(at), Some(conf)) if at.index > self.snapshots.newest.index => {
                 self.snapshots.newest = at;
                 self.raft.set_snapshot(at, conf);
-                self.raft.compact(at);
+                self.raft.compact(at, self.config.snapshot_bytes);
                 out.compact = Some(at);
             }
             // One that was received meanwhile is newer.

@@ -173,7 +173,7 @@ fn lane(number: u8) -> Option<Lane> {
 
 /// `N` bytes from `at`, which the caller knows to be there.
 fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
-    std::array::from_fn(|n| bytes[at + n])
+    bytes[at..at + N].try_into().expect("a range of N bytes")
 }
 
 #[cfg(test)]

@@ -144,7 +144,7 @@ fn a_restarted_member_starts_after_its_snapshot() {
     member.settle();
     let conf = member.raft.conf_state().clone();
     member.raft.set_snapshot(at, conf.clone());
-    member.raft.compact(at);
+    member.raft.compact(at, 128 << 20);
     let mut durable = member.durable;
     durable.snapshot = Some((at, conf));
     durable.entries.retain(|entry| entry.index > at.index.0);

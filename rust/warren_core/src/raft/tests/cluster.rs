@@ -253,7 +253,7 @@ impl Cluster {
             return;
         }
         raft.set_snapshot(at, snapshot.conf.clone());
-        raft.compact(at);
+        raft.compact(at, 128 << 20);
         node.disk.before = None;
         node.disk.snapshot = Some(snapshot);
         node.disk.entries.retain(|entry| entry.index > at.index.0);
