@@ -156,14 +156,15 @@ impl Wal {
     /// Records durably that a snapshot covers everything up to `index`, then drops the segments that
     /// only hold such entries. The snapshot must be durable before. Entries after `index` stay if the
     /// entry at `index` has this `term`, else they are of another history and go too. Commits what
-    /// is pending; may be repeated after a failure.
+    /// is pending; may be repeated after a failure. Where a newer snapshot is recorded, which one from
+    /// another member may be by then, there is nothing left to do.
     ///
     /// # Errors
-    /// `OutOfOrder` if a newer snapshot is recorded; `NoSpace`, `Io`, `SyncFailed`.
+    /// `NoSpace`, `Io`, `SyncFailed`.
     pub fn compact(&mut self, index: u64, term: u64) -> Result<Durable, WalError> {
         self.commit()?;
         let at = Position { index, term };
-        if at != self.outline.snapshot() {
+        if at.index > self.outline.snapshot().index {
             let hard_state = self.hard_state.take().unwrap_or_default();
             let state_bytes = if hard_state.is_empty() {
                 0
