@@ -40,11 +40,12 @@ stop: ## stop what `make run` started and remove everything it left
 .PHONY: test
 test: setup ## run all tests: Rust, Python, integration against real containerd
 	cargo test --workspace --locked --quiet
+	cargo test --package warren_core --locked --quiet --profile sim --features sim --test sim_smoke
 	$(PY) -m pytest tests/contract tests/unit
 	$(PY) -m pytest tests/integration
 
 .PHONY: check
-check: tools ## run all static checks; CI runs this and the tests, and nothing else
+check: tools ## run all static checks
 	ruff check .
 	ruff format --check .
 	cargo fmt --all --check
@@ -53,6 +54,7 @@ check: tools ## run all static checks; CI runs this and the tests, and nothing e
 	$(PY) -m mypy.stubtest warren._core warren._histogram warren._cgroup --mypy-config-file pyproject.toml
 	cargo clippy --workspace --all-targets --locked --quiet -- -D warnings
 	cargo clippy --package warren_core --lib --features python --locked --quiet -- -D warnings
+	cargo clippy --package warren_core --all-targets --features sim --locked --quiet -- -D warnings
 	$(PY) -m pytest tests/contract -q
 	$(PY) scripts/check_advisories.py
 
@@ -70,7 +72,7 @@ sim: ## simulate clusters for SECONDS=60 or HOURS=n; SEED=n replays one (VERBOSE
 
 .PHONY: mutants
 mutants: ## show that the simulator catches each planted fault (MUTANT=name for one)
-	@$(SIM) mutants $(MUTANT) $(SIM_LENGTH)
+	@$(SIM) mutants $(MUTANT) --minutes $(or $(MINUTES),15)
 
 .PHONY: bench
 bench: setup ## run the benchmarks, write benches/report (BENCH=name for one, QUICK=1 for small ones)

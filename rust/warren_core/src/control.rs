@@ -42,7 +42,7 @@ use entropy::Entropy;
 pub use io::{
     Call, CallId, Config, Consistency, FrameOut, Identity, Input, Level, LogLine, Now, Outputs,
     Peer, Recovered, Samples, SnapshotBytes, SnapshotJob, SnapshotRead, SnapshotStep,
-    SnapshotWrite, Status, Stop, Transfers,
+    SnapshotWrite, Standing, Status, Stop, Transfers,
 };
 use member::Member;
 pub use proposals::PROPOSALS_MAX;
@@ -130,6 +130,14 @@ impl Control {
     /// The configuration of consensus as of the last change applied; `None` outside a cluster.
     pub fn conf_state(&self) -> Option<&ConfState> {
         self.member.as_ref().map(|member| member.raft.conf_state())
+    }
+
+    /// The part of [`status`](Self::status) that costs nothing, for whoever looks after every step.
+    pub fn standing(&self) -> Standing {
+        self.member
+            .as_ref()
+            .map(Member::standing)
+            .unwrap_or_default()
     }
 
     pub fn status(&self) -> Status {

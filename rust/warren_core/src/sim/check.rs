@@ -11,6 +11,7 @@
 //! | hard state | durable terms and votes never go back, over any crash |
 //! | log kept | what was durable is there after a crash, unless its disk was damaged |
 //! | state hash | equal index, equal hash; and the hash is that of the objects (sampled) |
+//! | configuration | equal index, equal configuration |
 //! | placement | no node overcommitted, no slot filled twice |
 //! | feature level | never falls |
 //! | missed | the orchestrator's sweep finds nothing that was not marked |
@@ -27,7 +28,7 @@ mod placement;
 
 use std::collections::BTreeMap;
 
-use crate::control::{Control, FrameOut, Status, peer::frame};
+use crate::control::{Control, FrameOut, Standing, peer::frame};
 use crate::fsm::{State, StateHash};
 use crate::ids::MemberId;
 use crate::pb::{self, RaftMessageType as Type};
@@ -60,6 +61,7 @@ checks! {
     HardState => "hard state",
     LogKept => "log kept",
     StateHash => "state hash",
+    Configuration => "configuration",
     Placement => "placement",
     FeatureLevel => "feature level",
     Missed => "missed",
@@ -101,6 +103,8 @@ struct Known {
     /// Handed to the log, durable or not.
     handed: Shadow,
     durable: Shadow,
+    /// What was durable before its disk was damaged on purpose: acknowledged truthfully.
+    lost: Shadow,
     /// Durable term and vote.
     hard_state: (u64, u64),
     commit_index: u64,
@@ -121,6 +125,8 @@ pub struct Checks {
     /// By index: term and hash.
     committed: BTreeMap<u64, (u64, u64)>,
     hashes: BTreeMap<u64, StateHash>,
+    /// By applied index.
+    confs: BTreeMap<u64, ConfState>,
     votes: BTreeMap<(MemberId, u64), u64>,
     members: BTreeMap<MemberId, Known>,
     level: u32,
@@ -147,7 +153,9 @@ impl Checks {
 
     /// The disk of a member was damaged on purpose.
     pub fn excuse(&mut self, member: MemberId) {
-        self.members.entry(member).or_default().excused = true;
+        let known = self.known(member);
+        known.excused = true;
+        known.lost = known.durable.clone();
     }
 
     /// Handed to the log: not durable yet. Gives what is to be said once it is.
@@ -240,7 +248,11 @@ impl Checks {
         let known = self.known(member);
         let excused = std::mem::take(&mut known.excused);
         let before = std::mem::replace(&mut known.hard_state, now);
-        let lost = found.lacks(&known.durable);
+        // What was being written when the power went may be there, in place of what was before.
+        let lost = found.lacks(&known.durable).filter(|index| {
+            let there = found.get(*index);
+            there.is_none() || there != known.handed.get(*index)
+        });
         (known.handed, known.durable) = (found.clone(), found);
         (known.commit_index, known.applied_index, known.led_term) = (0, 0, 0);
         known.conf = None;
@@ -263,7 +275,7 @@ impl Checks {
     }
 
     /// After each step of a member, before anything of it leaves.
-    pub fn stepped(&mut self, member: MemberId, control: &Control, status: &Status) {
+    pub fn stepped(&mut self, member: MemberId, control: &Control, status: Standing) {
         if status.is_leader && self.known(member).led_term != status.term.0 {
             self.known(member).led_term = status.term.0;
             self.leads(member, status.term.0);
@@ -277,6 +289,7 @@ impl Checks {
             self.known(member).applied_index = status.applied_index.0;
             if let Some(state) = control.state() {
                 self.applies(member, state);
+                self.configures(member, status.applied_index.0, control.conf_state());
             }
         }
         if let Some(orchestrator) = control.orchestrator().filter(|_| status.is_leader) {
@@ -321,7 +334,7 @@ impl Checks {
     }
 
     /// Of a step that changes the configuration nobody outside knows by which one it committed.
-    fn commits(&mut self, member: MemberId, status: &Status, confs: &[&ConfState]) {
+    fn commits(&mut self, member: MemberId, status: Standing, confs: &[&ConfState]) {
         let to = status.commit_index.0;
         let from = std::mem::replace(&mut self.known(member).commit_index, to);
         for index in from + 1..=to {
@@ -345,9 +358,11 @@ impl Checks {
 
     fn committed_on_quorum(&mut self, index: u64, term: u64, confs: &[&ConfState]) {
         let holds = |id: u64| {
-            self.members
-                .get(&MemberId(id))
-                .is_some_and(|known| known.excused || known.durable.covers(index, term))
+            self.members.get(&MemberId(id)).is_some_and(|known| {
+                [&known.durable, &known.lost]
+                    .map(|log| log.covers(index, term))
+                    .contains(&true)
+            })
         };
         let durable = confs.iter().any(|conf| conf.has_quorum(holds));
         self.look(Check::QuorumDurable, durable, || {
@@ -386,6 +401,17 @@ impl Checks {
                 format!("the hash at index {index} is {hash}, of its objects {scratch}")
             });
         }
+    }
+
+    /// A configuration is what the log says up to where it is applied, and nothing else.
+    fn configures(&mut self, member: MemberId, index: u64, conf: Option<&ConfState>) {
+        let Some(conf) = conf else { return };
+        let first = self.confs.entry(index).or_insert_with(|| conf.clone());
+        let wrong = (first != conf).then(|| format!("{first:?}"));
+        self.look(Check::Configuration, wrong.is_none(), || {
+            let (member, first) = (member.0, wrong.unwrap_or_default());
+            format!("member {member} goes by {conf:?} at index {index}, another by {first}")
+        });
     }
 
     /// A frame is about to leave: what it promises is durable.

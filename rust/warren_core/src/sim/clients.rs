@@ -21,7 +21,9 @@ pub const NAMES: [&str; 6] = ["one", "two", "three", "four", "everywhere", "all-
 const ATTEMPTS_MAX: u32 = 12;
 /// In a hundred thousand: a client gives up after a refusal that says that nothing happened.
 const GIVES_UP: u64 = 100_000;
-const TIMEOUTS_MS: [u64; 3] = [500, 2_000, 5_000];
+const TIMEOUTS_MS: [u64; 4] = [100, 500, 2_000, 5_000];
+/// An answer is on its way for so long at most, or lost.
+const ANSWER_MS: u64 = 100;
 /// Mean pause between two operations of one who is in a hurry.
 const HURRIED_NS: u64 = 30_000_000;
 const RETRY_PAUSE_NS_MEAN: u64 = 100_000_000;
@@ -329,7 +331,7 @@ impl Client {
             consistency: Consistency::Linearizable,
             stream: false,
         };
-        let timeout_ns = (flight.timeout_ms + 500) * 1_000_000;
+        let timeout_ns = (flight.timeout_ms + ANSWER_MS) * 1_000_000;
         if let Some(target) = self.target {
             wire.ask(target, asked);
         }

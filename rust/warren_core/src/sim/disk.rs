@@ -25,6 +25,10 @@ use crate::wal::{Disk, File};
 
 /// What a disk writes whole or not at all.
 pub const SECTOR_BYTES: u64 = 512;
+/// With this chance, of a million, rot finds the end of a log and not just anything.
+const END_OF_LOG_CHANCE: u64 = 500_000;
+/// So many bytes are the end.
+const LAST_BYTES: u64 = 256;
 
 /// What happens to everything that was not synced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -245,7 +249,8 @@ impl SimDisk {
         }
     }
 
-    /// One bit rots, of any byte that was ever written; returns where. `None` on an empty disk.
+    /// One bit rots, of any byte that was ever written, and often of the last that a log wrote;
+    /// returns where. `None` on an empty disk.
     pub fn flip(&self, random: &mut Random) -> Option<(String, u64)> {
         self.lock().flip(random)
     }
@@ -357,12 +362,25 @@ impl State {
 
     fn flip(&mut self, random: &mut Random) -> Option<(String, u64)> {
         let files: Vec<(String, u64)> = self.names.all();
-        let (name, number) = random.pick(&files)?.clone();
-        let inode = self.inodes.get_mut(&number)?;
-        let pages: Vec<u64> = inode.durable.written_pages().collect();
-        let page = *random.pick(&pages)?;
-        let bytes = (content::PAGE_BYTES as u64).min(inode.durable.size_bytes.checked_sub(page)?);
-        let offset = page + random.below(bytes);
+        let newest_log = files
+            .iter()
+            .filter(|(name, _)| name.ends_with(".wal"))
+            .max();
+        let (name, number, offset) = if let Some((name, number)) = newest_log
+            && random.chance(END_OF_LOG_CHANCE)
+        {
+            let content = self.inodes.get(number)?.durable.to_vec();
+            let end = content.iter().rposition(|byte| *byte != 0)? as u64;
+            (name, number, end - random.below(LAST_BYTES.min(end + 1)))
+        } else {
+            let (name, number) = random.pick(&files)?;
+            let content = &self.inodes.get(number)?.durable;
+            let pages: Vec<u64> = content.written_pages().collect();
+            let page = *random.pick(&pages)?;
+            let bytes = (content::PAGE_BYTES as u64).min(content.size_bytes.checked_sub(page)?);
+            (name, number, page + random.below(bytes))
+        };
+        let inode = self.inodes.get_mut(number)?;
         let bit = 1 << random.below(8);
         for content in [&mut inode.cached, &mut inode.durable] {
             let mut byte = [0];
@@ -371,7 +389,7 @@ impl State {
             }
         }
         self.counters.flips += 1;
-        Some((name, offset))
+        Some((name.clone(), offset))
     }
 }
 

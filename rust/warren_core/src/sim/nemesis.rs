@@ -13,7 +13,7 @@ use super::machine::{Life, Machine};
 use super::network::{End, Quality};
 use super::queue::Event;
 use super::random::Random;
-use super::world::World;
+use super::world::{BURST_NS, World};
 
 const MS_NS: u64 = 1_000_000;
 const SECOND_NS: u64 = 1_000 * MS_NS;
@@ -183,7 +183,7 @@ impl World {
     /// Term and boot of a leader.
     fn reign(&self, end: End) -> Option<(u64, u32)> {
         let machine = self.machine(end)?;
-        Some((machine.control()?.status().term.0, machine.boot()))
+        Some((machine.control()?.standing().term.0, machine.boot()))
     }
 
     /// Some seconds after a partition has ended, if nothing has happened since.
@@ -271,6 +271,7 @@ impl World {
             delay_ns_min: Quality::GOOD.delay_ns_min,
             delay_ns_mean: random.range(200_000, 20 * MS_NS),
         };
+        self.clients.hurry(&mut self.wire, BURST_NS);
         self.heal_in(Heal::Network, SECOND_NS, 20 * SECOND_NS);
     }
 
@@ -312,6 +313,7 @@ impl World {
             .copied()
             .filter(|end| *end != leader)
             .collect();
+        self.clients.hurry(&mut self.wire, BURST_NS);
         let way = self.nemesis.random.below(3);
         for other in others {
             match way {
@@ -380,6 +382,10 @@ impl World {
             .or_else(|| self.nemesis.random.pick(&up));
         let Some(at) = at.copied() else { return };
         let end = self.machines[at].end;
+        if Some(end) == leader {
+            // What it promised, and what it believes, counts for the most then.
+            self.clients.hurry(&mut self.wire, BURST_NS);
+        }
         let (fate, down_ns) = (self.fate(), self.down_ns());
         let random = &mut self.nemesis.random;
         let machine = &mut self.machines[at];

@@ -31,8 +31,8 @@ const OPERATOR: End = End(255);
 /// Mean pause of a client between two operations.
 const THINK_NS: u64 = 4 * SECOND_NS;
 /// Part of a million faults that everybody is busy around, and for how long.
-const BURST_CHANCE: u64 = 300_000;
-const BURST_NS: u64 = 4 * SECOND_NS;
+const BURST_CHANCE: u64 = 150_000;
+pub const BURST_NS: u64 = 4 * SECOND_NS;
 const CHAOS_NS_MEAN: u64 = 240 * SECOND_NS;
 /// All threads of a process that was paused run again after this.
 const WAKES_WITHIN_NS: u64 = 5_000_000;
@@ -389,10 +389,10 @@ impl World {
         let serves = |machine: &&Machine| {
             machine
                 .control()
-                .is_some_and(|control| control.status().serving)
+                .is_some_and(|control| control.standing().serving)
         };
         let leaders = self.machines.iter().filter(serves);
-        let newest = leaders.max_by_key(|m| m.control().map(|control| control.status().term));
+        let newest = leaders.max_by_key(|m| m.control().map(|control| control.standing().term));
         newest.map(|machine| machine.end)
     }
 

@@ -133,7 +133,7 @@ impl Machine {
                 let handed = checks.handed(member, &persist);
                 jobs.push(Job::Persist(persist, handed));
             }
-            checks.stepped(member, &process.control, &process.control.status());
+            checks.stepped(member, &process.control, process.control.standing());
         }
         self.carry_out(wire, checks, outputs, jobs);
         if again {

@@ -1,6 +1,7 @@
 //! Chaos, calm, and what calm must bring.
 
 use super::*;
+use crate::control::Control;
 use crate::fsm::State;
 
 impl World {
@@ -105,6 +106,13 @@ impl World {
             match &machine.life {
                 Life::Refused(_) => replace.push(member),
                 Life::Up if machine.is_impostor => replace.push(member),
+                Life::Up if machine.damaged => {
+                    // It has read its disk and has caught up: what rotted is of no use to anybody.
+                    let standing = machine.control().map(Control::status);
+                    machine.damaged = standing.is_none_or(|status| {
+                        status.cut || status.applied_index < status.commit_index
+                    });
+                }
                 Life::Stopped(stop) => {
                     self.checks.looked(Check::Stop);
                     let removed =
@@ -271,7 +279,7 @@ fn seen(state: &State, name: &str) -> Answer {
 }
 
 /// A service that has not what it asks for, or says why.
-fn unconverged(leader: &crate::control::Control, state: &State) -> Option<String> {
+fn unconverged(leader: &Control, state: &State) -> Option<String> {
     let orchestrator = leader.orchestrator()?;
     for service in state.services() {
         let progress = orchestrator.progress(state, service.id);
