@@ -71,6 +71,7 @@ def main() -> None:
     decoded = found["status_decode_and_apply"]["thread"]["items_per_second"]
     applied = found["status_apply"]["thread"]["items_per_second"]
     stall_ms = found["status_apply_during_snapshots"]["wall"]["max_us"] / 1e3
+    own_ms = found["status_apply_during_snapshots"]["thread"]["max_us"] / 1e3
     bind = found["bind"]["thread"]
     report.goal(
         "`apply` of container status changes, with decoding", "≥ 1,000,000/s", f"{decoded:,.0f}/s",
@@ -78,7 +79,7 @@ def main() -> None:
     )  # fmt: skip
     report.goal(
         "longest command while snapshots are written", "≤ 10 ms", f"{stall_ms:.1f} ms",
-        stall_ms <= 10,
+        stall_ms <= 10, f"of its own time {own_ms:.1f} ms",
     )  # fmt: skip
     report.goal(
         "99 of 100 bind commands", f"≤ {COMMAND_MS_MAX} ms", f"{bind['p99_us'] / 1e3:.2f} ms",
