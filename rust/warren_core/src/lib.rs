@@ -36,6 +36,11 @@ pub mod scheduler;
 pub mod sim;
 pub mod wal;
 
+/// A command is allocated by whoever submits it and freed by another thread; see
+/// docs/dependencies.md.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// The schema, generated from `proto/warren/v1`.
 #[allow(clippy::all, missing_docs)]
 pub mod pb {

@@ -59,6 +59,8 @@ pub struct Member {
     upkeep_at_ms: u64,
     /// The members changed, or the first step has yet to be made.
     members_changed: bool,
+    /// Left to this step by the one before.
+    orchestration_owed: bool,
     stopped: bool,
 }
 
@@ -119,6 +121,7 @@ impl Member {
             founding: None,
             upkeep_at_ms: 0,
             members_changed: true,
+            orchestration_owed: false,
             stopped: false,
         })
     }
@@ -219,6 +222,9 @@ impl Member {
             return;
         }
         self.follow_members(now, out);
+        // Whoever waits for an answer does not wait for the orchestrator too: it comes in the next
+        // step, and in that one whatever else there is.
+        let owed = std::mem::take(&mut self.orchestration_owed);
         for round in 0.. {
             self.ask_reads(now, calls, out);
             let mut busy = false;
@@ -235,7 +241,12 @@ impl Member {
             self.follow_role(now, calls, out);
             self.follow_members(now, out);
             self.begin_cluster(now, entropy, calls, out);
-            busy |= self.orchestrate(now, entropy, out);
+            if owed || out.replies.is_empty() {
+                busy |= self.orchestrate(now, entropy, out);
+            } else {
+                self.orchestration_owed = true;
+                out.again = true;
+            }
             if !busy || round + 1 == ROUNDS_MAX {
                 out.again |= busy;
                 break;

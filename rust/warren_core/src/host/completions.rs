@@ -145,7 +145,9 @@ impl Completions {
                 queue.waiting.push_back(Completion::end(id.0, error));
             }
         }
-        if was_empty && !queue.waiting.is_empty() {
+        let wake = was_empty && !queue.waiting.is_empty();
+        drop(queue);
+        if wake {
             self.wake();
         }
     }
@@ -204,6 +206,7 @@ impl Completions {
         let mut queue = self.lock();
         let was_empty = queue.waiting.is_empty();
         queue.waiting.extend(completions);
+        drop(queue);
         if was_empty {
             self.wake();
         }

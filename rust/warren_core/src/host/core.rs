@@ -1,16 +1,18 @@
 //! The thread that owns the machine, and the threads that it feeds.
 
+use std::collections::VecDeque;
 use std::net::TcpListener;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, never, select_biased, unbounded};
+use crossbeam_channel::{Sender, unbounded};
 
-use super::log_thread::{Job, LogThread};
+use super::log::Log;
+use super::mailbox::Mailbox;
 use super::metrics::Gauges;
-use super::peers::{Peers, Plain, Received};
+use super::peers::{Peers, Plain};
 use super::snapshots::{self, Job as FileJob};
 use super::{Message, Options, PeerOptions, Shared, clock, fatal};
 use crate::control::durable::{self, Found, Snapshots, log_dir};
@@ -20,7 +22,7 @@ use crate::control::{
 use crate::error::Error;
 use crate::fsm::FEATURE_LEVEL_MAX;
 use crate::ids::Index;
-use crate::raft::{Lane, TICK_MS};
+use crate::raft::{ConfState, Lane, Persist, TICK_MS};
 use crate::wal::{FileDisk, Wal};
 
 /// Inputs of one step: few enough that it stays short, enough that they share a commit.
@@ -34,12 +36,13 @@ const GAUGES_EVERY_MS: u64 = 100;
 struct Core {
     control: Control,
     options: Options,
-    inputs: Receiver<Message>,
-    /// What keeps the cluster together overtakes all other inputs.
-    urgent: Receiver<Received>,
+    mailbox: Arc<Mailbox<Message>>,
+    /// Taken from the mailbox, to be given to the next steps. What keeps the cluster together
+    /// overtakes all other inputs.
+    urgent: VecDeque<Message>,
+    inputs: VecDeque<Message>,
     peers: Option<Peers>,
-    own: Sender<Message>,
-    log: Option<Sender<Job>>,
+    log: Option<Log>,
     reads: Sender<ReadJob>,
     files: Sender<FileJob>,
     shared: Arc<Shared>,
@@ -55,9 +58,9 @@ pub fn start(
     options: Options,
     found: Option<Found>,
     shared: Arc<Shared>,
-) -> Result<(Sender<Message>, Vec<JoinHandle<()>>), Error> {
+) -> Result<(Arc<Mailbox<Message>>, Vec<JoinHandle<()>>), Error> {
     // Bounded by what is open: see the module's prose.
-    let (own, inputs) = unbounded();
+    let mailbox = Arc::new(Mailbox::new());
     let mut entropy = [0; 40];
     getrandom::fill(&mut entropy).map_err(|error| Error::DataDir {
         path: "the kernel's random source".into(),
@@ -65,13 +68,9 @@ pub fn start(
     })?;
     let (seed, jitter) = entropy.split_first_chunk().expect("it is 40 bytes long");
     let config = config(&options, *seed);
-    // Without peers nobody holds the other end: a channel like that is always ready, to say so.
-    let mut urgent_frames = never();
     let peers = options.peers.as_ref().map(|wanted| {
         let jitter = jitter.try_into().map_or(0, u64::from_le_bytes);
-        let (urgent, frames) = unbounded();
-        urgent_frames = frames;
-        start_peers(wanted, jitter, &shared, own.clone(), urgent)
+        start_peers(wanted, jitter, &shared, mailbox.clone())
     });
     let mut identity = None;
     let (control, wal) = match found {
@@ -101,17 +100,17 @@ pub fn start(
     let writer = snapshots::Files {
         snapshots: Snapshots::new(Arc::new(FileDisk), &options.raft_dir),
         jobs: file_jobs,
-        core: own.clone(),
+        core: mailbox.clone(),
         shared: shared.clone(),
     };
     let snapshotter = fatal::spawn("snapshot", move || writer.run())?;
     let mut core = Core {
         control,
         options,
-        inputs,
-        urgent: urgent_frames,
+        mailbox: mailbox.clone(),
+        urgent: VecDeque::new(),
+        inputs: VecDeque::new(),
         peers: peers.transpose()?,
-        own: own.clone(),
         log: None,
         reads,
         files,
@@ -127,7 +126,7 @@ pub fn start(
     if let Some(wal) = wal {
         core.start_log(wal)?;
     }
-    Ok((own, vec![fatal::spawn("core", move || core.run())?]))
+    Ok((mailbox, vec![fatal::spawn("core", move || core.run())?]))
 }
 
 /// Frames that came in wait in the core's queues, each connection's within its share.
@@ -135,8 +134,7 @@ fn start_peers(
     wanted: &PeerOptions,
     jitter: u64,
     shared: &Shared,
-    inputs: Sender<Message>,
-    urgent: Sender<Received>,
+    core: Arc<Mailbox<Message>>,
 ) -> Result<Peers, Error> {
     let listener = TcpListener::bind(wanted.listen).map_err(|error| Error::Invalid {
         what: "the address that other members are to reach",
@@ -144,11 +142,10 @@ fn start_peers(
     })?;
     let deliver = move |lane, received| {
         // A core that has gone needs no frames.
-        if lane == Lane::Urgent {
-            let _ = urgent.send(received);
-        } else {
-            let _ = inputs.send(Message::Frame(received));
-        }
+        let _ = match lane {
+            Lane::Urgent => core.send_urgent(Message::Frame(received)),
+            Lane::Log | Lane::Bulk => core.send(Message::Frame(received)),
+        };
     };
     let counters = shared.peers.clone();
     Peers::start(
@@ -176,20 +173,26 @@ fn config(options: &Options, seed: [u8; 32]) -> Config {
     }
 }
 
-fn frame_of(received: Received) -> Input {
-    Input::Frame(received.into_frame())
-}
-
 impl Core {
     fn run(mut self) {
         let mut batch = Vec::with_capacity(INPUTS_PER_STEP);
         let mut again = true;
         while self.gather(&mut batch, again) {
             let now = clock::now();
-            let outputs = self.control.step(now, batch.drain(..));
+            let mut outputs = self.control.step(now, batch.drain(..));
             again = outputs.again;
+            let held = match self.may_write_here(&outputs) {
+                true => std::mem::take(&mut outputs.persist),
+                false => Vec::new(),
+            };
             self.carry_out(outputs);
-            self.publish(now.mono_ns);
+            let step_ns = clock::mono_ns() - now.mono_ns;
+            self.shared.metrics.step.observe_ns(step_ns);
+            let durable = self.write_here(held);
+            batch.extend(durable.map(Input::Persisted));
+            if batch.is_empty() {
+                self.publish();
+            }
         }
         self.stop();
     }
@@ -198,46 +201,59 @@ impl Core {
     /// comes after what was heard before it: a member that had to wait for the processor does not
     /// take its own silence for the leader's.
     fn gather(&mut self, batch: &mut Vec<Input>, at_once: bool) -> bool {
+        let at_once = at_once || !batch.is_empty() || !self.inputs.is_empty();
         let wait_ns = self.next_tick_ns.saturating_sub(clock::mono_ns());
-        let wait = Duration::from_nanos(if at_once { 0 } else { wait_ns });
-        let mut next = None;
-        select_biased! {
-            recv(self.urgent) -> frame => batch.extend(frame.ok().map(frame_of)),
-            recv(self.inputs) -> message => next = message.ok(),
-            default(wait) => {}
-        }
-        let urgent = self.urgent.try_iter().take(INPUTS_PER_STEP);
-        batch.extend(urgent.map(frame_of));
+        let timeout = Duration::from_nanos(if at_once { 0 } else { wait_ns });
+        self.mailbox
+            .take(&mut self.urgent, &mut self.inputs, timeout);
+        let urgent = self.urgent.len().min(INPUTS_PER_STEP);
+        let urgent = self.urgent.drain(..urgent);
+        batch.extend(urgent.filter_map(Message::into_input));
         if clock::mono_ns() >= self.next_tick_ns {
             self.next_tick_ns = clock::mono_ns() + TICK_MS * 1_000_000;
             batch.push(Input::Tick);
         }
-        loop {
-            match next {
-                Some(Message::Stop) => return false,
-                Some(Message::Input(input)) => batch.push(input),
-                Some(Message::Frame(received)) => batch.push(frame_of(received)),
-                None => {}
-            }
-            if batch.len() >= INPUTS_PER_STEP {
-                return true;
-            }
-            next = self.inputs.try_recv().ok();
-            if next.is_none() {
-                return true;
+        while batch.len() < INPUTS_PER_STEP
+            && let Some(message) = self.inputs.pop_front()
+        {
+            match message.into_input() {
+                Some(input) => batch.push(input),
+                None => return false,
             }
         }
+        true
+    }
+
+    /// Nobody but this core needs what it has to say: no other member hears of it, and the log has
+    /// little to do.
+    fn may_write_here(&self, outputs: &Outputs) -> bool {
+        let small = |log: &Log| log.is_small(&outputs.persist);
+        let alone = |conf: &ConfState| {
+            conf.voters.len() == 1 && conf.learners.is_empty() && !conf.is_joint()
+        };
+        self.log.as_ref().is_some_and(small)
+            && self.control.conf_state().is_some_and(alone)
+            && outputs.frames.is_empty()
+            && outputs.compact.is_none()
+    }
+
+    /// Writes what was held back, unless somebody has come who would wait for it. The number that
+    /// is durable then; `None` if the log's thread will say so.
+    fn write_here(&mut self, held: Vec<Persist>) -> Option<u64> {
+        let log = self.log.as_ref().filter(|_| !held.is_empty())?;
+        if self.inputs.is_empty() && self.mailbox.is_empty() {
+            return log.persist_here(held);
+        }
+        log.persist(held);
+        None
     }
 
     fn carry_out(&mut self, outputs: Outputs) {
         let completions = &self.shared.completions;
         if let Some(log) = &self.log {
-            // The log thread ends before this one only together with the process.
-            outputs.persist.into_iter().for_each(|persist| {
-                let _ = log.send(Job::Persist(persist));
-            });
+            log.persist(outputs.persist);
             if let Some(at) = outputs.compact {
-                let _ = log.send(Job::Compact(at));
+                log.compact(at);
             }
         }
         if let Some(peers) = &mut self.peers {
@@ -277,7 +293,9 @@ impl Core {
         self.shared.metrics.samples(&outputs.samples);
         if let Some(identity) = outputs.create_log {
             let created = self.create_log(identity);
-            let _ = self.own.send(Message::Input(Input::LogCreated(created)));
+            let _ = self
+                .mailbox
+                .send(Message::Input(Input::LogCreated(created)));
         }
     }
 
@@ -295,25 +313,16 @@ impl Core {
     }
 
     fn start_log(&mut self, wal: Wal) -> Result<(), Error> {
-        let (log, jobs) = unbounded();
-        let (core, shared) = (self.own.clone(), self.shared.clone());
-        let thread = LogThread {
-            wal,
-            jobs,
-            core,
-            shared,
-        };
-        self.helpers
-            .push(fatal::spawn("wal", move || thread.run())?);
+        let (log, thread) = Log::start(wal, self.mailbox.clone(), self.shared.clone())?;
+        self.helpers.push(thread);
         self.log = Some(log);
         Ok(())
     }
 
     /// Says how things stand, for whoever looks. The gauges take O(nodes), so they are behind by up
     /// to [`GAUGES_EVERY_MS`] and a tick, which is a step too.
-    fn publish(&mut self, started_ns: u64) {
+    fn publish(&mut self) {
         let now_ns = clock::mono_ns();
-        self.shared.metrics.step.observe_ns(now_ns - started_ns);
         self.shared.core_beat_ns.store(now_ns, Ordering::Relaxed);
         let status = self.control.status();
         let mut view = self
@@ -339,8 +348,9 @@ impl Core {
     fn stop(mut self) {
         // The others learn at once that this one is gone.
         drop(self.peers.take());
+        self.mailbox.close();
         if let Some(log) = self.log.take() {
-            let _ = log.send(Job::Close);
+            log.close();
         }
         let helpers = std::mem::take(&mut self.helpers);
         drop(self);

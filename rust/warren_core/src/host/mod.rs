@@ -26,7 +26,8 @@ mod completions;
 mod core;
 mod fatal;
 mod histogram;
-mod log_thread;
+mod log;
+mod mailbox;
 mod metrics;
 mod peers;
 mod snapshots;
@@ -39,14 +40,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::Sender;
-
 use crate::control::{self, Call, CallId, Consistency, Identity, Input, durable};
 use crate::error::Error;
 use crate::ids::NodeId;
 use crate::wal::{self, FileDisk};
 use completions::Completions;
 pub use completions::{Completion, Kind};
+use mailbox::Mailbox;
 use metrics::Metrics;
 
 /// Calls that are submitted and whose answers have not been taken.
@@ -114,7 +114,7 @@ pub struct Status {
 
 /// A running core.
 pub struct Host {
-    inputs: Sender<Message>,
+    inputs: Arc<Mailbox<Message>>,
     shared: Arc<Shared>,
     next_id: AtomicU64,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -129,7 +129,7 @@ pub(crate) struct Shared {
     pub metrics: Metrics,
     pub peers: Arc<peers::Counters>,
     pub view: Mutex<View>,
-    pub log_health: log_thread::Health,
+    pub log_health: log::Health,
     /// Nothing new is taken up, and nobody waits for a full disk.
     pub closing: AtomicBool,
     /// When the core last finished a step.
@@ -151,6 +151,17 @@ pub(crate) enum Message {
     Frame(peers::Received),
     /// Finish what is durable, close the log, end.
     Stop,
+}
+
+impl Message {
+    /// `None` for [`Message::Stop`].
+    fn into_input(self) -> Option<Input> {
+        match self {
+            Self::Input(input) => Some(input),
+            Self::Frame(received) => Some(Input::Frame(received.into_frame())),
+            Self::Stop => None,
+        }
+    }
 }
 
 impl Host {
@@ -408,7 +419,7 @@ impl Shared {
             metrics: Metrics::default(),
             peers: Arc::default(),
             view: Mutex::default(),
-            log_health: log_thread::Health::default(),
+            log_health: log::Health::default(),
             closing: AtomicBool::new(false),
             core_beat_ns: AtomicU64::new(clock::mono_ns()),
         })

@@ -3,8 +3,9 @@
 
 use std::sync::Arc;
 
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::Receiver;
 
+use super::mailbox::Mailbox;
 use super::{Message, Shared, clock};
 use crate::control::durable::{Inbox, Snapshots};
 use crate::control::{Identity, Input, SnapshotJob, SnapshotRead, SnapshotWrite};
@@ -25,7 +26,7 @@ pub enum Job {
 pub struct Files {
     pub snapshots: Snapshots,
     pub jobs: Receiver<Job>,
-    pub core: Sender<Message>,
+    pub core: Arc<Mailbox<Message>>,
     pub shared: Arc<Shared>,
 }
 

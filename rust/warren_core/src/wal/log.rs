@@ -216,10 +216,16 @@ impl Wal {
     /// `NoSpace`, `Io`; the log is unchanged. `SyncFailed`.
     pub fn allocate_ahead(&mut self) -> Result<(), WalError> {
         self.check_failure()?;
-        if self.has_remains || self.active.end >= self.active.bytes / 2 {
+        if self.wants_room() {
             self.allocate_next()?;
         }
         Ok(())
+    }
+
+    /// Whether [`allocate_ahead`](Self::allocate_ahead) has anything to do.
+    pub fn wants_room(&self) -> bool {
+        let nears_end = self.has_remains || self.active.end >= self.active.bytes / 2;
+        nears_end && self.spares.is_empty()
     }
 
     fn allocate_next(&mut self) -> Result<(), WalError> {
