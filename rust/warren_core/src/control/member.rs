@@ -137,21 +137,21 @@ impl Member {
     }
 
     pub fn status(&self, open_calls: usize) -> Status {
-        let raft = self.raft.status();
+        let role = self.raft.role();
         let conf = self.raft.conf_state();
         Status {
             in_cluster: self.state.cluster().is_some(),
-            is_leader: raft.role == Role::Leader,
+            is_leader: role == Role::Leader,
             serving: self.leading,
-            term: raft.term,
-            last_index: raft.last.index,
-            commit_index: raft.commit_index,
+            term: self.raft.term(),
+            last_index: self.raft.last().index,
+            commit_index: self.raft.commit_index(),
             applied_index: self.applied.index,
             voters: conf.voters.len(),
             learners: conf.learners.len(),
             is_joint: conf.is_joint(),
-            cut: raft.cut,
-            leader: raft.leader,
+            cut: self.raft.is_cut(),
+            leader: self.raft.leader(),
             has_space: self.has_space,
             sessions: self.sessions.len(),
             watches: self.watches.len(),
@@ -166,7 +166,7 @@ impl Member {
                 received_bytes: self.snapshots.receiving.received_bytes(),
             },
             hash_mismatches: self.hashes.mismatches(),
-            retired: self.care.is_retired(raft.role == Role::Leader),
+            retired: self.care.is_retired(role == Role::Leader),
         }
     }
 

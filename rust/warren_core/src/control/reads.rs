@@ -1,4 +1,4 @@
-//! Answers to reads: pure functions of a state, for reader threads.
+//! Answers to reads: pure functions of a state, for reader threads where they take long.
 
 use prost::Message as _;
 
@@ -11,6 +11,10 @@ use crate::fsm::{State, tally};
 use crate::ids::{Index, MemberId, NodeId, ServiceId, Term};
 use crate::orchestrator::PendingSlot;
 use crate::pb;
+
+/// A read that looks at no more than so many is answered where it stands: handing it to another
+/// thread would take longer.
+const SMALL_OBJECTS_MAX: usize = 64;
 
 /// What an answer needs of the leader beside the state.
 #[derive(Clone, Debug)]
@@ -60,6 +64,29 @@ impl ReadJob {
     }
 }
 
+/// The answer to a read that looks at few objects; `None` for every other, and for those that are
+/// refused.
+pub(super) fn answer_small(
+    state: &State,
+    view: &LeaderView,
+    method: Method,
+    body: &[u8],
+) -> Option<Vec<u8>> {
+    state.cluster()?;
+    match method {
+        Method::GetCluster if state.node_count() <= SMALL_OBJECTS_MAX => {
+            Some(get_cluster(state, view).encode_to_vec())
+        }
+        Method::GetService => {
+            let request: pb::GetServiceRequest = decode(body).ok()?;
+            let service = find_service(state, &request.r#ref).ok()?;
+            let containers = state.container_count_of_service(service.id);
+            (containers <= SMALL_OBJECTS_MAX).then(|| get_service(state, service).encode_to_vec())
+        }
+        _ => None,
+    }
+}
+
 fn answer(state: &State, view: &LeaderView, method: Method, body: &[u8]) -> Result<Vec<u8>, Error> {
     if state.cluster().is_none() {
         return Err(Error::NotInCluster);
@@ -84,8 +111,7 @@ fn answer(state: &State, view: &LeaderView, method: Method, body: &[u8]) -> Resu
         Method::GetService => {
             let request: pb::GetServiceRequest = decode(body)?;
             let service = find_service(state, &request.r#ref)?;
-            let service = Some(service_view(state, service));
-            pb::GetServiceResponse { service }.encode_to_vec()
+            get_service(state, service).encode_to_vec()
         }
         Method::ListMembers => list_members(state, view).encode_to_vec(),
         Method::ListSlots => list_slots(state, view, &decode(body)?)?.encode_to_vec(),
@@ -184,6 +210,11 @@ fn service_view(state: &State, service: &Service) -> pb::ServiceView {
         desired: tally.desired,
         running: tally.running,
     }
+}
+
+fn get_service(state: &State, service: &Service) -> pb::GetServiceResponse {
+    let service = Some(service_view(state, service));
+    pb::GetServiceResponse { service }
 }
 
 fn find_service<'a>(state: &'a State, reference: &str) -> Result<&'a Service, Error> {

@@ -58,9 +58,8 @@ pub fn start(
     options: Options,
     found: Option<Found>,
     shared: Arc<Shared>,
-) -> Result<(Arc<Mailbox<Message>>, Vec<JoinHandle<()>>), Error> {
-    // Bounded by what is open: see the module's prose.
-    let mailbox = Arc::new(Mailbox::new());
+    mailbox: Arc<Mailbox<Message>>,
+) -> Result<JoinHandle<()>, Error> {
     let mut entropy = [0; 40];
     getrandom::fill(&mut entropy).map_err(|error| Error::DataDir {
         path: "the kernel's random source".into(),
@@ -107,7 +106,7 @@ pub fn start(
     let mut core = Core {
         control,
         options,
-        mailbox: mailbox.clone(),
+        mailbox,
         urgent: VecDeque::new(),
         inputs: VecDeque::new(),
         peers: peers.transpose()?,
@@ -126,7 +125,7 @@ pub fn start(
     if let Some(wal) = wal {
         core.start_log(wal)?;
     }
-    Ok((mailbox, vec![fatal::spawn("core", move || core.run())?]))
+    fatal::spawn("core", move || core.run())
 }
 
 /// Frames that came in wait in the core's queues, each connection's within its share.

@@ -3,9 +3,9 @@
 //!
 //! | thread | does | waits for |
 //! |---|---|---|
-//! | `core` | steps the machine and hands its outputs on | inputs, the tick |
+//! | `core` | steps the machine, hands its outputs on; writes the log itself where that delays nobody (see [`log`]) | inputs, the tick |
 //! | `wal` | appends, one fdatasync for all that queued meanwhile, then says so | outputs, room on the disk |
-//! | `reader` | answers reads from clones of the state | reads |
+//! | `reader` | answers reads that take long, from clones of the state | such reads |
 //! | `snapshot` | writes a clone of the state to a file, reads and writes pieces of others | snapshots that are due, asked for, or coming in |
 //! | [`peers`] | frames to and from other members | queues, sockets |
 //!
@@ -187,12 +187,14 @@ impl Host {
         let shared = Arc::new(Shared::new()?);
         let disk = Arc::new(FileDisk);
         let found = durable::recover(disk, &options.raft_dir, options.wal())?;
-        let (inputs, threads) = core::start(options, found, shared.clone())?;
+        // Bounded by what is open: see the module's prose.
+        let inputs = Arc::new(Mailbox::new());
+        let core = core::start(options, found, shared.clone(), inputs.clone())?;
         let host = Self {
             inputs,
             shared,
             next_id: AtomicU64::new(1),
-            threads: Mutex::new(threads),
+            threads: Mutex::new(vec![core]),
             opened_by_pid: std::process::id(),
         };
         host.wait_for_lead();

@@ -59,7 +59,6 @@ impl Raft {
     pub fn status(&self) -> Status {
         let raft = &self.node.raft;
         let role = self.role();
-        let some = |id: u64| (id != 0).then_some(MemberId(id));
         let progress = match role {
             Role::Leader => {
                 let others = self.others().into_iter();
@@ -69,15 +68,15 @@ impl Raft {
         };
         Status {
             role,
-            leader: some(raft.leader_id),
+            leader: self.leader(),
             term: self.term(),
-            voted_for: some(raft.vote),
+            voted_for: (raft.vote != 0).then_some(MemberId(raft.vote)),
             last: self.last(),
             commit_index: self.commit_index(),
             persisted_index: Index(raft.raft_log.persisted),
             conf: self.conf.clone(),
             progress,
-            cut: self.rejoin.is_cut(),
+            cut: self.is_cut(),
             uncommitted_bytes: raft.uncommitted_size(),
         }
     }
@@ -88,6 +87,21 @@ impl Raft {
             StateRole::Follower => Role::Follower,
             StateRole::Candidate | StateRole::PreCandidate => Role::Candidate,
         }
+    }
+
+    /// Who leads, as far as this member knows.
+    pub fn leader(&self) -> Option<MemberId> {
+        let leader = self.node.raft.leader_id;
+        (leader != 0).then_some(MemberId(leader))
+    }
+
+    pub fn commit_index(&self) -> Index {
+        Index(self.node.raft.raft_log.committed)
+    }
+
+    /// The end of the log was cut off and has not been caught up with.
+    pub fn is_cut(&self) -> bool {
+        self.rejoin.is_cut()
     }
 
     pub fn term(&self) -> Term {

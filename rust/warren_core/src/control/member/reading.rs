@@ -13,7 +13,7 @@ use super::super::access::Method;
 use super::super::calls::Calls;
 use super::super::entropy::Entropy;
 use super::super::peer::frame::Kind;
-use super::super::reads::{LeaderView, MemberProgress, ReadJob};
+use super::super::reads::{self, LeaderView, MemberProgress, ReadJob};
 use super::super::{Call, Consistency, Now, Outputs};
 use super::Member;
 use crate::error::Error;
@@ -24,8 +24,10 @@ use crate::raft::{Lane, ReadReady, Role};
 
 /// A question without an answer is asked anew after this.
 const ASK_AGAIN_MS: u64 = 400;
-/// Questions under way; beyond it reads wait for the next one.
-const QUESTIONS_MAX: usize = 256;
+/// Questions under way; beyond it reads wait for the next one, which then serves more of them.
+const QUESTIONS_MAX: usize = 4;
+/// Where a step has so many answers, reader threads find the others.
+const REPLIES_PER_STEP_MAX: usize = 256;
 /// Questions of other members that wait for this one's consensus.
 const REMOTE_MAX: usize = 1024;
 
@@ -263,11 +265,18 @@ impl Member {
         }
     }
 
-    /// From here on a reader thread answers it, deadline or not.
+    /// A small read is answered; of any other a reader thread has to, deadline or not.
     fn hand_over(&mut self, read: Read, stale: bool, out: &mut Outputs, calls: &mut Calls) {
         let Read(method, call) = read;
         if calls.close(call.id) {
             let view = self.view(method, &call.body, stale);
+            let few = !stale && out.replies.len() < REPLIES_PER_STEP_MAX;
+            let small = few
+                .then(|| reads::answer_small(&self.state, &view, method, &call.body))
+                .flatten();
+            if let Some(answer) = small {
+                return out.replies.push((call.id, Ok(answer)));
+            }
             let (id, body, state) = (call.id, call.body, self.state.clone());
             out.reads.push(ReadJob {
                 id,
@@ -310,7 +319,7 @@ impl Member {
     pub(super) fn leader(&self) -> Option<MemberId> {
         match self.raft.role() {
             Role::Leader => Some(self.identity.member),
-            _ => self.raft.status().leader,
+            _ => self.raft.leader(),
         }
     }
 

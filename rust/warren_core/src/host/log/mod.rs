@@ -166,24 +166,4 @@ impl Log {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// What everybody sees at the moment in which the core is told.
-    fn seen_when_told(health: &Health, has_space: bool) -> Option<bool> {
-        let mut seen = None;
-        let changed = health.set_space(has_space, || seen = Some(!health.is_out_of_space()));
-        assert_eq!(changed, seen.is_some());
-        assert_eq!(health.is_out_of_space(), !has_space);
-        seen
-    }
-
-    #[test]
-    fn nobody_sees_room_before_the_core_knows_of_it() {
-        let health = Health::default();
-        assert_eq!(seen_when_told(&health, true), None, "nothing changed");
-        assert_eq!(seen_when_told(&health, false), Some(false), "lost");
-        assert_eq!(seen_when_told(&health, false), None, "nothing changed");
-        assert_eq!(seen_when_told(&health, true), Some(false), "back");
-    }
-}
+mod tests;
