@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache, partial
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -138,6 +138,18 @@ class Peer:
         self.tell(command)
         return self.answer()
 
+    def cpu_ns(self) -> tuple[int, int]:
+        """Processor time so far: of the thread that makes the load, and of all the others."""
+        load = others = 0
+        for task in Path(f"/proc/{self.pid}/task").iterdir():
+            with suppress(FileNotFoundError):
+                spent_ns = int((task / "schedstat").read_text().split()[0])
+                if int(task.name) == self.pid:
+                    load += spent_ns
+                else:
+                    others += spent_ns
+        return load, others
+
     def kill(self) -> None:
         """As the kernel would: no goodbye."""
         self._process.send_signal(signal.SIGKILL)
@@ -174,6 +186,24 @@ def histogram(loads: list[dict[str, Any]]) -> Histogram:
 def rate(loads: list[dict[str, Any]]) -> float:
     """Calls per second, of loads that ran one after the other."""
     return float(sum(load["done"] for load in loads) / sum(load["seconds"] for load in loads))
+
+
+def processor_time(
+    peers: list[Peer], work: Callable[[], list[dict[str, Any]]]
+) -> tuple[list[dict[str, Any]], str]:
+    """What `work` answered, and what each of its calls cost the machine, in words."""
+    before = [peer.cpu_ns() for peer in peers]
+    loads = work()
+    after = [peer.cpu_ns() for peer in peers]
+    done = sum(load["done"] for load in loads)
+    load_ns, others_ns = (
+        sum(b[i] - a[i] for a, b in zip(before, after, strict=True)) for i in range(2)
+    )
+    share = load_ns / (load_ns + others_ns)
+    return loads, (
+        f"{(load_ns + others_ns) / done / 1000:.1f} µs of processor time a call, "
+        f"{share:.0%} of it in the load's own thread"
+    )
 
 
 @contextmanager

@@ -12,7 +12,8 @@ All members share one disk and the loopback interface.
 - etcd: three members of the distribution's etcd-server with its own defaults, values of 300 bytes,
   256 callers through its Go client over 16 connections to the leader (a client of another process
   over gRPC, which Warren's load does without)
-- linearizable reads of three members, 64 in flight: at the leader, and spread over all three
+- linearizable reads of three members, 64 in flight: at the leader, and spread over all three; each
+  is a `GetService` of one service without containers, in a state of two services
 - fail-over: kill -9 of the leader, from the last acknowledged write before to the first after, at
   whichever member; each tries a write at most every 2 ms
 
@@ -28,7 +29,7 @@ from typing import Any
 from benches import _etcd
 from benches._common import Report, arguments, raw_fdatasync
 from benches._failover import fail_overs
-from benches._peer import Peer, histogram, members, rate
+from benches._peer import Peer, histogram, members, processor_time, rate
 
 ROUNDS = 10
 RAW = "raw fdatasync, 512 B"
@@ -64,7 +65,10 @@ def one_member(report: Report, sizes: Sizes, *, quick: bool) -> None:
         assert raw
         disk = report.latency(RAW, raw, limit=True)
         one = report.latency("one member, 1 in flight", histogram(loads), per_second=rate(loads))
-        loads = rounds(lambda: peer.ask(f"load report {sizes.many} 256"))
+        loads, cost = processor_time(
+            [peer], lambda: rounds(lambda: peer.ask(f"load report {sizes.many} 256"))
+        )
+        report.note(f"one member, 256 in flight: {cost}")
         row = report.latency("one member, 256 in flight", histogram(loads), per_second=rate(loads))
         updates = rounds(lambda: peer.ask(f"load update {sizes.many // 4} 256"))
         report.latency("the same, service updates", histogram(updates), per_second=rate(updates))
@@ -86,8 +90,11 @@ def three_members(report: Report, sizes: Sizes, *, quick: bool) -> None:
     with members(3, quick=quick) as peers:
         leader = peers[0]
         leader.ask("worker 256")
-        loads = rounds(lambda: leader.ask(f"load report {sizes.many} 256"))
         name = "three members, 256 in flight"
+        loads, cost = processor_time(
+            peers, lambda: rounds(lambda: leader.ask(f"load report {sizes.many} 256"))
+        )
+        report.note(f"{name}: {cost}")
         ours = report.latency(name, histogram(loads), per_second=rate(loads))
         reads_of(report, peers, sizes)
         intervals = fail_overs(peers, sizes.kills)
@@ -106,7 +113,10 @@ def three_members(report: Report, sizes: Sizes, *, quick: bool) -> None:
 
 
 def reads_of(report: Report, peers: list[Peer], sizes: Sizes) -> None:
-    loads = rounds(lambda: peers[0].ask(f"load read {sizes.reads} 64"))
+    loads, cost = processor_time(
+        peers, lambda: rounds(lambda: peers[0].ask(f"load read {sizes.reads} 64"))
+    )
+    report.note(f"reads at the leader: {cost}")
     at_leader = report.latency(
         "reads at the leader, 64 in flight", histogram(loads), per_second=rate(loads)
     )

@@ -51,7 +51,7 @@ pub enum Consistency {
 
 /// What happened.
 pub enum Input {
-    /// [`raft::TICK_MS`] have passed.
+    /// [`raft::TICK_MS`] have passed; or more, where this is the only member.
     Tick,
     /// The Python loop is alive; without pulses nobody's silence counts against them.
     Pulse,

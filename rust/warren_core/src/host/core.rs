@@ -22,13 +22,16 @@ use crate::control::{
 use crate::error::Error;
 use crate::fsm::FEATURE_LEVEL_MAX;
 use crate::ids::Index;
-use crate::raft::{ConfState, Lane, Persist, TICK_MS};
+use crate::raft::{Lane, Persist, TICK_MS};
 use crate::wal::{FileDisk, Wal};
 
 /// Inputs of one step: few enough that it stays short, enough that they share a commit.
 const INPUTS_PER_STEP: usize = 128;
 /// Segments of log behind a snapshot that make the next one due.
 const SNAPSHOT_AFTER_SEGMENTS: u64 = 2;
+
+/// A member alone has no heartbeat to send and none to miss: what is left to its clock is upkeep.
+const LONE_TICK_MS: u64 = 4 * TICK_MS;
 
 /// Between two counts of what is in the state.
 const GAUGES_EVERY_MS: u64 = 100;
@@ -209,7 +212,12 @@ impl Core {
         let urgent = self.urgent.drain(..urgent);
         batch.extend(urgent.filter_map(Message::into_input));
         if clock::mono_ns() >= self.next_tick_ns {
-            self.next_tick_ns = clock::mono_ns() + TICK_MS * 1_000_000;
+            let tick_ms = if self.is_alone() {
+                LONE_TICK_MS
+            } else {
+                TICK_MS
+            };
+            self.next_tick_ns = clock::mono_ns() + tick_ms * 1_000_000;
             batch.push(Input::Tick);
         }
         while batch.len() < INPUTS_PER_STEP
@@ -223,15 +231,19 @@ impl Core {
         true
     }
 
+    /// No other member hears of what this one does, or misses it.
+    fn is_alone(&self) -> bool {
+        self.control.conf_state().is_none_or(|conf| {
+            conf.voters.len() == 1 && conf.learners.is_empty() && !conf.is_joint()
+        })
+    }
+
     /// Nobody but this core needs what it has to say: no other member hears of it, and the log has
     /// little to do.
     fn may_write_here(&self, outputs: &Outputs) -> bool {
         let small = |log: &Log| log.is_small(&outputs.persist);
-        let alone = |conf: &ConfState| {
-            conf.voters.len() == 1 && conf.learners.is_empty() && !conf.is_joint()
-        };
         self.log.as_ref().is_some_and(small)
-            && self.control.conf_state().is_some_and(alone)
+            && self.is_alone()
             && outputs.frames.is_empty()
             && outputs.compact.is_none()
     }
