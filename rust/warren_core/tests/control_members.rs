@@ -6,6 +6,7 @@ mod cluster;
 
 use cluster::{Cluster, create};
 use prost::Message;
+use warren_core::control::peer::frame::{self, Kind};
 use warren_core::error::Error;
 use warren_core::pb;
 
@@ -30,6 +31,24 @@ fn a_joiner_gets_a_snapshot_and_votes() {
     cluster.start(2);
     cluster.settle(&[1, 2]);
     cluster.assert_alike(&[1, 2]);
+}
+
+/// Whatever comes first, what its consensus says or that the snapshot is installed: where nothing
+/// is written after the snapshot, no further entry will say that the learner has everything.
+#[test]
+fn a_joiner_votes_also_where_nothing_follows_its_snapshot() {
+    let mut cluster = Cluster::founded(2);
+    cluster.filter = |bytes| {
+        let (header, body) = frame::decode(bytes).expect("a member sent it");
+        let installed = header.kind == Kind::SnapshotAck
+            && pb::PeerSnapshotAck::decode(body).unwrap().installed;
+        // What a member says of itself would be written down.
+        header.kind != Kind::Hello && !installed
+    };
+    cluster.join(2);
+    cluster.until("it votes", 20_000, |cluster| {
+        cluster.status(1).voters == 2 && !cluster.status(1).is_joint
+    });
 }
 
 #[test]

@@ -95,10 +95,6 @@ impl Raft {
         (leader != 0).then_some(MemberId(leader))
     }
 
-    pub fn commit_index(&self) -> Index {
-        Index(self.node.raft.raft_log.committed)
-    }
-
     /// The end of the log was cut off and has not been caught up with.
     pub fn is_cut(&self) -> bool {
         self.rejoin.is_cut()

@@ -395,8 +395,10 @@ impl Member {
         let status = self.raft.status();
         let caught_up = |progress: &&Progress| {
             let near = progress.match_index.0 + PROMOTE_GAP >= status.last.index.0;
-            (progress.recent_active && progress.state == ProgressState::Replicate && near)
-                || mutant::is_on(Mutant::PromotesTheUnready)
+            // One whose snapshot ended the log is probed until there is an entry to probe with.
+            let follows = progress.state == ProgressState::Replicate
+                || progress.match_index == status.last.index;
+            (progress.recent_active && follows && near) || mutant::is_on(Mutant::PromotesTheUnready)
         };
         let wanted = |progress: &&Progress| {
             let member = self.state.member(progress.member);
