@@ -65,13 +65,13 @@ fn a_removed_member_stops_and_is_told() {
         let status = cluster.status(leader);
         status.voters == 2 && !status.is_joint
     });
-    cluster.until("it stops", 10_000, |cluster| !cluster.is_up(gone));
+    cluster.until("it stops", 40_000, |cluster| !cluster.is_up(gone));
     let why = cluster.hosts[&gone].stop.as_ref().unwrap().why.clone();
     assert!(why.contains("was removed"), "{why}");
     // A zombie of it disturbs nobody.
     let term = cluster.status(leader).term;
     cluster.start(gone);
-    cluster.until("it stops again", 10_000, |cluster| !cluster.is_up(gone));
+    cluster.until("it stops again", 40_000, |cluster| !cluster.is_up(gone));
     assert_eq!(cluster.status(leader).term, term);
 }
 
@@ -237,6 +237,33 @@ fn a_removal_is_answered_once_the_member_is_not_needed_any_more() {
         .unwrap();
     // Repeated, it is answered the same.
     cluster.call(leader, "RemoveMember", &request).unwrap();
+}
+
+/// Killed at any moment of a removal, a leader may forget that the old configuration was left, and
+/// need the removed member's vote once more.
+#[test]
+fn a_removal_survives_the_leader_at_every_step() {
+    for after_ms in 0..30 {
+        let mut cluster = Cluster::of(2);
+        let leader = cluster.leader();
+        let gone = cluster.member(3 - leader).0;
+        let request = pb::RemoveMemberRequest {
+            request: None,
+            member_id: gone,
+        };
+        let call = cluster.start_call(leader, "RemoveMember", &request);
+        cluster.run(after_ms);
+        let done = matches!(cluster.answer(leader, call), Some(Ok(_)));
+        cluster.kill(leader);
+        if done {
+            // It was said that nobody needs it.
+            cluster.kill(3 - leader);
+        }
+        cluster.start(leader);
+        cluster.until("somebody serves", 5_000, |cluster| {
+            !cluster.leaders().is_empty()
+        });
+    }
 }
 
 /// With one of three voters down, the removal of another one would leave a configuration that

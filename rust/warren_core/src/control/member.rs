@@ -284,6 +284,7 @@ impl Member {
         self.tend_transfers(now, out);
         self.tend_changes(now, entropy, calls, out);
         self.tend_lead(now, out);
+        self.end_if_gone(now, out);
     }
 
     fn carry_out(&mut self, now: Now, work: Work, calls: &mut Calls, out: &mut Outputs) {

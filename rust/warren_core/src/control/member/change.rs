@@ -15,7 +15,7 @@ use super::super::{Call, CallId, Level, Now, Outputs};
 use super::Member;
 use crate::error::Error;
 use crate::fsm::{self, MEMBERS_MAX};
-use crate::ids::MemberId;
+use crate::ids::{Index, MemberId};
 use crate::mutant::{self, Mutant};
 use crate::pb;
 use crate::pb::command::Body;
@@ -25,6 +25,8 @@ use crate::raft::{ConfChange, Progress, ProgressState};
 const PROMOTE_GAP: u64 = 256;
 /// What the cluster wrote down for itself and was refused is not tried again before this.
 const UPKEEP_RETRY_MS: u64 = 5_000;
+/// Long enough for the others to restart and elect.
+const GONE_STAYS_MS: u64 = 30_000;
 
 #[derive(Default)]
 pub struct Changes {
@@ -33,8 +35,27 @@ pub struct Changes {
     upkeep_not_before_ms: u64,
     /// Who waits for the lead to be handed over.
     transfer: Option<CallId>,
-    /// Who waits for a member to be in no configuration any more.
-    removals: Vec<(CallId, MemberId)>,
+    /// Who waits for a member not to be needed any more.
+    removals: Vec<Removal>,
+    /// Since when this member is none any more.
+    gone_since_ms: Option<u64>,
+}
+
+struct Removal {
+    call: CallId,
+    member: MemberId,
+    /// An entry proposed after the configuration without the member was applied.
+    follow_up: Option<Index>,
+}
+
+impl Removal {
+    fn new(call: CallId, member: MemberId) -> Self {
+        Self {
+            call,
+            member,
+            follow_up: None,
+        }
+    }
 }
 
 impl Changes {
@@ -52,8 +73,8 @@ impl Changes {
             calls.reply(call, Ok(transferred.encode_to_vec()), out);
         }
         // The next leader carries it through; the request can be repeated.
-        for (call, _) in self.removals.drain(..) {
-            calls.reply(call, Err(Error::OutcomeUnknown), out);
+        for removal in self.removals.drain(..) {
+            calls.reply(removal.call, Err(Error::OutcomeUnknown), out);
         }
     }
 }
@@ -210,12 +231,12 @@ impl Member {
                 reference: member.0.to_string(),
             });
         }
-        self.changes.removals.push((call, member));
+        self.changes.removals.push(Removal::new(call, member));
         Ok(None)
     }
 
-    /// The command that removes a member is applied. Whoever asked for it is answered only once no
-    /// half of the configuration needs the member any more: only then may its host be switched off.
+    /// The command that removes a member is applied. Whoever asked for it is answered only once
+    /// nobody needs the member any more: only then may its host be switched off.
     pub(super) fn removed(
         &mut self,
         call: CallId,
@@ -225,20 +246,50 @@ impl Member {
         out: &mut Outputs,
     ) {
         match response {
-            Ok(_) => self.changes.removals.push((call, member)),
+            Ok(_) => self.changes.removals.push(Removal::new(call, member)),
             Err(error) => calls.reply(call, Err(error), out),
         }
     }
 
+    /// That the old configuration has been left must not be forgotten: those who restart and do not
+    /// know it would need the member's vote. Entries take the commit index to disk with them, so that
+    /// once one that was proposed later is committed, a quorum knows for good.
     pub(super) fn answer_removals(&mut self, calls: &mut Calls, out: &mut Outputs) {
-        let conf = self.raft.conf_state();
-        self.changes.removals.retain(|(call, member)| {
-            let needed = conf.contains(member.0);
-            if !needed {
-                calls.reply(*call, Ok(Vec::new()), out);
+        let mut removals = std::mem::take(&mut self.changes.removals);
+        removals.retain_mut(|removal| {
+            if self.raft.conf_state().contains(removal.member.0) {
+                return calls.is_open(removal.call);
             }
-            needed && calls.is_open(*call)
+            match removal.follow_up {
+                // Refused only for now.
+                None => {
+                    let at = self.raft.propose(Vec::new());
+                    removal.follow_up = at.ok().map(|at| at.index);
+                    out.again |= removal.follow_up.is_some();
+                    calls.is_open(removal.call)
+                }
+                Some(index) if index > self.applied.index => calls.is_open(removal.call),
+                Some(_) => {
+                    calls.reply(removal.call, Ok(Vec::new()), out);
+                    false
+                }
+            }
         });
+        self.changes.removals = removals;
+    }
+
+    /// A member that is none any more stays for a while: others may need its vote once more, if they
+    /// restart before they know for good that they do without.
+    pub(super) fn end_if_gone(&mut self, now: Now, out: &mut Outputs) {
+        let me = self.identity.member.0;
+        let since_ms = self.changes.gone_since_ms;
+        if since_ms.is_some_and(|since_ms| now.mono_ms() >= since_ms + GONE_STAYS_MS) {
+            let why = format!(
+                "member {me} was removed from the cluster; move the data directory away and let the \
+                 host join anew"
+            );
+            self.stop(why, false, out);
+        }
     }
 
     /// Starts to hand the lead to another member; the request is to be repeated to that one.
@@ -335,12 +386,7 @@ impl Member {
             );
             self.stop(why, true, out);
         } else if gone {
-            let why = format!(
-                "member {} was removed from the cluster; move the data directory away and let the \
-                 host join anew",
-                me.0
-            );
-            self.stop(why, false, out);
+            self.changes.gone_since_ms.get_or_insert(now.mono_ms());
         }
     }
 

@@ -1,7 +1,7 @@
 //! Chaos, calm, and what calm must bring.
 
 use super::*;
-use crate::control::Control;
+use crate::control::{Control, Status};
 use crate::fsm::State;
 
 impl World {
@@ -106,12 +106,16 @@ impl World {
             match &machine.life {
                 Life::Refused(_) => replace.push(member),
                 Life::Up if machine.is_impostor => replace.push(member),
+                // A disk that has rotted once is not kept; the member may come back before.
                 Life::Up if machine.damaged => {
-                    // It has read its disk and has caught up: what rotted is of no use to anybody.
-                    let standing = machine.control().map(Control::status);
-                    machine.damaged = standing.is_none_or(|status| {
-                        status.cut || status.applied_index < status.commit_index
-                    });
+                    let whole = |status: Status| {
+                        !status.cut
+                            && status.leader.is_some()
+                            && status.applied_index == status.last_index
+                    };
+                    if machine.control().map(Control::status).is_some_and(whole) {
+                        replace.push(member);
+                    }
                 }
                 Life::Stopped(stop) => {
                     self.checks.looked(Check::Stop);
