@@ -40,7 +40,8 @@ stop: ## stop what `make run` started and remove everything it left
 .PHONY: test
 test: setup ## run all tests: Rust, Python, integration against real containerd
 	cargo test --workspace --locked --quiet
-	cargo test --package warren_core --locked --quiet --profile sim --features sim --test sim_smoke
+	cargo test --package warren_core --locked --quiet --profile sim --features sim \
+		--test sim_smoke --test sim_directed
 	$(PY) -m pytest tests/contract tests/unit
 	$(PY) -m pytest tests/integration
 

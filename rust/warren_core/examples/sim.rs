@@ -25,6 +25,34 @@ use warren_core::sim::world::{Outcome, Setup};
 
 /// Seeds that a mutant is given.
 const MUTANT_SEEDS: u64 = 200;
+/// What has an effect only in circumstances that worlds hardly come to, and the tests that plant it in
+/// a scenario made for it. `make test` runs them.
+const DIRECTED: &[(Mutant, &str)] = &[
+    (
+        Mutant::LeaseByWallClock,
+        "sim_directed::a_lease_by_the_wall_clock_is_found",
+    ),
+    (
+        Mutant::InstallKeepsEntries,
+        "raft::tests::scenarios::an_installed_snapshot_leaves_nothing_that_conflicts",
+    ),
+    (
+        Mutant::InstallsWhatWasReplaced,
+        "control::transfer::tests::two_in_quick_succession_are_taken_one_after_the_other",
+    ),
+    (
+        Mutant::UncommittedLeaks,
+        "raft::tests::scenarios::the_bound_on_uncommitted_bytes_starts_anew_with_a_term",
+    ),
+    (
+        Mutant::TakesDamageForTorn,
+        "wal::tests::crash::planted_faults_are_found",
+    ),
+    (
+        Mutant::WritesWithoutSpace,
+        "sim_directed::writing_without_space_is_found",
+    ),
+];
 /// In a run of so many cluster-hours every kind of fault must have happened.
 const HOURS_FOR_EVERY_KIND: f64 = 20.0;
 
@@ -179,7 +207,12 @@ fn caught_before(name: &str) -> Option<u64> {
 fn mutants(names: &[String], seeds: u64, duration_ns: u64, threads: usize) -> ExitCode {
     let wanted =
         |(_, mutant): &&(u8, Mutant)| names.is_empty() || names.contains(&format!("{mutant:?}"));
-    let chosen: Vec<(u8, Mutant)> = Mutant::ALL.iter().filter(wanted).copied().collect();
+    let directed = |mutant: Mutant| DIRECTED.iter().find(|(known, _)| *known == mutant);
+    let (elsewhere, chosen): (Vec<(u8, Mutant)>, Vec<_>) = Mutant::ALL
+        .iter()
+        .filter(wanted)
+        .copied()
+        .partition(|(_, mutant)| names.is_empty() && directed(*mutant).is_some());
     println!(
         "{:>5}  {:<32}{:>6}{:>14}  caught by",
         "class", "mutant", "seed", "steps"
@@ -198,8 +231,12 @@ fn mutants(names: &[String], seeds: u64, duration_ns: u64, threads: usize) -> Ex
             });
         }
     });
+    for (class, mutant) in elsewhere {
+        let test = directed(mutant).map_or("", |(_, test)| test);
+        println!("{class:>5}  {:<32}by {test}", format!("{mutant:?}"));
+    }
     let (all, survivors) = (chosen.len() as u64, survivors.into_inner());
-    println!("{} of {all} mutants caught", all - survivors);
+    println!("{} of {all} mutants caught in worlds", all - survivors);
     if survivors == 0 && all > 0 {
         ExitCode::SUCCESS
     } else {

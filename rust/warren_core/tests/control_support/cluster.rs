@@ -46,6 +46,8 @@ pub struct Host {
     pub pulses: bool,
     /// What is persisted is not answered.
     pub disk_stuck: bool,
+    /// Its process does not run; what comes meanwhile is lost.
+    pub paused: bool,
     unanswered: Vec<Input>,
 }
 
@@ -146,6 +148,7 @@ impl Cluster {
             snapshot_bytes: u64::MAX,
             pulses: true,
             disk_stuck: false,
+            paused: false,
             unanswered: Vec::new(),
         };
         self.hosts.insert(number, host);
@@ -387,7 +390,11 @@ impl Cluster {
             let Some(host) = self.hosts.get_mut(&number) else {
                 return;
             };
-            let Some(control) = host.control.as_mut().filter(|_| host.stop.is_none()) else {
+            let Some(control) = host
+                .control
+                .as_mut()
+                .filter(|_| host.stop.is_none() && !host.paused)
+            else {
                 return;
             };
             let mut out = control.step(now, inputs.drain(..));

@@ -204,7 +204,7 @@ impl Member {
         let Some(question) = self.reads.asked.remove(&ready.context) else {
             return;
         };
-        self.reads.leased_until_wall_ms = now.wall_ms + 2_000;
+        self.reads.leased_until_wall_ms = now.wall_ms + 10_000;
         for (from, context) in question.remote {
             self.answer_remote(from, context, Some(ready.index), out);
         }

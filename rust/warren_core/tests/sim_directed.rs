@@ -1,0 +1,56 @@
+//! Planted faults that random worlds hardly find, each in a scenario made for it.
+#![cfg(feature = "sim")]
+
+#[allow(dead_code, reason = "other tests use the rest")]
+#[path = "control_support/cluster.rs"]
+mod cluster;
+
+use cluster::{Cluster, create};
+use prost::Message;
+use warren_core::control::Input;
+use warren_core::error::Error;
+use warren_core::mutant::{self, Mutant};
+use warren_core::pb;
+
+/// How many services a leader lists that was paused while the next one took up a write.
+fn listed_after_a_pause() -> usize {
+    let mut cluster = Cluster::of(3);
+    let leader = cluster.leader();
+    let list = pb::ListServicesRequest {};
+    cluster.call(leader, "ListServices", &list).unwrap();
+    cluster.hosts.get_mut(&leader).unwrap().paused = true;
+    cluster.until("another leads", 5_000, |cluster| {
+        cluster.leaders().iter().any(|n| *n != leader)
+    });
+    let leaders = cluster.leaders();
+    let next = leaders.into_iter().find(|n| *n != leader).unwrap();
+    let created = cluster.call(next, "CreateService", &create("web", 1));
+    created.unwrap();
+    cluster.hosts.get_mut(&leader).unwrap().paused = false;
+    let call = cluster.start_call(leader, "ListServices", &list);
+    let answer = cluster.finish(leader, call).unwrap();
+    let listed = pb::ListServicesResponse::decode(answer.as_slice()).unwrap();
+    listed.services.len()
+}
+
+#[test]
+fn a_lease_by_the_wall_clock_is_found() {
+    assert_eq!(listed_after_a_pause(), 1);
+    mutant::set(Some(Mutant::LeaseByWallClock));
+    assert_eq!(listed_after_a_pause(), 0);
+    mutant::set(None);
+}
+
+#[test]
+fn writing_without_space_is_found() {
+    let write = || {
+        let mut cluster = Cluster::of(1);
+        let leader = cluster.leader();
+        cluster.input(leader, Input::Space(false));
+        cluster.call(leader, "CreateService", &create("web", 1))
+    };
+    assert!(matches!(write(), Err(Error::NoSpace { .. })));
+    mutant::set(Some(Mutant::WritesWithoutSpace));
+    assert!(write().is_ok());
+    mutant::set(None);
+}
