@@ -49,6 +49,14 @@ const DIRECTED: &[(Mutant, &str)] = &[
         "wal::tests::crash::planted_faults_are_found",
     ),
     (
+        Mutant::ReadsNeverExpire,
+        "sim_directed::a_read_that_hangs_is_found",
+    ),
+    (
+        Mutant::ExchangesNoHashes,
+        "sim_directed::states_that_are_not_compared_are_found",
+    ),
+    (
         Mutant::WritesWithoutSpace,
         "sim_directed::writing_without_space_is_found",
     ),

@@ -8,6 +8,7 @@ mod cluster;
 use cluster::{Cluster, create};
 use prost::Message;
 use warren_core::control::Input;
+use warren_core::control::peer::frame::{self, Kind};
 use warren_core::error::Error;
 use warren_core::mutant::{self, Mutant};
 use warren_core::pb;
@@ -52,5 +53,52 @@ fn writing_without_space_is_found() {
     assert!(matches!(write(), Err(Error::NoSpace { .. })));
     mutant::set(Some(Mutant::WritesWithoutSpace));
     assert!(write().is_ok());
+    mutant::set(None);
+}
+
+#[test]
+fn a_read_that_hangs_is_found() {
+    let answered = || {
+        let mut cluster = Cluster::of(3);
+        let leader = cluster.leader();
+        let follower = (1..=3).find(|n| *n != leader).unwrap();
+        // The leader is never asked.
+        cluster.filter =
+            |bytes| frame::decode(bytes).is_ok_and(|(header, _)| header.kind != Kind::ReadAsk);
+        let list = pb::ListServicesRequest {};
+        let call = cluster.start_call(follower, "ListServices", &list);
+        cluster.run(10_000);
+        cluster.answer(follower, call).cloned()
+    };
+    assert_eq!(answered(), Some(Err(Error::NoQuorum)));
+    mutant::set(Some(Mutant::ReadsNeverExpire));
+    assert_eq!(answered(), None);
+    mutant::set(None);
+}
+
+#[test]
+fn states_that_are_not_compared_are_found() {
+    let goes_on = || {
+        let mut cluster = Cluster::of(3);
+        let leader = cluster.leader();
+        for n in 0..300 {
+            let request = create(&format!("service-{n}"), n + 1);
+            cluster.call(leader, "CreateService", &request).unwrap();
+        }
+        cluster.run(500);
+        let victim = (1..=3).find(|n| *n != leader).unwrap();
+        for other in (1..=3).filter(|n| *n != victim) {
+            let differs = pb::PeerStateHash {
+                index: 256,
+                hash: vec![0; 16],
+            };
+            let bytes = cluster.frame(other, victim, Kind::StateHash, &differs);
+            cluster.inject(victim, bytes);
+        }
+        cluster.is_up(victim)
+    };
+    assert!(!goes_on());
+    mutant::set(Some(Mutant::ExchangesNoHashes));
+    assert!(goes_on());
     mutant::set(None);
 }
