@@ -7,7 +7,6 @@ mod cluster;
 use cluster::{Cluster, create};
 use prost::Message;
 use warren_core::control::Input;
-use warren_core::control::peer::frame::Kind;
 use warren_core::error::Error;
 use warren_core::pb;
 
@@ -258,15 +257,7 @@ fn a_member_whose_state_differs_from_the_others_stops() {
     cluster.run(500);
     let victim = (1..=3).find(|n| *n != leader).unwrap();
     for other in (1..=3).filter(|n| *n != victim) {
-        let bytes = cluster.frame(
-            other,
-            victim,
-            Kind::StateHash,
-            &pb::PeerStateHash {
-                index: 256,
-                hash: vec![0; 16],
-            },
-        );
+        let bytes = cluster.contradiction(other, victim, 256);
         assert!(cluster.is_up(victim), "one is no majority");
         cluster.inject(victim, bytes);
     }

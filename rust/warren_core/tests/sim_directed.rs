@@ -88,11 +88,7 @@ fn states_that_are_not_compared_are_found() {
         cluster.run(500);
         let victim = (1..=3).find(|n| *n != leader).unwrap();
         for other in (1..=3).filter(|n| *n != victim) {
-            let differs = pb::PeerStateHash {
-                index: 256,
-                hash: vec![0; 16],
-            };
-            let bytes = cluster.frame(other, victim, Kind::StateHash, &differs);
+            let bytes = cluster.contradiction(other, victim, 256);
             cluster.inject(victim, bytes);
         }
         cluster.is_up(victim)

@@ -359,9 +359,7 @@ impl Checks {
     fn committed_on_quorum(&mut self, index: u64, term: u64, confs: &[&ConfState]) {
         let holds = |id: u64| {
             self.members.get(&MemberId(id)).is_some_and(|known| {
-                [&known.durable, &known.lost]
-                    .map(|log| log.covers(index, term))
-                    .contains(&true)
+                known.durable.covers(index, term) || known.lost.covers(index, term)
             })
         };
         let durable = confs.iter().any(|conf| conf.has_quorum(holds));

@@ -325,6 +325,13 @@ impl Cluster {
         frame::encode(&header, body)
     }
 
+    /// A frame in which `from` says that its state at `index` is like no other.
+    pub fn contradiction(&self, from: u64, to: u64, index: u64) -> Vec<u8> {
+        let hash = vec![0; 16];
+        let body = pb::PeerStateHash { index, hash };
+        self.frame(from, to, Kind::StateHash, &body)
+    }
+
     /// Puts a frame on its way as if `from` had sent it.
     pub fn inject(&mut self, to: u64, bytes: Vec<u8>) {
         self.step(to, vec![Input::Frame(bytes)]);
