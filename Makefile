@@ -64,10 +64,10 @@ REPORT := $(if $(QUICK),target/bench/quick,benches/report)
 EARLIER := target/bench/earlier
 
 SIM := cargo run --package warren_core --locked --quiet --profile sim --features sim --example sim --
-SIM_LENGTH := $(if $(MINUTES),--minutes $(MINUTES))
+SIM_LENGTH := $(if $(MINUTES),--minutes $(MINUTES)) $(if $(QUIET),--quiet)
 
 .PHONY: sim
-sim: ## simulate clusters for SECONDS=60 or HOURS=n; SEED=n replays one (VERBOSE=1, MINUTES=60)
+sim: ## simulate clusters for SECONDS=60 or HOURS=n; SEED=n replays one (VERBOSE=1, MINUTES=60, QUIET=1)
 	@$(SIM) $(SIM_LENGTH) $(if $(SEED),--seed $(SEED) $(if $(VERBOSE),--verbose) $(MUTANT),$(if \
 		$(HOURS),--hours $(HOURS),--seconds $(or $(SECONDS),60)) $(if $(FROM),--from $(FROM)))
 

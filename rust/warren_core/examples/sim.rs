@@ -1,9 +1,9 @@
 //! Runs simulated clusters: `make sim`, `make mutants`.
 //!
 //! ```text
-//! sim [--seconds N | --hours N] [--from SEED]     many worlds, on all cores
-//! sim --seed SEED [--verbose] [MUTANT]            one world, step by step, identically
-//! sim mutants [--seeds N] [NAME…]                 each planted fault, until it is caught
+//! sim [--seconds N | --hours N] [--from SEED] [--quiet]    many worlds, on all cores
+//! sim --seed SEED [--quiet] [--verbose] [MUTANT]           one world, step by step, identically
+//! sim mutants [--seeds N] [NAME…]                          each planted fault, until it is caught
 //! ```
 
 #![allow(
@@ -21,7 +21,7 @@ use warren_core::sim::check::Violation;
 use warren_core::sim::coverage::Kind;
 use warren_core::sim::run::{HOUR_NS, Report, run};
 use warren_core::sim::wire::Trace;
-use warren_core::sim::world::{Outcome, Setup};
+use warren_core::sim::world::{Outcome, Pace, Setup};
 
 /// Seeds that a mutant is given.
 const MUTANT_SEEDS: u64 = 200;
@@ -61,6 +61,8 @@ const DIRECTED: &[(Mutant, &str)] = &[
         "sim_directed::writing_without_space_is_found",
     ),
 ];
+/// Worlds between two lines of progress.
+const PROGRESS_EVERY: u64 = 100;
 /// In a run of so many cluster-hours every kind of fault must have happened.
 const HOURS_FOR_EVERY_KIND: f64 = 20.0;
 
@@ -69,27 +71,34 @@ fn main() -> ExitCode {
     let mut words: Vec<String> = std::env::args().skip(1).collect();
     let verbose = take_flag(&mut words, "--verbose");
     let minutes = take_number(&mut words, "--minutes").unwrap_or(60);
-    let duration_ns = minutes * HOUR_NS / 60;
+    let mut setup = Setup {
+        seed: 0,
+        duration_ns: minutes * HOUR_NS / 60,
+        pace: Pace::Dense,
+    };
+    if take_flag(&mut words, "--quiet") {
+        setup.pace = Pace::Quiet;
+    }
     if let Some(seed) = take_number(&mut words, "--seed") {
         let named = |(_, mutant): &&(u8, Mutant)| words.contains(&format!("{mutant:?}"));
         let mutant = Mutant::ALL.iter().find(named).map(|(_, mutant)| *mutant);
-        return replay(Setup { seed, duration_ns }, mutant, verbose);
+        return replay(Setup { seed, ..setup }, mutant, verbose);
     }
     let seconds = take_number(&mut words, "--seconds").unwrap_or(60);
     let hours = take_number(&mut words, "--hours");
-    let from = take_number(&mut words, "--from").unwrap_or_else(any_seed);
+    setup.seed = take_number(&mut words, "--from").unwrap_or_else(any_seed);
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let threads = take_number(&mut words, "--threads").map_or(cores, |threads| threads as usize);
     if words.first().is_some_and(|word| word == "mutants") {
         let seeds = take_number(&mut words, "--seeds").unwrap_or(MUTANT_SEEDS);
-        return mutants(&words[1..], seeds, duration_ns, threads);
+        return mutants(&words[1..], seeds, setup, threads);
     }
     let until = Instant::now() + Duration::from_secs(seconds);
     let enough = |report: &Report| match hours {
         Some(hours) => report.hours() >= hours as f64,
         None => Instant::now() >= until,
     };
-    campaign(from, duration_ns, threads, &enough)
+    campaign(setup, threads, &enough)
 }
 
 fn take_flag(words: &mut Vec<String>, name: &str) -> bool {
@@ -115,25 +124,24 @@ fn any_seed() -> u64 {
     now.map_or(1, |now| now.as_secs() % 1_000_000 * 1_000)
 }
 
-/// Worlds on all cores until it is enough, or one fails.
-fn campaign(
-    from: u64,
-    duration_ns: u64,
-    threads: usize,
-    enough: &(dyn Fn(&Report) -> bool + Sync),
-) -> ExitCode {
-    println!("first seed {from}");
+/// Worlds on all cores, each of the seed after the one before, until it is enough or one fails.
+fn campaign(first: Setup, threads: usize, enough: &(dyn Fn(&Report) -> bool + Sync)) -> ExitCode {
+    println!("first seed {}", first.seed);
     let started = Instant::now();
-    let (next, failed) = (AtomicU64::new(from), AtomicBool::new(false));
+    let (next, failed) = (AtomicU64::new(first.seed), AtomicBool::new(false));
     let report = Mutex::new(Report::default());
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
                 while !failed.load(Ordering::Relaxed) {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
-                    let outcome = run(Setup { seed, duration_ns }, None, None);
+                    let outcome = run(Setup { seed, ..first }, None, None);
                     let mut report = report.lock().expect("worlds panic inside");
                     report.add(&outcome);
+                    if report.seeds.is_multiple_of(PROGRESS_EVERY) {
+                        let (hours, took_s) = (report.hours(), started.elapsed().as_secs());
+                        eprintln!("{hours:.0} cluster-hours after {took_s} s");
+                    }
                     failed.fetch_or(outcome.violation.is_some(), Ordering::Relaxed);
                     if enough(&report) {
                         return;
@@ -152,7 +160,13 @@ fn campaign(
     let per_hour_s = took_s * threads as f64 / report.hours().max(0.001);
     println!("{took_s:.1} s on {threads} threads, {per_hour_s:.2} s of a core for a cluster-hour");
     for (seed, found) in &report.violations {
-        complain(*seed, found, duration_ns);
+        complain(
+            Setup {
+                seed: *seed,
+                ..first
+            },
+            found,
+        );
     }
     // A fault that never has an effect tests nothing.
     let covered = missing.is_empty() || report.hours() < HOURS_FOR_EVERY_KIND;
@@ -163,15 +177,18 @@ fn campaign(
     }
 }
 
-fn complain(seed: u64, found: &Violation, duration_ns: u64) {
+fn complain(setup: Setup, found: &Violation) {
     println!("VIOLATION, {}: {}", found.check.label(), found.what);
-    let minutes = duration_ns * 60 / HOUR_NS;
-    let minutes = if minutes == 60 {
-        String::new()
-    } else {
-        format!(" MINUTES={minutes}")
+    let minutes = match setup.duration_ns * 60 / HOUR_NS {
+        60 => String::new(),
+        minutes => format!(" MINUTES={minutes}"),
     };
-    println!("replay it with: make sim SEED={seed}{minutes} VERBOSE=1");
+    let pace = match setup.pace {
+        Pace::Dense => "",
+        Pace::Quiet => " QUIET=1",
+    };
+    let seed = setup.seed;
+    println!("replay it with: make sim SEED={seed}{minutes}{pace} VERBOSE=1");
 }
 
 /// One world: the same seed is the same world.
@@ -184,7 +201,7 @@ fn replay(setup: Setup, mutant: Option<Mutant>, verbose: bool) -> ExitCode {
     match outcome.violation {
         None => ExitCode::SUCCESS,
         Some(found) => {
-            complain(setup.seed, &found, setup.duration_ns);
+            complain(setup, &found);
             ExitCode::FAILURE
         }
     }
@@ -212,7 +229,7 @@ fn caught_before(name: &str) -> Option<u64> {
 }
 
 /// Each mutant until it is caught, and the same seed without it: clean.
-fn mutants(names: &[String], seeds: u64, duration_ns: u64, threads: usize) -> ExitCode {
+fn mutants(names: &[String], seeds: u64, setup: Setup, threads: usize) -> ExitCode {
     let wanted =
         |(_, mutant): &&(u8, Mutant)| names.is_empty() || names.contains(&format!("{mutant:?}"));
     let directed = |mutant: Mutant| DIRECTED.iter().find(|(known, _)| *known == mutant);
@@ -232,7 +249,7 @@ fn mutants(names: &[String], seeds: u64, duration_ns: u64, threads: usize) -> Ex
                 while let Some((class, mutant)) =
                     chosen.get(next.fetch_add(1, Ordering::Relaxed) as usize)
                 {
-                    if !is_caught(*class, *mutant, seeds, duration_ns) {
+                    if !is_caught(*class, *mutant, seeds, setup) {
                         survivors.fetch_add(1, Ordering::Relaxed);
                     }
                 }
@@ -252,11 +269,11 @@ fn mutants(names: &[String], seeds: u64, duration_ns: u64, threads: usize) -> Ex
     }
 }
 
-fn is_caught(class: u8, mutant: Mutant, seeds: u64, duration_ns: u64) -> bool {
+fn is_caught(class: u8, mutant: Mutant, seeds: u64, setup: Setup) -> bool {
     let name = format!("{mutant:?}");
     let hint = caught_before(&name);
     let caught = hint.into_iter().chain(1..=seeds).find_map(|seed| {
-        let outcome = run(Setup { seed, duration_ns }, Some(mutant), None);
+        let outcome = run(Setup { seed, ..setup }, Some(mutant), None);
         outcome.violation.clone().map(|found| (outcome, found))
     });
     let Some((Outcome { seed, events, .. }, found)) = caught else {
@@ -266,9 +283,10 @@ fn is_caught(class: u8, mutant: Mutant, seeds: u64, duration_ns: u64) -> bool {
     };
     let check = found.check.label();
     println!("{class:>5}  {name:<32}{seed:>6}{events:>14}  {check}");
-    let control = run(Setup { seed, duration_ns }, None, None);
+    let setup = Setup { seed, ..setup };
+    let control = run(setup, None, None);
     if let Some(found) = &control.violation {
-        complain(seed, found, duration_ns);
+        complain(setup, found);
     }
     control.violation.is_none()
 }

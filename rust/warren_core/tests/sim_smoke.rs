@@ -4,13 +4,16 @@
 
 use warren_core::mutant::Mutant;
 use warren_core::sim::run::{Report, run};
-use warren_core::sim::world::{SECOND_NS, Setup};
+use warren_core::sim::world::{Pace, SECOND_NS, Setup};
 
 const MINUTE_NS: u64 = 60 * SECOND_NS;
 
 fn setup(seed: u64, minutes: u64) -> Setup {
-    let duration_ns = minutes * MINUTE_NS;
-    Setup { seed, duration_ns }
+    Setup {
+        seed,
+        duration_ns: minutes * MINUTE_NS,
+        pace: Pace::Dense,
+    }
 }
 
 #[test]
@@ -22,6 +25,15 @@ fn a_few_worlds_hold() {
         report.add(&outcome);
     }
     assert!(report.operations > 500 && report.faults > 10, "{report}");
+    let pace = Pace::Quiet;
+    let quiet = Setup {
+        pace,
+        ..setup(5, 60)
+    };
+    let outcome = run(quiet, None, None);
+    assert_eq!(outcome.violation, None, "a quiet hour of seed 5");
+    report.add(&outcome);
+    assert!(outcome.operations > 1_000 && outcome.faults > 0, "{report}");
 }
 
 #[test]

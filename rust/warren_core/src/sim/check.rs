@@ -280,7 +280,12 @@ impl Checks {
             self.known(member).led_term = status.term.0;
             self.leads(member, status.term.0);
         }
-        let before = self.follow_conf(member, control.conf_state());
+        let known = self.known(member);
+        // It changes as an entry is applied or a snapshot installed, never otherwise.
+        let may_change = known.conf.is_none() || status.applied_index.0 != known.applied_index;
+        let before = may_change
+            .then(|| self.follow_conf(member, control.conf_state()))
+            .flatten();
         if status.commit_index.0 > self.known(member).commit_index {
             let confs = before.iter().chain(control.conf_state());
             self.commits(member, status, &confs.collect::<Vec<_>>());

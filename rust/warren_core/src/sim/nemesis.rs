@@ -13,7 +13,7 @@ use super::machine::{Life, Machine};
 use super::network::{End, Quality};
 use super::queue::Event;
 use super::random::Random;
-use super::world::{BURST_NS, World};
+use super::world::{BURST_NS, Pace, World};
 
 const MS_NS: u64 = 1_000_000;
 const SECOND_NS: u64 = 1_000 * MS_NS;
@@ -101,14 +101,14 @@ pub struct Nemesis {
 }
 
 impl Nemesis {
-    pub fn new(seed: u64) -> Self {
+    pub fn new(seed: u64, pace: Pace) -> Self {
         let mut random = Random::stream(seed, "nemesis", 0);
         let mut kinds: Vec<Fault> = FAULTS.to_vec();
         kinds.retain(|_| random.chance(KIND_CHANCE));
         if kinds.is_empty() {
             kinds = FAULTS.to_vec();
         }
-        let gap_ns = SECOND_NS * [3, 8, 20, 45][random.below(4) as usize];
+        let gap_ns = SECOND_NS * [3, 8, 20, 45][random.below(4) as usize] * pace.between_faults();
         Self {
             random,
             kinds,
@@ -180,31 +180,31 @@ impl World {
         }
     }
 
-    /// Term and boot of a leader.
-    fn reign(&self, end: End) -> Option<(u64, u32)> {
-        let machine = self.machine(end)?;
-        Some((machine.control()?.standing().term.0, machine.boot()))
+    /// Term of a leader, and how many processes have begun and ended anywhere.
+    fn reign(&self, end: End) -> Option<(u64, u64)> {
+        let boots = self.machines.iter().map(|m| u64::from(m.boot())).sum();
+        let term = self.machine(end)?.control()?.standing().term.0;
+        Some((term, boots))
     }
 
-    /// Some seconds after a partition has ended, if nothing has happened since.
+    /// Some seconds after a partition has ended, if nothing has happened since: not even a fault
+    /// that lay in wait, as a crash in the next write does.
     pub fn check_stability(&mut self) {
-        let Some((since_ns, leader, led)) = self.stable_since else {
+        let Some((since_ns, leader, (term, boots))) = self.stable_since else {
             return;
         };
         if self.wire.now_ns < since_ns + STABLE_NS {
             return;
         }
         self.stable_since = None;
-        let same_process = self
-            .machine(leader)
-            .is_some_and(|machine| machine.boot() == led.1);
-        if !same_process {
+        let reign = self.reign(leader);
+        if reign.is_none_or(|(_, boots_now)| boots_now != boots) {
             return;
         }
         let now = self.leader();
-        let same = now == Some(leader) && self.reign(leader) == Some(led);
+        let same = now == Some(leader) && reign == Some((term, boots));
         self.checks.look(Check::Disruption, same, || {
-            let (leader, term) = (leader.0, led.0);
+            let leader = leader.0;
             format!("machine {leader} led in term {term} when a partition ended, and now {now:?}")
         });
     }

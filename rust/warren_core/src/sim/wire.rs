@@ -4,6 +4,7 @@ use super::coverage::{Coverage, Kind};
 use super::network::{End, Network};
 use super::queue::{Asked, Event, Failure, Process, Queue};
 use super::random::Random;
+use super::world::Pace;
 use crate::control::CallId;
 use crate::raft::Lane;
 
@@ -25,18 +26,20 @@ pub struct Wire {
     pub coverage: Coverage,
     /// Machines that clients and workers have been told of.
     pub directory: Vec<End>,
+    pub pace: Pace,
     random: Random,
     trace: Option<Trace>,
 }
 
 impl Wire {
-    pub fn new(seed: u64, trace: Option<Trace>) -> Self {
+    pub fn new(seed: u64, pace: Pace, trace: Option<Trace>) -> Self {
         Self {
             now_ns: 0,
             queue: Queue::default(),
             network: Network::new(Random::stream(seed, "network", 0)),
             coverage: Coverage::default(),
             directory: Vec::new(),
+            pace,
             random: Random::stream(seed, "scheduling", 0),
             trace,
         }

@@ -49,6 +49,45 @@ pub struct Setup {
     pub seed: u64,
     /// Simulated time before the last calm.
     pub duration_ns: u64,
+    pub pace: Pace,
+}
+
+/// How much happens in an hour.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pace {
+    /// As much as a cluster bears: most of what is found is found here.
+    #[default]
+    Dense,
+    /// A twentieth of the faults, half the clients' work and coarse ticks: long reigns, old logs,
+    /// late surprises.
+    Quiet,
+}
+
+impl Pace {
+    /// How much longer the pauses between faults are, and the phases that have some.
+    pub fn between_faults(self) -> u64 {
+        match self {
+            Self::Dense => 1,
+            Self::Quiet => 20,
+        }
+    }
+
+    /// Ticks that a process takes together: a busy host's timers are late too, and most of a quiet
+    /// hour is ticks of followers that hear from their leader anyway.
+    pub fn ticks_at_once(self, is_leader: bool) -> u64 {
+        match (self, is_leader) {
+            (Self::Dense, _) => 1,
+            (Self::Quiet, true) => 2,
+            (Self::Quiet, false) => 4,
+        }
+    }
+
+    fn think_ns(self) -> u64 {
+        match self {
+            Self::Dense => THINK_NS,
+            Self::Quiet => 2 * THINK_NS,
+        }
+    }
 }
 
 /// What came of one.
@@ -85,8 +124,9 @@ pub struct World {
     pub workers: Workers,
     pub operator: Operator,
     pub nemesis: Nemesis,
-    /// Since when nothing is wrong any more, who led then, in which term and boot.
-    pub stable_since: Option<(u64, End, (u64, u32))>,
+    /// Since when nothing is wrong any more, who led then, in which term, and how many processes
+    /// had begun and ended.
+    pub stable_since: Option<(u64, End, (u64, u64))>,
     random: Random,
     phase: Phase,
     size: usize,
@@ -108,17 +148,17 @@ impl World {
         let release = 1 + random.below(2) as u32;
         Self {
             setup,
-            wire: Wire::new(seed, trace),
+            wire: Wire::new(seed, setup.pace, trace),
             machines: vec![Machine::new(seed, End(0), release)],
             checks: Checks::default(),
             clients: Clients::new(
                 seed,
                 (FIRST_CLIENT..FIRST_CLIENT + clients).map(End),
-                THINK_NS,
+                setup.pace.think_ns(),
             ),
             workers: Workers::new(seed, (FIRST_WORKER..FIRST_WORKER + workers).map(End)),
             operator: Operator::new(seed, OPERATOR),
-            nemesis: Nemesis::new(seed),
+            nemesis: Nemesis::new(seed, setup.pace),
             stable_since: None,
             random,
             phase: Phase::Founding,

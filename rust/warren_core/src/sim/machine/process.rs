@@ -109,12 +109,17 @@ impl Machine {
         let Some(process) = &mut self.process else {
             return;
         };
-        process.inbox.push_front(Input::Tick);
+        let is_leader = process.control.standing().is_leader;
+        let ticks = wire.pace.ticks_at_once(is_leader);
+        (0..ticks).for_each(|_| process.inbox.push_front(Input::Tick));
         if mono_ns >= process.pulsed_ns + PULSE_NS && wire.now_ns >= self.blocked_until_ns {
             process.pulsed_ns = mono_ns;
             process.inbox.push_back(Input::Pulse);
         }
-        wire.plan_in(self.clock.world_ns_of(TICK_NS), Event::Tick(self.name()));
+        wire.plan_in(
+            self.clock.world_ns_of(TICK_NS * ticks),
+            Event::Tick(self.name()),
+        );
         self.step(wire, checks);
     }
 

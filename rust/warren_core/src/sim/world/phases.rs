@@ -49,7 +49,8 @@ impl World {
         if now_ns >= since_ns + CALM_NS && came_up {
             self.wire.say(|| "chaos".into());
             let left_ns = self.setup.duration_ns.saturating_sub(now_ns);
-            let for_ns = (20 * SECOND_NS + self.random.wait(CHAOS_NS_MEAN)).min(left_ns);
+            let mean_ns = CHAOS_NS_MEAN * self.setup.pace.between_faults();
+            let for_ns = (20 * SECOND_NS + self.random.wait(mean_ns)).min(left_ns);
             self.phase = Phase::Chaos {
                 until_ns: now_ns + for_ns,
             };
