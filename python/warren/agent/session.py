@@ -70,6 +70,8 @@ class Session:
         reconnects: _Counter,
     ) -> None:
         self.problem = "not connected yet"
+        self.last_acknowledged_s: float | None = None
+        self._anew = asyncio.Event()
         self._stub = rpc.Stub(channel, rpc.DISPATCHER)
         self._manager = rpc.Stub(channel, rpc.MANAGER)
         self._node_id = bytes.fromhex(node_id)
@@ -97,6 +99,10 @@ class Session:
         """The node's description may have changed (an image came, the runtime went)."""
         self._asked += 1
         self._stale.set()
+
+    def begin_anew(self) -> None:
+        """End the stream, if there is one: only a hello tells what is still wanted here."""
+        self._anew.set()
 
     async def publish(self, timeout_s: float = PUBLISH_TIMEOUT_S) -> bool:
         """Describe this node anew and wait until the managers know; False: not in time.
@@ -131,6 +137,7 @@ class Session:
 
     async def _once(self) -> None:
         self._stale.clear()
+        self._anew.clear()
         self._description = await self._describe()
         call = self._stub.Session()
         try:
@@ -164,6 +171,7 @@ class Session:
                 group.create_task(self._report(call))
                 group.create_task(self._beat(call, interval_s))
                 group.create_task(self._keep_describing(call))
+                group.create_task(self._end_when_asked())
         except* (grpc.RpcError, SessionEndedError, TimeoutError) as errors:
             # One fault ends the stream, and shows in each of its tasks.
             raise errors.exceptions[0] from None
@@ -212,6 +220,10 @@ class Session:
                 async with self._spread:
                     self._known = asked
                     self._spread.notify_all()
+
+    async def _end_when_asked(self) -> None:
+        await self._anew.wait()
+        raise SessionEndedError("for too long no heartbeat was acknowledged; beginning anew")
 
     async def _managers_know(self, description: objects_pb2.NodeDescription) -> bool:
         """Wait until a read shows `description`; a stream has no answers to wait for."""

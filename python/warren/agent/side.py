@@ -11,6 +11,7 @@ from pathlib import Path
 import grpc
 
 from warren.agent.board import Board
+from warren.agent.contact import ContactWatch, boot_id, uptime_s
 from warren.agent.description import Describer
 from warren.agent.outbox import Outbox
 from warren.agent.runtime.base import Runtime
@@ -47,6 +48,15 @@ class WorkerSide:
         self.journal = Journal(store)
         self.outbox = Outbox()
         self.board = Board(store.load(), self.journal)
+        self.contact = ContactWatch(
+            stored=self.board.contact,
+            boot_id=boot_id(),
+            clock_s=uptime_s,
+            acknowledged_s=lambda: self.session.last_acknowledged_s,
+            save=self.board.save_contact,
+        )
+        self.board.on_hello = self.contact.hello
+        self.board.on_agreed = self.contact.agreed
         self.worker = Worker(
             runtime=runtime,
             board=self.board,
@@ -57,6 +67,7 @@ class WorkerSide:
             clock_ms=lambda: time.time_ns() // 1_000_000,
             durations=ContainerMetrics(metrics),
             concurrency=concurrency,
+            contact=self.contact,
         )
         describer = Describer(name=node_name, labels=labels, runtime=runtime, images=images)
         self.session = Session(
@@ -72,6 +83,7 @@ class WorkerSide:
                 "warren_session_reconnects_total", "Streams to a manager opened after the first."
             ),
         )
+        self.contact.on_broken = self.session.begin_anew
         self._on_runtime_change = on_runtime_change
         self.worker.on_runtime_change = self._runtime_changed
         self._declare(metrics)
