@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from warren.cli.cluster_settings import thaw, update
 from warren.cli.common import Group, Settings, common_options, detach_option
 
 if TYPE_CHECKING:
@@ -20,6 +21,10 @@ _POLL_PAUSE_S: Final = 0.05
 @click.group(cls=Group)
 def cluster() -> None:
     """Create the cluster and look at it."""
+
+
+for command in (thaw, update):
+    cluster.add_command(command)
 
 
 @cluster.command()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 __all__ = [
+    "ClusterChanged",
     "ClusterCreated",
     "ClusterView",
     "ContainerDetail",
@@ -58,6 +59,15 @@ class ClusterView(Struct, frozen=True):
     containers_running: int
     capacity: ResourcesView
     allocated: ResourcesView
+    lost_nodes_freeze_percent: int
+    node_grace_ms: int
+    frozen_since: str | None
+    frozen_reason: str | None
+
+
+class ClusterChanged(Struct, frozen=True):
+    lost_nodes_freeze_percent: int
+    node_grace_ms: int
 
 
 class ClusterCreated(Struct, frozen=True):

@@ -95,6 +95,10 @@ def cluster(answer: api_pb2.GetClusterResponse) -> ClusterView:
         containers_running=answer.containers_running,
         capacity=resources(answer.capacity),
         allocated=resources(answer.allocated),
+        lost_nodes_freeze_percent=answer.cluster.settings.lost_nodes_freeze_percent,
+        node_grace_ms=answer.cluster.settings.node_grace_ms,
+        frozen_since=time_text(answer.cluster.freeze.since_ms),
+        frozen_reason=answer.frozen_reason or None,
     )
 
 

@@ -63,6 +63,7 @@ Fields may be added; none is renamed or removed within a major release.
 |---|---|
 | `cluster init` | `ClusterCreated` |
 | `cluster info` | `ClusterView` |
+| `cluster update`, `cluster thaw` | `ClusterChanged` |
 | `node ls` | list of `NodeView` |
 | `node inspect` | `NodeDetail` |
 | `service create`, `service update` | `ServiceChanged` |
