@@ -111,6 +111,8 @@ pub struct Stats {
     pub failed: u64,
     /// What the sweep found and nobody had marked.
     pub missed: u64,
+    /// Singletons that had to wait until their worker had surely stopped them.
+    pub fenced: u64,
 }
 
 /// The leader's plans for every service. See the module.

@@ -188,6 +188,9 @@ impl Orchestrator {
     ) {
         let reason = match verdict {
             Verdict::Fenced(node, wait_ms) => {
+                let known = self.pending(service.id).iter();
+                let waits = |pending: &PendingSlot| pending.slot == slot.number;
+                self.stats.fenced += u64::from(!known.clone().any(waits));
                 // Not a millisecond later: the clock that counts advances with the pulses.
                 self.marks
                     .mark_at(service.id, now_ms + wait_ms.max(FENCE_POLL_MS));
