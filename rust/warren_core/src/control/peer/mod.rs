@@ -14,7 +14,7 @@ use prost::Message;
 
 use super::{FrameOut, Identity, Outputs, Peer};
 use crate::fsm::{MEMBERS_MAX, State};
-use crate::ids::MemberId;
+use crate::ids::{MemberId, NodeId};
 use crate::mutant::{self, Mutant};
 use crate::pb;
 use crate::raft::{ConfState, Lane};
@@ -44,6 +44,7 @@ pub struct Known {
 
 struct Link {
     address: String,
+    node: Option<NodeId>,
     known: Option<Known>,
     hello_at_ms: Option<u64>,
     retry_ms: u64,
@@ -92,6 +93,7 @@ impl Peers {
                 .links
                 .entry(member.id)
                 .or_insert_with(|| Link::new(now_ms));
+            link.node = Some(member.node);
             if link.known.is_none() || link.address.is_empty() {
                 link.address = member.address.to_string();
             }
@@ -294,6 +296,7 @@ impl Peers {
             .map(|(id, link)| Peer {
                 member: *id,
                 address: link.address.clone(),
+                node: link.node,
             })
             .collect();
         if peers != self.announced {
@@ -398,6 +401,7 @@ impl Link {
     fn new(now_ms: u64) -> Self {
         Self {
             address: String::new(),
+            node: None,
             known: None,
             hello_at_ms: Some(now_ms),
             retry_ms: HELLO_RETRY_MS,
