@@ -48,6 +48,7 @@ use completions::Completions;
 pub use completions::{Completion, Kind};
 use mailbox::Mailbox;
 use metrics::Metrics;
+pub use peers::TlsFiles;
 
 /// Calls that are submitted and whose answers have not been taken.
 pub const CALLS_MAX: usize = 1024;
@@ -85,6 +86,10 @@ pub struct PeerOptions {
     pub listen: SocketAddr,
     /// Where the others reach it, as `host:port`.
     pub address: String,
+    /// The certificate by which members know each other. `None` is TCP without any proof of who is
+    /// there, for tests and benches on one machine: anybody who reaches the port then writes the
+    /// cluster's log.
+    pub tls: Option<TlsFiles>,
 }
 
 impl Options {
