@@ -172,10 +172,11 @@ impl Control {
 
     fn call(&mut self, now: Now, call: Call, out: &mut Outputs) {
         let id = call.id;
-        let method = match access::check(&call.identity, &call.method, access::Kind::Call) {
-            Ok(method) => method,
-            Err(error) => return out.replies.push((id, Err(error))),
-        };
+        let method =
+            match access::check(&call.identity, &call.method, access::Kind::Call, &call.body) {
+                Ok(method) => method,
+                Err(error) => return out.replies.push((id, Err(error))),
+            };
         self.calls
             .open_call(id, call.deadline_mono_ms, method.is_read());
         if method == access::Method::Ping {
@@ -193,13 +194,16 @@ impl Control {
 
     fn subscribe(&mut self, now: Now, call: Call, out: &mut Outputs) {
         let id = call.id;
-        let opened =
-            access::check(&call.identity, &call.method, access::Kind::Stream).and_then(|method| {
-                match &mut self.member {
-                    Some(member) => member.subscribe(now, method, call, &mut self.entropy, out),
-                    None => Err(Error::NotInCluster),
-                }
-            });
+        let opened = access::check(
+            &call.identity,
+            &call.method,
+            access::Kind::Stream,
+            &call.body,
+        )
+        .and_then(|method| match &mut self.member {
+            Some(member) => member.subscribe(now, method, call, &mut self.entropy, out),
+            None => Err(Error::NotInCluster),
+        });
         if let Err(error) = opened {
             out.ended.push((id, Some(error)));
         }

@@ -70,6 +70,11 @@ pub enum Error {
          up, or take this manager's own, which may be old, with --stale"
     )]
     NoQuorum,
+    #[error(
+        "no majority of the managers: {missing}. Writes and default reads wait for them: start \
+         them, or read this manager's own state, which may be old, with --stale"
+    )]
+    QuorumLost { missing: String },
     #[error("this manager leads, and is handing the lead over first; repeat the request")]
     HandingOver,
     #[error("the daemon is shutting down; try again when it is back")]
@@ -108,6 +113,11 @@ pub enum Error {
     )]
     WrongDataDir { member: u64 },
 
+    #[error(
+        "node {node} was removed from the cluster; let it in again with warrenctl cluster join"
+    )]
+    NodeRemoved { node: String },
+
     // Refusals of single items at apply; the orchestrator and the workers see them, not people.
     #[error("slot {slot} is taken")]
     SlotTaken { slot: u64 },
@@ -142,7 +152,7 @@ impl Error {
             Error::NoSpace { .. } => "no_space",
             Error::NoLeader => "no_leader",
             Error::NotLeader { .. } => "not_leader",
-            Error::NoQuorum => "no_quorum",
+            Error::NoQuorum | Error::QuorumLost { .. } => "no_quorum",
             Error::HandingOver => "handing_over",
             Error::ShuttingDown => "shutting_down",
             Error::DataDir { .. } => "data_dir",
@@ -153,6 +163,7 @@ impl Error {
             Error::LevelNotReached { .. } => "level_not_reached",
             Error::MemberRemoved { .. } => "member_removed",
             Error::WrongDataDir { .. } => "wrong_data_dir",
+            Error::NodeRemoved { .. } => "node_removed",
             Error::SlotTaken { .. } => "slot_taken",
             Error::NodeNotEligible { .. } => "node_not_eligible",
             Error::NoCapacity => "no_capacity",
@@ -191,6 +202,7 @@ impl Error {
         "level_not_reached",
         "member_removed",
         "wrong_data_dir",
+        "node_removed",
         "slot_taken",
         "node_not_eligible",
         "no_capacity",

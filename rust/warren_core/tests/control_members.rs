@@ -109,6 +109,7 @@ fn the_same_member_on_an_empty_disk_is_refused() {
         member_id: cluster.member(victim).0,
         cluster_id: cluster.state(leader).cluster().unwrap().id.to_vec(),
         epoch: 1,
+        ..Default::default()
     };
     cluster.wipe(victim);
     // Another directory has another UUID.

@@ -68,6 +68,7 @@ impl Cluster {
             node_id: vec![number; 16],
             address: address.into(),
             learner_only: false,
+            api_address: String::new(),
         };
         let answer: pb::AddMemberResponse = self.call("AddMember", &request)?;
         let (cluster, epoch, member) = (hex(&answer.cluster_id), answer.epoch, answer.member_id);

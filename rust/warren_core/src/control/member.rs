@@ -4,6 +4,7 @@ mod care;
 mod change;
 mod entry;
 mod frames;
+mod nodes;
 mod reading;
 mod role;
 mod snapshots;
@@ -19,6 +20,7 @@ use super::{
     CallId, Config, Identity, Input, Level, Now, Outputs, Recovered, Standing, Status, Stop,
     Transfers,
 };
+use crate::error::Error;
 use crate::fsm::{Event, State};
 use crate::ids::Term;
 use crate::orchestrator::Orchestrator;
@@ -96,6 +98,7 @@ impl Member {
         let myself = Myself {
             identity,
             address: config.address.clone(),
+            api_address: config.advertise_addr.clone(),
             feature_level_max: config.feature_level_max,
             out_of_space: false,
         };
@@ -256,7 +259,7 @@ impl Member {
         self.answer_removals(calls, out);
         self.upkeep(now, entropy, calls, out);
         self.answer_released(now, entropy, calls, out);
-        self.sessions.flush(&self.state, out);
+        self.flush_sessions(out);
         self.watches.flush(&self.state, &self.orchestrator, out);
         self.snapshot_if_due(now, out);
         out.samples
@@ -331,7 +334,7 @@ impl Member {
                 .apply_bytes_as(level_max, at.index, at.term, &command);
             match applied {
                 Ok(applied) => {
-                    self.observe(&applied.events);
+                    self.observe(&applied.events, out);
                     response = applied.response;
                 }
                 // What this release cannot read must not be skipped: every later state would
@@ -353,9 +356,12 @@ impl Member {
             .push((self.config.stopwatch)().saturating_sub(started_ns));
     }
 
-    fn observe(&mut self, events: &[Event]) {
+    fn observe(&mut self, events: &[Event], out: &mut Outputs) {
         let members = |event: &Event| matches!(event, Event::Member { .. } | Event::Cluster);
-        self.members_changed |= events.iter().any(members);
+        if events.iter().any(members) {
+            self.members_changed = true;
+            self.sessions.managers_changed();
+        }
         if !self.leading {
             return;
         }
@@ -368,6 +374,10 @@ impl Member {
                 } => {
                     self.watches.touch(service);
                     self.sessions.touch(node, id);
+                }
+                Event::Node { id } if self.state.node(id).is_none() => {
+                    let node = id.to_string();
+                    self.sessions.end(id, &Error::NodeRemoved { node }, out);
                 }
                 Event::Cluster | Event::Node { .. } | Event::Member { .. } => {}
             }

@@ -24,6 +24,8 @@ pub enum Origin {
     AddMember(CallId, MemberId),
     /// A member that goes: the call is answered once it is in no configuration any more.
     RemoveMember(CallId, MemberId),
+    Promote(CallId, MemberId),
+    AdmitNode(CallId),
     /// What a session's hello said; if it gets lost, the next hello says it again.
     Hello(NodeId),
     /// The cluster's own upkeep, repeated as long as it is needed.

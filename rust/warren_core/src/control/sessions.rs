@@ -22,6 +22,9 @@ use crate::pb;
 pub const REPORT_ITEMS_MAX: usize = 256;
 /// Containers that sessions are told of in one step: each costs up to 2 µs.
 const TELL_MAX: usize = 512;
+/// Workers that have said hello and are not in the state yet; more are told to come back, so that a
+/// new leader is not buried under what all of them report at once.
+pub const UNHEARD_MAX: usize = 256;
 /// A worker's pulse is no slower than this shows its loss in time.
 const HEARTBEAT_MS_MIN: u32 = 2_000;
 /// Heartbeats of all workers together.
@@ -44,6 +47,8 @@ struct Session {
     changed: BTreeSet<ContainerId>,
     /// Something must be sent even if nothing changed.
     due: bool,
+    /// Who manages the cluster has changed since it was told.
+    managers_due: bool,
 }
 
 /// A whole set on its way into one message, over as many steps as it takes. What changes behind
@@ -85,6 +90,7 @@ impl Sessions {
         (epoch, term): (u64, Term),
         heard_at: Index,
         entropy: [u8; ENTROPY_BYTES],
+        managers: pb::Managers,
         state: &State,
         out: &mut Outputs,
     ) {
@@ -105,6 +111,7 @@ impl Sessions {
             term: term.0,
             session_id: id.to_vec(),
             heartbeat_interval_ms: heartbeat_interval_ms(state.node_count()),
+            managers: Some(managers),
         };
         session
             .outlet
@@ -113,6 +120,19 @@ impl Sessions {
         self.by_id.insert(id, node);
         self.by_node.insert(node, session);
         self.unheard.insert((heard_at, node));
+    }
+
+    /// How many have said hello and are not in the state yet.
+    pub fn unheard(&self) -> usize {
+        self.unheard.len()
+    }
+
+    /// Each is told anew who manages the cluster.
+    pub fn managers_changed(&mut self) {
+        for session in self.by_node.values_mut() {
+            session.managers_due = true;
+            session.enqueue(&mut self.ready);
+        }
     }
 
     /// The node whose session ended, if the stream was one.
@@ -124,6 +144,14 @@ impl Sessions {
             self.ready.remove(&node);
         }
         Some(node)
+    }
+
+    /// Ends a node's session, if it has one.
+    pub fn end(&mut self, node: NodeId, error: &Error, out: &mut Outputs) {
+        if let Some(stream) = self.by_node.get(&node).map(|session| session.outlet.id) {
+            self.close(stream);
+            out.ended.push((stream, Some(error.clone())));
+        }
     }
 
     pub fn end_all(&mut self, error: &Error, out: &mut Outputs) {
@@ -168,8 +196,13 @@ impl Sessions {
     }
 
     /// Sends what is new to those who can take it; to some of them, or a part of a set, if it is
-    /// much.
-    pub fn flush(&mut self, state: &State, out: &mut Outputs) {
+    /// much. `managers` says who manages the cluster, for a node.
+    pub fn flush(
+        &mut self,
+        state: &State,
+        managers: impl Fn(NodeId) -> pb::Managers,
+        out: &mut Outputs,
+    ) {
         while let Some(&(heard_at, node)) = self.unheard.first()
             && heard_at <= state.index()
         {
@@ -184,7 +217,13 @@ impl Sessions {
                 return;
             };
             let session = self.by_node.get_mut(&node).expect("it is open");
-            if session.flush(state, &mut looks, out) {
+            if std::mem::take(&mut session.managers_due) {
+                looks -= 1;
+                let body = pb::manager_message::Body::Managers(managers(node));
+                session.outlet.send(&message(body), out);
+            }
+            let sent = !session.outlet.is_free() || session.flush(state, &mut looks, out);
+            if sent {
                 self.turn = Some(node);
                 if !session.is_ready() {
                     self.ready.remove(&node);
@@ -220,6 +259,7 @@ impl Session {
             specs: BTreeSet::new(),
             changed: BTreeSet::new(),
             due: true,
+            managers_due: false,
         }
     }
 
@@ -239,7 +279,8 @@ impl Session {
     }
 
     fn is_ready(&self) -> bool {
-        self.is_heard && self.outlet.is_free() && (self.due || !self.changed.is_empty())
+        let news = self.due || self.managers_due || !self.changed.is_empty();
+        self.is_heard && self.outlet.is_free() && news
     }
 
     fn enqueue(&self, ready: &mut BTreeSet<NodeId>) {
@@ -377,9 +418,19 @@ pub fn check_report(report: &pb::StatusReport) -> Result<(), Error> {
     Ok(())
 }
 
-fn heartbeat_interval_ms(nodes: usize) -> u32 {
+/// What each worker is told, so that all of them together stay below a rate.
+pub fn heartbeat_interval_ms(nodes: usize) -> u32 {
     let shared = (nodes as u32).saturating_mul(1000 / HEARTBEATS_PER_SECOND_MAX);
     shared.max(HEARTBEAT_MS_MIN)
+}
+
+/// The encoded message for a worker whose heartbeat has been taken.
+pub fn heartbeat_ack(sequence: u64, heartbeat_interval_ms: u32) -> Vec<u8> {
+    let ack = pb::HeartbeatAck {
+        sequence,
+        heartbeat_interval_ms,
+    };
+    message(pb::manager_message::Body::HeartbeatAck(ack)).encode_to_vec()
 }
 
 fn message(body: pb::manager_message::Body) -> pb::ManagerMessage {

@@ -19,7 +19,7 @@ use crate::mutant::{self, Mutant};
 use crate::pb::{self, command::Body};
 
 /// The newest feature level this release knows.
-pub const FEATURE_LEVEL_MAX: u32 = 2;
+pub const FEATURE_LEVEL_MAX: u32 = 3;
 
 /// Limits of what a node says of itself.
 const NODE_NAME_BYTES_MAX: usize = 253;
@@ -179,6 +179,8 @@ impl State {
             Body::ReportStatus(c) => self.report_status(context, c),
             Body::PutMember(c) => self.put_member(context, c),
             Body::RemoveMember(c) => self.remove_member(context, c),
+            Body::AdmitNode(c) => self.admit_node(c),
+            Body::RemoveNode(c) => self.remove_node(context, c),
         }
     }
 
@@ -356,6 +358,7 @@ impl State {
 
     fn describe_node(&mut self, cx: &mut Context, command: &pb::PutNode) -> Result<Vec<u8>> {
         let id = NodeId::from_slice(&command.node_id)?;
+        self.check_not_removed(id)?;
         let description = checked_description(command.description.as_ref())?;
         let known = self.node(id);
         let node = Node {

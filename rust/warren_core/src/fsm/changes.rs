@@ -12,7 +12,7 @@ use crate::fsm::objects::{Container, Node, Resources, Service};
 use crate::fsm::state::{NodeRow, Place, Record, ServiceRow, SpecRow, State};
 use crate::fsm::table::{Handle, Table};
 use crate::fsm::tally::{Counts, is_ready};
-use crate::ids::{ContainerId, ServiceId, SpecDigest};
+use crate::ids::{ContainerId, NodeId, ServiceId, SpecDigest};
 use crate::pb;
 
 impl State {
@@ -85,6 +85,18 @@ impl State {
         if was != is {
             self.recount_node(handle, was, is);
         }
+    }
+
+    /// It has no containers any more.
+    pub(super) fn drop_node(&mut self, id: NodeId) {
+        let handle = self.node_ids.remove(&id).expect("the node exists");
+        let row = self.nodes.remove(handle);
+        assert!(
+            row.containers.is_empty(),
+            "a node goes after its containers"
+        );
+        self.sum.take(hash::node(&row.node));
+        self.accepting_nodes -= u32::from(row.node.accepts_work());
     }
 
     /// Its containers count for their services as on a node that `is` ready or not.

@@ -340,6 +340,7 @@ impl From<&Member> for pb::Member {
             voter: m.voter,
             feature_level_max: m.feature_level_max,
             added_at_ms: m.added_at_ms,
+            api_address: m.api_address.to_string(),
         }
     }
 }
@@ -356,7 +357,7 @@ impl TryFrom<&pb::Member> for Member {
             return Err(invalid("member", "0 is no member's id"));
         }
         // None yet: a founder is alone, and nobody has to reach it.
-        if m.address.len() > MEMBER_ADDRESS_BYTES_MAX {
+        if m.address.len().max(m.api_address.len()) > MEMBER_ADDRESS_BYTES_MAX {
             let limit = MEMBER_ADDRESS_BYTES_MAX;
             let why = format!("its address has more than {limit} bytes");
             return Err(invalid("member", why));
@@ -369,6 +370,7 @@ impl TryFrom<&pb::Member> for Member {
             voter: m.voter,
             feature_level_max: m.feature_level_max,
             added_at_ms: m.added_at_ms,
+            api_address: m.api_address.as_str().into(),
         })
     }
 }

@@ -19,7 +19,7 @@ use crate::fsm::objects::{Cluster, Container, Member, Node, Service};
 use crate::fsm::requests::{ClientId, Remembered};
 use crate::fsm::state::State;
 use crate::fsm::wire;
-use crate::ids::{Index, MemberId, SpecDigest};
+use crate::ids::{Index, MemberId, NodeId, SpecDigest};
 use crate::pb;
 
 /// The canonical hash of a state. Equal for equal states, whatever their history.
@@ -56,6 +56,7 @@ enum Kind {
     RemovedMembers = 8,
     Answer = 9,
     Floor = 10,
+    RemovedNodes = 11,
 }
 
 /// The hash of one element.
@@ -106,6 +107,12 @@ pub(super) fn removed_members(ids: impl Iterator<Item = MemberId>) -> Option<Ele
     (!bytes.is_empty()).then(|| element(Kind::RemovedMembers, &bytes))
 }
 
+/// Like [`removed_members`].
+pub(super) fn removed_nodes(ids: impl Iterator<Item = NodeId>) -> Option<Element> {
+    let bytes: Vec<u8> = ids.flat_map(|id| id.0).collect();
+    (!bytes.is_empty()).then(|| element(Kind::RemovedNodes, &bytes))
+}
+
 /// Without the sentence of a refusal, which is for people and may differ between releases.
 pub(super) fn answer(client: &ClientId, sequence: u64, known: &Remembered) -> Element {
     let (response, refused) = match &known.answer {
@@ -154,6 +161,7 @@ impl State {
         let mut sum = self.objects_sum();
         sum.add_all(self.requests.sum());
         sum.add_all(self.members.sum());
+        sum.add_all(self.removed_nodes.sum());
         if let Some(it) = self.cluster() {
             sum.add(cluster(it));
         }
@@ -178,6 +186,9 @@ impl State {
         self.specs().for_each(|(digest, _)| sum.add(spec(digest)));
         self.members().for_each(|it| sum.add(member(it)));
         if let Some(removed) = removed_members(self.members.removed()) {
+            sum.add(removed);
+        }
+        if let Some(removed) = removed_nodes(self.removed_nodes.iter()) {
             sum.add(removed);
         }
         for (client, sequence, known) in self.requests.answers() {

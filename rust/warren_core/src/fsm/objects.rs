@@ -239,6 +239,8 @@ pub struct Member {
     /// The newest feature level that its release knows; ≥ that of the state.
     pub feature_level_max: u32,
     pub added_at_ms: u64,
+    /// `host:port` of its API; empty where it is not known.
+    pub api_address: Arc<str>,
 }
 
 /// A position in the history of the state.

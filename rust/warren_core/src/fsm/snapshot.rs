@@ -84,6 +84,9 @@ pub fn write<E>(
         wire::put_varint(id.0, &mut writer.object);
     }
     wire::put_bytes(field::REMOVED_MEMBERS, &writer.object, &mut writer.chunk);
+    for id in state.removed_nodes.iter() {
+        wire::put_bytes(field::REMOVED_NODES, &id.0, &mut writer.chunk);
+    }
     for member in state.members() {
         writer.put(field::MEMBERS, &pb::Member::from(member))?;
     }
@@ -128,6 +131,7 @@ mod field {
     pub const TIME_MS: u64 = 7;
     pub const MEMBERS: u64 = 8;
     pub const REMOVED_MEMBERS: u64 = 9;
+    pub const REMOVED_NODES: u64 = 10;
 }
 
 fn requests(state: &State) -> impl Iterator<Item = pb::SnapshotRequest> {

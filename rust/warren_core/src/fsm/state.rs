@@ -13,6 +13,7 @@ use imbl::OrdMap;
 
 use crate::fsm::hash::{Element, Sum};
 use crate::fsm::members::Members;
+use crate::fsm::nodes::RemovedNodes;
 use crate::fsm::objects::{Cluster, Container, ContainerState, Node, Resources, Revision, Service};
 use crate::fsm::requests::{Remembered, Requests};
 use crate::fsm::table::{Handle, Table};
@@ -35,6 +36,7 @@ pub struct State {
     pub(super) time_ms: u64,
     pub(super) requests: Requests,
     pub(super) members: Members,
+    pub(super) removed_nodes: RemovedNodes,
     pub(super) services: Table<ServiceRow, 1>,
     pub(super) service_ids: OrdMap<ServiceId, Handle>,
     pub(super) service_names: OrdMap<Arc<str>, Handle>,

@@ -65,6 +65,12 @@ impl Liveness {
         }
     }
 
+    /// It is no node of the state any more.
+    pub fn gone(&mut self, node: NodeId) {
+        self.workers.remove(&node);
+        self.news.remove(&node);
+    }
+
     pub fn session_up(&mut self, node: NodeId, _now_ms: u64) {
         self.workers.insert(
             node,

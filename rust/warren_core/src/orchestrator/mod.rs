@@ -233,6 +233,9 @@ impl Orchestrator {
         if let Some(node) = state.node(id) {
             self.scheduler.node_put(state, node);
             self.liveness.known(node);
+        } else {
+            self.scheduler.node_remove(id);
+            self.liveness.gone(id);
         }
         self.walks.node(id);
     }

@@ -14,6 +14,7 @@ use super::network::{End, Quality};
 use super::queue::Event;
 use super::random::Random;
 use super::world::{BURST_NS, Pace, World};
+use crate::fsm::FEATURE_LEVEL_MAX;
 
 const MS_NS: u64 = 1_000_000;
 const SECOND_NS: u64 = 1_000 * MS_NS;
@@ -441,7 +442,8 @@ impl World {
     /// back only while the cluster has not begun to use what the newer one brings.
     fn change_release(&mut self, at: usize, fault: Fault, down_ns: u64) {
         let machine = &mut self.machines[at];
-        let release = if fault == Fault::Upgrade { 2 } else { 1 };
+        let upgrade = fault == Fault::Upgrade;
+        let release = FEATURE_LEVEL_MAX - u32::from(!upgrade);
         let level = machine
             .control()
             .and_then(|c| c.state())
@@ -451,7 +453,7 @@ impl World {
         }
         machine.release = release;
         machine.retire(&mut self.wire, down_ns);
-        self.wire.note(if release == 2 {
+        self.wire.note(if upgrade {
             Kind::Upgraded
         } else {
             Kind::Downgraded

@@ -160,6 +160,7 @@ impl Operator {
                 ..
             } => {
                 let add = pb::AddMemberRequest {
+                    api_address: String::new(),
                     request,
                     data_dir: data_dir.to_vec(),
                     node_id: node.to_vec(),

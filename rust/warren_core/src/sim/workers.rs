@@ -173,7 +173,10 @@ impl Worker {
                     let report = pb::StatusReport { items };
                     self.say(wire, pb::worker_message::Body::Report(report));
                 } else if beat {
-                    self.say(wire, pb::worker_message::Body::Heartbeat(pb::Heartbeat {}));
+                    self.say(
+                        wire,
+                        pb::worker_message::Body::Heartbeat(pb::Heartbeat::default()),
+                    );
                 }
             }
             Some(_) => {}
@@ -222,6 +225,7 @@ impl Worker {
             set_hash: self.containers.set_hash(),
             fence_epoch: self.fence.0,
             fence_term: self.fence.1,
+            manages: false,
         }
     }
 
@@ -229,7 +233,7 @@ impl Worker {
         Asked {
             from: self.end,
             token,
-            identity: self.node.to_string(),
+            identity: format!("worker/{}", self.node),
             method,
             body,
             timeout_ms: 10_000,
@@ -303,6 +307,9 @@ impl Worker {
                 self.revision = assignments.revision;
                 self.containers.assign(&assignments)?;
             }
+            Some(
+                pb::manager_message::Body::HeartbeatAck(_) | pb::manager_message::Body::Managers(_),
+            ) => {}
             None => return Err("a message that says nothing".into()),
         }
         Ok(())

@@ -19,6 +19,7 @@ use super::random::Random;
 use super::wire::{Trace, Wire};
 use super::workers::Workers;
 use crate::control::{Consistency, Input};
+use crate::fsm::FEATURE_LEVEL_MAX;
 use crate::ids::MemberId;
 use crate::pb;
 
@@ -145,7 +146,7 @@ impl World {
         let size = [1, 3, 3, 3, 3, 3, 3, 5, 5, 5][random.below(10) as usize];
         let workers = 2 + random.below(3) as u8;
         let clients = 3 + random.below(4) as u8;
-        let release = 1 + random.below(2) as u32;
+        let release = FEATURE_LEVEL_MAX - random.below(2) as u32;
         Self {
             setup,
             wire: Wire::new(seed, setup.pace, trace),

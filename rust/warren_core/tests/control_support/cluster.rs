@@ -168,6 +168,7 @@ impl Cluster {
         learner_only: bool,
     ) -> Result<pb::AddMemberResponse, Error> {
         let request = pb::AddMemberRequest {
+            api_address: String::new(),
             request: None,
             data_dir: data_dir(number).to_vec(),
             node_id: vec![number as u8; 16],

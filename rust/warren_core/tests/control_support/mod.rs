@@ -329,6 +329,18 @@ impl Machine {
                 let known: String = set.upsert.iter().map(known).collect();
                 format!("stream {number}: {kind} +{more} -{less} specs {specs}{known}")
             }
+            pb::manager_message::Body::HeartbeatAck(ack) => {
+                format!("stream {number}: heartbeat {} taken", ack.sequence)
+            }
+            pb::manager_message::Body::Managers(managers) => {
+                let member = if managers.membership.is_some() {
+                    ", member"
+                } else {
+                    ""
+                };
+                let addresses = managers.api_addresses.join(" ");
+                format!("stream {number}: managers {addresses}{member}")
+            }
         }
     }
 }

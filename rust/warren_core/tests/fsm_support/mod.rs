@@ -107,6 +107,7 @@ pub fn member(id: u64, name: &str, voter: bool, level_max: u32) -> pb::Member {
         voter,
         feature_level_max: level_max,
         added_at_ms: 0,
+        api_address: String::new(),
     }
 }
 

@@ -13,9 +13,10 @@ use super::super::proposals::{Origin, Proposal};
 use super::super::requests::{decode, identify};
 use super::super::{Call, CallId, Level, Now, Outputs};
 use super::Member;
+use super::nodes::check_own;
 use crate::error::Error;
 use crate::fsm::{self, MEMBERS_MAX};
-use crate::ids::{Index, MemberId};
+use crate::ids::{Index, MemberId, NodeId};
 use crate::mutant::{self, Mutant};
 use crate::pb;
 use crate::pb::command::Body;
@@ -88,6 +89,7 @@ impl Member {
     ) -> Result<Option<Vec<u8>>, Error> {
         self.check_serving()?;
         let mut request: pb::AddMemberRequest = decode(&call.body)?;
+        check_own(call, "AddMember", NodeId::from_slice(&request.node_id)?)?;
         let id = match identify(&self.state, "AddMember", request.request.take(), &request)? {
             Ok(id) => id,
             Err(Err(refusal)) => return Err(refusal),
@@ -107,13 +109,6 @@ impl Member {
                 why: "it has no address; say where the others reach it, as host:port".into(),
             });
         }
-        if self.state.members().count() >= MEMBERS_MAX {
-            return Err(Error::Invalid {
-                what: "member",
-                why: format!("the cluster has {MEMBERS_MAX}, which is the limit; remove one first"),
-            });
-        }
-        self.check_space()?;
         let member = MemberId(entropy.draw_u64() | 1);
         let wanted = pb::Member {
             id: member.0,
@@ -124,9 +119,33 @@ impl Member {
             // At least; its hello says more.
             feature_level_max: self.state.feature_level(),
             added_at_ms: 0,
+            // Its hello says it again, once the level allows it to be written down.
+            api_address: String::new(),
         };
+        let origin = Origin::AddMember(call.id, member);
+        self.propose_member(now, call, entropy, id, wanted, origin)?;
+        Ok(None)
+    }
+
+    /// A learner, and the record that says what it is to become.
+    pub(super) fn propose_member(
+        &mut self,
+        now: Now,
+        call: &Call,
+        entropy: &mut Entropy,
+        id: Option<pb::RequestId>,
+        wanted: pb::Member,
+        origin: Origin,
+    ) -> Result<(), Error> {
+        if self.state.members().count() >= MEMBERS_MAX {
+            return Err(Error::Invalid {
+                what: "member",
+                why: format!("the cluster has {MEMBERS_MAX}, which is the limit; remove one first"),
+            });
+        }
+        self.check_space()?;
         // What `apply` would refuse must not change the configuration either.
-        fsm::Member::try_from(&wanted)?;
+        let member = fsm::Member::try_from(&wanted)?.id;
         let put = pb::PutMember {
             member: Some(wanted),
         };
@@ -134,10 +153,8 @@ impl Member {
             add_learners: vec![member],
             ..ConfChange::default()
         };
-        let origin = Origin::AddMember(call.id, member);
         let command = self.command(now, entropy, &call.identity, id, Body::PutMember(put))?;
-        self.propose_change(now, &change, command, origin)?;
-        Ok(None)
+        self.propose_change(now, &change, command, origin)
     }
 
     /// What whoever asked for a member is told.
@@ -146,6 +163,7 @@ impl Member {
             member_id: member.0,
             cluster_id: self.identity.cluster.to_vec(),
             epoch: self.identity.epoch,
+            api_addresses: self.api_addresses(),
         }
     }
 
@@ -172,6 +190,18 @@ impl Member {
         if self.state.member(member).is_none() {
             return self.removed_before(call.id, member);
         }
+        self.propose_removal(now, call, entropy, id, member)
+    }
+
+    /// Takes a member out, unless too few would remain.
+    pub(super) fn propose_removal(
+        &mut self,
+        now: Now,
+        call: &Call,
+        entropy: &mut Entropy,
+        id: Option<pb::RequestId>,
+        member: MemberId,
+    ) -> Result<Option<Vec<u8>>, Error> {
         if self.raft.conf_state().voters == [member.0] {
             return Err(Error::Invalid {
                 what: "member",
@@ -500,12 +530,16 @@ impl Member {
     fn news(&self) -> Option<Body> {
         let level = self.state.feature_level();
         let changed = self.state.members().find_map(|member| {
-            let (level_max, address) = self.said(member.id)?;
-            let same = member.feature_level_max == level_max && *member.address == *address;
+            let (level_max, address, api_address) = self.said(member.id)?;
+            let api_address = if level < 3 { "" } else { api_address };
+            let same = member.feature_level_max == level_max
+                && *member.address == *address
+                && *member.api_address == *api_address;
             // One that knows less than the state is at stops by itself.
             (!same && level_max >= level && !address.is_empty()).then(|| {
                 let mut member = pb::Member::from(member);
                 (member.feature_level_max, member.address) = (level_max, address.to_owned());
+                member.api_address = api_address.to_owned();
                 Body::PutMember(pb::PutMember {
                     member: Some(member),
                 })
@@ -516,13 +550,16 @@ impl Member {
         changed.or_else(|| raised().map(raise))
     }
 
-    /// The newest level that a member says it knows, and where it says it is.
-    fn said(&self, member: MemberId) -> Option<(u32, &str)> {
+    /// The newest level that a member says it knows, and where it says it and its API are.
+    fn said(&self, member: MemberId) -> Option<(u32, &str, &str)> {
+        let config = &self.config;
         if member == self.identity.member {
-            return Some((self.config.feature_level_max, &self.config.address));
+            let (address, api_address) = (&config.address, &config.advertise_addr);
+            return Some((config.feature_level_max, address, api_address));
         }
         let known = self.peers.known(member)?;
-        Some((known.feature_level_max, self.peers.address(member)))
+        let address = self.peers.address(member);
+        Some((known.feature_level_max, address, &known.api_address))
     }
 }
 

@@ -3,7 +3,7 @@
 use prost::Message as _;
 use prost::bytes::Bytes;
 
-use super::super::access::{Method, is_node};
+use super::super::access::{Method, node_of};
 use super::super::calls::Calls;
 use super::super::entropy::Entropy;
 use super::super::proposals::{Origin, PROPOSALS_MAX, Proposal};
@@ -40,7 +40,11 @@ impl Member {
             | Method::UpdateService
             | Method::RemoveService
             | Method::AddMember
-            | Method::RemoveMember => self.change(now, method, call, entropy),
+            | Method::RemoveMember
+            | Method::AdmitNode
+            | Method::RemoveNode
+            | Method::PromoteNode
+            | Method::DemoteNode => self.change(now, method, call, entropy),
             Method::SessionMessage => self.session_message(now, &call, entropy),
             Method::TransferLeadership => self.transfer(now, &call),
             _ => self.read(method, call, calls, out).map(|()| None),
@@ -120,6 +124,10 @@ impl Member {
         match method {
             Method::AddMember => self.add_member(now, call, entropy),
             Method::RemoveMember => self.remove_member(now, call, entropy),
+            Method::AdmitNode => self.admit_node(now, call, entropy),
+            Method::RemoveNode => self.remove_node(now, call, entropy),
+            Method::PromoteNode => self.promote_node(now, call, entropy),
+            Method::DemoteNode => self.demote_node(now, call, entropy),
             _ => self.write(now, method, call, entropy),
         }
     }
@@ -256,9 +264,14 @@ impl Member {
     ) -> Result<(), Error> {
         let hello: pb::Hello = requests::decode(&call.body)?;
         let node = NodeId::from_slice(&hello.node_id)?;
-        if is_node(&call.identity) && call.identity != node.to_string() {
+        if node_of(&call.identity).is_some_and(|own| own != node) {
             let (identity, method) = (call.identity.clone(), format!("Session of node {node}"));
             return Err(Error::Denied { identity, method });
+        }
+        self.state.check_not_removed(node)?;
+        if self.sessions.unheard() >= sessions::UNHEARD_MAX {
+            let (queue, limit) = ("the list of workers that come back", sessions::UNHEARD_MAX);
+            return Err(Error::Overloaded { queue, limit });
         }
         let origin = Origin::Hello(node);
         self.introduce(now, node, hello.description.as_ref(), entropy, origin)?;
@@ -279,6 +292,7 @@ impl Member {
         }
         let (term, last_index) = (self.raft.term(), self.raft.last().index);
         let epoch = self.identity.epoch;
+        let managers = self.managers_for(node);
         self.sessions.open(
             call.id,
             node,
@@ -286,6 +300,7 @@ impl Member {
             (epoch, term),
             last_index,
             entropy.draw(),
+            managers,
             &self.state,
             out,
         );
@@ -303,14 +318,15 @@ impl Member {
         origin: Origin,
     ) -> Result<bool, Error> {
         let known = self.state.node(node);
-        let description = description.cloned().unwrap_or_default();
+        let mut description = description.cloned().unwrap_or_default();
+        self.clip_description(&mut description);
         if known.is_some_and(|known| known.worker && *known.description == description) {
             return Ok(false);
         }
         let put = pb::PutNode {
             node_id: node.to_vec(),
             description: Some(description),
-            manager: known.is_some_and(|known| known.manager),
+            manager: self.state.members().any(|member| member.node == node),
             worker: true,
             advertise_addr: known.map_or(String::new(), |known| known.advertise_addr.to_string()),
         };
@@ -328,12 +344,19 @@ impl Member {
         use pb::worker_message::Body as Message;
         self.check_serving()?;
         let (node, message) = self.sessions.message(&call.body)?;
-        if is_node(&call.identity) && call.identity != node.to_string() {
+        if node_of(&call.identity).is_some_and(|own| own != node) {
             return Err(Error::StaleSession);
         }
         self.orchestrator.alive(node, now.mono_ms());
         match message.body {
-            Some(Message::Heartbeat(_)) | None => Ok(Some(Vec::new())),
+            Some(Message::Heartbeat(heartbeat)) => {
+                let interval_ms = sessions::heartbeat_interval_ms(self.state.node_count());
+                Ok(Some(sessions::heartbeat_ack(
+                    heartbeat.sequence,
+                    interval_ms,
+                )))
+            }
+            None => Ok(Some(Vec::new())),
             Some(Message::Resync(_)) => {
                 self.sessions.resync(node);
                 Ok(Some(Vec::new()))
@@ -378,6 +401,7 @@ fn is_of_this_member(error: &Error) -> bool {
         Error::NotLeader { .. }
             | Error::NoLeader
             | Error::NoQuorum
+            | Error::QuorumLost { .. }
             | Error::NotInCluster
             | Error::HandingOver
             | Error::Overloaded { .. }

@@ -240,7 +240,11 @@ impl Member {
         let waiting = std::mem::take(&mut self.reads.waiting);
         let all = asked.flat_map(|question| question.reads).chain(waiting);
         for Read(_, call) in all {
-            calls.reply(call.id, Err(Error::NoQuorum), out);
+            let missing = self
+                .peers
+                .missing_majority(&self.state, self.raft.conf_state());
+            let error = missing.map_or(Error::NoQuorum, |missing| Error::QuorumLost { missing });
+            calls.reply(call.id, Err(error), out);
         }
     }
 

@@ -6,8 +6,9 @@ use super::super::calls::Calls;
 use super::super::entropy::Entropy;
 use super::super::proposals::{Origin, PROPOSALS_MAX, Proposal};
 use super::super::{Level, Now, Outputs};
-use super::Member;
+use super::{Member, nodes};
 use crate::error::Error;
+use crate::ids::MemberId;
 use crate::orchestrator;
 use crate::pb;
 use crate::pb::command::Body;
@@ -77,6 +78,13 @@ impl Member {
                 let added = self.added(member).encode_to_vec();
                 calls.reply(id, response.map(|_| added), out);
             }
+            Origin::Promote(id, member) => {
+                calls.reply(id, response.map(|_| nodes::promoted(member)), out);
+            }
+            Origin::AdmitNode(id) => {
+                let admitted = self.admitted().encode_to_vec();
+                calls.reply(id, response.map(|_| admitted), out);
+            }
             Origin::RemoveMember(id, member) => self.removed(id, member, response, calls, out),
             Origin::Orchestrator(token) => {
                 let response = response.as_deref().map_err(Clone::clone);
@@ -135,10 +143,40 @@ impl Member {
         match self.leader() {
             Some(leader) if leader != self.identity.member => Error::NotLeader {
                 leader: leader.0,
-                address: self.peers.address(leader).to_owned(),
+                address: self.api_address(leader),
             },
-            _ => Error::NoLeader,
+            _ => match self
+                .peers
+                .missing_majority(&self.state, self.raft.conf_state())
+            {
+                Some(missing) => Error::QuorumLost { missing },
+                None => Error::NoLeader,
+            },
         }
+    }
+
+    /// Where a member's API is; empty where it is not known.
+    fn api_address(&self, member: MemberId) -> String {
+        let said = self.peers.known(member).map(|known| &*known.api_address);
+        let written = self.state.member(member).map(|member| &*member.api_address);
+        let known = said.filter(|address| !address.is_empty()).or(written);
+        known.unwrap_or_default().to_owned()
+    }
+
+    /// Of the APIs of all managers, ordered.
+    pub(super) fn api_addresses(&self) -> Vec<String> {
+        let mut all: Vec<String> = self
+            .state
+            .members()
+            .map(|member| match member.id == self.identity.member {
+                true => self.config.advertise_addr.clone(),
+                false => self.api_address(member.id),
+            })
+            .filter(|address| !address.is_empty())
+            .collect();
+        all.sort_unstable();
+        all.dedup();
+        all
     }
 
     /// Proposes a cluster's first commands where a log exists and nothing is in it.
@@ -182,6 +220,8 @@ impl Member {
                 voter: true,
                 feature_level_max: self.config.feature_level_max,
                 added_at_ms: 0,
+                // Written down once the level allows it.
+                api_address: String::new(),
             }),
         };
         let put = pb::PutNode {

@@ -30,6 +30,8 @@ const ANSWER_EVERY_MS: u64 = 200;
 /// How long a link to somebody who is no member is kept: to tell the removed, and for a joiner that
 /// does not know the members yet.
 const STRANGER_KEPT_MS: u64 = 60_000;
+/// Of whom nothing has come for so long is told to be missing: several heartbeats and elections.
+const SILENCE_MS: u64 = 1_500;
 /// Members and strangers together.
 pub const LINKS_MAX: usize = 2 * MEMBERS_MAX;
 
@@ -40,6 +42,7 @@ pub struct Known {
     pub feature_level_max: u32,
     pub release: String,
     pub out_of_space: bool,
+    pub api_address: String,
 }
 
 struct Link {
@@ -51,6 +54,8 @@ struct Link {
     answered_at_ms: u64,
     /// Not in the state and not in the configuration: kept until then.
     stranger_until_ms: Option<u64>,
+    /// When its last frame came, or the link was made.
+    heard_ms: u64,
 }
 
 /// What this member says of itself.
@@ -58,6 +63,7 @@ struct Link {
 pub struct Myself {
     pub identity: Identity,
     pub address: String,
+    pub api_address: String,
     pub feature_level_max: u32,
     pub out_of_space: bool,
 }
@@ -71,6 +77,8 @@ pub struct Peers {
     announced: Vec<Peer>,
     frames_received: u64,
     frames_sent: u64,
+    /// As of the last tick or frame.
+    now_ms: u64,
 }
 
 impl Peers {
@@ -82,7 +90,36 @@ impl Peers {
             announced: Vec::new(),
             frames_received: 0,
             frames_sent: 0,
+            now_ms: 0,
         }
+    }
+
+    /// Voters of `conf` that have not been heard of lately, if so many are missing that the others
+    /// are no majority: in a sentence, for people.
+    pub fn missing_majority(&self, state: &State, conf: &ConfState) -> Option<String> {
+        let me = self.myself.identity.member.0;
+        let absent = |id: &&u64| {
+            let link = self.links.get(&MemberId(**id));
+            **id != me && link.is_none_or(|link| link.heard_ms + SILENCE_MS <= self.now_ms)
+        };
+        let voters = [&conf.voters, &conf.voters_outgoing];
+        let lost = |list: &&&Vec<u64>| {
+            !list.is_empty() && list.iter().filter(absent).count() * 2 >= list.len()
+        };
+        let list = voters.iter().find(lost)?;
+        let missing: Vec<String> = list
+            .iter()
+            .filter(absent)
+            .map(|id| match state.member(MemberId(*id)) {
+                Some(member) => format!("{id} at {}", member.address),
+                None => id.to_string(),
+            })
+            .collect();
+        let (count, all) = (missing.len(), list.len());
+        let names = missing.join(", ");
+        Some(format!(
+            "{count} of {all} have not been heard of (member {names})"
+        ))
     }
 
     /// Makes the links those of the members in `state` and `conf`.
@@ -120,6 +157,7 @@ impl Peers {
         out: &mut Outputs,
     ) -> Option<(Header, &'a [u8])> {
         self.frames_received += 1;
+        self.now_ms = now_ms;
         let (header, body) = match frame::decode(bytes) {
             Ok(read) => read,
             Err(unreadable) => {
@@ -134,6 +172,9 @@ impl Peers {
                 self.tell_removed(&header, body, now_ms, out);
             }
             return None;
+        }
+        if let Some(link) = self.links.get_mut(&header.from) {
+            link.heard_ms = now_ms;
         }
         Some((header, body))
     }
@@ -237,6 +278,7 @@ impl Peers {
             feature_level_max: hello.feature_level_max,
             release: hello.release.clone(),
             out_of_space: hello.out_of_space,
+            api_address: hello.api_address.clone(),
         };
         let news = link.known.as_ref() != Some(&known) || link.address != hello.address;
         (link.known, link.hello_at_ms) = (Some(known), None);
@@ -269,6 +311,7 @@ impl Peers {
 
     /// Hellos that are due, links that are not needed any more, and whom the driver should reach.
     pub fn tick(&mut self, now_ms: u64, out: &mut Outputs) {
+        self.now_ms = now_ms;
         self.links
             .retain(|_, link| link.stranger_until_ms.is_none_or(|until| now_ms < until));
         let due = |link: &Link| link.hello_at_ms.is_some_and(|at| at <= now_ms);
@@ -324,6 +367,7 @@ impl Peers {
             address: self.myself.address.clone(),
             answer,
             out_of_space: self.myself.out_of_space,
+            api_address: self.myself.api_address.clone(),
         };
         let identity = &self.myself.identity;
         let header = Header::of(identity, to, frame::FORMAT_MIN, Lane::Urgent, Kind::Hello);
@@ -407,6 +451,7 @@ impl Link {
             retry_ms: HELLO_RETRY_MS,
             answered_at_ms: 0,
             stranger_until_ms: None,
+            heard_ms: now_ms,
         }
     }
 }

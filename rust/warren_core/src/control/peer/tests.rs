@@ -19,6 +19,7 @@ fn peers(member: MemberId) -> Peers {
         identity: identity(member),
         address: format!("host-{}:1", member.0),
         feature_level_max: 2,
+        api_address: String::new(),
         out_of_space: false,
     })
 }
@@ -34,6 +35,7 @@ fn state() -> State {
         voter: true,
         feature_level_max: 2,
         added_at_ms: 0,
+        api_address: String::new(),
     };
     use pb::command::Body;
     let create = pb::CreateCluster {

@@ -157,6 +157,7 @@ fn open(sessions: &mut Sessions, world: &World, hello: &pb::Hello) -> Outputs {
         term,
         heard_at,
         [5; 12],
+        pb::Managers::default(),
         &world.state,
         &mut out,
     );
@@ -168,7 +169,7 @@ fn open(sessions: &mut Sessions, world: &World, hello: &pb::Hello) -> Outputs {
 fn settle(sessions: &mut Sessions, world: &World, worker: &mut Worker) -> usize {
     for step in 1.. {
         let mut out = Outputs::default();
-        sessions.flush(&world.state, &mut out);
+        sessions.flush(&world.state, |_| <_>::default(), &mut out);
         for (_, item) in &out.items {
             worker.take(item);
             sessions.taken(STREAM);
@@ -202,7 +203,7 @@ fn what_changes_behind_a_walk_is_told_after_it() {
     let (mut sessions, mut worker) = (Sessions::default(), Worker::default());
     open(&mut sessions, &world, &pb::Hello::default());
     let mut out = Outputs::default();
-    sessions.flush(&world.state, &mut out);
+    sessions.flush(&world.state, |_| <_>::default(), &mut out);
     assert!(out.again && out.items.is_empty());
     let all: Vec<_> = world.state.containers_of_node(NODE).map(|c| c.id).collect();
     let some = [all[0], all[100], all[CONTAINERS - 1]];

@@ -14,7 +14,7 @@ use crate::fsm::requests::Remembered;
 use crate::fsm::state::State;
 use crate::fsm::wire::{self, BYTES, VARINT};
 use crate::fsm::{FEATURE_LEVEL_MAX, MEMBERS_MAX, convert, validate};
-use crate::ids::{Index, MemberId, SpecDigest, Term};
+use crate::ids::{Index, MemberId, NodeId, SpecDigest, Term};
 use crate::mutant::{self, Mutant};
 use crate::pb;
 
@@ -198,6 +198,10 @@ impl Reader {
                 return Ok(());
             }
             field::REMOVED_MEMBERS => return restore_removed(state, bytes),
+            field::REMOVED_NODES => {
+                state.removed_nodes.bury(NodeId::from_slice(bytes)?);
+                return Ok(());
+            }
             field::SERVICES => {
                 restore_service(state, Service::try_from(message::<pb::Service>(bytes)?)?)?;
             }

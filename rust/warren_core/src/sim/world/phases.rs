@@ -79,9 +79,9 @@ impl World {
         if let Some(machine) = self
             .machines
             .iter_mut()
-            .find(|m| m.is_up() && m.release < 2)
+            .find(|m| m.is_up() && m.release < FEATURE_LEVEL_MAX)
         {
-            machine.release = 2;
+            machine.release = FEATURE_LEVEL_MAX;
             machine.retire(&mut self.wire, SECOND_NS / 10);
             self.wire.note(Kind::Upgraded);
         }
@@ -128,8 +128,10 @@ impl World {
                         self.wire.directory.retain(|end| *end != machine.end);
                     } else if machine.is_impostor {
                         replace.push(member);
-                    } else if machine.release == 1 && stop.why.contains("feature level") {
-                        machine.release = 2;
+                    } else if machine.release < FEATURE_LEVEL_MAX
+                        && stop.why.contains("feature level")
+                    {
+                        machine.release = FEATURE_LEVEL_MAX;
                         machine.life = Life::Down;
                         self.wire.plan_in(SECOND_NS, Event::Start(machine.end));
                     } else {
