@@ -334,6 +334,7 @@ impl Core {
         let (log, thread) = Log::start(wal, self.mailbox.clone(), self.shared.clone())?;
         self.helpers.push(thread);
         self.log = Some(log);
+        self.shared.is_member.store(true, Ordering::Relaxed);
         Ok(())
     }
 

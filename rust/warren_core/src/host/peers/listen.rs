@@ -114,10 +114,15 @@ impl Share {
 /// What all connections have in common.
 #[derive(Clone)]
 pub struct Common {
+    /// How they are made.
     pub transport: Arc<dyn Transport>,
+    /// What they do is counted here,
     pub counters: Arc<Counters>,
-    pub nodes: Arc<Nodes>,
+    /// and what goes wrong with them is told here.
     pub reports: Arc<Reports>,
+    /// Who may speak for whom.
+    pub nodes: Arc<Nodes>,
+    /// Takes what comes in.
     pub deliver: Deliver,
 }
 

@@ -128,7 +128,9 @@ fn stamps(files: &TlsFiles) -> Stamps {
     [&files.ca, &files.cert, &files.key].map(|path| {
         let found = std::fs::metadata(path).ok()?;
         let (device, inode, bytes) = (found.dev(), found.ino(), found.size());
-        Some((device, inode, bytes, found.mtime(), found.mtime_nsec()))
+        // The change time follows a write as the modification time does, and also a permission to
+        // read that was missing, and a copy that keeps its original's times.
+        Some((device, inode, bytes, found.ctime(), found.ctime_nsec()))
     })
 }
 

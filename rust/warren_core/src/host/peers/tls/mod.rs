@@ -143,7 +143,9 @@ impl Stream {
         }
         // What is shown here has been verified; what is not a manager's was refused.
         let shown = self.session.peer_certificates().and_then(<[_]>::first);
-        self.node = shown.and_then(|shown| verify::identity(shown).ok()?.node());
+        let shown = shown.ok_or_else(|| explain::wrap(rustls::Error::NoCertificatesPresented))?;
+        let id = verify::identity(shown).map_err(|unfit| explain::wrap(unfit.into()))?;
+        self.node = id.node();
         Ok(())
     }
 

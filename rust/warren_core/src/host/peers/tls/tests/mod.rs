@@ -379,6 +379,31 @@ fn files_that_cannot_be_used_leave_the_old_ones_in_use() {
     one.logs("key.pem: No such file");
 }
 
+/// The library renews keys after some millions of records, and asks the other side to do the same.
+#[test]
+fn a_renewal_of_keys_is_no_end() {
+    let ours = Authority::new("c");
+    let two = Member::start(TWO, &ours);
+    let one = Member::start(ONE, &ours);
+    let tls = Tls::open(one.dir.files(), node(ONE), reports().0).unwrap();
+    let name = ServerName::from(std::net::IpAddr::from([127, 0, 0, 1]));
+    let session = ClientConnection::new(tls.current.get().client.clone(), name).unwrap();
+    let socket = TcpStream::connect(two.address()).unwrap();
+    let mut stream = Stream::new(session.into(), socket, DIALLER_READ_BUFFER_BYTES);
+    stream.dialled(Some(node(TWO)), DEADLINE).unwrap();
+    stream.write_all(&wire::preamble(Lane::Log)).unwrap();
+    for context in 0..3 {
+        stream.session.refresh_traffic_keys().unwrap();
+        let sent = frame_of(ONE, Lane::Log, context);
+        stream.write_all(&sent).unwrap();
+        stream.flush().unwrap();
+        assert_eq!(two.next(), (Lane::Log, sent));
+        assert!(!stream.is_closed());
+    }
+    drop(two);
+    until("its end is noticed", || stream.is_closed());
+}
+
 #[test]
 fn a_handshake_that_trickles_ends_in_time_and_holds_up_nobody() {
     let ours = Authority::new("c");
