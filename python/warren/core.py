@@ -123,7 +123,8 @@ class Core:
     def status(self) -> dict[str, Any]:
         """What health checks look at, without waiting on the core.
 
-        `in_cluster`, `leader` (this member serves), `has_leader` (it or another one leads),
+        `is_member` (there is a log), `in_cluster` (and what the cluster is has reached it),
+        `leader` (this member serves), `has_leader` (it or another one leads),
         `voters`, `term`, `last_index`, `applied_index`, `no_space` (writes are refused until there
         is room), `removed` (the cluster does without this member: close it) and `stuck_ms`: how
         long the oldest unfinished work of disk or core has been waiting.

@@ -300,6 +300,8 @@ pub struct Standing {
 /// What health checks and gauges look at.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Status {
+    /// There is a log; what the cluster is may not have reached it yet.
+    pub is_member: bool,
     pub in_cluster: bool,
     pub is_leader: bool,
     /// Leading, and past the first entry of its own term: requests are served.

@@ -99,6 +99,8 @@ impl Options {
 /// What health checks look at; read without waiting on anything.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Status {
+    /// There is a log; what the cluster is may not have reached it yet.
+    pub is_member: bool,
     pub in_cluster: bool,
     pub leader: bool,
     /// This member or another one leads, as far as is known here.
@@ -296,6 +298,7 @@ impl Host {
         let stuck_ns = core_silence_ns.max(self.shared.log_health.waiting_ns(now_ns));
         let known = view.status.as_ref();
         Status {
+            is_member: known.is_some_and(|status| status.is_member),
             in_cluster: known.is_some_and(|status| status.in_cluster),
             leader: known.is_some_and(|status| status.serving),
             has_leader: known.is_some_and(|status| status.leader.is_some()),

@@ -127,6 +127,7 @@ impl Core {
     fn status<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let status = py.detach(|| self.host.status());
         let dict = PyDict::new(py);
+        dict.set_item("is_member", status.is_member)?;
         dict.set_item("in_cluster", status.in_cluster)?;
         dict.set_item("leader", status.leader)?;
         dict.set_item("has_leader", status.has_leader)?;
