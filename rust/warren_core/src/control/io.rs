@@ -147,6 +147,8 @@ pub struct Peer {
     pub member: MemberId,
     /// `host:port`.
     pub address: String,
+    /// The host it runs on; unknown of one that is not in this member's state.
+    pub node: Option<NodeId>,
 }
 
 /// The member must not go on.
@@ -300,8 +302,6 @@ pub struct Standing {
 /// What health checks and gauges look at.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Status {
-    /// There is a log; what the cluster is may not have reached it yet.
-    pub is_member: bool,
     pub in_cluster: bool,
     pub is_leader: bool,
     /// Leading, and past the first entry of its own term: requests are served.

@@ -143,7 +143,6 @@ impl Member {
         let role = self.raft.role();
         let conf = self.raft.conf_state();
         Status {
-            is_member: true,
             in_cluster: self.state.cluster().is_some(),
             is_leader: role == Role::Leader,
             serving: self.leading,
