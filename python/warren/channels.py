@@ -26,6 +26,7 @@ CHANNELS_MAX: Final = 64
 # Calls that are under way over a channel that is not used any more have so long to end.
 _CLOSE_GRACE_S: Final = 10.0
 _LOOK_TIMEOUT_S: Final = 3.0
+_UNSUITABLE_PURPOSE: Final = 26  # X509_V_ERR_INVALID_PURPOSE: it may not serve
 _NO_CERTIFICATES: Final = (
     "this host has no certificates, and managers talk to nobody without; set tls_ca, tls_cert and "
     "tls_key, and restart the daemon"
@@ -111,6 +112,8 @@ async def explain(address: str, material: Material) -> str:
     except TimeoutError:
         return f"{address} does not answer; is the host up, and does a firewall let it through?"
     except ssl.SSLCertVerificationError as error:
+        if error.verify_code == _UNSUITABLE_PURPOSE:
+            return f"{address} has no manager's certificate; name a manager's address"
         return (
             f"the certificate of {address} is not of this cluster's CA ({error.verify_message}); "
             "is it the right address, and tls_ca the right file?"

@@ -10,6 +10,7 @@ from typing import Any
 
 import grpc
 import pytest
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from tests.support.certificates import Authority, node_id
 from warren import rpc
@@ -159,17 +160,24 @@ async def test_strangers_do_not_get_in(fleet: Fleet, tmp_path: Path) -> None:
 
 
 async def test_a_worker_is_taken_for_no_manager(fleet: Fleet) -> None:
-    worker = Credentials(fleet.authority.worker(node_id(5)))
-    server = grpc.aio.server()
-    port = server.add_secure_port(ADDRESS, worker.server())
-    await server.start()
-    channels = Channels(Credentials(fleet.authority.client()))
-    address = f"127.0.0.1:{port}"
-    stub = rpc.Stub(channels.get(address), rpc.MANAGER)
-    assert (await refusal_of(stub.Ping(api_pb2.PingRequest(), timeout=5))).code == "unavailable"
-    assert "has a worker's certificate" in await channels.explain(address)
-    await channels.close()
-    await server.stop(None)
+    both = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
+    for uses, why in (
+        (both, "has a worker's certificate"),
+        ([ExtendedKeyUsageOID.CLIENT_AUTH], "has no manager's certificate"),
+    ):
+        worker = Credentials(fleet.authority.issue("worker", node_id(5), uses=uses))
+        server = grpc.aio.server()
+        port = server.add_secure_port(ADDRESS, worker.server())
+        await server.start()
+        channels = Channels(Credentials(fleet.authority.client()))
+        address = f"127.0.0.1:{port}"
+        ping = rpc.Stub(channels.get(address), rpc.MANAGER).Ping(api_pb2.PingRequest(), timeout=5)
+        refused = (await refusal_of(ping)).code
+        explained = await channels.explain(address)
+        await channels.close()
+        await server.stop(None)
+        assert refused == "unavailable"
+        assert why in explained
 
 
 async def test_why_nobody_answers_is_found_out(fleet: Fleet, tmp_path: Path) -> None:
