@@ -34,6 +34,7 @@ def hosts(containerd: Containerd, tmp_path: Path) -> Iterator[Made]:
 
     yield make
     for host in made:
+        print(f"--- host {host.number}\n{host.log()[-6000:]}")  # shown if the test fails
         host.discard()
 
 

@@ -53,13 +53,11 @@ class Host(WarrenNode):
         self._sequence += 1
         return commands_pb2.RequestId(client=self._client, sequence=self._sequence)
 
-    def call(
-        self, method: str, request: Any, timeout_s: float = CALL_TIMEOUT_S, **more: Any
-    ) -> Any:
+    def call(self, method: str, request: Any, **more: Any) -> Any:
         """One call of the API over the Unix socket. Raises grpc.RpcError."""
         with self._local() as channel:
             return getattr(rpc.Stub(channel, rpc.MANAGER), method)(
-                request, timeout=timeout_s, **more
+                request, timeout=CALL_TIMEOUT_S, **more
             )
 
     def call_as(self, files: Any, method: str, request: Any, **more: Any) -> Any:
