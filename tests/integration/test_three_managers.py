@@ -103,10 +103,12 @@ def test_any_answers_and_a_worker_follows_the_leader(hosts: Made, tiny_image: Pa
     eventually(
         lambda: successor.nodes()[worker.node_id].node.status == READY, "the worker is ready"
     )
-    rest[0].ctl("service", "update", "web", "--env=a=1", "--detach")
+    rest[0].ctl(
+        "service", "create", "--mode=global", "--name=more", "--image=tiny:1", "--detach", *FOREVER
+    )
     eventually(
-        lambda: runtime_tasks(worker.containerd_address, worker.namespace).keys() - tasks.keys(),
-        "the worker hears of the update",
+        lambda: runtime_tasks(worker.containerd_address, worker.namespace).keys() > tasks.keys(),
+        "the worker hears of what is new, and what ran goes on",
     )
     # What a manager knows by itself needs nobody; what is to be up to date does.
     rest[1].kill()
