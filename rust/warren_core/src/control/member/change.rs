@@ -150,14 +150,6 @@ impl Member {
             });
         }
         self.check_space()?;
-        // A raise of the feature level may be on its way, and the record be refused after it; the
-        // configuration would have changed all the same.
-        if self.changes.upkeep {
-            return Err(Error::Overloaded {
-                queue: "the changes of members",
-                limit: 1,
-            });
-        }
         // What `apply` would refuse must not change the configuration either.
         let member = fsm::Member::try_from(&wanted)?.id;
         let put = pb::PutMember {
