@@ -31,6 +31,7 @@ FAILED = {
     "no_capacity",
     "no_space",
     "node_not_eligible",
+    "node_removed",
     "not_in_cluster",
     "outcome_unknown",
     "overloaded",
@@ -44,6 +45,7 @@ FAILED = {
     "unknown_level",
     "unknown_method",
     "version_conflict",
+    "worker_only",
     "wrong_data_dir",
 }
 # Raised by the command line alone.
