@@ -97,6 +97,7 @@ STATUS_OF_CODE: Final[Mapping[str, grpc.StatusCode]] = {
     "level_not_reached": grpc.StatusCode.FAILED_PRECONDITION,
     "member_removed": grpc.StatusCode.FAILED_PRECONDITION,
     "wrong_data_dir": grpc.StatusCode.FAILED_PRECONDITION,
+    "node_removed": grpc.StatusCode.FAILED_PRECONDITION,
     # Refusals of single items at apply.
     "slot_taken": grpc.StatusCode.ABORTED,
     "node_not_eligible": grpc.StatusCode.FAILED_PRECONDITION,
