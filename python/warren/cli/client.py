@@ -199,7 +199,13 @@ class Client:
             call.cancel()
 
     def _attempt(self, method: str, request: Message, limit_s: float) -> Any:
-        connection = self._connection()
+        try:
+            connection = self._connection()
+        except WarrenError as error:
+            if len(self._hosts) == 1:
+                raise
+            # Whatever is in the way, the others may be better.
+            raise WarrenError("unavailable", error.message) from None
         timeout_s = min(limit_s, self.deadline.remaining_s())
         try:
             return connection.method(method)(request, timeout=timeout_s, metadata=self._metadata())

@@ -35,9 +35,13 @@ class RefusalError(Exception):
 
 
 class FakeManager:
-    """`refuse[method]`: refusals to come; `seen`: all requests; `progress`: what watches say."""
+    """`refuse[method]`: refusals to come; `seen`: all requests; `progress`: what watches say.
 
-    def __init__(self, path: Path) -> None:
+    `stale`: the methods that were asked for what may be old. `credentials`: serves these, at a port
+    of the loopback too, which `address` names then.
+    """
+
+    def __init__(self, path: Path, credentials: grpc.ServerCredentials | None = None) -> None:
         self.path = path
         self.host = f"unix://{path}"
         self.services: dict[bytes, objects_pb2.Service] = {}
@@ -49,6 +53,7 @@ class FakeManager:
         self.progress: deque[list[api_pb2.ServiceProgress]] = deque()
         self.refuse: dict[str, deque[RefusalError]] = {}
         self.seen: list[tuple[str, Any]] = []
+        self.stale: set[str] = set()
         self.ready_message = ""
         self.hold = threading.Event()  # ends watches that have nothing more to say
         self.watching = threading.Event()
@@ -57,6 +62,10 @@ class FakeManager:
             functions = {name: self._handler(method) for name, method in table.items()}
             self._server.add_generic_rpc_handlers((rpc.service(table, functions),))
         self._server.add_insecure_port(f"unix:{path}")
+        self.address = ""
+        if credentials is not None:
+            port = self._server.add_secure_port("127.0.0.1:0", credentials)
+            self.address = f"127.0.0.1:{port}"
         self._server.start()
 
     def close(self) -> None:
@@ -70,6 +79,8 @@ class FakeManager:
         def prepare(request: Any, context: grpc.ServicerContext) -> None:
             if not method.client_streaming:
                 self.seen.append((method.name, request))
+            if ("warren-stale", "1") in context.invocation_metadata():
+                self.stale.add(method.name)
             pending = self.refuse.get(method.name)
             if pending:
                 _abort(context, pending.popleft())
