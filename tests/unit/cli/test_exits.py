@@ -45,6 +45,7 @@ FAILED = {
     "unknown_level",
     "unknown_method",
     "version_conflict",
+    "worker_only",
     "wrong_data_dir",
 }
 # Raised by the command line alone.
