@@ -39,10 +39,16 @@ _BACKOFF_LAST_S: Final = 1.0
 _QUIET_S: Final = 2.0
 _STALE_METADATA: Final = (("warren-stale", "1"),)
 
+# Of no use to ask the same host again; others may have a majority, or be managers at all.
+_HOPELESS: Final = frozenset({"no_quorum", "worker_only"})
 # Another host may do better at once.
-_ELSEWHERE: Final = frozenset(
-    {"unavailable", "no_leader", "not_leader", "no_quorum", "shutting_down", "outcome_unknown"}
-)
+_ELSEWHERE: Final = _HOPELESS | {
+    "unavailable",
+    "no_leader",
+    "not_leader",
+    "shutting_down",
+    "outcome_unknown",
+}
 # The same host may do better in a moment.
 _RETRIED: Final = _ELSEWHERE | {"handing_over", "overloaded"}
 # There may be no leader behind these either.
@@ -67,7 +73,7 @@ class _Troubles:
     def __init__(self, hosts_count: int) -> None:
         self._hosts_count = hosts_count
         self._failed: set[int] = set()
-        self._no_quorum: WarrenError | None = None
+        self._hopeless: WarrenError | None = None
         self._no_leader: WarrenError | None = None
         self._leaderless_since_s = 0.0
 
@@ -76,11 +82,11 @@ class _Troubles:
         if why.code not in _RETRIED:
             return why
         self._failed.add(host)
-        if why.code == "no_quorum":
-            self._no_quorum = why
-        # Managers on the other side of a partition may have a quorum: each is asked, but once.
-        if self._no_quorum is not None and len(self._failed) >= self._hosts_count:
-            return self._no_quorum
+        if why.code == "no_quorum" or (why.code == "worker_only" and self._hopeless is None):
+            self._hopeless = why
+        # Managers on the other side of a partition may have a majority: each is asked, but once.
+        if self._hopeless is not None and len(self._failed) >= self._hosts_count:
+            return self._hopeless
         return self._election(why)
 
     def _election(self, why: WarrenError) -> WarrenError | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from warren.errors import WarrenError
@@ -18,6 +19,7 @@ from warren import rpc
 from warren.cli.parse import address
 
 if TYPE_CHECKING:
+    from warren import tls
     from warren.cli.common import Settings
 
 __all__ = ["Connection", "Host", "parse"]
@@ -111,4 +113,56 @@ def _secure(host: Host, settings: Settings, timeout_s: float) -> grpc.Channel:
             f"{host.text} is reached with certificates only; name three files: --tls-ca, "
             "--tls-cert and --tls-key (WARREN_TLS_CA, WARREN_TLS_CERT, WARREN_TLS_KEY)",
         )
-    raise WarrenError("unavailable", f"cannot reach {host.text} yet ({timeout_s:g} s)")
+    from warren import tls
+    from warren.tls_files import Files
+
+    try:
+        material = tls.load(Files(*map(Path, files)))
+    except tls.TlsError as error:
+        raise WarrenError("invalid", str(error)) from None
+    _probe_manager(host, material, timeout_s)
+    target = f"[{host.address[0]}]" if ":" in host.address[0] else host.address[0]
+    return grpc.secure_channel(
+        f"{target}:{host.address[1]}",
+        material.channel_credentials(),
+        options=[*rpc.CLIENT_OPTIONS, *material.channel_options()],
+    )
+
+
+def _probe_manager(host: Host, material: tls.Material, timeout_s: float) -> None:
+    """Why no call could get through, which gRPC does not tell: it says "unavailable" of all."""
+    import ssl
+
+    from warren.tls import manager_host_name
+
+    context = material.ssl_context()
+    context.check_hostname = True
+    name = manager_host_name(material.identity.trust_domain)
+    try:
+        with (
+            socket.create_connection(host.address, timeout_s) as raw,
+            context.wrap_socket(raw, server_hostname=name) as secured,
+        ):
+            # A refusal of our certificate comes only behind the handshake: the end, not HTTP/2.
+            if not secured.recv(1):
+                raise ssl.SSLError(0, "it hung up")
+    except ssl.SSLCertVerificationError as error:
+        raise WarrenError(
+            "denied",
+            f"who answers at {host.text} is no manager of {material.identity.trust_domain} "
+            f"({error.verify_message}); is the address that of a manager's API, and --tls-ca the "
+            "CA of this cluster?",
+        ) from None
+    except ssl.SSLError as error:
+        why = getattr(error, "reason", None) or error.strerror or str(error)
+        raise WarrenError(
+            "denied",
+            f"{host.text} and this client do not accept each other ({why}); is the port "
+            "that of a manager's API, and --tls-cert issued by the CA that it trusts?",
+        ) from None
+    except OSError as error:
+        late = isinstance(error, TimeoutError)
+        why = "no answer in time" if late else error.strerror or str(error)
+        raise WarrenError(
+            "unavailable", f"no manager at {host.text} ({why}); is warrend running there?"
+        ) from None

@@ -82,6 +82,13 @@ def test_a_worker_joins(ctl: Run, manager: FakeManager) -> None:
     assert manager.requests("ListMembers") == []
 
 
+def test_a_worker_that_can_ask_no_manager_is_ready_by_its_own_word(
+    ctl: Run, manager: FakeManager
+) -> None:
+    manager.refuse["GetNode"] = deque([RefusalError("worker_only", "this host is no manager")])
+    assert ctl("cluster", "join", "10.0.0.9:2377").code == 0
+
+
 def test_a_manager_joins_and_votes(ctl: Run, manager: FakeManager) -> None:
     answer = manager.ListMembers
     seen = 0

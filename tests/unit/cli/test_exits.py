@@ -45,7 +45,6 @@ FAILED = {
     "unknown_level",
     "unknown_method",
     "version_conflict",
-    "worker_only",
     "wrong_data_dir",
 }
 # Raised by the command line alone.
@@ -73,6 +72,7 @@ def test_every_code_is_decided_upon() -> None:
         ("not_found", 4),
         ("name_taken", 5),
         ("already_in_cluster", 5),
+        ("worker_only", 3),
         ("denied", 6),
         ("interrupted", 130),
         ("no_space", 1),

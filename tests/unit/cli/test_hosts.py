@@ -124,6 +124,14 @@ def test_another_host_may_have_the_majority(
     assert len(manager.requests("ListNodes")) == 1
 
 
+def test_a_worker_is_asked_once(ctl: Run, manager: FakeManager, others: list[FakeManager]) -> None:
+    manager.refuse["ListNodes"] = trouble("worker_only", "this host is no manager; ask one")
+    assert ctl("node", "ls", "--host", named(manager, *others)).code == 0
+    done = ctl("node", "ls")
+    assert (done.code, done.err) == (3, "warrenctl: this host is no manager; ask one\n")
+    assert len(manager.requests("ListNodes")) == 2
+
+
 def test_where_the_others_are_gone_who_is_missing_is_what_is_said(
     ctl: Run, manager: FakeManager, others: list[FakeManager]
 ) -> None:
