@@ -191,27 +191,23 @@ class Client:
 
         After a failure that another host may not have, the next call goes to that one.
         """
-        call = self._connection().method(method)(
-            request, timeout=timeout_s, metadata=self._metadata()
-        )
         try:
-            yield from call
-        except grpc.RpcError as error:
-            why = rpc.failure(error)
+            call = self._reached().method(method)(
+                request, timeout=timeout_s, metadata=self._metadata()
+            )
+            try:
+                yield from call
+            except grpc.RpcError as error:
+                raise rpc.failure(error) from None
+            finally:
+                call.cancel()
+        except WarrenError as why:
             if method in rpc.MANAGER and why.code in _ELSEWHERE:
                 self._at = (self._at + 1) % len(self._hosts)
-            raise why from None
-        finally:
-            call.cancel()
+            raise
 
     def _attempt(self, method: str, request: Message, limit_s: float) -> Any:
-        try:
-            connection = self._connection()
-        except WarrenError as error:
-            if len(self._hosts) == 1:
-                raise
-            # Whatever is in the way, the others may be better.
-            raise WarrenError("unavailable", error.message) from None
+        connection = self._reached()
         timeout_s = min(limit_s, self.deadline.remaining_s())
         try:
             return connection.method(method)(request, timeout=timeout_s, metadata=self._metadata())
@@ -220,6 +216,15 @@ class Client:
 
     def _metadata(self) -> tuple[tuple[str, str], ...]:
         return _STALE_METADATA if self.settings.stale else ()
+
+    def _reached(self) -> hosts.Connection:
+        try:
+            return self._connection()
+        except WarrenError as error:
+            if len(self._hosts) == 1:
+                raise
+            # Whatever is in the way, the others may be better.
+            raise WarrenError("unavailable", error.message) from None
 
     def _connection(self) -> hosts.Connection:
         known = self._open.get(self._at)

@@ -83,7 +83,7 @@ def resources(message: objects_pb2.Resources) -> ResourcesView:
 
 def members(answer: api_pb2.ListMembersResponse, node_names: Mapping[str, str]) -> list[MemberView]:
     """The members of consensus, the leader first, then by name. `node_names`: by id."""
-    # Only the leader knows how far the others are, and whether they are there.
+    # The leader alone knows how far the others are, and whether they are there.
     told_by_leader = any(each.match_index for each in answer.members)
     views = [
         _member(each, node_names, answer.last_index if told_by_leader else None)
@@ -96,6 +96,13 @@ def _member(
     view: api_pb2.MemberView, node_names: Mapping[str, str], last_index: int | None
 ) -> MemberView:
     member, node_id = view.member, view.member.node_id.hex()
+    if view.leader:
+        lag: int | None = 0
+        active: bool | None = True
+    elif last_index is None:
+        lag, active = None, None
+    else:
+        lag, active = max(0, last_index - view.match_index), view.recent_active
     plain = "voter" if view.voter else "learner"
     return MemberView(
         # 64 bits are more than some readers of JSON keep.
@@ -106,8 +113,8 @@ def _member(
         wanted="voter" if member.voter else "learner",
         address=member.address,
         api_address=member.api_address or None,
-        lag=None if last_index is None else max(0, last_index - view.match_index),
-        active=None if last_index is None else view.recent_active,
+        lag=lag,
+        active=active,
         release=view.release or None,
         added_at=time_text(member.added_at_ms),
     )

@@ -71,11 +71,17 @@ def until(client: Client, missing: Callable[[], str], *, what: str, so_far: str,
     `what`: who is waited for; `so_far`: what has been done already; `look`: the command that shows
     how it went on. Raises WarrenError `timeout` at the client's deadline, `interrupted` on Ctrl-C.
     """
-    why = "the daemon does not answer"
+    why = ""
     try:
         with Progress(client.settings) as progress:
             while client.deadline.remaining_s() > 0:
-                why = missing()
+                try:
+                    why = missing()
+                except WarrenError as error:
+                    # The last look is cut short by the deadline: that is not what failed.
+                    if client.deadline.remaining_s() > 0 and error.code not in _PASSING:
+                        raise
+                    why = error.message
                 if not why:
                     return
                 progress.say(f"waiting for {what}: {why}")

@@ -53,8 +53,9 @@ def test_what_the_leader_alone_knows_is_null_elsewhere(ctl: Run, three: FakeMana
     for each in three.members:
         each.match_index = 0
         each.recent_active = each.member.id == 5
-    for view in yaml.safe_load(ctl("cluster", "members", "--format=yaml").out):
-        assert (view["lag"], view["active"]) == (None, None)
+    leader, *others = yaml.safe_load(ctl("cluster", "members", "--format=yaml").out)
+    assert (leader["lag"], leader["active"]) == (0, True)
+    assert [(view["lag"], view["active"]) for view in others] == [(None, None)] * 2
 
 
 def test_info_counts_them(ctl: Run, three: FakeManager) -> None:

@@ -99,6 +99,17 @@ def test_a_daemon_that_dies_between_two_calls(
     assert others[0].requests("ListMembers")
 
 
+def test_a_wait_goes_on_at_the_next_host(
+    ctl: Run, manager: FakeManager, others: list[FakeManager]
+) -> None:
+    manager.refuse["WatchService"] = deque([GONE] * LONG)
+    others[0].services = manager.services
+    done = ctl("--host", named(manager, *others), "service", "create", "web", "--image=tiny:1")
+    assert done.code == 0, done.err
+    assert len(manager.requests("WatchService")) == 1
+    assert len(others[0].requests("WatchService")) == 1
+
+
 # -- without a majority, without a leader --------------------------------------------------------
 
 
