@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from warren.cli import views
+from warren.errors import WarrenError
 from warren.pb.v1 import api_pb2
 
 if TYPE_CHECKING:
@@ -41,7 +42,14 @@ def not_voting(client: Client, member_id: int) -> str:
 
 def not_gone(client: Client, node_id: bytes) -> str:
     """Why a node still is a manager; empty when it is none."""
-    left = [each for each in _asked(client).members if each.member.node_id == node_id]
+    try:
+        answer = _asked(client)
+    except WarrenError as error:
+        # Who could be asked before was the node itself.
+        if error.code in ("worker_only", "member_removed"):
+            return ""
+        raise
+    left = [each for each in answer.members if each.member.node_id == node_id]
     return f"member {left[0].member.id} is still there" if left else ""
 
 

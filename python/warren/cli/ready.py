@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["wait_ready", "wait_votes"]
 
 # A daemon that opens its log answers these for a moment.
-_NOT_YET: Final = frozenset({"not_found", "not_in_cluster"})
+_NOT_YET: Final = frozenset({"not_found", "not_in_cluster", "worker_only"})
 
 
 def wait_ready(client: Client, node_id: bytes, so_far: str) -> None:
@@ -37,7 +37,7 @@ def wait_votes(client: Client, member_id: int, so_far: str) -> None:
         except WarrenError as error:
             if error.code not in _NOT_YET:
                 raise
-            return "the manager has not started yet"
+            return "it has not started yet"
 
     wait.until(
         client,

@@ -110,6 +110,14 @@ def test_a_manager_joins_and_votes(ctl: Run, manager: FakeManager) -> None:
     assert (request.address, request.manager) == ("[fd00::9]:2377", True)
 
 
+def test_a_manager_that_has_not_started_yet(ctl: Run, manager: FakeManager) -> None:
+    for method in ("GetNode", "ListMembers"):
+        manager.refuse[method] = deque([RefusalError("worker_only", "starting; ask again")] * 2)
+    done = ctl("cluster", "join", "a:2377", "--role=manager")
+    assert done.code == 0, done.err
+    assert done.err == "waiting for the manager: it has not started yet\n"
+
+
 def test_joining_for_programs(ctl: Run, manager: FakeManager) -> None:
     words = ("cluster", "join", "a:2377", "--role=manager", "--detach", "--format=json")
     assert json.loads(ctl(*words).out) == {
@@ -250,6 +258,12 @@ def test_demote_waits_until_it_has_gone(ctl: Run, three: FakeManager) -> None:
     assert (done.code, done.out) == (0, "node a is a worker\n")
     first, second = three.requests("DemoteNode")
     assert first == second
+
+
+@pytest.mark.parametrize("code", ["worker_only", "member_removed"])
+def test_a_node_that_demotes_itself(ctl: Run, three: FakeManager, code: str) -> None:
+    three.refuse["ListMembers"] = deque([RefusalError(code, "this host is no manager; ask one")])
+    assert ctl("node", "demote", "a").code == 0
 
 
 def test_demote_that_goes_on(ctl: Run, three: FakeManager) -> None:
