@@ -30,10 +30,10 @@ LEAVE_TIMEOUT_S: Final = 120.0
 @common_options
 @click.pass_obj
 def join(settings: Settings, address: tuple[str, int], role: str, detach: bool) -> None:
-    """Make this host a part of the cluster that a manager belongs to.
+    """Make this host a part of a cluster.
 
-    HOST:PORT is the API of any of its managers. Waits until this node is ready and, as a manager,
-    votes. Its daemon needs certificates. Repeating it goes on where it stopped.
+    HOST:PORT is the API of any of the cluster's managers. Waits until this node is ready and, as a
+    manager, votes. Its daemon needs certificates. Repeating it goes on where it stopped.
     """
     from warren.cli import ready, render, shapes
     from warren.cli.client import Client
@@ -67,9 +67,10 @@ def join(settings: Settings, address: tuple[str, int], role: str, detach: bool) 
 @common_options
 @click.pass_obj
 def leave(settings: Settings, force: bool, yes: bool) -> None:
-    """Take this host out of its cluster; its containers are stopped and removed.
+    """Take this host out of its cluster.
 
-    A manager hands over what it manages first. Services get other containers elsewhere.
+    Its containers are stopped and removed; services get others elsewhere. A manager leaves
+    consensus first.
     """
     from warren.cli import render, shapes
     from warren.cli.client import Client

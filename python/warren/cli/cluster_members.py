@@ -26,7 +26,7 @@ _ID: Final = Parsed("id", parse.binary_id)
 @read_options
 @click.pass_obj
 def members(settings: Settings) -> None:
-    """List the members of consensus: the managers, who leads, and how far each is.
+    """List the managers as consensus has them.
 
     LAG counts the entries that a member lacks; the leader alone knows it.
     """
@@ -73,10 +73,11 @@ def add_member(
     api_address: tuple[str, int] | None,
     learner: bool,
 ) -> None:
-    """Enter a member of consensus by hand; `node promote` and `cluster join` do it by themselves.
+    """Enter a member of consensus by hand.
 
-    Of a node that the cluster knows, what is not said is taken from what its daemon says of itself.
-    It learns first and votes once it has caught up; does not wait for that.
+    For repairs: `node promote` and `cluster join` do it by themselves. Of a node that the cluster
+    knows, what is not said is taken from what its daemon says of itself. It learns first and votes
+    once it has caught up; does not wait for that.
     """
     from warren.cli import render, shapes
     from warren.cli.client import Client
@@ -126,9 +127,10 @@ def _described(client: Client, node: str) -> api_pb2.AddMemberRequest:
 @common_options
 @click.pass_obj
 def remove_member(settings: Settings, member: int) -> None:
-    """Take a member out of consensus, for good: `node demote` for one whose host is lost.
+    """Take a member out of consensus, for good.
 
-    ID as `cluster members` shows it. Done once a quorum knows it for good.
+    For one whose host is lost; others are demoted (`node demote`). ID as `cluster members` shows
+    it. Waits until a majority knows for good.
     """
     from warren.cli import render, shapes
     from warren.cli.client import Client
@@ -147,7 +149,10 @@ def remove_member(settings: Settings, member: int) -> None:
 @common_options
 @click.pass_obj
 def transfer_leadership(settings: Settings, to: str | None) -> None:
-    """Let another manager lead: that one, or whoever is the furthest."""
+    """Let another manager lead.
+
+    The one that is named, or whoever has the most of the log.
+    """
     from warren.cli import render, shapes
     from warren.cli.client import Client
     from warren.cli.members import all_members

@@ -153,15 +153,15 @@ def common_options(function: F) -> F:
             callback=_duration,
             help="Give up after this long, as in 90s or 5m.",
         ),
-        _file_option("tls-key", "Private key of that certificate, PEM."),
-        _file_option("tls-cert", "Certificate to show to HOST:PORT, PEM."),
-        _file_option("tls-ca", "Certificates of who signs managers' ones, PEM."),
+        _file_option("tls-key", "Its private key, PEM."),
+        _file_option("tls-cert", "Own certificate, PEM."),
+        _file_option("tls-ca", "CA of the managers, PEM."),
         click.option(
             "--host",
             metavar="ADDRESS,...",
             expose_value=False,
             callback=_keep,
-            help="Sockets or HOST:PORT of managers, asked in this order.  "
+            help="Daemons: unix:///path, or HOST:PORT of managers.  "
             f"[env: WARREN_HOST; default: {DEFAULT_HOST}]",
         ),
     ):

@@ -29,9 +29,9 @@ _NODES = click.argument("nodes", metavar="NODE...", nargs=-1, required=True)
 @common_options
 @click.pass_obj
 def promote(settings: Settings, nodes: tuple[str, ...], detach: bool) -> None:
-    """Make workers managers too, and wait until each votes.
+    """Make workers managers too.
 
-    A host can manage if its certificate says so.
+    Waits until each votes. A host can manage if its certificate says so.
     """
 
     def change(client: Client, node: objects_pb2.Node) -> tuple[NodeChanged, str]:
@@ -59,9 +59,9 @@ def promote(settings: Settings, nodes: tuple[str, ...], detach: bool) -> None:
 @common_options
 @click.pass_obj
 def demote(settings: Settings, nodes: tuple[str, ...], detach: bool) -> None:
-    """Make managers workers only, and wait until they have left consensus.
+    """Make managers workers only.
 
-    The leader hands the lead over first.
+    Waits until they have left consensus. The leader hands the lead over first.
     """
 
     def change(client: Client, node: objects_pb2.Node) -> tuple[NodeChanged, str]:
@@ -90,10 +90,10 @@ def demote(settings: Settings, nodes: tuple[str, ...], detach: bool) -> None:
 @common_options
 @click.pass_obj
 def remove(settings: Settings, nodes: tuple[str, ...], force: bool) -> None:
-    """Take nodes out of the cluster; what they ran is started elsewhere.
+    """Take nodes out of the cluster.
 
-    For hosts that are lost: one that is up leaves by itself (`cluster leave`, typed there). A
-    removed one is refused until it joins anew.
+    What they ran is started elsewhere. For hosts that are lost: one that is up leaves by itself
+    (`cluster leave`, typed there). A removed one is refused until it joins anew.
     """
 
     def change(client: Client, node: objects_pb2.Node) -> tuple[NodeRemoved, str]:
