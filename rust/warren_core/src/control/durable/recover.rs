@@ -31,7 +31,7 @@ pub fn recover(
     options: wal::Options,
 ) -> Result<Option<Found>, Error> {
     let dir = log_dir(raft_dir);
-    let (wal, found) = match Wal::open(disk.clone(), &dir, options) {
+    let (mut wal, found) = match Wal::open(disk.clone(), &dir, options) {
         Ok(opened) => opened,
         Err(WalError::NotFound { .. }) => return Ok(None),
         Err(WalError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {
@@ -45,6 +45,11 @@ pub fn recover(
     let snapshots = Snapshots::new(disk, raft_dir);
     let (state, snapshot) = newest(&snapshots, &identity, Index(marked_index), &mut warnings)?;
     let covered = snapshot.as_ref().map_or(0, |(at, _)| at.index.0);
+    if let Some((at, _)) = snapshot.as_ref().filter(|_| covered > wal.last_index()) {
+        // Whoever wrote the snapshot died before the marker: what follows would leave a gap.
+        let marked = wal.compact(at.index.0, at.term.0);
+        marked.map_err(|error| refusal(&dir, error))?;
+    }
     let entries = found.entries.into_iter();
     let entries = entries
         .filter(|entry| entry.index > covered)
