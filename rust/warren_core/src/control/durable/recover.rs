@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::super::{Identity, Level, LogLine, Recovered};
-use super::{Snapshots, identity, log_dir, refusal};
+use super::{Snapshots, identity, log_dir, refusal, rewrite};
 use crate::error::Error;
 use crate::fsm::State;
 use crate::ids::Index;
@@ -30,6 +30,7 @@ pub fn recover(
     raft_dir: &Path,
     options: wal::Options,
 ) -> Result<Option<Found>, Error> {
+    rewrite::finish(&disk, raft_dir, options)?;
     let dir = log_dir(raft_dir);
     let (mut wal, found) = match Wal::open(disk.clone(), &dir, options) {
         Ok(opened) => opened,
