@@ -17,6 +17,7 @@ __all__ = [
     "Core",
     "CoreError",
     "dump_log",
+    "inspect_backup",
     "verify_log",
 ]
 
@@ -43,8 +44,30 @@ class Core:
         advertise_addr: str,
         segment_bytes: int,
     ) -> Core: ...
+    @staticmethod
+    def restore(
+        raft_dir: str | PathLike[str],
+        node_id: bytes,
+        node_name: str,
+        advertise_addr: str,
+        segment_bytes: int,
+        *,
+        file: str | PathLike[str],
+        epoch_min: int,
+    ) -> bytes: ...
+    @staticmethod
+    def recover_quorum(
+        raft_dir: str | PathLike[str],
+        node_id: bytes,
+        node_name: str,
+        advertise_addr: str,
+        segment_bytes: int,
+    ) -> bytes: ...
     def fileno(self) -> int: ...
     def submit(self, identity: str, method: str, body: bytes, timeout_ms: int) -> int: ...
+    def backup(
+        self, identity: str, file: str | PathLike[str], timeout_ms: int, stale: bool
+    ) -> int: ...
     def subscribe(self, identity: str, method: str, body: bytes) -> int: ...
     def cancel(self, number: int) -> None: ...
     def drain(self, limit: int) -> list[tuple[int, int, bytes]]: ...
@@ -53,6 +76,7 @@ class Core:
     def metrics(self) -> bytes: ...
     def shutdown(self, timeout_ms: int) -> bool: ...
 
+def inspect_backup(file: str | PathLike[str]) -> bytes: ...
 def verify_log(wal_dir: str | PathLike[str]) -> dict[str, Any]: ...
 def dump_log(
     wal_dir: str | PathLike[str],

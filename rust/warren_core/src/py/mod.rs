@@ -2,6 +2,7 @@
 //!
 //! The interpreter lock is held across no wait.
 
+mod backup;
 mod log;
 
 use std::path::PathBuf;
@@ -63,6 +64,56 @@ impl Core {
         Ok(Self { host })
     }
 
+    /// Makes a cluster out of the backup at `file` in `raft_dir`, on which no core runs; open it
+    /// afterwards. What was done, encoded.
+    #[staticmethod]
+    #[pyo3(signature = (raft_dir, node_id, node_name, advertise_addr, segment_bytes, *,
+        file, epoch_min))]
+    #[expect(clippy::too_many_arguments, reason = "Python's keyword arguments")]
+    fn restore<'py>(
+        py: Python<'py>,
+        raft_dir: PathBuf,
+        node_id: &[u8],
+        node_name: String,
+        advertise_addr: String,
+        segment_bytes: u64,
+        file: PathBuf,
+        epoch_min: u64,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        let options = Options {
+            raft_dir,
+            node: NodeId::from_slice(node_id)?,
+            node_name,
+            advertise_addr,
+            segment_bytes,
+            peers: None,
+        };
+        backup::restore(py, &options, &file, epoch_min)
+    }
+
+    /// Makes the member in `raft_dir`, on which no core runs, the only one of its cluster; open it
+    /// afterwards. What was done, encoded.
+    #[staticmethod]
+    #[pyo3(signature = (raft_dir, node_id, node_name, advertise_addr, segment_bytes))]
+    fn recover_quorum<'py>(
+        py: Python<'py>,
+        raft_dir: PathBuf,
+        node_id: &[u8],
+        node_name: String,
+        advertise_addr: String,
+        segment_bytes: u64,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        let options = Options {
+            raft_dir,
+            node: NodeId::from_slice(node_id)?,
+            node_name,
+            advertise_addr,
+            segment_bytes,
+            peers: None,
+        };
+        backup::recover_quorum(py, &options)
+    }
+
     /// Readable when completions wait.
     fn fileno(&self) -> i32 {
         self.host.event_fd()
@@ -79,6 +130,20 @@ impl Core {
         self.host.check_process()?;
         let timeout = Duration::from_millis(timeout_ms);
         Ok(py.detach(|| self.host.submit(identity, method, body, timeout))?)
+    }
+
+    /// Starts to write a backup to `file`; answered with its encoded header.
+    fn backup(
+        &self,
+        py: Python<'_>,
+        identity: &str,
+        file: PathBuf,
+        timeout_ms: u64,
+        stale: bool,
+    ) -> PyResult<u64> {
+        self.host.check_process()?;
+        let timeout = Duration::from_millis(timeout_ms);
+        Ok(py.detach(|| self.host.backup(identity, &file, stale, timeout))?)
     }
 
     fn subscribe(
@@ -141,6 +206,7 @@ impl Core {
 #[pymodule]
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Core>()?;
+    module.add_function(wrap_pyfunction!(backup::inspect_backup, module)?)?;
     module.add_function(wrap_pyfunction!(log::verify_log, module)?)?;
     module.add_function(wrap_pyfunction!(log::dump_log, module)?)?;
     module.add("CoreError", module.py().get_type::<CoreError>())?;
