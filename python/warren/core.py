@@ -11,9 +11,9 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 from google.protobuf.message import DecodeError
@@ -22,7 +22,21 @@ from warren import _core
 from warren.errors import WarrenError
 from warren.pb.v1 import api_pb2
 
-__all__ = ["CODES", "Core", "LogFrame", "LogSink", "RaftHardState", "dump_log", "verify_log"]
+__all__ = [
+    "CODES",
+    "Core",
+    "Identity",
+    "LogFrame",
+    "LogSink",
+    "PeerSettings",
+    "RaftHardState",
+    "dump_log",
+    "inspect_backup",
+    "parse_identity",
+    "verify_log",
+]
+
+T = TypeVar("T")
 
 CODES: Final[tuple[str, ...]] = _core.CODES
 """Every code a refusal of the core can have."""
@@ -33,22 +47,48 @@ CLOSE_TIMEOUT_MS: Final = 4_000
 LogSink = Callable[[str, str, str, bytes], None]
 """Takes level, component, message and further fields as a JSON object."""
 
+# The directory is rewritten only once nothing runs on it; a large snapshot may be on its way.
+_END_TIMEOUT_MS: Final = 60_000
+_REWRITING: Final = ("shutting_down", "this manager begins a new epoch; try again when it is done")
+_JOINING: Final = ("no_leader", "this node is joining a cluster; try again in a few seconds")
 _SHUTTING_DOWN: Final = ("shutting_down", "the daemon is shutting down; try again when it is back")
+
+
+class PeerSettings(msgspec.Struct, frozen=True):
+    """How managers reach each other: over TLS, by certificates of the cluster's CA."""
+
+    listen: str  # address:port
+    address: str  # host:port that the others dial
+    ca: Path
+    cert: Path  # this node's, as a manager, followed by those between it and the CA
+    key: Path
+
+    def _arguments(self) -> dict[str, Any]:
+        return {
+            "peer_listen": self.listen,
+            "peer_address": self.address,
+            "tls_ca": self.ca,
+            "tls_cert": self.cert,
+            "tls_key": self.key,
+        }
 
 
 class Core:
     """A running core, tied to the event loop that opened it."""
 
-    def __init__(self, core: _core.Core, log: LogSink) -> None:
+    def __init__(self, core: _core.Core, log: LogSink, arguments: dict[str, Any]) -> None:
         """Use `open`."""
         self._core = core
         self._log = log
+        self._arguments = arguments
+        self._switching = asyncio.Lock()  # what ends the core, one after the other
+        self._away: tuple[str, str] | None = None  # why no core is there just now
+        self._tasks: set[asyncio.Task[Any]] = set()  # which the loop itself would forget
         self._loop = asyncio.get_running_loop()
         self._calls: dict[int, asyncio.Future[bytes]] = {}
         self._streams: dict[int, _Stream] = {}
         self._closed = False
-        self._fd = core.fileno()
-        self._loop.add_reader(self._fd, self._drain)
+        self._adopt(core)
 
     @classmethod
     async def open(
@@ -60,28 +100,131 @@ class Core:
         advertise_addr: str,
         segment_bytes: int,
         log: LogSink,
+        peers: PeerSettings | None = None,
     ) -> Core:
         """Recover what `raft_dir` holds and start.
 
         `raft_dir` exists and is locked by the caller; `node_id` is 32 hex digits;
-        `segment_bytes` is a multiple of 4,096 from 1 MiB to 1 GiB. WarrenError where the log is
-        damaged or the directory cannot be used.
+        `segment_bytes` is a multiple of 4,096 from 1 MiB to 1 GiB. Without `peers` nothing
+        listens, and there are no other members. WarrenError where the log is damaged, or the
+        directory or the certificate cannot be used.
         """
+        arguments: dict[str, Any] = {
+            "raft_dir": os.fspath(raft_dir),
+            "node_id": bytes.fromhex(node_id),
+            "node_name": node_name,
+            "advertise_addr": advertise_addr,
+            "segment_bytes": segment_bytes,
+        }
+        if peers is not None:
+            arguments |= peers._arguments()
+        return cls(await _started(lambda: _core.Core.open(**arguments)), log, arguments)
 
-        def start() -> _core.Core:
-            return _core.Core.open(
-                os.fspath(raft_dir),
-                bytes.fromhex(node_id),
-                node_name,
-                advertise_addr,
-                segment_bytes,
-            )
+    async def join(self, *, cluster_id: bytes, epoch: int, member_id: int, data_dir: bytes) -> None:
+        """Go on as the member of a cluster that has admitted this node.
 
+        For a core that belongs to no cluster. It ends, what waits for it is refused, and the joined
+        one takes its place in this object. WarrenError where the node cannot join; then the core
+        is as it was, or closed if it cannot be opened again. Not ended by a cancellation.
+        """
+        membership = {
+            "cluster_id": cluster_id,
+            "epoch": epoch,
+            "member_id": member_id,
+            "data_dir": data_dir,
+        }
+        await self._whole(self._join(membership))
+
+    async def _join(self, membership: dict[str, Any]) -> None:
+        async with self._switching:
+            self._check_open()
+            if self._core.status()["is_member"]:
+                raise WarrenError("already_in_cluster", "this node already belongs to a cluster")
+            arguments = self._arguments
+            self._away = _JOINING
+            try:
+                await self._end(_JOINING)
+                try:
+                    joined = await _started(lambda: _core.Core.join(**arguments, **membership))
+                except WarrenError:
+                    await self._reopen()
+                    raise
+                self._adopt(joined)
+            finally:
+                self._away = None
+
+    async def restore(self, file: Path, epoch_min: int = 0) -> bytes:
+        """Go on as the only member of the cluster in the backup at `file`.
+
+        For a core that belongs to no cluster; the new epoch is at least `epoch_min`. Answers with
+        an encoded `RestoreClusterResponse`. What waits for the core is refused. WarrenError where
+        the backup cannot be used; then the core is as it was, or closed if it cannot be opened
+        again. Not ended by a cancellation.
+        """
+        arguments = self._arguments_offline()
+
+        def rewrite() -> bytes:
+            return _core.restore_cluster(**arguments, file=os.fspath(file), epoch_min=epoch_min)
+
+        return await self._whole(self._rewrite(rewrite, joins=True))
+
+    async def recover_quorum(self) -> bytes:
+        """Go on as the only member of this member's cluster, which has lost its quorum.
+
+        Answers with an encoded `RecoverQuorumResponse`. Whether that is wise is not asked: see the
+        core's method `JudgeRecovery`. Otherwise as `restore`.
+        """
+        arguments = self._arguments_offline()
+        return await self._whole(
+            self._rewrite(lambda: _core.recover_quorum(**arguments), joins=False)
+        )
+
+    def _arguments_offline(self) -> dict[str, Any]:
+        names = ("raft_dir", "node_id", "node_name", "advertise_addr", "segment_bytes")
+        known = {name: self._arguments[name] for name in names}
+        return {**known, "peer_address": self._arguments.get("peer_address")}
+
+    async def _rewrite(self, rewrite: Callable[[], bytes], *, joins: bool) -> bytes:
+        async with self._switching:
+            self._check_open()
+            if joins and self._core.status()["is_member"]:
+                raise WarrenError("already_in_cluster", "this node already belongs to a cluster")
+            self._away = _REWRITING
+            try:
+                if not await self._end(_REWRITING, _END_TIMEOUT_MS):
+                    # Two on one directory would destroy it.
+                    self._closed = True
+                    raise WarrenError(
+                        "data_dir", "the core does not end; look at its disk, restart, try again"
+                    )
+                try:
+                    return await asyncio.to_thread(rewrite)
+                except _core.CoreError as error:
+                    raise _refusal(error) from None
+                finally:
+                    await self._reopen()
+            finally:
+                self._away = None
+
+    async def _whole(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run it to its end, also if whoever waits for it is cancelled."""
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return await asyncio.shield(task)
+
+    async def _reopen(self) -> None:
+        arguments = self._arguments
         try:
-            core = await asyncio.to_thread(start)
-        except _core.CoreError as error:
-            raise _refusal(error) from None
-        return cls(core, log)
+            self._adopt(await _started(lambda: _core.Core.open(**arguments)))
+        except WarrenError:
+            self._closed = True
+            raise
+
+    def _adopt(self, core: _core.Core) -> None:
+        self._core = core
+        self._fd = core.fileno()
+        self._loop.add_reader(self._fd, self._drain)
 
     async def call(self, identity: str, method: str, body: bytes, timeout_s: float) -> bytes:
         """The answer to one call; `outcome_unknown` if there is none within `timeout_s`."""
@@ -90,6 +233,25 @@ class Core:
             number = self._core.submit(identity, method, body, max(1, int(timeout_s * 1000)))
         except _core.CoreError as error:
             raise _refusal(error) from None
+        return await self._answer(number)
+
+    async def backup(
+        self, identity: str, file: Path, timeout_s: float, *, stale: bool = False
+    ) -> bytes:
+        """Write a backup to `file`, where nothing is yet: an encoded `BackupHeader`, once durable.
+
+        `timeout_s` bounds how long the newest state is waited for, not the writing. `stale`: of
+        this member's own state, which may be old, and needs no leader.
+        """
+        self._check_open()
+        timeout_ms = max(1, int(timeout_s * 1000))
+        try:
+            number = self._core.backup(identity, os.fspath(file), timeout_ms, stale)
+        except _core.CoreError as error:
+            raise _refusal(error) from None
+        return await self._answer(number)
+
+    async def _answer(self, number: int) -> bytes:
         answer: asyncio.Future[bytes] = self._loop.create_future()
         self._calls[number] = answer
         return await answer
@@ -106,18 +268,21 @@ class Core:
             while (item := await stream.next()) is not None:
                 yield item
         finally:
-            if self._streams.pop(number, None) is not None and not self._closed:
+            # Another core's stream may have the number by now.
+            if self._streams.get(number) is stream:
+                del self._streams[number]
                 self._core.cancel(number)
 
     def pulse(self) -> None:
         """Tell the core that the loop is alive; a few times a second."""
-        if not self._closed:
+        if not self._closed and self._away is None:
             self._core.pulse()
 
     def status(self) -> dict[str, Any]:
         """What health checks look at, without waiting on the core.
 
-        `in_cluster`, `leader` (this member serves), `term`, `last_index`, `applied_index`,
+        `is_member` (there is a log), `in_cluster` (and the cluster's state, which a member that has
+        just joined waits for), `leader` (this member serves), `term`, `last_index`, `applied_index`,
         `no_space` (writes are refused until there is room) and `stuck_ms`: how long the oldest
         unfinished work of disk or core has been waiting.
         """
@@ -129,23 +294,31 @@ class Core:
 
     async def close(self) -> None:
         """End the core and mark the log's clean end. What waits is refused; may be repeated."""
-        if self._closed:
-            return
-        self._closed = True
-        await asyncio.to_thread(self._core.shutdown, CLOSE_TIMEOUT_MS)
+        async with self._switching:
+            if self._closed:
+                return
+            self._closed = True
+            await self._end(_SHUTTING_DOWN)
+
+    async def _end(self, why: tuple[str, str], timeout_ms: int = CLOSE_TIMEOUT_MS) -> bool:
+        """False if it still runs after `timeout_ms`."""
+        ended = await asyncio.to_thread(self._core.shutdown, timeout_ms)
         self._drain()
         self._loop.remove_reader(self._fd)
         for answer in self._calls.values():
             if not answer.done():
-                answer.set_exception(WarrenError(*_SHUTTING_DOWN))
+                answer.set_exception(WarrenError(*why))
         for stream in self._streams.values():
-            stream.end(WarrenError(*_SHUTTING_DOWN))
+            stream.end(WarrenError(*why))
         self._calls.clear()
         self._streams.clear()
+        return ended
 
     def _check_open(self) -> None:
         if self._closed:
             raise WarrenError(*_SHUTTING_DOWN)
+        if self._away is not None:
+            raise WarrenError(*self._away)
 
     def _drain(self) -> None:
         # The eventfd stays readable while more waits: other callbacks get their turn in between.
@@ -166,6 +339,42 @@ class Core:
         level, component = fields.pop("level"), fields.pop("component")
         message = fields.pop("message")
         self._log(level, component, message, msgspec.json.encode(fields) if fields else b"")
+
+
+class Identity(msgspec.Struct, frozen=True, array_like=True):
+    """What a certificate says of its bearer."""
+
+    trust_domain: str  # the cluster's name, as its CA gave it
+    role: str  # manager, worker, client
+    name: str  # of managers and workers the node id, 32 hex digits
+
+
+def parse_identity(uri: str) -> Identity:
+    """The identity in a certificate's URI; WarrenError `invalid` where it is none."""
+    try:
+        return Identity(*_core.parse_spiffe(uri))
+    except _core.CoreError as error:
+        raise _refusal(error) from None
+
+
+async def _started(start: Callable[[], _core.Core]) -> _core.Core:
+    """In a thread of its own, since it reads the log."""
+    try:
+        return await asyncio.to_thread(start)
+    except _core.CoreError as error:
+        raise _refusal(error) from None
+
+
+def inspect_backup(file: Path) -> bytes:
+    """The encoded `BackupHeader` of the backup at `file`, all of which was read and is whole.
+
+    Blocks while it reads, without holding the interpreter's lock. WarrenError where it cannot be
+    used or read.
+    """
+    try:
+        return _core.inspect_backup(os.fspath(file))
+    except _core.CoreError as error:
+        raise _refusal(error) from None
 
 
 class RaftHardState(msgspec.Struct, frozen=True, array_like=True):
