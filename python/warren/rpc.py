@@ -97,6 +97,7 @@ STATUS_OF_CODE: Final[Mapping[str, grpc.StatusCode]] = {
     "level_not_reached": grpc.StatusCode.FAILED_PRECONDITION,
     "member_removed": grpc.StatusCode.FAILED_PRECONDITION,
     "wrong_data_dir": grpc.StatusCode.FAILED_PRECONDITION,
+    "node_removed": grpc.StatusCode.FAILED_PRECONDITION,
     # Refusals of single items at apply.
     "slot_taken": grpc.StatusCode.ABORTED,
     "node_not_eligible": grpc.StatusCode.FAILED_PRECONDITION,
@@ -108,6 +109,7 @@ STATUS_OF_CODE: Final[Mapping[str, grpc.StatusCode]] = {
     "internal": grpc.StatusCode.INTERNAL,
     "runtime_unavailable": grpc.StatusCode.UNAVAILABLE,
     "unavailable": grpc.StatusCode.UNAVAILABLE,
+    "worker_only": grpc.StatusCode.FAILED_PRECONDITION,
 }
 """Every code of a refusal, and the status that a client without our metadata sees."""
 
@@ -205,7 +207,9 @@ def status_of(code: str) -> grpc.StatusCode:
 
 async def abort(context: grpc.aio.ServicerContext[Any, Any], error: WarrenError) -> None:
     """End a call with a refusal. Does not return: gRPC raises through the handler."""
-    encoded = api_pb2.Error(code=error.code, message=error.message).SerializeToString()
+    encoded = api_pb2.Error(
+        code=error.code, message=error.message, leader_address=error.leader_address
+    ).SerializeToString()
     await context.abort(status_of(error.code), error.message, ((ERROR_METADATA_KEY, encoded),))
 
 
@@ -257,4 +261,4 @@ def _decoded(value: bytes) -> WarrenError | None:
         message = api_pb2.Error.FromString(value)
     except DecodeError:
         return None
-    return WarrenError(message.code, message.message)
+    return WarrenError(message.code, message.message, message.leader_address)

@@ -10,6 +10,8 @@ from msgspec import Struct
 
 __all__ = [
     "ClusterCreated",
+    "ClusterJoined",
+    "ClusterLeft",
     "ClusterView",
     "ContainerDetail",
     "ContainerSpecView",
@@ -17,9 +19,15 @@ __all__ = [
     "DaemonView",
     "ImageRemoved",
     "ImageView",
+    "Leadership",
     "LogLineView",
+    "MemberAdded",
+    "MemberRemoved",
+    "MemberView",
     "MountView",
+    "NodeChanged",
     "NodeDetail",
+    "NodeRemoved",
     "NodeView",
     "ResourcesView",
     "ServiceChanged",
@@ -40,6 +48,20 @@ class ResourcesView(Struct, frozen=True):
     memory_bytes: int
 
 
+class MemberView(Struct, frozen=True):
+    id: str
+    node_id: str
+    node: str | None
+    role: str
+    wanted: str
+    address: str
+    api_address: str | None
+    lag: int | None
+    active: bool | None
+    release: str | None
+    added_at: str | None
+
+
 class ClusterView(Struct, frozen=True):
     id: str
     epoch: int
@@ -58,11 +80,45 @@ class ClusterView(Struct, frozen=True):
     containers_running: int
     capacity: ResourcesView
     allocated: ResourcesView
+    leader: str | None
+    voters: int
+    learners: int
+    joint: bool
+    members: list[MemberView]
 
 
 class ClusterCreated(Struct, frozen=True):
     id: str
     node_id: str
+
+
+class ClusterJoined(Struct, frozen=True):
+    id: str
+    node_id: str
+    role: str
+    member_id: str | None
+
+
+class ClusterLeft(Struct, frozen=True):
+    node_id: str
+
+
+class MemberAdded(Struct, frozen=True):
+    id: str
+    node_id: str
+    cluster_id: str
+    epoch: int
+    api_addresses: list[str]
+
+
+class MemberRemoved(Struct, frozen=True):
+    id: str
+
+
+class Leadership(Struct, frozen=True):
+    member_id: str
+    node_id: str
+    node: str | None
 
 
 class ImageView(Struct, frozen=True):
@@ -96,6 +152,20 @@ class NodeView(Struct, frozen=True):
     warren_version: str
     containerd_version: str | None
     joined_at: str | None
+    member_id: str | None
+    voter: bool
+
+
+class NodeChanged(Struct, frozen=True):
+    id: str
+    name: str
+    role: str
+    member_id: str | None
+
+
+class NodeRemoved(Struct, frozen=True):
+    id: str
+    name: str
 
 
 class MountView(Struct, frozen=True):
@@ -120,6 +190,8 @@ class ContainerSpecView(Struct, frozen=True):
     workdir: str | None
     stop_timeout_ms: int
     labels: dict[str, str]
+    partition: str
+    partition_stop_after_ms: int | None
 
 
 class ServiceView(Struct, frozen=True):

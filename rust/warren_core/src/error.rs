@@ -8,7 +8,10 @@ use thiserror::Error as ThisError;
 pub enum Error {
     #[error("invalid {what}: {why}")]
     Invalid { what: &'static str, why: String },
-    #[error("no {kind} `{reference}`; `warrenctl {kind} ls` shows what there is")]
+    #[error(
+        "no {kind} `{reference}`; `warrenctl {}` shows what there is",
+        listed_by(kind)
+    )]
     NotFound {
         kind: &'static str,
         reference: String,
@@ -129,6 +132,14 @@ pub enum Error {
     NoCapacity,
     #[error("a state only moves forward")]
     StateWentBack,
+}
+
+/// The command that lists things of a kind.
+fn listed_by(kind: &str) -> String {
+    match kind {
+        "member" => "cluster members".to_owned(),
+        _ => format!("{kind} ls"),
+    }
 }
 
 impl Error {
