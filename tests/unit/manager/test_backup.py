@@ -33,7 +33,7 @@ class SlowCore:
         self.files.append(file)
         self.asked.set()
         await self.go.wait()
-        file.write_bytes(self.content)
+        await asyncio.to_thread(file.write_bytes, self.content)
         return b""
 
 
