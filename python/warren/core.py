@@ -226,11 +226,17 @@ class Core:
         self._fd = core.fileno()
         self._loop.add_reader(self._fd, self._drain)
 
-    async def call(self, identity: str, method: str, body: bytes, timeout_s: float) -> bytes:
-        """The answer to one call; `outcome_unknown` if there is none within `timeout_s`."""
+    async def call(
+        self, identity: str, method: str, body: bytes, timeout_s: float, *, stale: bool = False
+    ) -> bytes:
+        """The answer to one call; `outcome_unknown` if there is none within `timeout_s`.
+
+        `stale`: a read takes this member's own state, which may be old, and needs no leader.
+        """
         self._check_open()
+        timeout_ms = max(1, int(timeout_s * 1000))
         try:
-            number = self._core.submit(identity, method, body, max(1, int(timeout_s * 1000)))
+            number = self._core.submit(identity, method, body, timeout_ms, stale)
         except _core.CoreError as error:
             raise _refusal(error) from None
         return await self._answer(number)
@@ -281,10 +287,11 @@ class Core:
     def status(self) -> dict[str, Any]:
         """What health checks look at, without waiting on the core.
 
-        `is_member` (there is a log), `in_cluster` (and the cluster's state, which a member that has
-        just joined waits for), `leader` (this member serves), `term`, `last_index`, `applied_index`,
-        `no_space` (writes are refused until there is room) and `stuck_ms`: how long the oldest
-        unfinished work of disk or core has been waiting.
+        `is_member` (there is a log), `in_cluster` (and what the cluster is has reached it),
+        `leader` (this member serves), `has_leader` (it or another one leads),
+        `voters`, `term`, `last_index`, `applied_index`, `no_space` (writes are refused until there
+        is room), `removed` (the cluster does without this member: close it) and `stuck_ms`: how
+        long the oldest unfinished work of disk or core has been waiting.
         """
         return self._core.status()
 
@@ -493,7 +500,7 @@ def _decode(payload: bytes) -> WarrenError:
         error = api_pb2.Error.FromString(payload)
     except DecodeError:
         return WarrenError("internal", "the core's refusal cannot be read; is the build complete?")
-    return WarrenError(error.code, error.message)
+    return WarrenError(error.code, error.message, error.leader_address)
 
 
 def _refusal(error: _core.CoreError) -> WarrenError:

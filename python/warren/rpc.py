@@ -24,10 +24,13 @@ __all__ = [
     "CLIENT_OPTIONS",
     "DISPATCHER",
     "ERROR_METADATA_KEY",
+    "KEEPALIVE_OPTIONS",
     "MANAGER",
     "MESSAGE_LIMIT_BYTES",
     "NODE_LOCAL",
+    "ON_BEHALF_KEY",
     "SERVER_OPTIONS",
+    "STALE_KEY",
     "STATUS_OF_CODE",
     "Method",
     "Stub",
@@ -39,6 +42,10 @@ __all__ = [
 ]
 
 ERROR_METADATA_KEY: Final = "warren-error-bin"
+ON_BEHALF_KEY: Final = "warren-on-behalf-of"
+"""Metadata of a request that a manager forwards: who asked. Believed of managers only."""
+STALE_KEY: Final = "warren-stale"
+"""Metadata of a read, `1`: the manager's own state will do, which may be old."""
 
 MESSAGE_LIMIT_BYTES: Final = 4 * 1024 * 1024
 """Largest request. What is larger (archives, logs) streams in pieces."""
@@ -55,6 +62,9 @@ SERVER_OPTIONS: Final[Options] = [
     ("grpc.max_receive_message_length", _TRANSPORT_LIMIT_BYTES),
     ("grpc.max_send_message_length", _ANSWER_LIMIT_BYTES),
     ("grpc.so_reuseport", 0),
+    # `KEEPALIVE_OPTIONS` ask more often than a server takes unless told.
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 2_000),
+    ("grpc.keepalive_permit_without_calls", 1),
 ]
 
 CLIENT_OPTIONS: Final[Options] = [
@@ -66,6 +76,16 @@ CLIENT_OPTIONS: Final[Options] = [
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 500),
 ]
+
+KEEPALIVE_OPTIONS: Final[Options] = [
+    # A host that is cut off, or stopped, sends nothing that would end a connection.
+    ("grpc.keepalive_time_ms", 5_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.max_pings_without_data", 0),
+    # In fact how long one attempt to connect may take: a handshake between busy hosts.
+    ("grpc.min_reconnect_backoff_ms", 2_000),
+]
+"""For clients of other hosts, over `CLIENT_OPTIONS`."""
 
 STATUS_OF_CODE: Final[Mapping[str, grpc.StatusCode]] = {
     "invalid": grpc.StatusCode.INVALID_ARGUMENT,

@@ -28,17 +28,23 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class NodeLocal:
-    """The service of `node.proto`. ``describe`` tells what `GetDaemon` answers."""
+    """The service of `node.proto`. ``describe`` tells what `GetDaemon` answers; ``join`` and
+    ``leave`` change what this host is in its cluster.
+    """
 
     def __init__(
         self,
         images: Images,
         log_root: Path,
         describe: Callable[[], Awaitable[node_pb2.GetDaemonResponse]],
+        join: Callable[[node_pb2.JoinClusterRequest], Awaitable[node_pb2.JoinClusterResponse]],
+        leave: Callable[[node_pb2.LeaveClusterRequest], Awaitable[None]],
     ) -> None:
         self._images = images
         self._log_root = log_root
         self._describe = describe
+        self._join = join
+        self._leave = leave
         self.loads = 0
 
     def handler(self) -> grpc.GenericRpcHandler:
@@ -51,6 +57,8 @@ class NodeLocal:
                 "RemoveImage": self.remove_image,
                 "Logs": self.logs,
                 "GetDaemon": self.get_daemon,
+                "JoinCluster": self.join_cluster,
+                "LeaveCluster": self.leave_cluster,
             },
         )
 
@@ -120,6 +128,27 @@ class NodeLocal:
     ) -> node_pb2.GetDaemonResponse:
         """Who answers, and whether it is ready."""
         return await self._describe()
+
+    async def join_cluster(
+        self, request: node_pb2.JoinClusterRequest, context: Context
+    ) -> node_pb2.JoinClusterResponse:
+        """Makes this host a part of a cluster; goes on if the caller has gone."""
+        try:
+            return await asyncio.shield(asyncio.ensure_future(self._join(request)))
+        except _EXPECTED as error:
+            await _abort(context, error)
+            raise
+
+    async def leave_cluster(
+        self, request: node_pb2.LeaveClusterRequest, context: Context
+    ) -> node_pb2.LeaveClusterResponse:
+        """Takes this host out of its cluster; goes on if the caller has gone."""
+        try:
+            await asyncio.shield(asyncio.ensure_future(self._leave(request)))
+        except _EXPECTED as error:
+            await _abort(context, error)
+            raise
+        return node_pb2.LeaveClusterResponse()
 
 
 async def _next(

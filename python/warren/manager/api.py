@@ -16,7 +16,8 @@ import grpc
 
 from warren import rpc
 from warren.errors import WarrenError
-from warren.manager.core_port import LOCAL, CorePort
+from warren.manager.forward import Forwarder
+from warren.manager.identity import Identify
 
 __all__ = ["API_METHODS", "ApiCounts", "Observe", "service"]
 
@@ -40,12 +41,13 @@ class ApiCounts(Protocol):
 
 
 def service(
-    core: CorePort,
+    core: Forwarder,
+    identify: Identify,
     counts: ApiCounts,
     succeeded: Mapping[str, Observe],
     after: Mapping[str, Callable[[], Awaitable[None]]],
 ) -> grpc.GenericRpcHandler:
-    """The gRPC service `warren.v1.Manager` over `core`.
+    """The gRPC service `warren.v1.Manager` over `core`, for those whom `identify` knows.
 
     `succeeded`: by method, where the seconds of calls that were not refused also go.
     `after`: by method, what is awaited after such a call, before it is answered.
@@ -54,14 +56,16 @@ def service(
     for name, method in rpc.MANAGER.items():
         count = counts.method(name)
         if method.server_streaming:
-            functions[name] = _streaming(core, name, count)
+            functions[name] = _streaming(core, identify, name, count)
         else:
-            functions[name] = _unary(core, name, count, succeeded.get(name), after.get(name))
+            observe, then = succeeded.get(name), after.get(name)
+            functions[name] = _unary(core, identify, name, count, observe, then)
     return rpc.service(rpc.MANAGER, functions, raw=True)
 
 
 def _unary(
-    core: CorePort,
+    core: Forwarder,
+    identify: Identify,
     name: str,
     count: _MethodCount,
     succeeded: Observe | None,
@@ -71,7 +75,7 @@ def _unary(
         began = time.perf_counter()
         try:
             _check_size(name, request)
-            answer = await core.call(LOCAL, name, request, timeout_s(context))
+            answer = await core.call(identify(context), name, request, timeout_s(context))
             if after is not None:
                 await after()
         except Exception as error:
@@ -88,13 +92,13 @@ def _unary(
 
 
 def _streaming(
-    core: CorePort, name: str, count: _MethodCount
+    core: Forwarder, identify: Identify, name: str, count: _MethodCount
 ) -> Callable[[bytes, Context], AsyncIterator[bytes]]:
     async def handle(request: bytes, context: Context) -> AsyncIterator[bytes]:
         began = time.perf_counter()
         try:
             _check_size(name, request)
-            async with aclosing(core.stream(LOCAL, name, request)) as items:
+            async with aclosing(core.stream(identify(context), name, request)) as items:
                 async for item in items:
                     yield item
         except (asyncio.CancelledError, GeneratorExit):

@@ -14,13 +14,18 @@ LOCAL = "local"
 class CorePort(Protocol):
     """The core, as `warren.core.Core` is it. Refusals are `WarrenError`."""
 
-    async def call(self, identity: str, method: str, body: bytes, timeout_s: float) -> bytes: ...
+    async def call(
+        self, identity: str, method: str, body: bytes, timeout_s: float, *, stale: bool = False
+    ) -> bytes: ...
 
     def stream(self, identity: str, method: str, body: bytes) -> AsyncGenerator[bytes, None]: ...
 
 
 class OpenCore(CorePort, Protocol):
     """A core that runs, as the daemon holds it."""
+
+    async def join(self, *, cluster_id: bytes, epoch: int, member_id: int, data_dir: bytes) -> None:
+        """Go on as that member of a cluster; for a core that belongs to none."""
 
     def pulse(self) -> None:
         """The event loop is alive: liveness time counts only while this is called."""

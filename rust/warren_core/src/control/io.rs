@@ -160,6 +160,8 @@ pub struct Stop {
     pub why: String,
     /// What is on the disk is evidence.
     pub keep_logs: bool,
+    /// Nothing is broken: the others have removed this member, and do without it for good.
+    pub removed: bool,
 }
 
 /// Whose log is to be created.

@@ -389,6 +389,11 @@ impl Member {
     fn stop(&mut self, why: String, keep_logs: bool, out: &mut Outputs) {
         self.stopped = true;
         out.log(Level::Warning, "control", format!("stopping: {why}"));
-        out.stop = Some(Stop { why, keep_logs });
+        let removed = false;
+        out.stop = Some(Stop {
+            why,
+            keep_logs,
+            removed,
+        });
     }
 }

@@ -308,7 +308,11 @@ impl Core {
             let _ = self.files.send(job);
         }
         if let Some(stop) = outputs.stop {
-            fatal::die("control", &stop.why);
+            if !stop.removed {
+                fatal::die("control", &stop.why);
+            }
+            // The daemon closes this core, and goes on as what its node still is.
+            self.shared.removed.store(true, Ordering::Relaxed);
         }
         self.shared.metrics.samples(&outputs.samples);
         if let Some(identity) = outputs.create_log {

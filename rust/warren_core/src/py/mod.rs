@@ -14,6 +14,7 @@ use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyTuple};
 
+use crate::control::Consistency;
 use crate::error::Error;
 use crate::host::{CALLS_MAX, Host, Kind, Options, REQUEST_BYTES_MAX, STREAMS_MAX};
 use crate::ids::NodeId;
@@ -113,6 +114,8 @@ impl Core {
         self.host.event_fd()
     }
 
+    /// `stale`: a read may see this member's own state, which may be old.
+    #[pyo3(signature = (identity, method, body, timeout_ms, stale))]
     fn submit(
         &self,
         py: Python<'_>,
@@ -120,10 +123,16 @@ impl Core {
         method: &str,
         body: &[u8],
         timeout_ms: u64,
+        stale: bool,
     ) -> PyResult<u64> {
         self.host.check_process()?;
         let timeout = Duration::from_millis(timeout_ms);
-        Ok(py.detach(|| self.host.submit(identity, method, body, timeout))?)
+        let consistency = match stale {
+            true => Consistency::Stale,
+            false => Consistency::Linearizable,
+        };
+        let host = &self.host;
+        Ok(py.detach(|| host.submit_with(consistency, identity, method, body, timeout))?)
     }
 
     /// Starts to write a backup to `file`; answered with its encoded header.
@@ -180,6 +189,9 @@ impl Core {
         dict.set_item("is_member", status.is_member)?;
         dict.set_item("in_cluster", status.in_cluster)?;
         dict.set_item("leader", status.leader)?;
+        dict.set_item("has_leader", status.has_leader)?;
+        dict.set_item("voters", status.voters)?;
+        dict.set_item("removed", status.removed)?;
         dict.set_item("term", status.term)?;
         dict.set_item("last_index", status.last_index)?;
         dict.set_item("applied_index", status.applied_index)?;

@@ -314,11 +314,12 @@ impl Member {
         let me = self.identity.member.0;
         let since_ms = self.changes.gone_since_ms;
         if since_ms.is_some_and(|since_ms| now.mono_ms() >= since_ms + GONE_STAYS_MS) {
-            let why = format!(
-                "member {me} was removed from the cluster; move the data directory away and let the \
-                 host join anew"
-            );
+            let why =
+                format!("member {me} was removed from the cluster and is not needed any more");
             self.stop(why, false, out);
+            if let Some(stop) = &mut out.stop {
+                stop.removed = true;
+            }
         }
     }
 
