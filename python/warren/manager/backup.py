@@ -18,6 +18,7 @@ from typing import Final, Protocol
 from google.protobuf.message import DecodeError
 
 from warren.errors import WarrenError
+from warren.manager.identity import Caller
 from warren.pb.v1 import api_pb2
 
 __all__ = ["METHOD", "BackupCore", "Backups"]
@@ -51,8 +52,8 @@ class Backups:
         self._stall_s = stall_s
         self._busy = False
 
-    async def stream(self, identity: str, method: str, body: bytes) -> AsyncGenerator[bytes, None]:
-        """The encoded `BackupClusterChunk`s of a backup; as a stream of the core."""
+    async def stream(self, caller: Caller, method: str, body: bytes) -> AsyncGenerator[bytes, None]:
+        """The encoded `BackupClusterChunk`s of a backup; refusals are `WarrenError`."""
         try:
             request = api_pb2.BackupClusterRequest.FromString(body)
         except DecodeError:
@@ -65,7 +66,7 @@ class Backups:
         self._busy = True
         file = self._directory / f"backup-{secrets.token_hex(8)}"
         try:
-            await self._write(identity, file, stale=request.stale)
+            await self._write(caller.identity, file, stale=request.stale or caller.stale)
         except asyncio.CancelledError:
             raise  # what is being written is removed when it is there
         except BaseException:

@@ -100,7 +100,8 @@ fn the_lost_come_back_to_nothing() {
     for number in [2, 3] {
         let why = &cluster.hosts[&number].stop.as_ref().unwrap().why;
         assert!(why.contains("went on without this manager"), "{why}");
-        assert!(why.contains("warrenctl cluster join"), "{why}");
+        assert!(why.contains("warrenctl node promote"), "{why}");
+        assert!(cluster.hosts[&number].stop.as_ref().unwrap().removed);
     }
     assert!(
         cluster.hosts[&1]

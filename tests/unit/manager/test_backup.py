@@ -13,9 +13,11 @@ from tests.support.backups import founded
 from warren.core import inspect_backup
 from warren.errors import WarrenError
 from warren.manager.backup import CHUNK_BYTES, METHOD, Backups
+from warren.manager.identity import Caller
 from warren.pb.v1 import api_pb2
 
 DEADLINE_S = 10.0
+HERE = Caller("local")
 
 
 class SlowCore:
@@ -43,7 +45,7 @@ def left_in(directory: Path) -> list[str]:
 
 async def drained(backups: Backups) -> tuple[bytes, list[int]]:
     data, totals = b"", []
-    async with aclosing(backups.stream("local", METHOD, b"")) as chunks:
+    async with aclosing(backups.stream(HERE, METHOD, b"")) as chunks:
         async for chunk in chunks:
             message = api_pb2.BackupClusterChunk.FromString(chunk)
             assert 0 < len(message.data) <= CHUNK_BYTES
@@ -70,7 +72,7 @@ async def test_a_refusal_is_passed_on_and_the_next_one_is_served(tmp_path: Path)
     backups = Backups(core, tmp_path)
     for _ in range(2):
         with pytest.raises(WarrenError) as refused:
-            await anext(backups.stream("stranger", METHOD, b""))
+            await anext(backups.stream(Caller("stranger"), METHOD, b""))
         assert refused.value.code == "denied"
     await core.close()
 
@@ -79,10 +81,10 @@ async def test_one_at_a_time(tmp_path: Path) -> None:
     core = SlowCore()
     core.go.set()
     backups = Backups(core, tmp_path)
-    first = backups.stream("local", METHOD, b"")
+    first = backups.stream(HERE, METHOD, b"")
     await anext(first)
     with pytest.raises(WarrenError) as refused:
-        await anext(backups.stream("local", METHOD, b""))
+        await anext(backups.stream(HERE, METHOD, b""))
     assert refused.value.code == "overloaded"
     await first.aclose()
     data, totals = await drained(backups)
@@ -119,7 +121,7 @@ async def test_a_reader_that_takes_nothing_is_given_up(tmp_path: Path) -> None:
     backups = Backups(core, tmp_path, stall_s=0.05)
 
     async def stuck() -> None:
-        async with aclosing(backups.stream("local", METHOD, b"")) as chunks:
+        async with aclosing(backups.stream(HERE, METHOD, b"")) as chunks:
             async for _ in chunks:
                 await asyncio.Event().wait()
 

@@ -103,11 +103,13 @@ impl Member {
     pub(super) fn left_out(&mut self, header: &Header, out: &mut Outputs) {
         let why = format!(
             "the cluster went on without this manager: member {} is of epoch {}, this one of epoch \
-             {}. What it alone knows is lost to the cluster. Stop it, move the directory `raft` in \
-             its data directory away, start it, and let the host join anew with warrenctl cluster \
-             join",
+             {}, and what it alone knows is lost. Its host goes on as a worker; to let it manage \
+             again: warrenctl node promote",
             header.from.0, header.epoch, self.identity.epoch
         );
         self.stop(why, true, out);
+        if let Some(stop) = &mut out.stop {
+            stop.removed = true;
+        }
     }
 }
