@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from warren.cli.backup import backup, recover
 from warren.cli.cluster_join import join, leave
 from warren.cli.cluster_members import add_member, members, remove_member, transfer_leadership
 from warren.cli.common import Group, Settings, common_options, detach_option, read_options
@@ -16,7 +17,16 @@ def cluster() -> None:
     """Create, join and leave the cluster, look at it, and see to its managers."""
 
 
-for command in (add_member, join, leave, members, remove_member, transfer_leadership):
+for command in (
+    add_member,
+    backup,
+    join,
+    leave,
+    members,
+    recover,
+    remove_member,
+    transfer_leadership,
+):
     cluster.add_command(command)
 
 

@@ -9,9 +9,12 @@ from __future__ import annotations
 from msgspec import Struct
 
 __all__ = [
+    "BackupView",
     "ClusterCreated",
     "ClusterJoined",
     "ClusterLeft",
+    "ClusterRecovered",
+    "ClusterRestored",
     "ClusterView",
     "ContainerDetail",
     "ContainerSpecView",
@@ -21,6 +24,7 @@ __all__ = [
     "ImageView",
     "Leadership",
     "LogLineView",
+    "LostMemberView",
     "MemberAdded",
     "MemberRemoved",
     "MemberView",
@@ -119,6 +123,50 @@ class Leadership(Struct, frozen=True):
     member_id: str
     node_id: str
     node: str | None
+
+
+class BackupView(Struct, frozen=True):
+    file: str
+    size_bytes: int
+    format: int
+    cluster_id: str
+    epoch: int
+    index: int
+    term: int
+    created_at: str | None
+    release: str
+    feature_level: int
+    state_hash: str
+    services: int
+    nodes: int
+    containers: int
+    stale: bool
+
+
+class ClusterRestored(Struct, frozen=True):
+    id: str
+    epoch: int
+    member_id: str
+    node_id: str
+    index: int
+    term: int
+    backup: BackupView
+
+
+class LostMemberView(Struct, frozen=True):
+    id: str
+    node_id: str
+    address: str
+
+
+class ClusterRecovered(Struct, frozen=True):
+    id: str
+    epoch: int
+    member_id: str
+    last_index: int
+    last_term: int
+    commit_index: int
+    removed: list[LostMemberView]
 
 
 class ImageView(Struct, frozen=True):

@@ -97,6 +97,8 @@ pub enum Error {
         offset: u64,
         why: String,
     },
+    #[error("the backup cannot be used: {why}; take another copy of it, or another backup")]
+    BackupUnusable { why: String },
     #[error("this session has been replaced by a newer one; open a new one")]
     StaleSession,
     #[error("unknown method `{method}`; is the client newer than the daemon?")]
@@ -179,6 +181,7 @@ impl Error {
             Error::ShuttingDown => "shutting_down",
             Error::DataDir { .. } => "data_dir",
             Error::LogDamaged { .. } => "log_damaged",
+            Error::BackupUnusable { .. } => "backup_unusable",
             Error::StaleSession => "stale_session",
             Error::UnknownMethod { .. } => "unknown_method",
             Error::UnknownLevel { .. } => "unknown_level",
@@ -218,6 +221,7 @@ impl Error {
         "shutting_down",
         "data_dir",
         "log_damaged",
+        "backup_unusable",
         "stale_session",
         "unknown_method",
         "unknown_level",

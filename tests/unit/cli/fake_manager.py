@@ -15,7 +15,7 @@ from typing import Any
 import grpc
 
 from warren import rpc
-from warren.pb.v1 import api_pb2, node_pb2, objects_pb2
+from warren.pb.v1 import api_pb2, node_pb2, objects_pb2, snapshot_pb2
 
 NODE_ID = bytes([0xA0] * 16)
 OTHER_NODE_ID = bytes([0xB0] * 16)
@@ -49,6 +49,8 @@ class FakeManager:
         self.images: list[objects_pb2.NodeImage] = []
         self.members = [member(7, NODE_ID, leader=True, match_index=LAST_INDEX)]
         self.loaded = bytearray()
+        self.backup = b""
+        self.backup_total = 0  # what is said of its size; 0: the truth
         self.log_lines: list[node_pb2.LogLine] = []
         self.progress: deque[list[api_pb2.ServiceProgress]] = deque()
         self.refuse: dict[str, deque[RefusalError]] = {}
@@ -221,6 +223,15 @@ class FakeManager:
         view.spec.image = "docker.io/library/tiny:1"
         return api_pb2.GetContainerResponse(container=view)
 
+    def BackupCluster(
+        self, _: api_pb2.BackupClusterRequest
+    ) -> Iterator[api_pb2.BackupClusterChunk]:
+        total_bytes = self.backup_total or len(self.backup)
+        for start in range(0, len(self.backup), 100):
+            data = self.backup[start : start + 100]
+            yield api_pb2.BackupClusterChunk(data=data, total_bytes=total_bytes)
+            total_bytes = 0
+
     def _find(self, ref: str) -> objects_pb2.Service:
         for service in self.services.values():
             if ref in (service.spec.name, service.id.hex()):
@@ -246,6 +257,33 @@ class FakeManager:
             self.members.append(member(9, NODE_ID, match_index=LAST_INDEX))
         return node_pb2.JoinClusterResponse(
             cluster_id=CLUSTER_ID, node_id=NODE_ID, member_id=9 if request.manager else 0
+        )
+
+    def RestoreCluster(
+        self, requests: Iterator[node_pb2.RestoreClusterRequest]
+    ) -> Iterator[node_pb2.RestoreClusterResponse]:
+        uploaded = list(requests)
+        self.seen.append(("RestoreCluster", uploaded))
+        yield node_pb2.RestoreClusterResponse(
+            cluster_id=CLUSTER_ID,
+            epoch=max(2, uploaded[0].epoch_min),
+            member_id=7,
+            index=41,
+            term=2,
+            backup=snapshot_pb2.BackupHeader(cluster_id=CLUSTER_ID, epoch=1, index=40, services=3),
+        )
+
+    def RecoverQuorum(
+        self, request: node_pb2.RecoverQuorumRequest
+    ) -> node_pb2.RecoverQuorumResponse:
+        return node_pb2.RecoverQuorumResponse(
+            cluster_id=CLUSTER_ID,
+            epoch=1 if request.dry_run else 2,
+            member_id=7,
+            last_index=LAST_INDEX,
+            last_term=3,
+            commit_index=39,
+            removed=[member(8, OTHER_NODE_ID).member],
         )
 
     def LoadImage(

@@ -89,6 +89,9 @@ Fields may be added; none is renamed or removed within a major release.
 | `cluster add-member` | `MemberAdded` |
 | `cluster remove-member` | `MemberRemoved` |
 | `cluster transfer-leadership` | `Leadership` |
+| `cluster backup save`, `cluster backup inspect` | `BackupView` |
+| `cluster backup restore` | `ClusterRestored` |
+| `cluster recover` | `ClusterRecovered` |
 | `node ls` | list of `NodeView` |
 | `node inspect` | `NodeDetail` |
 | `node promote`, `node demote` | list of `NodeChanged` |

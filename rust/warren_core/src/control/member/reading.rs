@@ -273,6 +273,9 @@ impl Member {
     /// A small read is answered; of any other a reader thread has to, deadline or not.
     fn hand_over(&mut self, read: Read, stale: bool, out: &mut Outputs, calls: &mut Calls) {
         let Read(method, call) = read;
+        if method == Method::BackupCluster {
+            return self.hand_over_backup(call, stale, calls, out);
+        }
         if calls.close(call.id) {
             let view = self.view(method, &call.body, stale);
             let few = !stale && out.replies.len() < REPLIES_PER_STEP_MAX;
