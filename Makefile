@@ -14,7 +14,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .PHONY: help
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: setup
 setup: ## check prerequisites, then build everything into .venv; starts nothing
@@ -37,6 +37,16 @@ stop: ## stop what `make run` started and remove everything it left
 	@test -x $(PY) || { echo "nothing to stop: .venv is not there"; exit 0; }; \
 		$(PY) scripts/run_one_node.py stop
 
+.PHONY: cluster
+cluster: setup ## bring up MANAGERS=3 and WORKERS=3 on this machine, to play with (SIMULATED=1: no containerd)
+	@$(PY) -m scripts.cluster start --managers $(or $(MANAGERS),3) --workers $(or $(WORKERS),3) \
+		$(if $(SIMULATED),--simulated)
+
+.PHONY: cluster-stop
+cluster-stop: ## end what `make cluster` brought up and remove everything it left
+	@test -x $(PY) || { echo "nothing to stop: .venv is not there"; exit 0; }; \
+		$(PY) -m scripts.cluster stop
+
 .PHONY: test
 test: setup ## run all tests: Rust, Python, integration against real containerd
 	cargo test --workspace --locked --quiet
@@ -44,6 +54,7 @@ test: setup ## run all tests: Rust, Python, integration against real containerd
 		--test sim_smoke --test sim_directed
 	$(PY) -m pytest tests/contract tests/unit
 	$(PY) -m pytest tests/integration
+	$(PY) -m pytest tests/cluster
 
 .PHONY: check
 check: tools ## run all static checks

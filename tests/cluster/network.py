@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import os
 import queue
+import signal
 import socket
 import subprocess
 import sys
@@ -114,8 +115,8 @@ class Network:
         """No cut and no delay anywhere."""
         for host in self.addresses:
             _nft(self.namespace(host), "flush set inet cut sources")
-        for host in list(self._relays):
-            self.delay(host, 0)
+            if self._has_link(f"{host}-tap"):
+                self.delay(host, 0)
 
     def delay(self, host: str, ms: int) -> None:
         """Every packet from and to a host takes so much longer, one way; 0: not any more.
@@ -123,8 +124,7 @@ class Network:
         The kernel of many test machines has no netem. A relay between the host's port and the
         bridge holds frames back, checksums and segments as the kernel left them.
         """
-        if (relay := self._relays.pop(host, None)) is not None:
-            _end(relay)
+        if self._end_relay(host):
             # The kernel removes a tap without a holder in its own time.
             _until(lambda: not self._has_link(f"{host}-tap"), f"{host}'s tap to go")
             _ip(self.switch, f"link set dev {host} master lan")
@@ -141,6 +141,19 @@ class Network:
         _until(lambda: self._has_link(f"{host}-tap"), f"{host}'s relay to start")
         _ip(self.switch, f"link set dev {host}-tap master lan up")
 
+    def _end_relay(self, host: str) -> bool:
+        """Whether there was one: of this process, or of another that attached to this network."""
+        if (ours := self._relays.pop(host, None)) is not None:
+            ours.kill()
+            ours.wait(COMMAND_TIMEOUT_S)
+            return True
+        for pid in pids_in(self.switch):
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            if f"{host}-tap".encode() in words:
+                os.kill(pid, signal.SIGKILL)
+                return True
+        return False
+
     def _has_link(self, name: str) -> bool:
         done = subprocess.run(
             ["ip", "-n", self.switch, "link", "show", name],
@@ -152,9 +165,8 @@ class Network:
 
     def remove(self) -> None:
         """Ends relays and removes every namespace, and with them links, bridge and filters."""
-        for relay in self._relays.values():
-            _end(relay)
-        self._relays.clear()
+        for host in list(self._relays):
+            self._end_relay(host)
         remove_namespaces(self.tag)
 
 
@@ -242,11 +254,6 @@ def _run(*command: str, data: str = "") -> None:
     if done.returncode != 0:
         words = done.stderr.decode(errors="replace").strip()
         raise OSError(f"{' '.join(command)}: {words or f'exit {done.returncode}'}")
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    process.kill()
-    process.wait(COMMAND_TIMEOUT_S)
 
 
 def _until(holds: Callable[[], bool], what: str) -> None:
