@@ -5,8 +5,9 @@
         cluster.kill(leader)
         await cluster.wait_until(lambda: cluster.leader(other_than=leader), "another leads")
 
-Hosts are called m1, m2, … (managers, which are workers too) and w1, w2, … (workers only). Everything
-that a cluster makes is removed when the block ends, and it is checked that nothing is left.
+Hosts are called m1, m2, … (managers, which are workers too) and w1, w2, … (workers only).
+Everything that a cluster makes is removed when the block ends, and it is checked that nothing is
+left.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One host of a test cluster: a network namespace, a directory, and a `warrend` that lives there."""
+"""One host of a test cluster: a network namespace, a directory, and the `warrend` in them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import http.client
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -233,8 +234,6 @@ class Host:
 
     def tell(self, command: str) -> None:
         """Asks the test daemon for what cannot be done from outside: `block 10`, `end ID CODE`."""
-        import socket
-
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as control:
             control.sendto(command.encode(), os.fspath(self.place.folder / "control"))
 

@@ -1,7 +1,8 @@
 """Holds Ethernet frames back between an interface and a tap: `relay.py INTERFACE TAP MILLISECONDS`.
 
 Runs in the switch's namespace between a host's port and the bridge. Both sides carry the kernel's
-virtio header, so that a segment of 64 KiB and a checksum that is not filled in yet pass as they are.
+virtio header, so that a segment of 64 KiB and a checksum that is still to be filled in pass as they
+are.
 """
 
 from __future__ import annotations
