@@ -82,6 +82,10 @@ sim: ## simulate clusters for SECONDS=60 or HOURS=n; SEED=n replays one (VERBOSE
 	@$(SIM) $(SIM_LENGTH) $(if $(SEED),--seed $(SEED) $(if $(VERBOSE),--verbose) $(MUTANT),$(if \
 		$(HOURS),--hours $(HOURS),--seconds $(or $(SECONDS),60)) $(if $(FROM),--from $(FROM)))
 
+.PHONY: chaos
+chaos: setup ## a real cluster, and faults at random, for SECONDS=120; SEED=n begins as before
+	@$(PY) -m tests.cluster.chaos --seconds $(or $(SECONDS),120) $(if $(SEED),--seed $(SEED))
+
 .PHONY: mutants
 mutants: ## show that the simulator catches each planted fault (MUTANT=name for one)
 	@$(SIM) mutants $(MUTANT) --minutes $(or $(MINUTES),15)

@@ -30,13 +30,14 @@ from tests.cluster.disk import SmallDisk
 from tests.cluster.host import API_PORT, Host, Place
 from tests.cluster.network import Network
 from tests.cluster.waiting import T, wait_until
-from tests.support.containerd import Containerd, tiny_archive
+from tests.support.containerd import Containerd, runtime_tasks, tiny_archive
 from warren.pb.v1 import api_pb2, objects_pb2
 
 SEGMENT_BYTES: Final = 4 << 20
 DISK_MIB: Final = 64
 FORM_TIMEOUT_S: Final = 60.0
 LOG_TAIL_LINES: Final = 40
+READY: Final = objects_pb2.NODE_STATUS_READY
 
 Runtime = Literal["simulated", "containerd"]
 
@@ -254,6 +255,14 @@ class Cluster:
         """Its daemon runs and is not paused."""
         return self.hosts[host].alive and not self.hosts[host].paused
 
+    def running(self, host: str) -> dict[str, int]:
+        """What runs on a host, whatever its daemon knows: by container id, the attempt (simulated)
+        or the process id.
+        """
+        if self._containerd is None:
+            return self.hosts[host].running()
+        return runtime_tasks(self._containerd.address, self.hosts[host].place.namespace)
+
     async def leader(self, other_than: str = "") -> str:
         """The manager that leads in the highest term, "" if none says so."""
         names = [name for name in self.managers if self.up(name)]
@@ -279,8 +288,11 @@ class Cluster:
         """Every node of the cluster is ready, every manager votes and somebody leads."""
         client = self.any_client()
         nodes = await client.nodes()
+        # Ready, and described by itself: the founder is ready before its worker has said a word.
         ready = {
-            name for name, node in nodes.items() if node.status == objects_pb2.NODE_STATUS_READY
+            name
+            for name, node in nodes.items()
+            if node.status == READY and node.description.containerd_version
         }
         members = await client.members()
         voters = sum(view.voter and view.recent_active for view in members)

@@ -43,7 +43,7 @@ class Operation:
     value: str = ""
     #: The version that an update expects.
     expected: int = 0
-    #: "ok", "taken" (create), "conflict" (update), "absent" (get); "" where it is not known.
+    #: "ok", "taken" (create), "conflict" (update), "absent" (get, update); "": not known.
     outcome: str = ""
     #: What a successful call answered: the new version, or what was read.
     answer: State = None
@@ -68,6 +68,8 @@ class Operation:
         else:
             applies = state is not None and state[0] == self.expected
             made = (self.expected + 1, self.value)
+        if self.outcome == "absent":
+            return IMPOSSIBLE if state is not None else state
         if self.outcome in ("taken", "conflict"):
             return IMPOSSIBLE if applies else state
         # An unknown one that would change nothing need not be placed at all.
