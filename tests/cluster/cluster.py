@@ -66,6 +66,8 @@ class Cluster:
         self.hosts: dict[str, Host] = {}
         #: Seconds from nothing to every node ready and every manager voting.
         self.formed_s = 0.0
+        #: Managers that are not asked: demoted ones, or such as are in the minority.
+        self.aside: set[str] = set()
         self.tag = f"w{secrets.token_hex(2)}"
         # Short: a Unix socket's path has at most 107 bytes.
         self.root = root or Path(tempfile.mkdtemp(prefix="wk"))
@@ -244,8 +246,9 @@ class Cluster:
         return self._clients[key]
 
     def any_client(self) -> Client:
-        """Of a manager that runs."""
-        return self.local(next(name for name in self.managers if self.up(name)))
+        """Of a manager that runs and is not `aside`."""
+        names = (name for name in self.managers if self.up(name) and name not in self.aside)
+        return self.local(next(names))
 
     async def ctl(self, host: str, *args: str) -> tuple[int, str, str]:
         """`warrenctl ARGS` on a host; exit code, standard output, standard error."""
@@ -265,7 +268,7 @@ class Cluster:
 
     async def leader(self, other_than: str = "") -> str:
         """The manager that leads in the highest term, "" if none says so."""
-        names = [name for name in self.managers if self.up(name)]
+        names = [name for name in self.managers if self.up(name) and name not in self.aside]
         samples = await asyncio.gather(*(self.hosts[name].metrics() for name in names))
         leading = [
             (sample["warren_raft_term"], name)
