@@ -55,6 +55,7 @@ test: setup ## run all tests: Rust, Python, integration against real containerd
 	$(PY) -m pytest tests/contract tests/unit
 	$(PY) -m pytest tests/integration
 	$(PY) -m pytest tests/cluster
+	$(PY) -m tests.cluster.chaos --seconds $(or $(CHAOS_SECONDS),120)
 
 .PHONY: check
 check: tools ## run all static checks

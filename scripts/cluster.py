@@ -7,6 +7,7 @@
     python -m scripts.cluster delay HOST --ms 50             every packet, each way
     python -m scripts.cluster heal                           ends cuts and pauses
     python -m scripts.cluster stop                           ends and removes everything
+    python -m scripts.cluster sweep                          removes what killed tests left behind
 
 Hosts are m1, m2, … (managers, which are workers too) and w1, w2, … (workers only). Each has a
 network namespace with an address of its own; the machine's own interfaces are not touched. All is
@@ -46,6 +47,8 @@ def main() -> int:
             asyncio.run(start(options.managers, options.workers, simulated=options.simulated))
         elif options.verb == "stop":
             stop()
+        elif options.verb == "sweep":
+            sweep()
         else:
             fault(options.verb, options.hosts, options.ms)
     except (RunError, AssertionError, OSError) as failure:
@@ -58,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("verb", choices=["start", "stop", *FAULTS])
+    parser.add_argument("verb", choices=["start", "stop", "sweep", *FAULTS])
     parser.add_argument("hosts", nargs="*")
     parser.add_argument("--managers", type=int, default=3)
     parser.add_argument("--workers", type=int, default=3)
@@ -119,6 +122,13 @@ def stop() -> None:
     if left:
         raise RunError(f"left behind: {'; '.join(left)}")
     print(f"cluster: stopped; {STATE} is gone")
+
+
+def sweep() -> None:
+    """Removes test clusters whose process is gone."""
+    for root in remains.abandoned():
+        print(f"cluster: removing {root}")
+        remains.remove(root)
 
 
 def fault(verb: str, hosts: list[str], ms: int) -> None:

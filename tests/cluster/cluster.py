@@ -70,7 +70,7 @@ class Cluster:
         self.aside: set[str] = set()
         self.tag = f"w{secrets.token_hex(2)}"
         # Short: a Unix socket's path has at most 107 bytes.
-        self.root = root or Path(tempfile.mkdtemp(prefix="wk"))
+        self.root = root or Path(tempfile.mkdtemp(prefix=remains.PREFIX))
         self.network = Network(self.tag)
         self.authority = Authority()
         self._runtime = runtime

@@ -9,24 +9,29 @@ import json
 import os
 import shutil
 import signal
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from scripts.background import start_ticks
 from tests.cluster import network
 from tests.cluster.disk import mounts_below, unmount_below
 from tests.support import containerd as containerds
 from tests.support.containerd import Containerd
 
 NOTE: Final = "cluster.json"
+#: Of the directories of test clusters, in the system's place for temporary ones.
+PREFIX: Final = "wk"
 END_TIMEOUT_S: Final = 10.0
 
 
 def note(root: Path, tag: str, **more: Any) -> None:
     """Writes down what is needed to remove a cluster, before anything of it is made."""
     root.mkdir(parents=True, exist_ok=True)
-    (root / NOTE).write_text(json.dumps({"tag": tag, **more}, indent=1) + "\n")
+    owner = {"pid": os.getpid(), "start_ticks": start_ticks(os.getpid())}
+    (root / NOTE).write_text(json.dumps({"tag": tag, "owner": owner, **more}, indent=1) + "\n")
 
 
 def noted(root: Path) -> dict[str, Any]:
@@ -47,6 +52,16 @@ def remove(root: Path) -> None:
         unmount_below(root)
         network.remove_namespaces(tag)
     shutil.rmtree(root, ignore_errors=True)
+
+
+def abandoned() -> list[Path]:
+    """Directories of test clusters whose process is gone."""
+    found = []
+    for path in sorted(Path(tempfile.gettempdir()).glob(f"{PREFIX}*/{NOTE}")):
+        owner = noted(path.parent).get("owner")
+        if owner is None or start_ticks(owner["pid"]) != owner["start_ticks"]:
+            found.append(path.parent)
+    return found
 
 
 def left(root: Path, tag: str) -> list[str]:
@@ -91,18 +106,10 @@ def _remove_containerd(folder: Path, tag: str) -> None:
 
 def _until_ended(pid: int) -> None:
     deadline = time.monotonic() + END_TIMEOUT_S
-    while _is_running(pid):
+    while start_ticks(pid) is not None:
         if time.monotonic() > deadline:
             raise TimeoutError(f"process {pid} does not end")
         time.sleep(0.01)
-
-
-def _is_running(pid: int) -> bool:
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except FileNotFoundError:
-        return False
-    return stat.rpartition(")")[2].split()[0] != "Z"
 
 
 def _processes_of(root: Path) -> Iterator[tuple[int, list[str]]]:
