@@ -17,6 +17,7 @@ __all__ = [
     "Core",
     "CoreError",
     "dump_log",
+    "parse_spiffe",
     "verify_log",
 ]
 
@@ -42,6 +43,30 @@ class Core:
         node_name: str,
         advertise_addr: str,
         segment_bytes: int,
+        *,
+        peer_listen: str | None = None,
+        peer_address: str | None = None,
+        tls_ca: str | PathLike[str] | None = None,
+        tls_cert: str | PathLike[str] | None = None,
+        tls_key: str | PathLike[str] | None = None,
+    ) -> Core: ...
+    @staticmethod
+    def join(
+        raft_dir: str | PathLike[str],
+        node_id: bytes,
+        node_name: str,
+        advertise_addr: str,
+        segment_bytes: int,
+        *,
+        cluster_id: bytes,
+        epoch: int,
+        member_id: int,
+        data_dir: bytes,
+        peer_listen: str | None = None,
+        peer_address: str | None = None,
+        tls_ca: str | PathLike[str] | None = None,
+        tls_cert: str | PathLike[str] | None = None,
+        tls_key: str | PathLike[str] | None = None,
     ) -> Core: ...
     def fileno(self) -> int: ...
     def submit(self, identity: str, method: str, body: bytes, timeout_ms: int) -> int: ...
@@ -53,6 +78,7 @@ class Core:
     def metrics(self) -> bytes: ...
     def shutdown(self, timeout_ms: int) -> bool: ...
 
+def parse_spiffe(uri: str) -> tuple[str, str, str]: ...
 def verify_log(wal_dir: str | PathLike[str]) -> dict[str, Any]: ...
 def dump_log(
     wal_dir: str | PathLike[str],

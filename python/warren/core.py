@@ -22,7 +22,18 @@ from warren import _core
 from warren.errors import WarrenError
 from warren.pb.v1 import api_pb2
 
-__all__ = ["CODES", "Core", "LogFrame", "LogSink", "RaftHardState", "dump_log", "verify_log"]
+__all__ = [
+    "CODES",
+    "Core",
+    "Identity",
+    "LogFrame",
+    "LogSink",
+    "PeerSettings",
+    "RaftHardState",
+    "dump_log",
+    "parse_identity",
+    "verify_log",
+]
 
 CODES: Final[tuple[str, ...]] = _core.CODES
 """Every code a refusal of the core can have."""
@@ -33,22 +44,45 @@ CLOSE_TIMEOUT_MS: Final = 4_000
 LogSink = Callable[[str, str, str, bytes], None]
 """Takes level, component, message and further fields as a JSON object."""
 
+_JOINING: Final = ("no_leader", "this node is joining a cluster; try again in a few seconds")
 _SHUTTING_DOWN: Final = ("shutting_down", "the daemon is shutting down; try again when it is back")
+
+
+class PeerSettings(msgspec.Struct, frozen=True):
+    """How managers reach each other: over TLS, by certificates of the cluster's CA."""
+
+    listen: str  # address:port
+    address: str  # host:port that the others dial
+    ca: Path
+    cert: Path  # this node's, as a manager, followed by those between it and the CA
+    key: Path
+
+    def _arguments(self) -> dict[str, Any]:
+        return {
+            "peer_listen": self.listen,
+            "peer_address": self.address,
+            "tls_ca": self.ca,
+            "tls_cert": self.cert,
+            "tls_key": self.key,
+        }
 
 
 class Core:
     """A running core, tied to the event loop that opened it."""
 
-    def __init__(self, core: _core.Core, log: LogSink) -> None:
+    def __init__(self, core: _core.Core, log: LogSink, arguments: dict[str, Any]) -> None:
         """Use `open`."""
         self._core = core
         self._log = log
+        self._arguments = arguments
+        self._switching = asyncio.Lock()  # joining and closing, one after the other
+        self._joining = False
+        self._tasks: set[asyncio.Task[None]] = set()  # which the loop itself would forget
         self._loop = asyncio.get_running_loop()
         self._calls: dict[int, asyncio.Future[bytes]] = {}
         self._streams: dict[int, _Stream] = {}
         self._closed = False
-        self._fd = core.fileno()
-        self._loop.add_reader(self._fd, self._drain)
+        self._adopt(core)
 
     @classmethod
     async def open(
@@ -60,28 +94,74 @@ class Core:
         advertise_addr: str,
         segment_bytes: int,
         log: LogSink,
+        peers: PeerSettings | None = None,
     ) -> Core:
         """Recover what `raft_dir` holds and start.
 
         `raft_dir` exists and is locked by the caller; `node_id` is 32 hex digits;
-        `segment_bytes` is a multiple of 4,096 from 1 MiB to 1 GiB. WarrenError where the log is
-        damaged or the directory cannot be used.
+        `segment_bytes` is a multiple of 4,096 from 1 MiB to 1 GiB. Without `peers` nothing
+        listens, and there are no other members. WarrenError where the log is damaged, or the
+        directory or the certificate cannot be used.
         """
+        arguments: dict[str, Any] = {
+            "raft_dir": os.fspath(raft_dir),
+            "node_id": bytes.fromhex(node_id),
+            "node_name": node_name,
+            "advertise_addr": advertise_addr,
+            "segment_bytes": segment_bytes,
+        }
+        if peers is not None:
+            arguments |= peers._arguments()
+        return cls(await _started(lambda: _core.Core.open(**arguments)), log, arguments)
 
-        def start() -> _core.Core:
-            return _core.Core.open(
-                os.fspath(raft_dir),
-                bytes.fromhex(node_id),
-                node_name,
-                advertise_addr,
-                segment_bytes,
-            )
+    async def join(self, *, cluster_id: bytes, epoch: int, member_id: int, data_dir: bytes) -> None:
+        """Go on as the member of a cluster that has admitted this node.
 
+        For a core that belongs to no cluster. It ends, what waits for it is refused, and the joined
+        one takes its place in this object. WarrenError where the node cannot join; then the core
+        is as it was, or closed if it cannot be opened again. Not ended by a cancellation.
+        """
+        membership = {
+            "cluster_id": cluster_id,
+            "epoch": epoch,
+            "member_id": member_id,
+            "data_dir": data_dir,
+        }
+        task = asyncio.ensure_future(self._join(membership))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        await asyncio.shield(task)
+
+    async def _join(self, membership: dict[str, Any]) -> None:
+        async with self._switching:
+            self._check_open()
+            if self._core.status()["is_member"]:
+                raise WarrenError("already_in_cluster", "this node already belongs to a cluster")
+            arguments = self._arguments
+            self._joining = True
+            try:
+                await self._end(_JOINING)
+                try:
+                    joined = await _started(lambda: _core.Core.join(**arguments, **membership))
+                except WarrenError:
+                    await self._reopen()
+                    raise
+                self._adopt(joined)
+            finally:
+                self._joining = False
+
+    async def _reopen(self) -> None:
+        arguments = self._arguments
         try:
-            core = await asyncio.to_thread(start)
-        except _core.CoreError as error:
-            raise _refusal(error) from None
-        return cls(core, log)
+            self._adopt(await _started(lambda: _core.Core.open(**arguments)))
+        except WarrenError:
+            self._closed = True
+            raise
+
+    def _adopt(self, core: _core.Core) -> None:
+        self._core = core
+        self._fd = core.fileno()
+        self._loop.add_reader(self._fd, self._drain)
 
     async def call(self, identity: str, method: str, body: bytes, timeout_s: float) -> bytes:
         """The answer to one call; `outcome_unknown` if there is none within `timeout_s`."""
@@ -106,18 +186,21 @@ class Core:
             while (item := await stream.next()) is not None:
                 yield item
         finally:
-            if self._streams.pop(number, None) is not None and not self._closed:
+            # Another core's stream may have the number by now.
+            if self._streams.get(number) is stream:
+                del self._streams[number]
                 self._core.cancel(number)
 
     def pulse(self) -> None:
         """Tell the core that the loop is alive; a few times a second."""
-        if not self._closed:
+        if not self._closed and not self._joining:
             self._core.pulse()
 
     def status(self) -> dict[str, Any]:
         """What health checks look at, without waiting on the core.
 
-        `in_cluster`, `leader` (this member serves), `term`, `last_index`, `applied_index`,
+        `is_member` (there is a log), `in_cluster` (and the cluster's state, which a member that has
+        just joined waits for), `leader` (this member serves), `term`, `last_index`, `applied_index`,
         `no_space` (writes are refused until there is room) and `stuck_ms`: how long the oldest
         unfinished work of disk or core has been waiting.
         """
@@ -129,23 +212,29 @@ class Core:
 
     async def close(self) -> None:
         """End the core and mark the log's clean end. What waits is refused; may be repeated."""
-        if self._closed:
-            return
-        self._closed = True
+        async with self._switching:
+            if self._closed:
+                return
+            self._closed = True
+            await self._end(_SHUTTING_DOWN)
+
+    async def _end(self, why: tuple[str, str]) -> None:
         await asyncio.to_thread(self._core.shutdown, CLOSE_TIMEOUT_MS)
         self._drain()
         self._loop.remove_reader(self._fd)
         for answer in self._calls.values():
             if not answer.done():
-                answer.set_exception(WarrenError(*_SHUTTING_DOWN))
+                answer.set_exception(WarrenError(*why))
         for stream in self._streams.values():
-            stream.end(WarrenError(*_SHUTTING_DOWN))
+            stream.end(WarrenError(*why))
         self._calls.clear()
         self._streams.clear()
 
     def _check_open(self) -> None:
         if self._closed:
             raise WarrenError(*_SHUTTING_DOWN)
+        if self._joining:
+            raise WarrenError(*_JOINING)
 
     def _drain(self) -> None:
         # The eventfd stays readable while more waits: other callbacks get their turn in between.
@@ -166,6 +255,30 @@ class Core:
         level, component = fields.pop("level"), fields.pop("component")
         message = fields.pop("message")
         self._log(level, component, message, msgspec.json.encode(fields) if fields else b"")
+
+
+class Identity(msgspec.Struct, frozen=True, array_like=True):
+    """What a certificate says of its bearer."""
+
+    trust_domain: str  # the cluster's name, as its CA gave it
+    role: str  # manager, worker, client
+    name: str  # of managers and workers the node id, 32 hex digits
+
+
+def parse_identity(uri: str) -> Identity:
+    """The identity in a certificate's URI; WarrenError `invalid` where it is none."""
+    try:
+        return Identity(*_core.parse_spiffe(uri))
+    except _core.CoreError as error:
+        raise _refusal(error) from None
+
+
+async def _started(start: Callable[[], _core.Core]) -> _core.Core:
+    """In a thread of its own, since it reads the log."""
+    try:
+        return await asyncio.to_thread(start)
+    except _core.CoreError as error:
+        raise _refusal(error) from None
 
 
 class RaftHardState(msgspec.Struct, frozen=True, array_like=True):

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-_BASE = {"error", "ids", "mutant", "pb"}
+_BASE = {"error", "identity", "ids", "mutant", "pb"}
 #: Never in a release build, so that the tests of any module may use them.
 _TEST_TOOLS = {"sim"}
 _CORE = {"control", "fsm", "orchestrator", "raft", "scheduler", "wal"}
@@ -19,6 +19,7 @@ _CORE = {"control", "fsm", "orchestrator", "raft", "scheduler", "wal"}
 #: Rust module → modules of the crate that it may name. What is not a key may not exist.
 RUST_ALLOWED: dict[str, set[str]] = {
     "error": {"ids", "pb"},
+    "identity": {"error", "ids"},
     "ids": {"error", "pb"},
     "mutant": set(),
     "pb": set(),

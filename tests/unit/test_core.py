@@ -8,11 +8,13 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
 from warren import _core
-from warren.core import CODES, Core
+from warren.core import CODES, Core, Identity, PeerSettings, parse_identity
 from warren.errors import WarrenError
 from warren.pb.v1 import api_pb2, commands_pb2, objects_pb2, session_pb2
 
@@ -243,3 +245,71 @@ async def test_metrics_are_series_of_the_catalogue(tmp_path: Path) -> None:
 def test_codes_cross_whole() -> None:
     assert len(CODES) == len(set(CODES)) > 20
     assert {"not_in_cluster", "overloaded", "log_damaged", "no_space"} <= set(CODES)
+
+
+MEMBERSHIP: dict[str, Any] = {"cluster_id": b"c" * 16, "epoch": 1, "data_dir": b"d" * 16}
+
+
+async def test_a_core_without_cluster_goes_on_as_a_member(tmp_path: Path) -> None:
+    async with opened(tmp_path) as core:
+        assert core.status()["is_member"] is False
+        waiting = asyncio.ensure_future(anext(core.stream(LOCAL, "WatchServices", b"")))
+        await core.join(member_id=2, **MEMBERSHIP)
+        assert core.status()["is_member"] is True
+        with pytest.raises(WarrenError):
+            await waiting
+        # It answers, through the new eventfd; nobody has told it who leads.
+        with pytest.raises(WarrenError) as refused:
+            await core.call(LOCAL, "ListServices", b"", 1.0)
+        assert refused.value.code in {"no_leader", "no_quorum", "outcome_unknown"}
+        with pytest.raises(WarrenError) as refused:
+            await core.join(member_id=2, **MEMBERSHIP)
+        assert refused.value.code == "already_in_cluster"
+    async with opened(tmp_path) as core:
+        assert core.status()["is_member"] is True
+
+
+async def test_a_core_that_cannot_join_is_as_it_was(tmp_path: Path) -> None:
+    async with opened(tmp_path) as core:
+        with pytest.raises(WarrenError, match="no member has id 0") as refused:
+            await core.join(member_id=0, **MEMBERSHIP)
+        assert refused.value.code == "invalid"
+        await init(core)
+        assert await services(core) == []
+
+
+async def test_a_join_that_nobody_awaits_any_more_goes_on(tmp_path: Path) -> None:
+    async with opened(tmp_path) as core:
+        joining = asyncio.ensure_future(core.join(member_id=2, **MEMBERSHIP))
+        await asyncio.sleep(0)
+        joining.cancel()
+    # Closing waits for it.
+    assert core.status()["is_member"] is True
+
+
+async def test_without_a_certificate_no_port_is_opened(tmp_path: Path) -> None:
+    ca, cert, key = (tmp_path / f"{name}.pem" for name in ("ca", "cert", "key"))
+    peers = PeerSettings(listen="127.0.0.1:0", address="127.0.0.1:1", ca=ca, cert=cert, key=key)
+    arguments: dict[str, Any] = {
+        "raft_dir": tmp_path,
+        "node_id": NODE_ID,
+        "node_name": "one",
+        "advertise_addr": "",
+        "segment_bytes": 1 << 20,
+        "log": lambda *_: None,
+    }
+    with pytest.raises(WarrenError, match=r"cannot use .*ca\.pem: No such file") as refused:
+        await Core.open(**arguments, peers=peers)
+    assert refused.value.code == "data_dir"
+    with pytest.raises(WarrenError, match="say ADDRESS:PORT") as refused:
+        await Core.open(**arguments, peers=msgspec.structs.replace(peers, listen="localhost"))
+    assert refused.value.code == "invalid"
+    with pytest.raises(_core.CoreError, match="some are missing"):
+        _core.Core.open(tmp_path, bytes(16), "one", "", 1 << 20, peer_listen="127.0.0.1:0")
+
+
+def test_an_identity_is_parsed() -> None:
+    assert parse_identity("spiffe://c.example/client/ci") == Identity("c.example", "client", "ci")
+    with pytest.raises(WarrenError, match="the roles are manager, worker and client") as refused:
+        parse_identity("spiffe://c/root/x")
+    assert refused.value.code == "invalid"

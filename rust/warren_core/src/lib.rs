@@ -5,6 +5,7 @@
 //! | module | what it is | may use |
 //! |---|---|---|
 //! | [`ids`], [`error`] | newtypes for every identifier; one error enum, one stable code a variant | |
+//! | [`identity`] | the name that a certificate carries, parsed | `ids error` |
 //! | [`mutant`] | planted faults, for the simulator; nothing in a release | |
 //! | [`pb`] | the schema `proto/warren/v1`, generated | |
 //! | [`fsm`] | the replicated state: objects, commands, a total `apply`, events, snapshots | `ids error pb` |
@@ -25,6 +26,7 @@ pub mod control;
 pub mod error;
 pub mod fsm;
 pub mod host;
+pub mod identity;
 pub mod ids;
 pub mod mutant;
 pub mod orchestrator;

@@ -3,6 +3,8 @@
 //!
 //! Commands come on stdin, a line each, and each is answered by one line of JSON on stdout; an
 //! error is `{"error": …}`. The end of stdin ends the process cleanly. Log lines go to stderr.
+//! Members talk over TCP as it is, or with `--tls DIR` over TLS, by the files ca.pem, cert.pem and
+//! key.pem in that directory.
 //!
 //! | command | does |
 //! |---|---|
@@ -29,14 +31,14 @@ mod load;
 mod trickle;
 
 use std::io::{BufRead as _, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use cluster::Cluster;
 use json::{text, unhex};
 use warren_core::control::{Identity, durable};
-use warren_core::host::{Host, Options, PeerOptions};
+use warren_core::host::{Host, Options, PeerOptions, TlsFiles};
 use warren_core::ids::{ClusterId, MemberId, NodeId};
 
 const SEGMENT_BYTES: u64 = 64 << 20;
@@ -91,12 +93,19 @@ fn open() -> Result<Host, Failure> {
         peers: Some(PeerOptions {
             listen: address.parse()?,
             address,
+            tls: value("--tls").map(tls_files),
         }),
     };
     match value("--join").filter(|_| !has_log) {
         Some(identity) => Ok(Host::join(options, parsed(identity)?)?),
         None => Ok(Host::open(options)?),
     }
+}
+
+/// A manager's certificate in `dir`, of the node whose id is `NUMBER`, 16 times.
+fn tls_files(dir: &str) -> TlsFiles {
+    let [ca, cert, key] = ["ca.pem", "cert.pem", "key.pem"].map(|name| Path::new(dir).join(name));
+    TlsFiles { ca, cert, key }
 }
 
 /// `CLUSTER:EPOCH:MEMBER:DATA_DIR`, as `add` answers it.

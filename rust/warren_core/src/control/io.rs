@@ -147,6 +147,8 @@ pub struct Peer {
     pub member: MemberId,
     /// `host:port`.
     pub address: String,
+    /// The host it runs on; unknown of one that is not in this member's state.
+    pub node: Option<NodeId>,
 }
 
 /// The member must not go on.

@@ -12,7 +12,7 @@ use crossbeam_channel::{Sender, unbounded};
 use super::log::Log;
 use super::mailbox::Mailbox;
 use super::metrics::Gauges;
-use super::peers::{Peers, Plain};
+use super::peers::{self, Peers, Plain, Reports, Tls, Transport};
 use super::snapshots::{self, Job as FileJob};
 use super::{Message, Options, PeerOptions, Shared, clock, fatal};
 use crate::control::durable::{self, Found, Snapshots, log_dir};
@@ -21,7 +21,7 @@ use crate::control::{
 };
 use crate::error::Error;
 use crate::fsm::FEATURE_LEVEL_MAX;
-use crate::ids::Index;
+use crate::ids::{Index, NodeId};
 use crate::raft::{Lane, Persist, TICK_MS};
 use crate::wal::{FileDisk, Wal};
 
@@ -72,7 +72,7 @@ pub fn start(
     let config = config(&options, *seed);
     let peers = options.peers.as_ref().map(|wanted| {
         let jitter = jitter.try_into().map_or(0, u64::from_le_bytes);
-        start_peers(wanted, jitter, &shared, mailbox.clone())
+        start_peers(wanted, options.node, jitter, &shared, mailbox.clone())
     });
     let mut identity = None;
     let (control, wal) = match found {
@@ -134,10 +134,18 @@ pub fn start(
 /// Frames that came in wait in the core's queues, each connection's within its share.
 fn start_peers(
     wanted: &PeerOptions,
+    node: NodeId,
     jitter: u64,
-    shared: &Shared,
+    shared: &Arc<Shared>,
     core: Arc<Mailbox<Message>>,
 ) -> Result<Peers, Error> {
+    let logging = shared.clone();
+    let sink = move |line: &LogLine| logging.completions.log(line);
+    let reports = Arc::new(Reports::new(Arc::new(sink)));
+    let transport: Arc<dyn Transport> = match &wanted.tls {
+        Some(files) => Arc::new(Tls::open(files.clone(), node, reports.clone())?),
+        None => Arc::new(Plain),
+    };
     let listener = TcpListener::bind(wanted.listen).map_err(|error| Error::Invalid {
         what: "the address that other members are to reach",
         why: format!("{}: {error}", wanted.listen),
@@ -149,14 +157,14 @@ fn start_peers(
             Lane::Log | Lane::Bulk => core.send(Message::Frame(received)),
         };
     };
-    let counters = shared.peers.clone();
-    Peers::start(
-        listener,
-        Arc::new(Plain),
-        jitter,
-        counters,
-        Arc::new(deliver),
-    )
+    let common = peers::Common {
+        transport,
+        counters: shared.peers.clone(),
+        nodes: Arc::default(),
+        reports,
+        deliver: Arc::new(deliver),
+    };
+    Peers::start(listener, common, jitter)
 }
 
 fn config(options: &Options, seed: [u8; 32]) -> Config {
@@ -268,15 +276,14 @@ impl Core {
             }
         }
         if let Some(peers) = &mut self.peers {
-            if let Some(now) = outputs.peers {
-                let reached = now.into_iter().map(|peer| (peer.member, peer.address));
-                if let Err(error) = peers.set(reached) {
-                    completions.log(&LogLine {
-                        level: Level::Warning,
-                        component: "peers",
-                        message: error.to_string(),
-                    });
-                }
+            if let Some(now) = outputs.peers
+                && let Err(error) = peers.set(now)
+            {
+                completions.log(&LogLine {
+                    level: Level::Warning,
+                    component: "peers",
+                    message: error.to_string(),
+                });
             }
             for FrameOut { to, lane, bytes } in outputs.frames {
                 peers.send(to, lane, bytes);
@@ -327,6 +334,7 @@ impl Core {
         let (log, thread) = Log::start(wal, self.mailbox.clone(), self.shared.clone())?;
         self.helpers.push(thread);
         self.log = Some(log);
+        self.shared.is_member.store(true, Ordering::Relaxed);
         Ok(())
     }
 

@@ -48,6 +48,7 @@ use completions::Completions;
 pub use completions::{Completion, Kind};
 use mailbox::Mailbox;
 use metrics::Metrics;
+pub use peers::TlsFiles;
 
 /// Calls that are submitted and whose answers have not been taken.
 pub const CALLS_MAX: usize = 1024;
@@ -85,6 +86,10 @@ pub struct PeerOptions {
     pub listen: SocketAddr,
     /// Where the others reach it, as `host:port`.
     pub address: String,
+    /// The certificate by which members know each other. `None` is TCP without any proof of who is
+    /// there, for tests and benches on one machine: anybody who reaches the port then writes the
+    /// cluster's log.
+    pub tls: Option<TlsFiles>,
 }
 
 impl Options {
@@ -99,6 +104,9 @@ impl Options {
 /// What health checks look at; read without waiting on anything.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Status {
+    /// It has a log, and so belongs to a cluster, of which it may not have heard anything yet.
+    pub is_member: bool,
+    /// It has its cluster's state.
     pub in_cluster: bool,
     pub leader: bool,
     /// This member or another one leads, as far as is known here.
@@ -130,6 +138,8 @@ pub(crate) struct Shared {
     pub peers: Arc<peers::Counters>,
     pub view: Mutex<View>,
     pub log_health: log::Health,
+    /// There is a log.
+    pub is_member: AtomicBool,
     /// Nothing new is taken up, and nobody waits for a full disk.
     pub closing: AtomicBool,
     /// When the core last finished a step.
@@ -279,6 +289,7 @@ impl Host {
         let stuck_ns = core_silence_ns.max(self.shared.log_health.waiting_ns(now_ns));
         let known = view.status.as_ref();
         Status {
+            is_member: self.shared.is_member.load(Ordering::Relaxed),
             in_cluster: known.is_some_and(|status| status.in_cluster),
             leader: known.is_some_and(|status| status.serving),
             has_leader: known.is_some_and(|status| status.leader.is_some()),
@@ -422,6 +433,7 @@ impl Shared {
             peers: Arc::default(),
             view: Mutex::default(),
             log_health: log::Health::default(),
+            is_member: AtomicBool::new(false),
             closing: AtomicBool::new(false),
             core_beat_ns: AtomicU64::new(clock::mono_ns()),
         })

@@ -3,6 +3,7 @@
 //! The interpreter lock is held across no wait.
 
 mod log;
+mod options;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -38,9 +39,12 @@ struct Core {
 
 #[pymethods]
 impl Core {
-    /// Recovers what `raft_dir` holds and starts the core. `node_id` has 16 bytes.
+    /// Recovers what `raft_dir` holds and starts the core. `node_id` has 16 bytes. The arguments
+    /// about peers come all together, or none: then nothing listens.
     #[staticmethod]
-    #[pyo3(signature = (raft_dir, node_id, node_name, advertise_addr, segment_bytes))]
+    #[pyo3(signature = (raft_dir, node_id, node_name, advertise_addr, segment_bytes, *,
+        peer_listen=None, peer_address=None, tls_ca=None, tls_cert=None, tls_key=None))]
+    #[expect(clippy::too_many_arguments, reason = "Python's keyword arguments")]
     fn open(
         py: Python<'_>,
         raft_dir: PathBuf,
@@ -48,18 +52,58 @@ impl Core {
         node_name: String,
         advertise_addr: String,
         segment_bytes: u64,
+        peer_listen: Option<&str>,
+        peer_address: Option<String>,
+        tls_ca: Option<PathBuf>,
+        tls_cert: Option<PathBuf>,
+        tls_key: Option<PathBuf>,
     ) -> PyResult<Self> {
-        let node = NodeId::from_slice(node_id)?;
         let options = Options {
             raft_dir,
-            node,
+            node: NodeId::from_slice(node_id)?,
             node_name,
             advertise_addr,
             segment_bytes,
-            // Members meet once they have certificates.
-            peers: None,
+            peers: options::peers(peer_listen, peer_address, [tls_ca, tls_cert, tls_key])?,
         };
         let host = py.detach(|| Host::open(options))?;
+        Ok(Self { host })
+    }
+
+    /// Like `open`, for the member that a cluster has admitted under `member_id`, bound to the 16
+    /// bytes of `data_dir`; `raft_dir` holds no log yet.
+    #[staticmethod]
+    #[pyo3(signature = (raft_dir, node_id, node_name, advertise_addr, segment_bytes, *,
+        cluster_id, epoch, member_id, data_dir,
+        peer_listen=None, peer_address=None, tls_ca=None, tls_cert=None, tls_key=None))]
+    #[expect(clippy::too_many_arguments, reason = "Python's keyword arguments")]
+    fn join(
+        py: Python<'_>,
+        raft_dir: PathBuf,
+        node_id: &[u8],
+        node_name: String,
+        advertise_addr: String,
+        segment_bytes: u64,
+        cluster_id: &[u8],
+        epoch: u64,
+        member_id: u64,
+        data_dir: &[u8],
+        peer_listen: Option<&str>,
+        peer_address: Option<String>,
+        tls_ca: Option<PathBuf>,
+        tls_cert: Option<PathBuf>,
+        tls_key: Option<PathBuf>,
+    ) -> PyResult<Self> {
+        let identity = options::identity(cluster_id, epoch, member_id, data_dir)?;
+        let options = Options {
+            raft_dir,
+            node: NodeId::from_slice(node_id)?,
+            node_name,
+            advertise_addr,
+            segment_bytes,
+            peers: options::peers(peer_listen, peer_address, [tls_ca, tls_cert, tls_key])?,
+        };
+        let host = py.detach(|| Host::join(options, identity))?;
         Ok(Self { host })
     }
 
@@ -118,6 +162,7 @@ impl Core {
     fn status<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let status = py.detach(|| self.host.status());
         let dict = PyDict::new(py);
+        dict.set_item("is_member", status.is_member)?;
         dict.set_item("in_cluster", status.in_cluster)?;
         dict.set_item("leader", status.leader)?;
         dict.set_item("term", status.term)?;
@@ -141,6 +186,7 @@ impl Core {
 #[pymodule]
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Core>()?;
+    module.add_function(wrap_pyfunction!(options::parse_spiffe, module)?)?;
     module.add_function(wrap_pyfunction!(log::verify_log, module)?)?;
     module.add_function(wrap_pyfunction!(log::dump_log, module)?)?;
     module.add("CoreError", module.py().get_type::<CoreError>())?;

@@ -60,7 +60,10 @@ pub struct Client {
 
 impl Client {
     pub fn open(dir: &Path) -> Self {
-        let host = Host::open(options(dir)).unwrap_or_else(|error| panic!("{error}"));
+        Self::of(Host::open(options(dir)).unwrap_or_else(|error| panic!("{error}")))
+    }
+
+    pub fn of(host: Host) -> Self {
         Self {
             host,
             taken: BTreeMap::new(),

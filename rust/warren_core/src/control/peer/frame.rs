@@ -27,6 +27,8 @@ pub const FORMAT_MAX: u8 = 1;
 /// Length and checksum.
 const PREFIX_BYTES: usize = 8;
 const HEADER_BYTES: usize = 64;
+/// Where the sender's member id begins.
+const SENDER_AT: usize = PREFIX_BYTES + 32;
 /// Longest frame, all of it: twice the longest append and its largest entry.
 pub const FRAME_BYTES_MAX: usize = 4 << 20;
 
@@ -157,6 +159,12 @@ pub fn decode(bytes: &[u8]) -> Result<(Header, &[u8]), Unreadable> {
     Ok((header, body))
 }
 
+/// Who a frame says it is from, without a look at anything else in it. `None` if it is too short.
+pub fn sender(bytes: &[u8]) -> Option<MemberId> {
+    let from = bytes.get(SENDER_AT..)?.first_chunk()?;
+    Some(MemberId(u64::from_le_bytes(*from)))
+}
+
 fn lane_number(lane: Lane) -> u8 {
     match lane {
         Lane::Urgent => 0,
@@ -199,6 +207,8 @@ mod tests {
         assert_eq!((header.from, header.to), (MemberId(5), MemberId(6)));
         assert_eq!((header.lane, header.kind), (Lane::Log, Kind::ReadAsk));
         assert_eq!(header.from_data_dir, [9; 16]);
+        assert_eq!(sender(&bytes), Some(header.from));
+        assert_eq!(sender(&bytes[..SENDER_AT + 7]), None);
         assert_eq!((header.cluster, header.epoch), (ClusterId([7; 16]), 3));
         assert_eq!(pb::PeerReadAsk::decode(body).unwrap().context, 77);
     }

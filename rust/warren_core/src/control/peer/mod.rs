@@ -14,7 +14,7 @@ use prost::Message;
 
 use super::{FrameOut, Identity, Outputs, Peer};
 use crate::fsm::{MEMBERS_MAX, State};
-use crate::ids::MemberId;
+use crate::ids::{MemberId, NodeId};
 use crate::mutant::{self, Mutant};
 use crate::pb;
 use crate::raft::{ConfState, Lane};
@@ -47,6 +47,7 @@ pub struct Known {
 
 struct Link {
     address: String,
+    node: Option<NodeId>,
     known: Option<Known>,
     hello_at_ms: Option<u64>,
     retry_ms: u64,
@@ -129,6 +130,7 @@ impl Peers {
                 .links
                 .entry(member.id)
                 .or_insert_with(|| Link::new(now_ms));
+            link.node = Some(member.node);
             if link.known.is_none() || link.address.is_empty() {
                 link.address = member.address.to_string();
             }
@@ -337,6 +339,7 @@ impl Peers {
             .map(|(id, link)| Peer {
                 member: *id,
                 address: link.address.clone(),
+                node: link.node,
             })
             .collect();
         if peers != self.announced {
@@ -442,6 +445,7 @@ impl Link {
     fn new(now_ms: u64) -> Self {
         Self {
             address: String::new(),
+            node: None,
             known: None,
             hello_at_ms: Some(now_ms),
             retry_ms: HELLO_RETRY_MS,

@@ -35,9 +35,19 @@ pub enum Refused {
     NotOurs,
     Length,
     TooMany,
+    /// No manager of this cluster, by its certificate.
+    NotAuthenticated,
+    /// A frame in the name of a member that belongs to another node.
+    OtherNode,
 }
 
-const REASONS: [&str; 3] = ["not_a_member", "frame_length", "too_many"];
+const REASONS: [&str; 5] = [
+    "not_a_member",
+    "frame_length",
+    "too_many",
+    "not_authenticated",
+    "other_node",
+];
 
 #[derive(Default)]
 pub struct Counters {

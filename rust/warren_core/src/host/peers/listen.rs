@@ -2,28 +2,32 @@
 
 use std::collections::BTreeMap;
 use std::io::BufReader;
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{IpAddr, Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::counters::{Counters, Refused};
-use super::stream::{Connection, Transport};
+use super::nodes::Nodes;
+use super::reports::{About, Reports};
+use super::stream::{Connection, Failure, Transport};
 use super::wire::{self, Refusal};
 use super::{LANES, fatal};
+use crate::control::peer::frame;
 use crate::error::Error;
 use crate::host::clock;
 use crate::raft::Lane;
 
 /// Connections open at a time: more than twice what seven managers need. Beyond it, the one that
-/// has been silent for longest is closed.
+/// has been silent for longest is closed; first of those that have not said what they are, so that
+/// strangers make room for each other before any member has to.
 const CONNECTIONS_MAX: usize = 64;
 /// Frames of one connection that the core has not taken; then the sender waits.
 const UNTAKEN_FRAMES_MAX: usize = 256;
 const UNTAKEN_BYTES_MAX: usize = 8 << 20;
 const READ_BUFFER_BYTES: usize = 128 << 10;
-/// A connection says what it is within this.
+/// A connection proves who it is within this, and then says within this again what it is for.
 const PREAMBLE_TIMEOUT: Duration = Duration::from_secs(5);
 /// After a failure to accept that another attempt at once would only repeat: no file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -107,6 +111,21 @@ impl Share {
     }
 }
 
+/// What all connections have in common.
+#[derive(Clone)]
+pub struct Common {
+    /// How they are made.
+    pub transport: Arc<dyn Transport>,
+    /// What they do is counted here,
+    pub counters: Arc<Counters>,
+    /// and what goes wrong with them is told here.
+    pub reports: Arc<Reports>,
+    /// Who may speak for whom.
+    pub nodes: Arc<Nodes>,
+    /// Takes what comes in.
+    pub deliver: Deliver,
+}
+
 /// The thread that accepts.
 pub struct Listener {
     socket: Arc<TcpListener>,
@@ -131,7 +150,21 @@ struct Connections {
 struct Accepted {
     socket: TcpStream,
     share: Arc<Share>,
-    heard_ns: Arc<AtomicU64>,
+    heard: Arc<Heard>,
+}
+
+/// What is known of a connection.
+struct Heard {
+    last_ns: AtomicU64,
+    /// It has proved who it is and said what it is for.
+    greeted: AtomicBool,
+}
+
+impl Heard {
+    /// Who goes first when there is no more room.
+    fn rank(&self) -> (bool, u64) {
+        (self.greeted.load(Relaxed), self.last_ns.load(Relaxed))
+    }
 }
 
 impl Accepted {
@@ -143,19 +176,12 @@ impl Accepted {
 }
 
 impl Listener {
-    pub fn start(
-        socket: TcpListener,
-        transport: Arc<dyn Transport>,
-        counters: Arc<Counters>,
-        deliver: Deliver,
-    ) -> Result<Self, Error> {
+    pub fn start(socket: TcpListener, common: Common) -> Result<Self, Error> {
         let (socket, open) = (Arc::new(socket), Arc::new(Open::default()));
         let acceptor = Acceptor {
             socket: socket.clone(),
             open: open.clone(),
-            transport,
-            counters,
-            deliver,
+            common,
         };
         let thread = fatal::spawn("peer-listen", move || acceptor.run())?;
         Ok(Self {
@@ -198,9 +224,7 @@ impl Open {
 struct Acceptor {
     socket: Arc<TcpListener>,
     open: Arc<Open>,
-    transport: Arc<dyn Transport>,
-    counters: Arc<Counters>,
-    deliver: Deliver,
+    common: Common,
 }
 
 impl Acceptor {
@@ -211,23 +235,27 @@ impl Acceptor {
                 return;
             }
             match accepted {
-                Ok((socket, _)) => self.admit(socket),
+                Ok((socket, from)) => self.admit(socket, from.ip()),
                 Err(_) => std::thread::sleep(ACCEPT_PAUSE),
             }
         }
     }
 
-    fn admit(&self, socket: TcpStream) {
-        self.counters.accepted();
+    fn admit(&self, socket: TcpStream, from: IpAddr) {
+        self.common.counters.accepted();
         let Ok(handle) = socket.try_clone() else {
             return;
         };
-        let (share, heard_ns) = (Arc::default(), Arc::new(AtomicU64::new(clock::mono_ns())));
+        let share = Arc::default();
+        let heard = Arc::new(Heard {
+            last_ns: AtomicU64::new(clock::mono_ns()),
+            greeted: AtomicBool::new(false),
+        });
         let mut connections = self.open.lock();
         if connections.by_number.len() >= CONNECTIONS_MAX {
             let silent = connections.by_number.values();
-            if let Some(silent) = silent.min_by_key(|known| known.heard_ns.load(Relaxed)) {
-                self.counters.refused(Refused::TooMany);
+            if let Some(silent) = silent.min_by_key(|known| known.heard.rank()) {
+                self.common.counters.refused(Refused::TooMany);
                 silent.close();
             }
         }
@@ -236,18 +264,17 @@ impl Acceptor {
         let accepted = Accepted {
             socket: handle,
             share: Arc::clone(&share),
-            heard_ns: heard_ns.clone(),
+            heard: heard.clone(),
         };
         connections.by_number.insert(number, accepted);
         drop(connections);
         let reader = Reader {
             number,
+            from,
             open: self.open.clone(),
-            transport: self.transport.clone(),
-            counters: self.counters.clone(),
-            deliver: self.deliver.clone(),
+            common: self.common.clone(),
             share,
-            heard_ns,
+            heard,
         };
         if fatal::spawn("peer-read", move || reader.run(socket)).is_err() {
             // No threads to be had: the peer dials again, and meanwhile some may have ended.
@@ -259,19 +286,31 @@ impl Acceptor {
 /// One accepted connection.
 struct Reader {
     number: u64,
+    from: IpAddr,
     open: Arc<Open>,
-    transport: Arc<dyn Transport>,
-    counters: Arc<Counters>,
-    deliver: Deliver,
+    common: Common,
     share: Arc<Share>,
-    heard_ns: Arc<AtomicU64>,
+    heard: Arc<Heard>,
 }
 
 impl Reader {
     fn run(self, socket: TcpStream) {
         match self.read(socket) {
-            Refusal::NotOurs => self.counters.refused(Refused::NotOurs),
-            Refusal::Length => self.counters.refused(Refused::Length),
+            Refusal::NotOurs => self.refuse(Refused::NotOurs, || {
+                "it does not speak as a member does; something else dials this port".to_owned()
+            }),
+            Refusal::Length => self.refuse(Refused::Length, || {
+                "it sent a frame of no length, or too long a one; is its release a newer one?"
+                    .into()
+            }),
+            Refusal::OtherNode(member) => self.refuse(Refused::OtherNode, || {
+                let member = member.0;
+                format!(
+                    "it sent a frame in the name of member {member}, which belongs to another \
+                     node than its certificate; see which daemon runs there, and on whose files"
+                )
+            }),
+            Refusal::NotAuthenticated(why) => self.refuse(Refused::NotAuthenticated, || why),
             // Connections end.
             Refusal::Ended => {}
         }
@@ -279,18 +318,31 @@ impl Reader {
         self.open.ended.notify_all();
     }
 
+    fn refuse(&self, kind: Refused, why: impl FnOnce() -> String) {
+        self.common.counters.refused(kind);
+        let why = format!("a connection from {} is refused: {}", self.from, why());
+        self.common.reports.trouble(About::Accept(self.from), why);
+    }
+
     /// Reads until there is a reason not to.
     fn read(&self, socket: TcpStream) -> Refusal {
-        let prepared = socket.set_read_timeout(Some(PREAMBLE_TIMEOUT));
-        let opened = prepared.and_then(|()| self.transport.accept(socket));
-        let mut connection = match opened {
+        let mut connection = match self.common.transport.accept(socket, PREAMBLE_TIMEOUT) {
             Ok(connection) => connection,
-            Err(_) => return Refusal::Ended,
+            Err(Failure::Refused(why)) => return Refusal::NotAuthenticated(why),
+            Err(Failure::Broken(_)) => return Refusal::Ended,
         };
+        let socket = connection.socket();
+        if socket.set_read_timeout(Some(PREAMBLE_TIMEOUT)).is_err() {
+            return Refusal::Ended;
+        }
         let lane = match wire::read_preamble(&mut connection) {
             Ok(lane) => lane,
             Err(refusal) => return refusal,
         };
+        self.heard.greeted.store(true, Relaxed);
+        let known = About::Accept(self.from);
+        let again = || format!("a member connects from {} again", self.from);
+        self.common.reports.over(known, again);
         // A lane may be silent for long; keep-alives find out whether the other side is there.
         if connection.socket().set_read_timeout(None).is_err() {
             return Refusal::Ended;
@@ -299,14 +351,20 @@ impl Reader {
     }
 
     fn read_frames(&self, lane: Lane, connection: Box<dyn Connection>) -> Refusal {
+        let node = connection.node();
         let mut from = BufReader::with_capacity(READ_BUFFER_BYTES, connection);
         loop {
             let frame = match wire::read_frame(&mut from) {
                 Ok(frame) => frame,
                 Err(refusal) => return refusal,
             };
-            self.heard_ns.store(clock::mono_ns(), Relaxed);
-            self.counters.received(lane, frame.len());
+            if let Some(member) = frame::sender(&frame)
+                && self.common.nodes.is_another(member, node)
+            {
+                return Refusal::OtherNode(member);
+            }
+            self.heard.last_ns.store(clock::mono_ns(), Relaxed);
+            self.common.counters.received(lane, frame.len());
             if !self.share.take(frame.len()) {
                 return Refusal::Ended;
             }
@@ -315,7 +373,7 @@ impl Reader {
                 frame,
                 share: self.share.clone(),
             };
-            (self.deliver)(lane, received);
+            (self.common.deliver)(lane, received);
         }
     }
 }

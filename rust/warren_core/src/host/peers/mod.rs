@@ -13,6 +13,10 @@
 //! Seven managers make 36 connections and 37 threads that mostly wait; a blocking stream is also
 //! what a TLS library wraps most simply ([`stream::Transport`]).
 //!
+//! Both sides prove by a certificate that they are managers of the same cluster, and of which node
+//! ([`tls`]). A member is dialled only on the node that the replicated state binds it to, and a
+//! frame in its name is taken only from there ([`nodes`]).
+//!
 //! Delivery is as good as Raft needs it and no better: frames of one lane stay in order as long as
 //! its connection lasts, and any may be lost. A queue that is full drops its oldest frame, and a
 //! connection that breaks takes with it what was on its way; both are counted, and Raft repeats
@@ -22,10 +26,13 @@
 
 mod counters;
 mod listen;
+mod nodes;
 mod outbox;
+mod reports;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod wire;
 mod writer;
 
@@ -35,22 +42,24 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 pub use counters::Counters;
-pub use listen::Received;
+pub use listen::{Common, Received};
+pub use reports::Reports;
 pub use stream::{Plain, Transport};
+pub use tls::{Tls, TlsFiles};
 
 use super::fatal;
+use crate::control;
 use crate::error::Error;
 use crate::ids::MemberId;
 use crate::raft::Lane;
-use listen::{Deliver, Listener};
+use listen::Listener;
 use outbox::Outbox;
 
 pub const LANES: [Lane; 3] = [Lane::Urgent, Lane::Log, Lane::Bulk];
 
 /// The connections to and from all peers. Ended by [`Peers::stop`], or when dropped.
 pub struct Peers {
-    transport: Arc<dyn Transport>,
-    counters: Arc<Counters>,
+    common: Common,
     seed: u64,
     out: BTreeMap<MemberId, Peer>,
     /// Of peers that were removed and whose threads may still be finishing.
@@ -65,19 +74,12 @@ struct Peer {
 }
 
 impl Peers {
-    /// Starts to accept. Each frame that arrives goes to `deliver`; `seed` feeds the jitter of
+    /// Starts to accept. Each frame that arrives is delivered; `seed` feeds the jitter of
     /// reconnects.
-    pub fn start(
-        listener: TcpListener,
-        transport: Arc<dyn Transport>,
-        seed: u64,
-        counters: Arc<Counters>,
-        deliver: Deliver,
-    ) -> Result<Self, Error> {
-        let listener = Listener::start(listener, transport.clone(), counters.clone(), deliver)?;
+    pub fn start(listener: TcpListener, common: Common, seed: u64) -> Result<Self, Error> {
+        let listener = Listener::start(listener, common.clone())?;
         Ok(Self {
-            transport,
-            counters,
+            common,
             seed,
             out: BTreeMap::new(),
             ending: Vec::new(),
@@ -91,19 +93,19 @@ impl Peers {
         self.listener.as_ref().and_then(Listener::local_addr)
     }
 
-    /// From now on these are the peers, each with its `host:port`; others are disconnected.
-    pub fn set(
-        &mut self,
-        peers: impl IntoIterator<Item = (MemberId, String)>,
-    ) -> Result<(), Error> {
-        let wanted: BTreeMap<_, _> = peers.into_iter().collect();
+    /// From now on these are the peers; others are disconnected.
+    pub fn set(&mut self, peers: Vec<control::Peer>) -> Result<(), Error> {
+        let bound = peers.iter().filter_map(|of| Some((of.member, of.node?)));
+        self.common.nodes.set(bound.collect());
+        let wanted = peers.into_iter().map(|peer| (peer.member, peer.address));
+        let wanted: BTreeMap<_, _> = wanted.collect();
         let known = self.out.iter();
         let gone = known.filter(|(id, peer)| wanted.get(id) != Some(&peer.address));
         let gone: Vec<_> = gone.map(|(id, _)| *id).collect();
         for member in gone {
             if let Some(peer) = self.out.remove(&member) {
                 self.ending.extend(peer.close());
-                self.counters.forget(member);
+                self.common.counters.forget(member);
             }
         }
         self.ending.retain(|thread| !thread.is_finished());
@@ -120,7 +122,7 @@ impl Peers {
     pub fn send(&self, to: MemberId, lane: Lane, frame: Vec<u8>) {
         match self.out.get(&to) {
             Some(peer) => peer.lanes[lane as usize].push(frame),
-            None => self.counters.no_such_peer(),
+            None => self.common.counters.no_such_peer(),
         }
     }
 
@@ -139,7 +141,8 @@ impl Peers {
     }
 
     fn connect(&self, member: MemberId, address: String) -> Result<Peer, Error> {
-        let lanes = LANES.map(|lane| Arc::new(Outbox::new(lane, self.counters.lane(member, lane))));
+        let lanes =
+            LANES.map(|lane| Arc::new(Outbox::new(lane, self.common.counters.lane(member, lane))));
         let mut peer = Peer {
             address,
             lanes,
@@ -147,10 +150,13 @@ impl Peers {
         };
         for (lane, outbox) in LANES.into_iter().zip(&peer.lanes) {
             let writer = writer::Writer {
+                member,
                 address: peer.address.clone(),
                 lane,
                 outbox: outbox.clone(),
-                transport: self.transport.clone(),
+                transport: self.common.transport.clone(),
+                nodes: self.common.nodes.clone(),
+                reports: self.common.reports.clone(),
                 // Any two lanes differ, so that reconnects spread.
                 seed: self.seed ^ member.0.rotate_left(8) ^ lane as u64,
             };

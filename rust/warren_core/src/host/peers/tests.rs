@@ -35,7 +35,14 @@ impl Member {
         let deliver: listen::Deliver = Arc::new(move |lane, received| {
             let _ = sender.send((lane, received));
         });
-        let peers = Peers::start(listener, Arc::new(Plain), 7, counters.clone(), deliver).unwrap();
+        let common = Common {
+            transport: Arc::new(Plain),
+            counters: counters.clone(),
+            nodes: Arc::default(),
+            reports: Arc::new(Reports::new(Arc::new(|_| {}))),
+            deliver,
+        };
+        let peers = Peers::start(listener, common, 7).unwrap();
         Self {
             peers,
             counters,
@@ -48,13 +55,21 @@ impl Member {
     }
 
     fn knows(mut self, id: MemberId, address: SocketAddr) -> Self {
-        self.peers.set([(id, address.to_string())]).unwrap();
+        self.peers.set(vec![peer(id, address)]).unwrap();
         self
     }
 
     fn next(&self) -> (Lane, Vec<u8>) {
         let (lane, received) = self.frames.recv_timeout(DEADLINE).expect("a frame comes");
         (lane, received.into_frame())
+    }
+}
+
+fn peer(member: MemberId, address: SocketAddr) -> control::Peer {
+    control::Peer {
+        member,
+        address: address.to_string(),
+        node: None,
     }
 }
 
@@ -170,7 +185,7 @@ fn a_reader_that_takes_nothing_costs_bounded_memory_and_delays_nobody_else() {
     let mut one = Member::start();
     let addresses = [(TWO, slow.address()), (MemberId(3), quick.address())];
     one.peers
-        .set(addresses.map(|(id, address)| (id, address.to_string())))
+        .set(addresses.map(|(id, address)| peer(id, address)).to_vec())
         .unwrap();
     let limit = outbox::Limit::of(Lane::Log);
     for sent in 0..20_000 {
@@ -264,7 +279,7 @@ fn a_removed_peer_is_disconnected_and_its_series_go() {
     one.counters.render(&mut page);
     let series = "warren_peer_sent_frames_total{peer=\"0000000000000002\",lane=\"log\"} 1\n";
     assert!(page.contains(series), "{page}");
-    one.peers.set([]).unwrap();
+    one.peers.set(vec![]).unwrap();
     one.peers.send(TWO, Lane::Log, frame(2, 1));
     page.clear();
     one.counters.render(&mut page);

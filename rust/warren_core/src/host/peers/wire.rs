@@ -8,6 +8,7 @@
 use std::io::{self, Read};
 
 use crate::control::peer::frame::FRAME_BYTES_MAX;
+use crate::ids::MemberId;
 use crate::raft::Lane;
 
 /// A frame's length and checksum.
@@ -20,12 +21,16 @@ const VERSION: u8 = 1;
 const TRUSTED_BYTES: usize = 64 << 10;
 
 /// Why nothing more is read from a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
+    /// It is no member of this cluster, for this reason.
+    NotAuthenticated(String),
     /// It does not begin as one of ours does.
     NotOurs,
     /// A frame of no length, or longer than [`FRAME_BYTES_MAX`].
     Length,
+    /// A frame says it is from this member, and the connection belongs to another node.
+    OtherNode(MemberId),
     /// It ended, or broke.
     Ended,
 }

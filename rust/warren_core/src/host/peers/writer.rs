@@ -5,9 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use super::nodes::Nodes;
 use super::outbox::Outbox;
-use super::stream::{Connection, Transport};
+use super::reports::{About, Reports};
+use super::stream::{Connection, Failure, Target, Transport};
 use super::wire;
+use crate::ids::MemberId;
 use crate::raft::Lane;
 
 const DIAL_TIMEOUT: Duration = Duration::from_secs(1);
@@ -20,10 +23,13 @@ const IDLE: Duration = Duration::from_secs(1);
 const BULK_NICENESS: i32 = 10;
 
 pub struct Writer {
+    pub member: MemberId,
     pub address: String,
     pub lane: Lane,
     pub outbox: Arc<Outbox>,
     pub transport: Arc<dyn Transport>,
+    pub nodes: Arc<Nodes>,
+    pub reports: Arc<Reports>,
     pub seed: u64,
 }
 
@@ -35,9 +41,9 @@ impl Writer {
         }
         let mut pause = PAUSE_MIN;
         while !self.outbox.is_closed() {
-            let carried = match self.transport.dial(&self.address, self.lane, DIAL_TIMEOUT) {
-                Ok(mut connection) => self.write_all(connection.as_mut()),
-                Err(_) => false,
+            let carried = match self.dial() {
+                Some(mut connection) => self.write_all(connection.as_mut()),
+                None => false,
             };
             let counters = &self.outbox.counters;
             counters.connected.store(false, Relaxed);
@@ -54,6 +60,35 @@ impl Writer {
         }
     }
 
+    fn dial(&self) -> Option<Box<dyn Connection>> {
+        let to = Target {
+            address: &self.address,
+            lane: self.lane,
+            node: self.nodes.of(self.member),
+        };
+        let (about, whom) = (
+            About::Dial(self.member),
+            format!("member {} at {}", self.member.0, self.address),
+        );
+        let why = match self.transport.dial(&to, DIAL_TIMEOUT) {
+            Ok(connection) => {
+                self.reports
+                    .over(about, || format!("{whom} is reached again"));
+                return Some(connection);
+            }
+            Err(Failure::Refused(why)) => why,
+            Err(Failure::Broken(error)) => format!(
+                "{error}; see that the daemon there is up and that the network lets it be reached"
+            ),
+        };
+        // It is not a trouble any more when nobody is to be reached.
+        if !self.outbox.is_closed() {
+            self.reports
+                .trouble(about, format!("{whom} is not reached: {why}"));
+        }
+        None
+    }
+
     /// Writes until the connection breaks or the queue is closed; whether anything got through.
     fn write_all(&self, connection: &mut dyn Connection) -> bool {
         let Ok(socket) = connection.socket().try_clone() else {
@@ -65,8 +100,12 @@ impl Writer {
             && connection.write_all(&wire::preamble(self.lane)).is_ok();
         while usable {
             usable = self.outbox.take(&mut batch, IDLE);
-            // Asked first: the first write to a peer that has restarted would seem to succeed.
-            usable = usable && !connection.is_closed() && self.write(connection, &batch).is_ok();
+            // Asked first: the first write to a peer that has restarted would seem to succeed, and
+            // whom the member belongs to may have become known since it was dialled.
+            usable = usable
+                && !connection.is_closed()
+                && !self.nodes.is_another(self.member, connection.node())
+                && self.write(connection, &batch).is_ok();
             carried |= usable && !batch.is_empty();
             if !usable {
                 self.outbox.counters.lost(batch.len());
