@@ -55,16 +55,20 @@ class Door:
         await asyncio.gather(*self._passing, return_exceptions=True)
         self.path.unlink(missing_ok=True)
 
-    async def _enter(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
+    def _enter(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # A task of our own: the one that streams would make complains of being cancelled.
+        task = asyncio.create_task(self._pass_or_close(reader, writer))
         self._passing.add(task)
+        task.add_done_callback(self._passing.discard)
+
+    async def _pass_or_close(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         try:
             await self._pass(reader, writer)
         except (OSError, TimeoutError):
             pass  # closing tells the client
         finally:
-            self._passing.discard(task)
             writer.close()
 
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

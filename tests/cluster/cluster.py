@@ -288,19 +288,24 @@ class Cluster:
         return [name for name in self.managers if self.up(name) and name != leader]
 
     async def settled(self) -> bool:
-        """Every node of the cluster is ready, every manager votes and somebody leads."""
+        """Every node is ready and every manager votes; AssertionError that says who is missing."""
         client = self.any_client()
-        nodes = await client.nodes()
         # Ready, and described by itself: the founder is ready before its worker has said a word.
         ready = {
             name
-            for name, node in nodes.items()
+            for name, node in (await client.nodes()).items()
             if node.status == READY and node.description.containerd_version
         }
-        members = await client.members()
-        voters = sum(view.voter and view.recent_active for view in members)
-        wanted = {*self.managers, *self.workers}
-        return wanted <= ready and voters == len(self.managers)
+        names = {host.node_id: name for name, host in self.hosts.items()}
+        voters = {
+            names.get(view.member.node_id.hex(), "?")
+            for view in await client.members()
+            if view.voter and view.recent_active
+        }
+        not_ready = {*self.managers, *self.workers} - ready
+        assert not not_ready, f"not ready: {', '.join(sorted(not_ready))}"
+        assert voters == {*self.managers}, f"voters that are heard: {', '.join(sorted(voters))}"
+        return True
 
     async def wait_settled(self, deadline_s: float = FORM_TIMEOUT_S) -> None:
         """Until `settled`."""

@@ -86,9 +86,7 @@ class Host:
             "containerd_address": place.containerd_address or "/nonexistent/containerd.sock",
             "containerd_namespace": place.namespace,
         }
-        from warren.config import KEYS
 
-        keys = {k: v for k, v in keys.items() if k in KEYS}
         lines = (f"{key} = {json.dumps(value)}\n" for key, value in keys.items())
         self._config.write_text("".join(lines))
 
