@@ -289,7 +289,9 @@ class Cluster:
 
     async def settled(self) -> bool:
         """Every node is ready and every manager votes; AssertionError that says who is missing."""
-        client = self.any_client()
+        leader = await self.leader()
+        assert leader, "nobody leads"
+        client = self.local(leader)  # others do not know who is heard
         # Ready, and described by itself: the founder is ready before its worker has said a word.
         ready = {
             name
