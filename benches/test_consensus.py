@@ -14,6 +14,8 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from benches._peer import Peer, members
 
 ROUNDS = 20
+# The first builds the members, optimised: that takes minutes, ten where others compile too.
+pytestmark = pytest.mark.timeout(1800)
 
 
 @pytest.fixture(scope="module", params=[1, 3], ids=["one member", "three members"])

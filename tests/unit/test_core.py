@@ -281,7 +281,11 @@ async def test_a_core_that_cannot_join_is_as_it_was(tmp_path: Path) -> None:
 async def test_a_join_that_nobody_awaits_any_more_goes_on(tmp_path: Path) -> None:
     async with opened(tmp_path) as core:
         joining = asyncio.ensure_future(core.join(member_id=2, **MEMBERSHIP))
-        await asyncio.sleep(0)
+        code = ""
+        while code != "no_leader":
+            with pytest.raises(WarrenError) as refused:
+                await core.call(LOCAL, "ListServices", b"", TIMEOUT_S)
+            code = refused.value.code
         joining.cancel()
     # Closing waits for it.
     assert core.status()["is_member"] is True

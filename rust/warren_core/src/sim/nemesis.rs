@@ -118,6 +118,11 @@ impl Nemesis {
         }
     }
 
+    /// Nothing that ends by itself is going on.
+    pub fn is_over(&self) -> bool {
+        self.heals.is_empty()
+    }
+
     pub fn pause_ns(&mut self) -> u64 {
         self.random.wait(self.gap_ns).max(10 * MS_NS)
     }

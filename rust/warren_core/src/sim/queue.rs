@@ -143,6 +143,14 @@ impl Ord for Planned {
     }
 }
 
+/// How long a freeze is, and how long before the next event that is not frozen it ends.
+#[derive(Clone, Copy)]
+pub struct Freeze {
+    pub shortest_ns: u64,
+    pub longest_ns: u64,
+    pub before_ns: u64,
+}
+
 #[derive(Default)]
 pub struct Queue {
     heap: BinaryHeap<Reverse<Planned>>,
@@ -158,6 +166,38 @@ impl Queue {
             number,
             event,
         }));
+    }
+
+    /// Lets everything stand still but the events that `bounds` names, until shortly before the first
+    /// of those: as if the host of all machines and of the network between them had been frozen.
+    /// Nothing happens if it is not worth it, or if `ready` is not true of each other event.
+    pub fn freeze(
+        &mut self,
+        now_ns: u64,
+        limits: Freeze,
+        bounds: impl Fn(&Event) -> bool,
+        ready: impl Fn(&Event) -> bool,
+    ) -> u64 {
+        let mut until_ns = now_ns + limits.longest_ns + limits.before_ns;
+        for Reverse(planned) in &self.heap {
+            match bounds(&planned.event) {
+                true => until_ns = until_ns.min(planned.at_ns),
+                false if !ready(&planned.event) => return 0,
+                false => {}
+            }
+        }
+        let for_ns = until_ns.saturating_sub(now_ns + limits.before_ns);
+        if for_ns < limits.shortest_ns {
+            return 0;
+        }
+        let mut all = std::mem::take(&mut self.heap).into_vec();
+        for Reverse(planned) in &mut all {
+            if !bounds(&planned.event) {
+                planned.at_ns += for_ns;
+            }
+        }
+        self.heap = all.into();
+        for_ns
     }
 
     pub fn pop(&mut self) -> Option<(u64, Event)> {

@@ -14,7 +14,7 @@ use super::machine::{Life, Machine, address};
 use super::nemesis::Nemesis;
 use super::network::End;
 use super::operator::{Done, Operator, Task};
-use super::queue::{Asked, Event};
+use super::queue::{Asked, Event, Freeze};
 use super::random::Random;
 use super::wire::{Trace, Wire};
 use super::workers::Workers;
@@ -44,6 +44,15 @@ const CALM_NS: u64 = 45 * SECOND_NS;
 /// repairs included.
 const SETTLED_WITHIN_NS: u64 = 300 * SECOND_NS;
 
+/// Between two looks for time that can be skipped, and how much is: with the second between two pulses
+/// it stays below what makes a leader hand over because its event loop hangs.
+const FREEZE_EVERY_NS: u64 = 100_000_000;
+const FREEZE: Freeze = Freeze {
+    shortest_ns: 200_000_000,
+    longest_ns: 3 * SECOND_NS / 2,
+    before_ns: 50_000_000,
+};
+
 /// What a simulation is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Setup {
@@ -59,8 +68,8 @@ pub enum Pace {
     /// As much as a cluster bears: most of what is found is found here.
     #[default]
     Dense,
-    /// A twentieth of the faults, half the clients' work and coarse ticks: long reigns, old logs,
-    /// late surprises.
+    /// A twentieth of the faults, half the clients' work, coarse ticks, and what is idle is skipped:
+    /// long reigns, old logs, late surprises.
     Quiet,
 }
 
@@ -134,6 +143,8 @@ pub struct World {
     events: u64,
     digest: u64,
     faults: u64,
+    /// No time is skipped before.
+    freezes_again_ns: u64,
     /// Members that the operator has asked to remove, and those that are.
     ordered_out: Vec<MemberId>,
     removed: Vec<MemberId>,
@@ -167,6 +178,7 @@ impl World {
             events: 0,
             digest: seed,
             faults: 0,
+            freezes_again_ns: 0,
             ordered_out: Vec::new(),
             removed: Vec::new(),
         }
@@ -187,9 +199,49 @@ impl World {
             let happened = event.fingerprint() ^ at_ns.rotate_left(20);
             self.digest =
                 (self.digest.rotate_left(7) ^ happened).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            let may_freeze = matches!(event, Event::Tick(_));
             self.happen(event);
+            if may_freeze && self.setup.pace == Pace::Quiet {
+                self.skip_what_is_idle();
+            }
         }
         self.outcome()
+    }
+
+    /// In a quiet hour most of the time nothing goes on but heartbeats. While nobody waits for
+    /// anything and nothing is wrong, that time is skipped.
+    fn skip_what_is_idle(&mut self) {
+        let now_ns = self.wire.now_ns;
+        let well = |machine: &Machine| {
+            let runs = machine.is_up() && machine.paused_ns(now_ns) == 0;
+            machine.life == Life::Gone || (runs && machine.blocked_until_ns < now_ns)
+        };
+        let idle = !matches!(self.phase, Phase::Founding | Phase::Settling { .. })
+            && self.nemesis.is_over()
+            && self.operator.is_idle()
+            && self.leader().is_some()
+            && self.machines.iter().all(well);
+        if now_ns < self.freezes_again_ns || !idle {
+            return;
+        }
+        let bounds = |event: &Event| match event {
+            Event::Wake(end, _) => end.0 >= FIRST_CLIENT,
+            Event::Nemesis | Event::Heal => true,
+            _ => false,
+        };
+        let ready = |event: &Event| {
+            matches!(
+                event,
+                Event::Tick(_)
+                    | Event::Step(_)
+                    | Event::Frame { .. }
+                    | Event::Phase
+                    | Event::Wake(..)
+            )
+        };
+        self.wire.now_ns += self.wire.queue.freeze(now_ns, FREEZE, bounds, ready);
+        // Everybody has its ticks in between.
+        self.freezes_again_ns = self.wire.now_ns + FREEZE_EVERY_NS;
     }
 
     fn outcome(&self) -> Outcome {

@@ -116,8 +116,7 @@ impl Member {
             node_id: request.node_id,
             address: request.address,
             voter: !request.learner_only,
-            // At least; its hello says more.
-            feature_level_max: self.state.feature_level(),
+            feature_level_max: self.level_of_joiners(),
             added_at_ms: 0,
             // Its hello says it again, once the level allows it to be written down.
             api_address: String::new(),
@@ -125,6 +124,13 @@ impl Member {
         let origin = Origin::AddMember(call.id, member);
         self.propose_member(now, call, entropy, id, wanted, origin)?;
         Ok(None)
+    }
+
+    /// What a new member knows at least; its hello says more. If the level is about to be raised, the
+    /// command that raises it may be applied before the one that adds the member.
+    pub(super) fn level_of_joiners(&self) -> u32 {
+        let raised = self.state.raisable_level(self.config.feature_level_max);
+        raised.unwrap_or_else(|| self.state.feature_level())
     }
 
     /// A learner, and the record that says what it is to become.

@@ -159,7 +159,7 @@ impl Member {
             node_id: node.id.to_vec(),
             address: said.peer_address.clone(),
             voter: true,
-            feature_level_max: self.state.feature_level(),
+            feature_level_max: self.level_of_joiners(),
             added_at_ms: 0,
             api_address: said.api_address.clone(),
         };

@@ -211,7 +211,7 @@ impl World {
             {
                 return Some(format!("member {member} has not caught up: {status:?}"));
             }
-            if state.feature_level() != 2 {
+            if state.feature_level() != FEATURE_LEVEL_MAX {
                 return Some(format!("the feature level is {}", state.feature_level()));
             }
         }
