@@ -18,6 +18,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 
 from warren.errors import StartupError
+from warren.tls_files import Files
 
 __all__ = [
     "DEFAULT_FILE",
@@ -25,10 +26,12 @@ __all__ = [
     "Config",
     "Resolved",
     "advertised",
+    "advertised_peer",
     "described",
     "env_name",
     "flag_name",
     "resolve",
+    "tls_files",
 ]
 
 DEFAULT_FILE: Final = Path("/etc/warren/warrend.toml")
@@ -42,6 +45,10 @@ def _text(description: str, expects: str = "text", pattern: str | None = None) -
 
 def _path(description: str) -> msgspec.Meta:
     return msgspec.Meta(description=description, extra={"expects": "an absolute path"})
+
+
+def _optional_path(description: str) -> msgspec.Meta:
+    return _text(description, "an absolute path, or nothing", r"^$|^/[^\0]*$")
 
 
 def _number(description: str, lowest: int, highest: int, step: int = 1) -> msgspec.Meta:
@@ -84,6 +91,14 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
             rf"^$|{_ADDRESS}",
         ),
     ] = ""
+    peer_addr: Annotated[
+        str, _address("TCP address where other managers are heard; served only with certificates")
+    ] = "0.0.0.0:2378"
+    tls_ca: Annotated[str, _optional_path("certificates of the cluster's CA, PEM")] = ""
+    tls_cert: Annotated[
+        str, _optional_path("this node's certificate and its intermediates, PEM")
+    ] = ""
+    tls_key: Annotated[str, _optional_path("private key of that certificate, PEM")] = ""
     metrics_addr: Annotated[str, _address("HTTP address of /metrics, /live, /health, /ready")] = (
         "127.0.0.1:9090"
     )
@@ -280,6 +295,30 @@ def advertised(config: Config) -> str:
     if host not in ("0.0.0.0", "[::]"):  # noqa: S104 - compared, not bound
         return config.listen_addr
     return f"{_own_address()}:{port}"
+
+
+def advertised_peer(config: Config) -> str:
+    """Where other managers reach this one: the host of its API, with `peer_addr`'s port."""
+    host = advertised(config).rpartition(":")[0]
+    return f"{host}:{config.peer_addr.rpartition(':')[2]}"
+
+
+def tls_files(config: Config) -> Files | None:
+    """The three certificate files; None where none is named.
+
+    Raises StartupError (exit code 2) where only some are.
+    """
+    named = {key: getattr(config, key) for key in ("tls_ca", "tls_cert", "tls_key")}
+    missing = [key for key, value in named.items() if not value]
+    if len(missing) == len(named):
+        return None
+    if missing:
+        raise StartupError(
+            f"{' and '.join(missing)} not set: a host needs all of tls_ca, tls_cert and tls_key, "
+            "or none to be alone",
+            2,
+        )
+    return Files(Path(config.tls_ca), Path(config.tls_cert), Path(config.tls_key))
 
 
 def _own_address() -> str:

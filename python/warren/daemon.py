@@ -40,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         resolved = _resolve(arguments, os.environ)
         if arguments.check_config:
+            _check_certificates(resolved.config)
             print(resolved.as_json() if arguments.format == "json" else resolved.as_table())
             return 0
         return _serve(arguments, resolved)
@@ -77,6 +78,14 @@ def _parser() -> argparse.ArgumentParser:
 def _resolve(arguments: argparse.Namespace, env: Mapping[str, str]) -> config.Resolved:
     flags = {key: getattr(arguments, key) for key in config.KEYS}
     return config.resolve(flags, env, arguments.config)
+
+
+def _check_certificates(settings: config.Config) -> None:
+    if (files := config.tls_files(settings)) is not None:
+        # Here, so that who has none does not wait for X.509.
+        from warren.tls import credentials_of
+
+        credentials_of(files)
 
 
 def _serve(arguments: argparse.Namespace, resolved: config.Resolved) -> int:

@@ -1,7 +1,7 @@
 """What the daemon consists of, started in order and ended in reverse.
 
-Data directory, metrics address, core, containerd, gRPC server; then, once this node belongs to a
-cluster, its worker. Each may refuse to start with a sentence (StartupError).
+Data directory, metrics address, containerd, gRPC servers; then what this host is in its cluster:
+core, worker, both or none. Each may refuse to start with a sentence (StartupError).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,32 +18,44 @@ import grpc
 
 from warren import __version__, endpoint, rpc
 from warren.agent.node import NodeLocal
+from warren.agent.rebirth import Rebirth
 from warren.agent.runtime.base import RuntimeUnavailable
 from warren.agent.runtime.containerd.images import Images
 from warren.agent.runtime.containerd.runtime import ContainerdRuntime
-from warren.agent.side import WorkerSide
-from warren.agent.store import Store
-from warren.config import Config, advertised
+from warren.agent.side import WorkerMetrics, WorkerSide
+from warren.channels import Channels
+from warren.cluster import joining, rebirth
+from warren.cluster.membership import Membership
+from warren.cluster.worker import HostWorker
+from warren.config import Config, advertised, advertised_peer, tls_files
 from warren.datadir import DataDir
 from warren.errors import StartupError, WarrenError
-from warren.manager import api, dispatcher, readiness
+from warren.manager import readiness
+from warren.manager.backup import Backups
 from warren.manager.core_port import OpenCore
-from warren.observe.catalogue import ApiMetrics, ServiceMetrics
+from warren.manager.forward import Forwarder
+from warren.manager.seat import Seat
+from warren.manager.serving import (
+    ForwardMetrics,
+    Services,
+    serve_hosts,
+    serve_socket,
+    stop_serving,
+)
 from warren.observe.endpoints import declare_http, routes
-from warren.observe.health import CheckResult, Health, Role
+from warren.observe.health import NO_CLUSTER, CheckResult, Health, Role
 from warren.observe.http import HttpServer
 from warren.observe.logging import LogPipeline
 from warren.observe.loop import declare_loop_lag, favour_loop, watch_loop
 from warren.observe.metrics import Metrics, Scraper
 from warren.pb.v1 import api_pb2, node_pb2
+from warren.tls import Credentials, credentials_of
 
 __all__ = ["Parts"]
 
 PULSE_S: Final = 1.0  # liveness counts a gap of up to 2 s
-GRPC_GRACE_S: Final = 1.0
 CLOSE_STEP_S: Final = 1.5  # three steps wait at the end, and all of it has 5 s
 PING_TIMEOUT_S: Final = 0.4
-CONCURRENT_CALLS_MAX: Final = 4096
 _log = logging.getLogger("warren.daemon")
 
 CoreOpener = Callable[[Config, DataDir, LogPipeline], Awaitable[OpenCore]]
@@ -62,33 +74,43 @@ class Parts:
         self._stack = AsyncExitStack()
         self._metrics = Metrics()
         self._health = Health(__version__)
-        self._side: WorkerSide | None = None
+        self._seat = Seat()
         self._data: DataDir
-        self._core: OpenCore
+        self._credentials: Credentials | None
+        self._channels: Channels
         self._runtime: ContainerdRuntime
-        self._channel: grpc.aio.Channel
+        self._worker: HostWorker
+        self._membership: Membership
 
     async def start(self) -> None:
         """Start everything. Raises StartupError; what was started then ends in `close`."""
         settings = self._settings
-        self._data = DataDir.open(settings.data_dir)
+        self._credentials = credentials_of(tls_files(settings))
+        node_id = None
+        if self._credentials is not None:
+            if self._credentials.identity.role == "client":
+                raise StartupError(
+                    "the certificate in tls_cert is a client's; a daemon has a manager's or a "
+                    "worker's",
+                    2,
+                )
+            node_id = self._credentials.identity.name
+        self._data = DataDir.open(settings.data_dir, node_id)
         self._stack.callback(self._data.close)
         endpoint.prepare(settings.socket)
         await self._start_observing()
-        await self._start_core()
         await self._start_runtime()
+        await self._start_membership()
         await self._start_serving()
-        self._declare_checks()
+        self._stack.push_async_callback(self._worker.end)
+        await self._membership.begin()
+        self._health.add("containerd", self._check_containerd)
+        self._health.add("api", self._check_api)
         self._background("health checks", self._health.run())
-        if self._core.status()["in_cluster"]:
-            await self._start_worker()
-        else:
+        self._background("membership", self._membership.run())
+        if not self._membership.in_cluster:
             _log.info("this node belongs to no cluster; create one: warrenctl cluster init")
-        _log.info(
-            "serving %s only: without certificates nothing listens on %s",
-            settings.socket,
-            settings.listen_addr,
-        )
+        self._say_what_is_served()
 
     async def close(self) -> None:
         """End everything that was started, in reverse, within a bounded time."""
@@ -96,11 +118,16 @@ class Parts:
 
     async def summary(self) -> str:
         """One line on how it is, for `systemctl status`."""
-        if (why := await self._why_not_ready()) or self._side is None:
+        side = self._side
+        if (why := await self._why_not_ready()) or side is None:
             return why
-        if self._side.journal.problem:
-            return self._side.journal.problem
-        return f"ready; {len(self._side.board.assignments)} containers assigned"
+        if problem := self._membership.problem or side.journal.problem:
+            return problem
+        return f"ready; {len(side.board.assignments)} containers assigned"
+
+    @property
+    def _side(self) -> WorkerSide | None:
+        return self._worker.side
 
     # Starting
 
@@ -115,15 +142,6 @@ class Parts:
         self._pipeline.declare(self._metrics)
         self._background("loop watch", watch_loop(declare_loop_lag(self._metrics)))
 
-    async def _start_core(self) -> None:
-        try:
-            self._core = await self._open_core(self._settings, self._data, self._pipeline)
-        except WarrenError as error:
-            raise StartupError(error.message) from None
-        self._stack.push_async_callback(self._core.close)
-        self._metrics.add_text_source("core", self._core.metrics)
-        self._background("pulse", self._keep_pulsing())
-
     async def _start_runtime(self) -> None:
         settings = self._settings
         self._runtime = ContainerdRuntime(
@@ -136,69 +154,67 @@ class Parts:
         )
         await self._runtime.open()
         self._stack.push_async_callback(self._runtime.close)
-        self._runtime.images.on_change = self._images_changed
+
+    async def _start_membership(self) -> None:
+        self._channels = Channels(self._credentials)
+        self._stack.push_async_callback(self._channels.close)
+        self._worker = HostWorker(
+            self._settings,
+            self._data,
+            self._runtime,
+            WorkerMetrics(self._metrics),
+            self._ended,
+            self._health.changed,
+        )
+        self._membership = self._worker.membership = Membership(
+            settings=self._settings,
+            data=self._data,
+            credentials=self._credentials,
+            channels=self._channels,
+            seat=self._seat,
+            open_core=lambda: self._open_core(self._settings, self._data, self._pipeline),
+            worker=self._worker,
+            on_change=self._follow_role,
+        )
+        self._runtime.images.on_change = self._worker.describe_again
+        self._stack.push_async_callback(self._membership.close)
+        try:
+            await self._membership.start()
+        except WarrenError as error:
+            raise StartupError(error.message) from None
+        self._metrics.add_text_source("core", self._seat.metrics)
+        self._background("pulse", self._keep_pulsing())
 
     async def _start_serving(self) -> None:
         settings = self._settings
-        server = grpc.aio.server(
-            options=rpc.SERVER_OPTIONS, maximum_concurrent_rpcs=CONCURRENT_CALLS_MAX
-        )
-        server.add_generic_rpc_handlers(self._services())
-        target = f"unix:{settings.socket}"
-        try:
-            with endpoint.bind_mode():
-                server.add_insecure_port(target)
-        except RuntimeError as error:
-            raise StartupError(f"cannot serve {settings.socket}: {error} (socket)") from None
-        if (
-            complaint := endpoint.give_to_group(settings.socket, settings.socket_group)
-        ) is not None:
-            _log.warning(complaint)
-        await server.start()
-        self._stack.push_async_callback(_stop_serving, server, settings.socket)
-        self._channel = grpc.aio.insecure_channel(target, options=rpc.CLIENT_OPTIONS)
-        self._stack.push_async_callback(self._channel.close)
+        forwarder = Forwarder(self._seat, self._channels, ForwardMetrics(self._metrics))
+        after = {"InitCluster": self._membership.founded}
+        backups = Backups(self._seat, self._data.tmp_dir)
+        services = Services(self._seat, forwarder, backups, self._metrics, after)
+        node = _Node(self._runtime.images, self._data, self)
+        server = await serve_socket(settings, services, node.handler())
+        self._stack.push_async_callback(stop_serving, server, settings.socket)
+        if self._credentials is not None and self._membership.may_manage:
+            outside = await serve_hosts(settings, services, self._credentials)
+            self._stack.push_async_callback(stop_serving, outside)
 
-    def _services(self) -> tuple[grpc.GenericRpcHandler, ...]:
-        services = ServiceMetrics(self._metrics)
-        durations = {
-            "CreateService": services.create.observe,
-            "UpdateService": services.update.observe,
-            "RemoveService": services.delete.observe,
-        }
-        counts = ApiMetrics(self._metrics, api.API_METHODS)
-        sessions = self._metrics.gauge("warren_sessions", "Sessions with workers, now.")
-        node = _Node(
-            self._runtime.images, self._data.logs_dir, self._describe_daemon, self._publish
-        )
-        return (
-            api.service(self._core, counts, durations, {"InitCluster": self._start_worker}),
-            dispatcher.service(self._core, sessions.inc),
-            node.handler(),
-        )
-
-    async def _start_worker(self) -> None:
-        if self._side is not None:
-            return
+    def _say_what_is_served(self) -> None:
         settings = self._settings
-        self._side = WorkerSide(
-            store=Store.open(self._data.store_file),
-            runtime=self._runtime,
-            images=self._runtime.images.list,
-            channel=self._channel,
-            metrics=self._metrics,
-            node_id=self._data.node_id,
-            node_name=settings.node_name,
-            labels=settings.labels,
-            logs_dir=self._data.logs_dir,
-            concurrency=settings.worker_concurrency,
-            on_runtime_change=self._health.changed,
-        )
-        self._background("worker", self._side.run())
-        # Before, there is no log that could work or not.
-        self._health.add_at_hand("raft", self._read_raft)
-        self._health.set_role(Role.MANAGER | Role.WORKER)
-        self._health.changed()
+        if self._credentials is None:
+            _log.info(
+                "serving %s only: without certificates nothing listens on %s",
+                settings.socket,
+                settings.listen_addr,
+            )
+        elif not self._membership.may_manage:
+            _log.info("serving %s only: a worker's host has no API for others", settings.socket)
+        else:
+            _log.info(
+                "serving %s, and as %s on %s",
+                settings.socket,
+                self._credentials.identity,
+                settings.listen_addr,
+            )
 
     def _background(self, name: str, work: Coroutine[Any, Any, None]) -> None:
         """Run `work` until the end; if it ends before, the daemon is broken."""
@@ -216,17 +232,35 @@ class Parts:
 
     async def _keep_pulsing(self) -> None:
         while True:
-            self._core.pulse()
+            self._seat.pulse()
             await asyncio.sleep(PULSE_S)
 
     # Answers about itself
 
-    def _declare_checks(self) -> None:
-        self._health.add("containerd", self._check_containerd)
-        self._health.add("api", self._check_api)
+    def _follow_role(self) -> None:
+        """What `/ready` waits for follows from what this host is."""
+        health, here = self._health, self._membership
+        for name in ("raft", "session"):
+            health.remove(name)
+        role = Role.NONE
+        if here.in_cluster:
+            role = Role.WORKER
+            if here.manages:
+                role |= Role.MANAGER
+                health.add_at_hand("raft", self._read_raft)
+            else:
+                health.add_at_hand("session", self._read_session)
+        health.set_role(role, here.problem or NO_CLUSTER)
+        health.changed()
 
     def _read_raft(self) -> CheckResult:
-        why = readiness.problem(self._core.status())
+        status = self._seat.status()
+        why = "its log is being closed" if status is None else readiness.problem(status)
+        return not why, why
+
+    def _read_session(self) -> CheckResult:
+        side = self._side
+        why = self._membership.problem or (side.session.problem if side else "not started yet")
         return not why, why
 
     async def _check_containerd(self) -> CheckResult:
@@ -235,12 +269,13 @@ class Parts:
         except RuntimeUnavailable:
             address = self._settings.containerd_address
             return False, f"no answer at {address}; is containerd running?"
-        if self._side is not None and not self._side.worker.listed:
+        side = self._side
+        if side is not None and not side.worker.listed:
             return False, "its containers have not been listed yet"
         return True, ""
 
     async def _check_api(self) -> CheckResult:
-        stub = rpc.Stub(self._channel, rpc.MANAGER)
+        stub = rpc.Stub(self._channels.get(f"unix:{self._settings.socket}"), rpc.MANAGER)
         try:
             await stub.Ping(api_pb2.PingRequest(), timeout=PING_TIMEOUT_S)
         except grpc.RpcError as error:
@@ -252,36 +287,57 @@ class Parts:
         ready = await self._health.ready()
         return "" if ready.ok else str(ready.body.get("message", "not ready"))
 
-    async def _describe_daemon(self) -> node_pb2.GetDaemonResponse:
+    # What the node's own service asks
+
+    async def describe_daemon(self) -> node_pb2.GetDaemonResponse:
+        """Who answers, and whether it is ready."""
         return node_pb2.GetDaemonResponse(
             version=__version__,
             node_id=bytes.fromhex(self._data.node_id),
             node_name=self._settings.node_name,
-            in_cluster=self._side is not None,
+            in_cluster=self._membership.in_cluster,
+            manages=self._membership.manages,
             ready_message=await self._why_not_ready(),
         )
 
-    def _images_changed(self) -> None:
-        if self._side is not None:
-            self._side.session.describe_again()
+    async def publish(self) -> None:
+        """Wait until managers know what the host says of itself."""
+        await self._worker.publish()
 
-    async def _publish(self) -> None:
-        if self._side is not None:
-            await self._side.session.publish()
+    async def join_cluster(
+        self, request: node_pb2.JoinClusterRequest
+    ) -> node_pb2.JoinClusterResponse:
+        """Become a part of a cluster."""
+        return await joining.join(self._membership, request)
+
+    async def leave_cluster(self, request: node_pb2.LeaveClusterRequest) -> None:
+        """Leave it."""
+        await joining.leave(self._membership, request)
+
+    async def restore_cluster(self, file: Path, epoch_min: int) -> node_pb2.RestoreClusterResponse:
+        """Become the only manager of the cluster in a backup."""
+        return await rebirth.restore(self._membership, file, epoch_min)
+
+    async def recover_quorum(
+        self, request: node_pb2.RecoverQuorumRequest
+    ) -> node_pb2.RecoverQuorumResponse:
+        """Become the only manager of this one's cluster."""
+        return await rebirth.recover(self._membership, request)
 
 
 class _Node(NodeLocal):
     """The node-local service; an image is loaded once the managers know of it."""
 
-    def __init__(
-        self,
-        images: Images,
-        log_root: Path,
-        describe: Callable[[], Awaitable[node_pb2.GetDaemonResponse]],
-        publish: Callable[[], Awaitable[None]],
-    ) -> None:
-        super().__init__(images, log_root, describe)
-        self._publish = publish
+    def __init__(self, images: Images, data: DataDir, parts: Parts) -> None:
+        super().__init__(
+            images,
+            data.logs_dir,
+            parts.describe_daemon,
+            parts.join_cluster,
+            parts.leave_cluster,
+            Rebirth(data.tmp_dir, parts.restore_cluster, parts.recover_quorum),
+        )
+        self._publish = parts.publish
 
     async def load_image(
         self, requests: AsyncIterator[node_pb2.LoadImageRequest], context: Any
@@ -293,8 +349,18 @@ class _Node(NodeLocal):
 
 
 async def _open_core(settings: Config, data: DataDir, pipeline: LogPipeline) -> OpenCore:
-    from warren.core import Core
+    from warren.core import Core, PeerSettings
 
+    peers = None
+    files = tls_files(settings)
+    if files is not None:
+        peers = PeerSettings(
+            listen=settings.peer_addr,
+            address=advertised_peer(settings),
+            ca=files.ca,
+            cert=files.cert,
+            key=files.key,
+        )
     return await Core.open(
         raft_dir=data.raft_dir,
         node_id=data.node_id,
@@ -302,15 +368,10 @@ async def _open_core(settings: Config, data: DataDir, pipeline: LogPipeline) -> 
         advertise_addr=advertised(settings),
         segment_bytes=settings.wal_segment_bytes,
         log=pipeline.emit_core,
+        peers=peers,
     )
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:
     task.cancel()
     await asyncio.wait({task}, timeout=CLOSE_STEP_S)
-
-
-async def _stop_serving(server: grpc.aio.Server, path: Path) -> None:
-    await server.stop(GRPC_GRACE_S)
-    with suppress(FileNotFoundError):
-        os.unlink(path)

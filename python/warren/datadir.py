@@ -2,7 +2,10 @@
 
 lock        flock(2)ed while a daemon runs; holds its pid
 node_id     32 hex digits: this node, for as long as the directory lives
+cluster.json  which cluster it belongs to, and where that is managed
+member.json what its membership, as a manager, is bound to
 raft/       the log and snapshots of a manager
+raft.old/   those of a membership that has ended
 worker.db   what the worker has to do, for when no manager answers
 logs/       one directory per container
 tmp/        archives on their way in; emptied at start
@@ -33,21 +36,28 @@ class DataDir:
         self.path = path
         self.node_id = node_id
         self.raft_dir = path / "raft"
+        self.old_raft_dir = path / "raft.old"
+        self.cluster_file = path / "cluster.json"
+        self.member_file = path / "member.json"
         self.store_file = path / "worker.db"
         self.logs_dir = path / "logs"
         self.tmp_dir = path / "tmp"
         self._lock_fd: int | None = lock_fd
 
     @classmethod
-    def open(cls, path: Path) -> DataDir:
-        """Make, lock and read it. Raises StartupError where that cannot be done."""
+    def open(cls, path: Path, node_id: str | None = None) -> DataDir:
+        """Make, lock and read it. Raises StartupError where that cannot be done.
+
+        `node_id`: the one that the node's certificate has; a new directory takes it over, and one
+        that is another node's is refused.
+        """
         try:
             _make_durably(path, mode=0o700)
             lock_fd = _lock(path)
         except OSError as error:
             raise _unusable(path, error) from None
         try:
-            directory = cls(path, lock_fd, _node_id(path))
+            directory = cls(path, lock_fd, _node_id(path, node_id))
             shutil.rmtree(directory.tmp_dir, ignore_errors=True)
             for child in (directory.raft_dir, directory.logs_dir, directory.tmp_dir):
                 child.mkdir(mode=0o700, exist_ok=True)
@@ -59,6 +69,17 @@ class DataDir:
             os.close(lock_fd)
             raise
         return directory
+
+    def set_raft_aside(self) -> None:
+        """The log of a membership that has ended makes room for another; only the last is kept."""
+        shutil.rmtree(self.old_raft_dir, ignore_errors=True)
+        self.raft_dir.rename(self.old_raft_dir)
+        self.raft_dir.mkdir(mode=0o700)
+        _sync_names(self.path)
+
+    def has_log(self) -> bool:
+        """Something is where a manager's log would be."""
+        return any(self.raft_dir.glob("*"))
 
     def close(self) -> None:
         """Let another daemon have it. Idempotent."""
@@ -99,7 +120,7 @@ def _lock(path: Path) -> int:
     return fd
 
 
-def _node_id(path: Path) -> str:
+def _node_id(path: Path, certified: str | None) -> str:
     file = path / "node_id"
     try:
         text = file.read_text(encoding="ascii", errors="replace")
@@ -109,17 +130,23 @@ def _node_id(path: Path) -> str:
                 f"{file} is missing although {path / 'raft'} holds a cluster's log; restore it "
                 "from a backup, or move the data directory away to begin with an empty node"
             ) from None
-        return _new_node_id(file)
+        return _new_node_id(file, certified or secrets.token_hex(16))
     if not _NODE_ID.fullmatch(text):
         raise StartupError(
             f"{file} is damaged: it has to hold 32 hex digits; restore it from a backup, or move "
             "the data directory away to begin with an empty node"
         )
-    return text.strip()
+    node_id = text.strip()
+    if certified is not None and certified != node_id:
+        raise StartupError(
+            f"data directory {path} belongs to node {node_id}, and the certificate to node "
+            f"{certified}; have a certificate issued for {node_id}, or name another directory "
+            "(data_dir)"
+        )
+    return node_id
 
 
-def _new_node_id(file: Path) -> str:
-    node_id = secrets.token_hex(16)
+def _new_node_id(file: Path, node_id: str) -> str:
     part = file.with_suffix(".part")
     with part.open("w", encoding="ascii") as out:
         out.write(node_id + "\n")

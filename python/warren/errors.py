@@ -17,19 +17,24 @@ PYTHON_CODES: Final[frozenset[str]] = frozenset(
         "internal",  # a fault of ours; the daemon's log has the details
         "runtime_unavailable",  # containerd does not answer
         "unavailable",  # no daemon, or no connection to it
+        "worker_only",  # this host is no manager; ask one
     }
 )
 
 
 class WarrenError(Exception):
-    """A refusal: `code` is for programs and stable, `message` is a sentence for people."""
+    """A refusal: `code` is for programs and stable, `message` is a sentence for people.
 
-    __slots__ = ("code", "message")
+    `leader_address`: of `not_leader`, the API of the manager that leads; empty where not known.
+    """
 
-    def __init__(self, code: str, message: str) -> None:
+    __slots__ = ("code", "leader_address", "message")
+
+    def __init__(self, code: str, message: str, leader_address: str = "") -> None:
         super().__init__(code, message)
         self.code = code
         self.message = message
+        self.leader_address = leader_address
 
     def __str__(self) -> str:
         return self.message

@@ -24,10 +24,13 @@ __all__ = [
     "CLIENT_OPTIONS",
     "DISPATCHER",
     "ERROR_METADATA_KEY",
+    "KEEPALIVE_OPTIONS",
     "MANAGER",
     "MESSAGE_LIMIT_BYTES",
     "NODE_LOCAL",
+    "ON_BEHALF_KEY",
     "SERVER_OPTIONS",
+    "STALE_KEY",
     "STATUS_OF_CODE",
     "Method",
     "Stub",
@@ -39,6 +42,10 @@ __all__ = [
 ]
 
 ERROR_METADATA_KEY: Final = "warren-error-bin"
+ON_BEHALF_KEY: Final = "warren-on-behalf-of"
+"""Metadata of a request that a manager forwards: who asked. Believed of managers only."""
+STALE_KEY: Final = "warren-stale"
+"""Metadata of a read, `1`: the manager's own state will do, which may be old."""
 
 MESSAGE_LIMIT_BYTES: Final = 4 * 1024 * 1024
 """Largest request. What is larger (archives, logs) streams in pieces."""
@@ -55,6 +62,9 @@ SERVER_OPTIONS: Final[Options] = [
     ("grpc.max_receive_message_length", _TRANSPORT_LIMIT_BYTES),
     ("grpc.max_send_message_length", _ANSWER_LIMIT_BYTES),
     ("grpc.so_reuseport", 0),
+    # `KEEPALIVE_OPTIONS` ask more often than a server takes unless told.
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 2_000),
+    ("grpc.keepalive_permit_without_calls", 1),
 ]
 
 CLIENT_OPTIONS: Final[Options] = [
@@ -66,6 +76,16 @@ CLIENT_OPTIONS: Final[Options] = [
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 500),
 ]
+
+KEEPALIVE_OPTIONS: Final[Options] = [
+    # A host that is cut off, or stopped, sends nothing that would end a connection.
+    ("grpc.keepalive_time_ms", 5_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.max_pings_without_data", 0),
+    # In fact how long one attempt to connect may take: a handshake between busy hosts.
+    ("grpc.min_reconnect_backoff_ms", 2_000),
+]
+"""For clients of other hosts, over `CLIENT_OPTIONS`."""
 
 STATUS_OF_CODE: Final[Mapping[str, grpc.StatusCode]] = {
     "invalid": grpc.StatusCode.INVALID_ARGUMENT,
@@ -91,12 +111,14 @@ STATUS_OF_CODE: Final[Mapping[str, grpc.StatusCode]] = {
     "shutting_down": grpc.StatusCode.UNAVAILABLE,
     "data_dir": grpc.StatusCode.FAILED_PRECONDITION,
     "log_damaged": grpc.StatusCode.DATA_LOSS,
+    "backup_unusable": grpc.StatusCode.INVALID_ARGUMENT,
     "stale_session": grpc.StatusCode.ABORTED,
     "unknown_method": grpc.StatusCode.UNIMPLEMENTED,
     "unknown_level": grpc.StatusCode.FAILED_PRECONDITION,
     "level_not_reached": grpc.StatusCode.FAILED_PRECONDITION,
     "member_removed": grpc.StatusCode.FAILED_PRECONDITION,
     "wrong_data_dir": grpc.StatusCode.FAILED_PRECONDITION,
+    "node_removed": grpc.StatusCode.FAILED_PRECONDITION,
     # Refusals of single items at apply.
     "slot_taken": grpc.StatusCode.ABORTED,
     "node_not_eligible": grpc.StatusCode.FAILED_PRECONDITION,
@@ -108,6 +130,7 @@ STATUS_OF_CODE: Final[Mapping[str, grpc.StatusCode]] = {
     "internal": grpc.StatusCode.INTERNAL,
     "runtime_unavailable": grpc.StatusCode.UNAVAILABLE,
     "unavailable": grpc.StatusCode.UNAVAILABLE,
+    "worker_only": grpc.StatusCode.FAILED_PRECONDITION,
 }
 """Every code of a refusal, and the status that a client without our metadata sees."""
 
@@ -205,7 +228,9 @@ def status_of(code: str) -> grpc.StatusCode:
 
 async def abort(context: grpc.aio.ServicerContext[Any, Any], error: WarrenError) -> None:
     """End a call with a refusal. Does not return: gRPC raises through the handler."""
-    encoded = api_pb2.Error(code=error.code, message=error.message).SerializeToString()
+    encoded = api_pb2.Error(
+        code=error.code, message=error.message, leader_address=error.leader_address
+    ).SerializeToString()
     await context.abort(status_of(error.code), error.message, ((ERROR_METADATA_KEY, encoded),))
 
 
@@ -257,4 +282,4 @@ def _decoded(value: bytes) -> WarrenError | None:
         message = api_pb2.Error.FromString(value)
     except DecodeError:
         return None
-    return WarrenError(message.code, message.message)
+    return WarrenError(message.code, message.message, message.leader_address)

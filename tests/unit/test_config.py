@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.certificates import Authority, node_id
 from warren import config
 from warren.config import Config, resolve
 from warren.daemon import main
@@ -57,7 +58,8 @@ def test_flag_over_environment_over_file_over_default(tmp_path: Path) -> None:
 def test_every_key_in_every_place(tmp_path: Path) -> None:
     samples = {
         "data_dir": "/d", "socket": "/s", "socket_group": "g", "listen_addr": "[::1]:1",
-        "advertise_addr": "h:2", "metrics_addr": "127.0.0.1:0", "log_level": "debug",
+        "advertise_addr": "h:2", "peer_addr": "127.0.0.1:2", "tls_ca": "/ca", "tls_cert": "/cert",
+        "tls_key": "/key", "metrics_addr": "127.0.0.1:0", "log_level": "debug",
         "log_format": "json", "node_name": "n", "labels": "zone=eu,disk=ssd",
         "containerd_address": "/c", "containerd_namespace": "ns", "log_max_bytes": "4096",
         "log_max_files": "1", "wal_segment_bytes": "1048576", "worker_concurrency": "2",
@@ -172,5 +174,27 @@ def test_the_document_names_every_key_and_default() -> None:
     for key, (default, meaning) in rows.items():
         described, expects = config.described(key)
         assert meaning == f"{described}: {expects}"
-        if key not in ("node_name", "labels", "advertise_addr"):
-            assert default == f"`{getattr(Config(), key)}`"
+        if key not in ("node_name", "labels"):
+            value = getattr(Config(), key)
+            assert default == (f"`{value}`" if value != "" else "empty")
+
+
+def test_certificates_are_named_together_and_checked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert config.tls_files(Config()) is None
+    with pytest.raises(StartupError, match="tls_ca and tls_key not set") as caught:
+        config.tls_files(Config(tls_cert="/cert"))
+    assert caught.value.exit_code == 2
+
+    files = Authority(tmp_path).worker(node_id(1))
+    named = {"--tls-ca": files.ca, "--tls-cert": files.cert, "--tls-key": files.key}
+    arguments = ["--check-config", *(f"{flag}={path}" for flag, path in named.items())]
+    assert main(arguments) == 0
+    assert main([*arguments, "--tls-key=/none"]) == 2
+    assert "cannot read tls_key /none" in capsys.readouterr().err
+
+
+def test_peers_are_told_the_host_of_the_api() -> None:
+    settings = Config(advertise_addr="[fe80::1]:2377", peer_addr="0.0.0.0:7")
+    assert config.advertised_peer(settings) == "[fe80::1]:7"

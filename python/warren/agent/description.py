@@ -7,12 +7,13 @@ import os
 import platform
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from warren import __version__
 from warren.agent.runtime.base import Runtime, RuntimeUnavailable
 from warren.pb.v1 import objects_pb2
 
-__all__ = ["Describer", "architecture", "memory_total_bytes", "os_name"]
+__all__ = ["Describer", "ManagerAddresses", "architecture", "memory_total_bytes", "os_name"]
 
 _log = logging.getLogger("warren.session")
 
@@ -20,8 +21,19 @@ _log = logging.getLogger("warren.session")
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm"}
 
 
+class ManagerAddresses(NamedTuple):
+    """What makes a manager of a host: where it would be reached, and its data directory's UUID."""
+
+    peer: str
+    api: str
+    data_dir: bytes
+
+
 class Describer:
-    """Describes this node. What containerd said last is kept while it does not answer."""
+    """Describes this node. What containerd said last is kept while it does not answer.
+
+    `as_manager`: None where this host's certificate does not allow it to manage.
+    """
 
     def __init__(
         self,
@@ -30,9 +42,11 @@ class Describer:
         labels: Mapping[str, str],
         runtime: Runtime,
         images: Callable[[], Awaitable[Iterable[objects_pb2.NodeImage]]],
+        as_manager: Callable[[], ManagerAddresses | None] = lambda: None,
     ) -> None:
         self._runtime = runtime
         self._images = images
+        self._as_manager = as_manager
         self._described = objects_pb2.NodeDescription(
             name=name,
             labels=dict(labels),
@@ -50,6 +64,10 @@ class Describer:
         """The present description; `containerd_version` is empty while containerd is away."""
         described = objects_pb2.NodeDescription()
         described.CopyFrom(self._described)
+        if (manager := self._as_manager()) is not None:
+            described.peer_address = manager.peer
+            described.api_address = manager.api
+            described.data_dir = manager.data_dir
         try:
             described.containerd_version = await self._runtime.version()
             images = sorted(await self._images(), key=lambda image: image.reference)
@@ -59,7 +77,7 @@ class Describer:
         except Exception as error:  # noqa: BLE001 - the session goes on without a new description
             _log.warning("cannot ask containerd for its images, keeping the last list: %s", error)
             return described
-        del described.images[:]
+        described.ClearField("images")
         described.images.extend(images)
         self._described.CopyFrom(described)
         return described

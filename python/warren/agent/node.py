@@ -11,6 +11,7 @@ import grpc
 
 from warren import rpc
 from warren.agent import logs
+from warren.agent.rebirth import Rebirth
 from warren.agent.runtime.base import RuntimeUnavailable
 from warren.agent.runtime.containerd.client import CallFailed
 from warren.agent.runtime.containerd.images import Images
@@ -28,17 +29,25 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class NodeLocal:
-    """The service of `node.proto`. ``describe`` tells what `GetDaemon` answers."""
+    """The service of `node.proto`. ``describe`` tells what `GetDaemon` answers; ``join``,
+    ``leave`` and ``rebirth`` change what this host is in its cluster.
+    """
 
     def __init__(
         self,
         images: Images,
         log_root: Path,
         describe: Callable[[], Awaitable[node_pb2.GetDaemonResponse]],
+        join: Callable[[node_pb2.JoinClusterRequest], Awaitable[node_pb2.JoinClusterResponse]],
+        leave: Callable[[node_pb2.LeaveClusterRequest], Awaitable[None]],
+        rebirth: Rebirth,
     ) -> None:
         self._images = images
         self._log_root = log_root
         self._describe = describe
+        self._join = join
+        self._leave = leave
+        self._rebirth = rebirth
         self.loads = 0
 
     def handler(self) -> grpc.GenericRpcHandler:
@@ -51,6 +60,10 @@ class NodeLocal:
                 "RemoveImage": self.remove_image,
                 "Logs": self.logs,
                 "GetDaemon": self.get_daemon,
+                "JoinCluster": self.join_cluster,
+                "LeaveCluster": self.leave_cluster,
+                "RestoreCluster": self.restore_cluster,
+                "RecoverQuorum": self.recover_quorum,
             },
         )
 
@@ -120,6 +133,46 @@ class NodeLocal:
     ) -> node_pb2.GetDaemonResponse:
         """Who answers, and whether it is ready."""
         return await self._describe()
+
+    async def join_cluster(
+        self, request: node_pb2.JoinClusterRequest, context: Context
+    ) -> node_pb2.JoinClusterResponse:
+        """Makes this host a part of a cluster; goes on if the caller has gone."""
+        try:
+            return await asyncio.shield(asyncio.ensure_future(self._join(request)))
+        except _EXPECTED as error:
+            await _abort(context, error)
+            raise
+
+    async def leave_cluster(
+        self, request: node_pb2.LeaveClusterRequest, context: Context
+    ) -> node_pb2.LeaveClusterResponse:
+        """Takes this host out of its cluster; goes on if the caller has gone."""
+        try:
+            await asyncio.shield(asyncio.ensure_future(self._leave(request)))
+        except _EXPECTED as error:
+            await _abort(context, error)
+            raise
+        return node_pb2.LeaveClusterResponse()
+
+    async def restore_cluster(
+        self, requests: AsyncIterator[node_pb2.RestoreClusterRequest], context: Context
+    ) -> AsyncIterator[node_pb2.RestoreClusterResponse]:
+        """Receives a backup in pieces and makes this host the only manager of what is in it."""
+        try:
+            yield await self._rebirth.restore(requests)
+        except _EXPECTED as error:
+            await _abort(context, error)
+
+    async def recover_quorum(
+        self, request: node_pb2.RecoverQuorumRequest, context: Context
+    ) -> node_pb2.RecoverQuorumResponse:
+        """Makes this manager the only one of its cluster."""
+        try:
+            return await self._rebirth.recover(request)
+        except _EXPECTED as error:
+            await _abort(context, error)
+            raise
 
 
 async def _next(

@@ -1,5 +1,5 @@
-"""The worker's side of its stream to the manager: hello, then assignments one way, reports the
-other.
+"""The worker's side of its stream to the leader: hello, then assignments one way, reports the
+other. A manager that does not lead says who does; if nobody answers, containers go on.
 
 What a stream loses costs nothing: the next hello carries everything that is remembered, and the
 set's hash tells whether assignments were missed. So no report is repeated and none is awaited; a
@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final, Protocol
 
@@ -20,11 +22,13 @@ from warren.agent import status
 from warren.agent.board import Board
 from warren.agent.converge import Memory, is_terminal
 from warren.agent.outbox import Outbox
+from warren.agent.route import Route
 from warren.agent.runtime.base import Observed
 from warren.agent.store import Fence, Journal
+from warren.errors import WarrenError
 from warren.pb.v1 import api_pb2, objects_pb2, session_pb2
 
-__all__ = ["Session", "reconnect_pause_s"]
+__all__ = ["Managers", "Session", "reconnect_pause_s"]
 
 # What a manager takes in one message.
 REPORT_ITEMS_MAX: Final = 256
@@ -38,6 +42,16 @@ PUBLISH_TIMEOUT_S: Final = 5.0
 PUBLISH_POLL_S: Final = 0.02
 RECONNECT_FIRST_S: Final = 0.2
 RECONNECT_MAX_S: Final = 5.0
+# Redirects in a row that are followed at once: more is a cluster that does not know who leads.
+REDIRECTS_MAX: Final = 3
+# Without an acknowledged heartbeat for so many intervals the stream is given up.
+SILENT_INTERVALS: Final = 3
+SILENCE_MIN_S: Final = 1.0
+# Heartbeats whose acknowledgement is awaited.
+UNACKNOWLEDGED_MAX: Final = 16
+# Managers that say in a row that this node was removed, before it is believed: one that is cut off
+# from the others may know less than they do.
+REMOVED_ANSWERS: Final = 3
 _log = logging.getLogger("warren.session")
 
 
@@ -49,17 +63,39 @@ class SessionEndedError(Exception):
     """The stream ended, or must not go on; the sentence says why."""
 
 
+class Managers(Protocol):
+    """What the session needs to know of the cluster's managers, and tells of them."""
+
+    def dial(self, address: str) -> grpc.aio.Channel:
+        """The channel to one; WarrenError where there can be none."""
+
+    async def explain(self, address: str) -> str:
+        """Why one does not answer; empty where nothing is found."""
+
+    def told(self, managers: session_pb2.Managers) -> None:
+        """The leader says who manages, and whether this node is to."""
+
+    def removed(self, why: str) -> None:
+        """The cluster has removed this node, for good."""
+
+
 class Session:
-    """Keeps one stream to the manager open. `run` until cancelled.
+    """Keeps one stream to the leader open. `run` until cancelled.
 
     `describe` gives this node's description; `describe_again` says that it may have changed.
-    `random` gives numbers in [0, 1). `reconnects` counts streams after the first.
+    `manages` says whether a manager runs in this process. `random` gives numbers in [0, 1).
+    `reconnects` counts streams after the first.
+
+    `last_acknowledged_s` is when the newest heartbeat was sent that a leader has acknowledged, on
+    the clock that goes on while the host sleeps (CLOCK_BOOTTIME); None before there was one.
     """
 
     def __init__(
         self,
         *,
-        channel: grpc.aio.Channel,
+        route: Route,
+        managers: Managers,
+        manages: Callable[[], bool],
         node_id: str,
         board: Board,
         journal: Journal,
@@ -72,8 +108,14 @@ class Session:
         self.problem = "not connected yet"
         self.last_acknowledged_s: float | None = None
         self._anew = asyncio.Event()
-        self._stub = rpc.Stub(channel, rpc.DISPATCHER)
-        self._manager = rpc.Stub(channel, rpc.MANAGER)
+        self._route = route
+        self._managers = managers
+        self._manages = manages
+        self._manager: rpc.Stub | None = None
+        self._refused_as_removed = 0
+        self._explaining: asyncio.Task[None] | None = None
+        self._sent_s: OrderedDict[int, float] = OrderedDict()
+        self._acknowledged = asyncio.Event()
         self._node_id = bytes.fromhex(node_id)
         self._board = board
         self._journal = journal
@@ -119,34 +161,83 @@ class Session:
         return True
 
     async def run(self) -> None:
-        failures = 0
+        """Connect, converse, connect again, until cancelled."""
+        try:
+            await self._keep_connected()
+        finally:
+            if self._explaining is not None:
+                self._explaining.cancel()
+
+    async def _keep_connected(self) -> None:
+        failures = redirects = 0
         while True:
+            address = self._route.next()
             try:
-                await self._once()
-            except (grpc.RpcError, SessionEndedError, TimeoutError) as error:
-                failures = 1 if self.connected else failures + 1
-                self._lost(error, failures)
-            await asyncio.sleep(reconnect_pause_s(failures, self._random()))
+                await self._once(address)
+            except (grpc.RpcError, WarrenError, SessionEndedError, TimeoutError) as error:
+                refusal = _refusal(error)
+                stood = self.connected
+                failures = 1 if stood else failures + 1
+                self._note_removal(refusal)
+                self._route.failed()
+                redirects = 0 if stood else redirects
+                if refusal.leader_address and redirects < REDIRECTS_MAX:
+                    redirects += 1
+                    self._route.redirect(refusal.leader_address)
+                    self.problem = "another manager leads; turning to that one"
+                    continue
+                redirects = 0
+                self._lost(address, refusal, failures)
+            # A round through all of them counts as one failure.
+            rounds = -(-failures // max(len(self._route.candidates()), 1))
+            await asyncio.sleep(reconnect_pause_s(rounds, self._random()))
             self._reconnects.inc()
 
-    def _lost(self, error: Exception, failures: int) -> None:
-        why = str(rpc.failure(error) if isinstance(error, grpc.RpcError) else error)
-        self.problem = f"no session with a manager: {why or 'no answer in time'}"
+    def _lost(self, address: str, refusal: WarrenError, failures: int) -> None:
+        self.problem = f"no session with a manager: {refusal.message or 'no answer in time'}"
         level = logging.WARNING if failures == 1 else logging.DEBUG
         _log.log(level, "%s; containers go on, trying again", self.problem)
+        looking = self._explaining is not None and not self._explaining.done()
+        if refusal.code == "unavailable" and failures > 1 and not looking:
+            self._explaining = asyncio.create_task(self._explain(address))
 
-    async def _once(self) -> None:
+    async def _explain(self, address: str) -> None:
+        """What gRPC says of a failed connection helps little; to find more takes a while."""
+        why = await self._managers.explain(address)
+        if why and not self.connected:
+            self.problem = f"no session with a manager: {why}"
+
+    def _note_removal(self, refusal: WarrenError) -> None:
+        if refusal.code != "node_removed":
+            # Who does not answer says nothing of it.
+            if refusal.code != "unavailable":
+                self._refused_as_removed = 0
+            return
+        self._refused_as_removed += 1
+        if self._refused_as_removed >= REMOVED_ANSWERS:
+            self._managers.removed(refusal.message)
+
+    async def _once(self, address: str) -> None:
+        if not address:
+            raise SessionEndedError("no manager is known; let this host join a cluster again")
         self._stale.clear()
         self._anew.clear()
         self._description = await self._describe()
-        call = self._stub.Session()
+        channel = self._managers.dial(address)
+        call = rpc.Stub(channel, rpc.DISPATCHER).Session()
         try:
             # The hello tells everything that waits to be told.
             self._outbox.clear()
             hello = self._board.hello(self._node_id, self._description, self._observed())
+            hello.manages = self._manages()
             await self._send(call, hello=hello)
+            # No acknowledgement: one may be welcomed by a leader that was deposed and does not know.
             welcome = await self._welcomed(call)
-            await self._converse(call, welcome.heartbeat_interval_ms)
+            self._route.welcomed(address)
+            self._manager = rpc.Stub(channel, rpc.MANAGER)
+            if welcome.HasField("managers"):  # older releases do not say
+                self._managers.told(welcome.managers)
+            await self._converse(call, welcome)
         finally:
             call.cancel()
 
@@ -160,11 +251,14 @@ class Session:
             raise SessionEndedError("that manager led in the past and does not know it yet")
         await self._journal.durable()  # a fence that a restart forgets is none
         self.problem = ""
+        self._refused_as_removed = 0
         _log.info("session with a manager", extra={"term": welcome.term})
         return welcome
 
-    async def _converse(self, call: Any, heartbeat_interval_ms: int) -> None:
-        interval_s = max(heartbeat_interval_ms, HEARTBEAT_MIN_MS) / 1000
+    async def _converse(self, call: Any, welcome: session_pb2.Welcome) -> None:
+        interval_s = max(welcome.heartbeat_interval_ms, HEARTBEAT_MIN_MS) / 1000
+        self._sent_s.clear()
+        self._acknowledged.clear()
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._read(call))
@@ -172,6 +266,9 @@ class Session:
                 group.create_task(self._beat(call, interval_s))
                 group.create_task(self._keep_describing(call))
                 group.create_task(self._end_when_asked())
+                # A release that says who manages acknowledges heartbeats too.
+                if welcome.HasField("managers"):
+                    group.create_task(self._watch_silence(interval_s))
         except* (grpc.RpcError, SessionEndedError, TimeoutError) as errors:
             # One fault ends the stream, and shows in each of its tasks.
             raise errors.exceptions[0] from None
@@ -181,8 +278,17 @@ class Session:
             message = await call.read()
             if message is grpc.aio.EOF:
                 raise SessionEndedError("the manager ended the session")
-            if message.WhichOneof("body") != "assignments":
-                continue  # of a newer manager
+            match message.WhichOneof("body"):
+                case "assignments":
+                    pass
+                case "heartbeat_ack":
+                    self._take_ack(message.heartbeat_ack.sequence)
+                    continue
+                case "managers":
+                    self._managers.told(message.managers)
+                    continue
+                case _:
+                    continue  # of a newer manager
             if self._board.apply(message.assignments):
                 continue
             if message.assignments.complete:
@@ -199,9 +305,35 @@ class Session:
             await self._send(call, report=session_pb2.StatusReport(items=items))
 
     async def _beat(self, call: Any, interval_s: float) -> None:
+        sequence = 0
         while True:
             await asyncio.sleep(interval_s)
-            await self._send(call, heartbeat=session_pb2.Heartbeat())
+            sequence += 1
+            self._sent_s[sequence] = _boottime_s()
+            while len(self._sent_s) > UNACKNOWLEDGED_MAX:
+                self._sent_s.popitem(last=False)
+            await self._send(call, heartbeat=session_pb2.Heartbeat(sequence=sequence))
+
+    def _take_ack(self, sequence: int) -> None:
+        sent_s = self._sent_s.get(sequence)
+        if sent_s is None:
+            return
+        while self._sent_s and next(iter(self._sent_s)) <= sequence:
+            self._sent_s.popitem(last=False)
+        self.last_acknowledged_s = sent_s
+        self._acknowledged.set()
+
+    async def _watch_silence(self, interval_s: float) -> None:
+        limit_s = max((SILENT_INTERVALS + 1) * interval_s, SILENCE_MIN_S)
+        while True:
+            try:
+                async with asyncio.timeout(limit_s):
+                    await self._acknowledged.wait()
+            except TimeoutError:
+                raise SessionEndedError(
+                    f"the manager has acknowledged no heartbeat for {limit_s:.0f} s"
+                ) from None
+            self._acknowledged.clear()
 
     async def _keep_describing(self, call: Any) -> None:
         while True:
@@ -227,11 +359,14 @@ class Session:
 
     async def _managers_know(self, description: objects_pb2.NodeDescription) -> bool:
         """Wait until a read shows `description`; a stream has no answers to wait for."""
+        manager = self._manager
+        if manager is None:
+            return False
         request = api_pb2.GetNodeRequest(ref=self._node_id.hex())
         try:
             async with asyncio.timeout(PUBLISH_TIMEOUT_S):
                 while True:
-                    answer = await self._manager.GetNode(request, timeout=PUBLISH_TIMEOUT_S)
+                    answer = await manager.GetNode(request, timeout=PUBLISH_TIMEOUT_S)
                     if answer.node.node.description == description:
                         return True
                     await asyncio.sleep(PUBLISH_POLL_S)
@@ -249,6 +384,18 @@ def reconnect_pause_s(failures: int, random: float) -> float:
     """
     full = min(RECONNECT_FIRST_S * (1 << min(max(failures - 1, 0), 16)), RECONNECT_MAX_S)
     return full * (0.5 + random / 2)
+
+
+def _refusal(error: Exception) -> WarrenError:
+    if isinstance(error, WarrenError):
+        return error
+    if isinstance(error, grpc.RpcError):
+        return rpc.failure(error)
+    return WarrenError("internal", str(error))
+
+
+def _boottime_s() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def _is_news(memory: Memory) -> bool:

@@ -7,24 +7,56 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
-
-import grpc
+from typing import Final
 
 from warren.agent.board import Board
 from warren.agent.contact import ContactWatch, boot_id, uptime_s
-from warren.agent.description import Describer
+from warren.agent.description import Describer, ManagerAddresses
 from warren.agent.outbox import Outbox
+from warren.agent.route import Route
 from warren.agent.runtime.base import Runtime
-from warren.agent.session import Session
+from warren.agent.session import Managers, Session
 from warren.agent.store import Journal, Store
 from warren.agent.worker import Worker
 from warren.observe.catalogue import ContainerMetrics
 from warren.observe.metrics import Metrics
-from warren.pb.v1 import objects_pb2
+from warren.pb.v1 import objects_pb2, session_pb2
 
-__all__ = ["WorkerSide"]
+__all__ = ["WorkerMetrics", "WorkerSide"]
 
-FIRST_LISTING_S = 2.0
+FIRST_LISTING_S: Final = 2.0
+_EMPTY_POLL_S: Final = 0.05
+
+
+class WorkerMetrics:
+    """The worker's series. `side` is the one that they tell of; None while there is none."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self.side: WorkerSide | None = None
+        self.containers = ContainerMetrics(metrics)
+        self.reconnects = metrics.counter(
+            "warren_session_reconnects_total", "Streams to a manager opened after the first."
+        )
+        metrics.gauge_function(
+            "warren_session_connected",
+            "1 while a manager has welcomed this worker, else 0.",
+            lambda: float(self.side is not None and self.side.session.connected),
+        )
+        metrics.gauge_function(
+            "warren_worker_actions",
+            "Container operations under way.",
+            lambda: self.side.worker.busy if self.side else 0,
+        )
+        metrics.gauge_function(
+            "warren_worker_outbox_depth",
+            "Container statuses waiting to be told to the manager.",
+            lambda: len(self.side.outbox) if self.side else 0,
+        )
+        metrics.gauge_function(
+            "warren_worker_store_failing",
+            "1 while the worker's store cannot be written, else 0.",
+            lambda: float(bool(self.side and self.side.journal.problem)),
+        )
 
 
 class WorkerSide:
@@ -36,8 +68,11 @@ class WorkerSide:
         store: Store,
         runtime: Runtime,
         images: Callable[[], Awaitable[Iterable[objects_pb2.NodeImage]]],
-        channel: grpc.aio.Channel,
-        metrics: Metrics,
+        route: Route,
+        managers: Managers,
+        manages: Callable[[], bool],
+        as_manager: Callable[[], ManagerAddresses | None],
+        metrics: WorkerMetrics,
         node_id: str,
         node_name: str,
         labels: Mapping[str, str],
@@ -65,13 +100,17 @@ class WorkerSide:
             node_name=node_name,
             logs_dir=logs_dir,
             clock_ms=lambda: time.time_ns() // 1_000_000,
-            durations=ContainerMetrics(metrics),
+            durations=metrics.containers,
             concurrency=concurrency,
             contact=self.contact,
         )
-        describer = Describer(name=node_name, labels=labels, runtime=runtime, images=images)
+        describer = Describer(
+            name=node_name, labels=labels, runtime=runtime, images=images, as_manager=as_manager
+        )
         self.session = Session(
-            channel=channel,
+            route=route,
+            managers=managers,
+            manages=manages,
             node_id=node_id,
             board=self.board,
             journal=self.journal,
@@ -79,14 +118,13 @@ class WorkerSide:
             describe=describer.describe,
             observed=lambda: self.worker.observed.values(),
             random=random.random,
-            reconnects=metrics.counter(
-                "warren_session_reconnects_total", "Streams to a manager opened after the first."
-            ),
+            reconnects=metrics.reconnects,
         )
         self.contact.on_broken = self.session.begin_anew
+        self._session_task: asyncio.Task[None] | None = None
         self._on_runtime_change = on_runtime_change
         self.worker.on_runtime_change = self._runtime_changed
-        self._declare(metrics)
+        metrics.side = self
 
     async def run(self) -> None:
         """Work, and once it is known what is on this host, say so to a manager."""
@@ -94,30 +132,27 @@ class WorkerSide:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self.worker.run())
                 await self.worker.first_listing(FIRST_LISTING_S)
-                group.create_task(self.session.run())
+                self._session_task = group.create_task(self.session.run())
         finally:
             await self.journal.close()
+
+    async def empty(self, timeout_s: float) -> bool:
+        """Listen to no manager any more, and remove every container; False: not all in time."""
+        if self._session_task is not None:
+            self._session_task.cancel()
+        nothing = session_pb2.Assignments(complete=True)
+        self.board.apply(nothing)
+        try:
+            async with asyncio.timeout(timeout_s):
+                while self._holds_any():  # noqa: ASYNC110 - once in a host's life
+                    await asyncio.sleep(_EMPTY_POLL_S)
+        except TimeoutError:
+            return False
+        return True
+
+    def _holds_any(self) -> bool:
+        return bool(self.worker.observed or self.worker.busy) or not self.worker.listed
 
     def _runtime_changed(self) -> None:
         self.session.describe_again()
         self._on_runtime_change()
-
-    def _declare(self, metrics: Metrics) -> None:
-        metrics.gauge_function(
-            "warren_session_connected",
-            "1 while a manager has welcomed this worker, else 0.",
-            lambda: float(self.session.connected),
-        )
-        metrics.gauge_function(
-            "warren_worker_actions", "Container operations under way.", lambda: self.worker.busy
-        )
-        metrics.gauge_function(
-            "warren_worker_outbox_depth",
-            "Container statuses waiting to be told to the manager.",
-            lambda: len(self.outbox),
-        )
-        metrics.gauge_function(
-            "warren_worker_store_failing",
-            "1 while the worker's store cannot be written, else 0.",
-            lambda: float(bool(self.journal.problem)),
-        )

@@ -12,9 +12,14 @@ STUCK_MS: Final = 2_000
 
 def problem(status: Mapping[str, Any]) -> str:
     """Why this manager cannot serve; empty where it can."""
-    if not status["in_cluster"]:
+    if not status["is_member"]:
         return "this node belongs to no cluster; create one: warrenctl cluster init"
-    if not status["leader"]:
+    if status["removed"]:
+        return "this manager was removed from the cluster; it goes on as a worker"
+    if not status["in_cluster"]:
+        return "this manager has yet to learn the cluster's state from the others"
+    # Alone, it is its own leader: once it serves.
+    if not status["leader"] and (status["voters"] == 1 or not status["has_leader"]):
         return "the cluster has no leader at the moment"
     if status["no_space"]:
         return "no space left for the log; free some: writes resume by themselves"

@@ -107,6 +107,7 @@ class Health:
     ) -> None:
         self._version = version
         self._role = role
+        self._outside = NO_CLUSTER
         self._clock = clock
         self._wall = wall
         self._started_at = clock()
@@ -140,9 +141,10 @@ class Health:
         if component is not None and component.running is not None:
             component.running.cancel()
 
-    def set_role(self, role: Role) -> None:
-        """What `/ready` waits for from now on."""
+    def set_role(self, role: Role, outside: str = NO_CLUSTER) -> None:
+        """What `/ready` waits for from now on; `outside`: what it says where that is a cluster."""
         self._role = role
+        self._outside = outside
 
     def changed(self) -> None:
         """Something that a check looks at has changed: `run` measures now, not at its next turn."""
@@ -185,7 +187,7 @@ class Health:
         waiting = [f"{name} ({why[name]})" for name in critical if why[name]]
         message = f"waiting for {', '.join(waiting)}" if waiting else ""
         if self._role is Role.NONE:
-            message = NO_CLUSTER
+            message = self._outside
         return self._answer(not message, ("ready", "not_ready"), states, message)
 
     def _why_not(self) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,14 @@ from warren.agent import status
 from warren.agent.board import Board
 from warren.agent.converge import Memory
 from warren.agent.outbox import Outbox
-from warren.agent.session import Session, reconnect_pause_s
+from warren.agent.route import Route
+from warren.agent.session import REDIRECTS_MAX, REMOVED_ANSWERS, Session, reconnect_pause_s
 from warren.agent.store import Fence, Journal, Store
+from warren.channels import Channels
 from warren.errors import WarrenError
 from warren.manager import api, dispatcher
+from warren.manager.forward import Forwarder
+from warren.manager.identity import by_socket
 from warren.pb.v1 import api_pb2, session_pb2
 from warren.pb.v1 import objects_pb2 as pb
 
@@ -37,10 +42,14 @@ class ScriptedCore:
         self.to_worker: asyncio.Queue[session_pb2.ManagerMessage | None] = asyncio.Queue()
         self.from_worker: asyncio.Queue[session_pb2.WorkerMessage] = asyncio.Queue()
         self.description = pb.NodeDescription()
+        self.acknowledges = True
+        self.managers: session_pb2.Managers | None = None
         self.ended = 0
         self.term = 3
 
-    async def call(self, identity: str, method: str, body: bytes, timeout_s: float) -> bytes:
+    async def call(
+        self, identity: str, method: str, body: bytes, timeout_s: float, *, stale: bool = False
+    ) -> bytes:
         assert identity == "local"
         self.calls.append((method, body, timeout_s))
         if method in self.refuse:
@@ -51,6 +60,9 @@ class ScriptedCore:
             if message.WhichOneof("body") == "description":
                 self.description = message.description
             await self.from_worker.put(message)
+            if message.WhichOneof("body") == "heartbeat" and self.acknowledges:
+                ack = session_pb2.HeartbeatAck(sequence=message.heartbeat.sequence)
+                return session_pb2.ManagerMessage(heartbeat_ack=ack).SerializeToString()
         if method == "GetNode":
             node = pb.Node(description=self.description)
             view = api_pb2.NodeView(node=node)
@@ -67,8 +79,14 @@ class ScriptedCore:
             hello = session_pb2.Hello.FromString(body)
             self.sessions.append(hello)
             self.description = hello.description
+            if "Session" in self.refuse:
+                raise self.refuse["Session"]
             welcome = session_pb2.Welcome(
-                epoch=1, term=self.term, session_id=SESSION, heartbeat_interval_ms=100
+                epoch=1,
+                term=self.term,
+                session_id=SESSION,
+                heartbeat_interval_ms=100,
+                managers=self.managers,
             )
             yield session_pb2.ManagerMessage(welcome=welcome).SerializeToString()
             while (item := await self.to_worker.get()) is not None:
@@ -91,6 +109,34 @@ class Counts:
         return One()
 
 
+class Forwarded:
+    def record(self, *, ok: bool) -> None:
+        raise AssertionError("nothing is forwarded here")
+
+
+class Managers:
+    """One manager, whose every word is noted."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self.channel = channel
+        self.dialled: list[str] = []
+        self.heard: list[session_pb2.Managers] = []
+        self.why_removed = ""
+
+    def dial(self, address: str) -> grpc.aio.Channel:
+        self.dialled.append(address)
+        return self.channel
+
+    async def explain(self, address: str) -> str:
+        return f"nobody is at {address}"
+
+    def told(self, managers: session_pb2.Managers) -> None:
+        self.heard.append(managers)
+
+    def removed(self, why: str) -> None:
+        self.why_removed = why
+
+
 class Edges:
     def __init__(self, core: ScriptedCore, counts: Counts, channel: grpc.aio.Channel) -> None:
         self.core = core
@@ -106,15 +152,21 @@ class Edges:
 
 @pytest.fixture
 async def edges(tmp_path: Path) -> AsyncIterator[Edges]:
-    core, counts = ScriptedCore(), Counts()
+    core, counts, channels = ScriptedCore(), Counts(), Channels(None)
     server = grpc.aio.server(options=rpc.SERVER_OPTIONS)
     target = f"unix:{tmp_path}/s"
     async with grpc.aio.insecure_channel(target, options=rpc.CLIENT_OPTIONS) as channel:
         edges = Edges(core, counts, channel)
         server.add_generic_rpc_handlers(
             (
-                api.service(core, counts, {"CreateService": edges.created.append}, {}),
-                dispatcher.service(core, edges.count_session),
+                api.service(
+                    Forwarder(core, channels, Forwarded()),
+                    by_socket,
+                    counts,
+                    {"CreateService": edges.created.append},
+                    {},
+                ),
+                dispatcher.service(core, by_socket, edges.count_session),
             )
         )
         server.add_insecure_port(target)
@@ -146,7 +198,7 @@ async def test_bytes_pass_through_and_are_counted(edges: Edges) -> None:
 async def test_deadlines_have_a_default_and_a_bound(edges: Edges) -> None:
     await edges.manager.Ping(api_pb2.PingRequest())
     await edges.manager.Ping(api_pb2.PingRequest(), timeout=86_400)
-    assert [call[2] for call in edges.core.calls] == [10.0, 60.0]
+    assert [call[2] for call in edges.core.calls] == pytest.approx([10.0, 60.0], abs=1)
 
 
 async def test_a_refusal_keeps_code_and_sentence(edges: Edges) -> None:
@@ -218,8 +270,11 @@ class Worker:
         self.outbox = Outbox()
         self.description = pb.NodeDescription(name="n1")
         self.reconnects = Counter()
+        self.managers = Managers(edges.channel)
         self.session = Session(
-            channel=edges.channel,
+            route=Route(lambda: ["one:1", "two:1"], lambda: "", "", lambda: 0.0),
+            managers=self.managers,
+            manages=lambda: False,
             node_id=NODE,
             board=self.board,
             journal=self.journal,
@@ -353,8 +408,54 @@ async def test_no_manager_is_waited_for(tmp_path: Path) -> None:
         worker = Worker(Edges(ScriptedCore(), Counts(), channel), tmp_path / "worker.db")
         await until(lambda: worker.reconnects.value >= 2)
         assert not worker.session.connected
-        assert "cannot reach" in worker.session.problem
+        await until(lambda: "nobody is at" in worker.session.problem)
+        # Each in its turn, whoever began.
+        assert set(worker.managers.dialled) == {"one:1", "two:1"}
         await worker.close()
+
+
+async def test_the_one_who_leads_is_turned_to_at_once(edges: Edges, worker: Worker) -> None:
+    await until(lambda: worker.session.connected)
+    edges.core.refuse["Session"] = WarrenError("not_leader", "another one leads", "three:1")
+    await edges.core.to_worker.put(None)
+    await until(lambda: worker.managers.dialled.count("three:1") == REDIRECTS_MAX)
+    edges.core.refuse.clear()
+    await until(lambda: worker.session.connected)
+
+
+async def test_what_is_said_of_managers_is_passed_on(edges: Edges, worker: Worker) -> None:
+    await until(lambda: worker.session.connected)
+    assert worker.managers.heard == []  # of a release that does not say
+    edges.core.managers = session_pb2.Managers(api_addresses=["a:1"])
+    await edges.core.to_worker.put(None)
+    await until(lambda: worker.managers.heard == [edges.core.managers])
+    changed = session_pb2.Managers(api_addresses=["a:1", "b:1"])
+    await edges.core.to_worker.put(session_pb2.ManagerMessage(managers=changed))
+    await until(lambda: worker.managers.heard[-1] == changed)
+
+
+async def test_acknowledged_is_what_was_sent_before(edges: Edges, worker: Worker) -> None:
+    await until(lambda: worker.session.last_acknowledged_s is not None)
+    first = worker.session.last_acknowledged_s
+    assert first is not None
+    assert first < time.clock_gettime(time.CLOCK_BOOTTIME)
+    await until(lambda: (worker.session.last_acknowledged_s or 0) > first)
+
+
+async def test_a_silent_manager_is_left(edges: Edges, worker: Worker) -> None:
+    edges.core.managers = session_pb2.Managers()
+    edges.core.acknowledges = False
+    await until(lambda: "acknowledged no heartbeat" in worker.session.problem)
+    edges.core.acknowledges = True
+    await until(lambda: worker.session.connected)
+
+
+async def test_a_removal_is_believed_when_it_is_said_again(edges: Edges, worker: Worker) -> None:
+    await until(lambda: worker.session.connected)
+    edges.core.refuse["Session"] = WarrenError("node_removed", "this node was removed")
+    await edges.core.to_worker.put(None)
+    await until(lambda: worker.managers.why_removed == "this node was removed")
+    assert len(edges.core.sessions) == 1 + REMOVED_ANSWERS
 
 
 async def test_a_session_begins_with_a_hello(edges: Edges) -> None:

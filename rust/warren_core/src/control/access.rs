@@ -60,6 +60,8 @@ methods! {
     PromoteNode: Call, People;
     DemoteNode: Call, Managers;
     SessionMessage: Call, Nodes;
+    BackupCluster: Call, People;
+    JudgeRecovery: Call, People;
     WatchService: Stream, People;
     Session: Stream, Nodes;
 }
@@ -79,6 +81,8 @@ impl Method {
                 | Method::ListContainers
                 | Method::GetContainer
                 | Method::ListMembers
+                | Method::BackupCluster
+                | Method::JudgeRecovery
         )
     }
 }

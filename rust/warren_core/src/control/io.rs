@@ -1,5 +1,7 @@
 //! What goes into the machine and what comes out.
 
+use std::path::PathBuf;
+
 use super::reads::ReadJob;
 use crate::error::Error;
 use crate::fsm::State;
@@ -158,6 +160,8 @@ pub struct Stop {
     pub why: String,
     /// What is on the disk is evidence.
     pub keep_logs: bool,
+    /// Nothing is broken: the others have removed this member, and do without it for good.
+    pub removed: bool,
 }
 
 /// Whose log is to be created.
@@ -176,6 +180,19 @@ pub struct SnapshotJob {
     pub state: State,
     pub header: pb::SnapshotHeader,
     pub at: Position,
+}
+
+/// A backup to be written, and a call to be answered with its header once it is durable.
+#[derive(Clone)]
+pub struct BackupJob {
+    pub id: CallId,
+    /// Where; nothing is there yet.
+    pub file: PathBuf,
+    pub state: State,
+    /// Its time is filled in by the driver.
+    pub header: pb::BackupHeader,
+    /// Of the snapshot in it.
+    pub snapshot: pb::SnapshotHeader,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -228,6 +245,7 @@ pub struct Outputs {
     /// Shut down, and say why.
     pub stop: Option<Stop>,
     pub snapshot: Option<SnapshotJob>,
+    pub backups: Vec<BackupJob>,
     pub replies: Vec<(CallId, Result<Vec<u8>, Error>)>,
     /// At most one a stream until it is taken.
     pub items: Vec<(CallId, Vec<u8>)>,

@@ -17,6 +17,7 @@
 //! | `validate`, `reference` | what a spec may say, before and at `apply` |
 //! | `partition` | what becomes of a container whose worker hears from no manager |
 //! | `settings` | what operators set for all of it; whether replacement is frozen |
+//! | `epoch` | how a state goes on with one member alone |
 //! | `resolve` | what people type → ids and digests |
 //! | `tally` | how far a service is from what is wanted |
 //! | `hash` | one number for the whole state |
@@ -28,6 +29,7 @@ mod batch;
 mod changes;
 mod content;
 mod convert;
+mod epoch;
 mod hash;
 mod members;
 mod nodes;
@@ -47,6 +49,7 @@ mod wire;
 
 pub use apply::{Applied, FEATURE_LEVEL_MAX};
 pub use batch::BATCH_ITEMS_MAX;
+pub use epoch::Survivor;
 pub use hash::StateHash;
 pub use members::{MEMBERS_MAX, REMOVED_MEMBERS_MAX};
 pub use nodes::REMOVED_NODES_MAX;

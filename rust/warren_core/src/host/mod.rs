@@ -30,6 +30,7 @@ mod log;
 mod mailbox;
 mod metrics;
 mod peers;
+mod recovery;
 mod snapshots;
 
 use std::net::SocketAddr;
@@ -49,6 +50,7 @@ pub use completions::{Completion, Kind};
 use mailbox::Mailbox;
 use metrics::Metrics;
 pub use peers::TlsFiles;
+pub use recovery::inspect_backup;
 
 /// Calls that are submitted and whose answers have not been taken.
 pub const CALLS_MAX: usize = 1024;
@@ -116,6 +118,8 @@ pub struct Status {
     pub last_index: u64,
     pub applied_index: u64,
     pub no_space: bool,
+    /// The cluster goes on without this member: nothing is answered any more.
+    pub removed: bool,
     /// How long the oldest unfinished work has been waiting, of the disk or of the core itself.
     pub stuck_ms: u64,
 }
@@ -142,6 +146,8 @@ pub(crate) struct Shared {
     pub is_member: AtomicBool,
     /// Nothing new is taken up, and nobody waits for a full disk.
     pub closing: AtomicBool,
+    /// The cluster has removed this member, and does without it.
+    pub removed: AtomicBool,
     /// When the core last finished a step.
     pub core_beat_ns: AtomicU64,
 }
@@ -216,7 +222,7 @@ impl Host {
         self.shared.completions.event_fd()
     }
 
-    /// Starts a call. Its one completion comes under the id; `Overloaded` and `TooLarge` at once.
+    /// Starts a call that sees everything acknowledged before it. Its one completion comes under the id; `Overloaded` and `TooLarge` at once.
     pub fn submit(
         &self,
         identity: &str,
@@ -224,7 +230,20 @@ impl Host {
         body: &[u8],
         timeout: Duration,
     ) -> Result<u64, Error> {
-        let call = self.admit(identity, method, body, timeout)?;
+        self.submit_with(Consistency::Linearizable, identity, method, body, timeout)
+    }
+
+    /// As [`submit`](Self::submit), where a read may see something else.
+    pub fn submit_with(
+        &self,
+        consistency: Consistency,
+        identity: &str,
+        method: &str,
+        body: &[u8],
+        timeout: Duration,
+    ) -> Result<u64, Error> {
+        let mut call = self.admit(identity, method, body, timeout)?;
+        call.consistency = consistency;
         take_place(&self.shared.calls, CALLS_MAX, "the core's call queue")
             .inspect_err(|_| self.shared.metrics.count_rejection(metrics::Queue::Calls))?;
         let id = call.id;
@@ -298,6 +317,7 @@ impl Host {
             last_index: known.map_or(0, |status| status.last_index.0),
             applied_index: known.map_or(0, |status| status.applied_index.0),
             no_space: self.shared.log_health.is_out_of_space(),
+            removed: self.shared.removed.load(Ordering::Relaxed),
             stuck_ms: stuck_ns / 1_000_000,
         }
     }
@@ -435,6 +455,7 @@ impl Shared {
             log_health: log::Health::default(),
             is_member: AtomicBool::new(false),
             closing: AtomicBool::new(false),
+            removed: AtomicBool::new(false),
             core_beat_ns: AtomicU64::new(clock::mono_ns()),
         })
     }

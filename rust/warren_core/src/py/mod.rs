@@ -2,6 +2,7 @@
 //!
 //! The interpreter lock is held across no wait.
 
+mod backup;
 mod log;
 mod options;
 
@@ -13,6 +14,7 @@ use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyTuple};
 
+use crate::control::Consistency;
 use crate::error::Error;
 use crate::host::{CALLS_MAX, Host, Kind, Options, REQUEST_BYTES_MAX, STREAMS_MAX};
 use crate::ids::NodeId;
@@ -112,6 +114,8 @@ impl Core {
         self.host.event_fd()
     }
 
+    /// `stale`: a read may see this member's own state, which may be old.
+    #[pyo3(signature = (identity, method, body, timeout_ms, stale))]
     fn submit(
         &self,
         py: Python<'_>,
@@ -119,10 +123,30 @@ impl Core {
         method: &str,
         body: &[u8],
         timeout_ms: u64,
+        stale: bool,
     ) -> PyResult<u64> {
         self.host.check_process()?;
         let timeout = Duration::from_millis(timeout_ms);
-        Ok(py.detach(|| self.host.submit(identity, method, body, timeout))?)
+        let consistency = match stale {
+            true => Consistency::Stale,
+            false => Consistency::Linearizable,
+        };
+        let host = &self.host;
+        Ok(py.detach(|| host.submit_with(consistency, identity, method, body, timeout))?)
+    }
+
+    /// Starts to write a backup to `file`; answered with its encoded header.
+    fn backup(
+        &self,
+        py: Python<'_>,
+        identity: &str,
+        file: PathBuf,
+        timeout_ms: u64,
+        stale: bool,
+    ) -> PyResult<u64> {
+        self.host.check_process()?;
+        let timeout = Duration::from_millis(timeout_ms);
+        Ok(py.detach(|| self.host.backup(identity, &file, stale, timeout))?)
     }
 
     fn subscribe(
@@ -165,6 +189,9 @@ impl Core {
         dict.set_item("is_member", status.is_member)?;
         dict.set_item("in_cluster", status.in_cluster)?;
         dict.set_item("leader", status.leader)?;
+        dict.set_item("has_leader", status.has_leader)?;
+        dict.set_item("voters", status.voters)?;
+        dict.set_item("removed", status.removed)?;
         dict.set_item("term", status.term)?;
         dict.set_item("last_index", status.last_index)?;
         dict.set_item("applied_index", status.applied_index)?;
@@ -187,6 +214,9 @@ impl Core {
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Core>()?;
     module.add_function(wrap_pyfunction!(options::parse_spiffe, module)?)?;
+    module.add_function(wrap_pyfunction!(backup::inspect_backup, module)?)?;
+    module.add_function(wrap_pyfunction!(backup::restore_cluster, module)?)?;
+    module.add_function(wrap_pyfunction!(backup::recover_quorum, module)?)?;
     module.add_function(wrap_pyfunction!(log::verify_log, module)?)?;
     module.add_function(wrap_pyfunction!(log::dump_log, module)?)?;
     module.add("CoreError", module.py().get_type::<CoreError>())?;

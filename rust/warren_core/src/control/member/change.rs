@@ -320,11 +320,9 @@ impl Member {
         let me = self.identity.member.0;
         let since_ms = self.changes.gone_since_ms;
         if since_ms.is_some_and(|since_ms| now.mono_ms() >= since_ms + GONE_STAYS_MS) {
-            let why = format!(
-                "member {me} was removed from the cluster; move the data directory away and let the \
-                 host join anew"
-            );
-            self.stop(why, false, out);
+            let why =
+                format!("member {me} was removed from the cluster and is not needed any more");
+            self.stop_removed(why, out);
         }
     }
 

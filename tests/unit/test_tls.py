@@ -1,0 +1,129 @@
+"""Certificate files: what is taken, what is refused with which sentence, and that they rotate."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+from tests.support.certificates import TRUST_DOMAIN, Authority, node_id
+from warren.tls import Credentials, SpiffeId, TlsError, load, manager_host_name
+from warren.tls_files import Files
+
+NODE = node_id(7)
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path / "ca")
+
+
+def why(files: Files) -> str:
+    with pytest.raises(TlsError) as caught:
+        load(files)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(("role", "name"), [("manager", NODE), ("worker", NODE), ("client", "a.b")])
+def test_each_role_is_read(authority: Authority, role: str, name: str) -> None:
+    material = load(authority.issue(role, name))
+    assert material.identity == SpiffeId(TRUST_DOMAIN, role, name)
+    assert material.identity.identity == f"{role}/{name}"
+    assert SpiffeId.parse(str(material.identity)) == material.identity
+    assert "PRIVATE" not in repr(material)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "",
+        "https://c/client/x",
+        "SPIFFE://c/client/x",
+        "spiffe://c/client",
+        "spiffe://c/client/x/y",
+        "spiffe:///client/x",
+        "spiffe://C/client/x",
+        "spiffe://c:1/client/x",
+        "spiffe://c/root/x",
+        "spiffe://c/client/",
+        "spiffe://c/client/..",
+        "spiffe://c/client/a%20b",
+        "spiffe://c/client/x\n",
+        "spiffe://c/manager/x",
+        f"spiffe://c/worker/{NODE.upper().replace('0', 'A')}",
+        f"spiffe://{'d' * 246}/client/x",
+    ],
+)
+def test_what_is_no_identity_is_refused(uri: str) -> None:
+    with pytest.raises(ValueError):
+        SpiffeId.parse(uri)
+
+
+def test_what_is_wrong_with_a_certificate_is_said(authority: Authority, tmp_path: Path) -> None:
+    past, future = datetime.now(UTC) - timedelta(hours=1), datetime.now(UTC) + timedelta(hours=1)
+    issue = authority.issue
+    name = manager_host_name(TRUST_DOMAIN)
+    assert "has expired" in why(issue("worker", NODE, ends=past))
+    assert "clock" in why(issue("worker", NODE, begins=future))
+    assert "0 URI names" in why(issue("worker", NODE, uris=[]))
+    assert "2 URI names" in why(issue("worker", NODE, uris=["spiffe://a/client/x", "https://b"]))
+    assert "no node id" in why(issue("worker", "me"))
+    assert f"lacks the DNS name {name}" in why(issue("manager", NODE, dns=[]))
+    assert "by which managers are known" in why(issue("worker", NODE, dns=[name]))
+    lacking = issue("manager", NODE, uses=[ExtendedKeyUsageOID.CLIENT_AUTH])
+    assert "lacks serverAuth" in why(lacking)
+    stranger = Authority(tmp_path / "other").worker(NODE)
+    assert "was not issued by a CA" in why(Files(authority.file, stranger.cert, stranger.key))
+
+
+def test_what_is_wrong_with_a_file_is_said(authority: Authority, tmp_path: Path) -> None:
+    good = authority.worker(NODE)
+    other = authority.worker(node_id(8))
+    missing, text = tmp_path / "missing", tmp_path / "text"
+    text.write_text("hello\n")
+    assert "cannot read tls_ca" in why(Files(missing, good.cert, good.key))
+    assert "tls_ca" in why(Files(text, good.cert, good.key))
+    assert "no certificate in PEM form" in why(Files(good.ca, text, good.key))
+    assert "no private key" in why(Files(good.ca, good.cert, text))
+    assert "no private key" in why(Files(good.ca, good.cert, good.cert))
+    assert "is not the key of" in why(Files(good.ca, good.cert, other.key))
+
+
+def test_new_files_are_taken_and_bad_ones_are_not(
+    authority: Authority, caplog: pytest.LogCaptureFixture
+) -> None:
+    credentials = Credentials(authority.worker(NODE))
+    first = credentials.material()
+    assert credentials.material() is first
+
+    authority.worker(NODE)
+    second = credentials.material()
+    assert second.cert_pem != first.cert_pem
+    assert credentials.generation == 1
+
+    for spoil in spoilers(authority):
+        spoil(credentials.files)
+        assert credentials.material() is second
+        assert credentials.generation == 1
+    assert "cannot be used" in caplog.text
+    assert "is for spiffe://" in caplog.text
+
+    authority.worker(NODE)
+    assert credentials.material().cert_pem != second.cert_pem
+
+
+def spoilers(authority: Authority) -> list[Callable[[Files], object]]:
+    def somebody_else(files: Files) -> None:
+        other = authority.worker(node_id(9))
+        shutil.copy(other.key, files.key)
+        shutil.copy(other.cert, files.cert)
+
+    def only_half(files: Files) -> None:
+        shutil.copy(authority.worker(node_id(9)).cert, files.cert)
+        files.key.write_text("")
+
+    return [somebody_else, only_half, lambda files: files.cert.unlink()]
