@@ -17,7 +17,10 @@ __all__ = [
     "Core",
     "CoreError",
     "dump_log",
+    "inspect_backup",
     "parse_spiffe",
+    "recover_quorum",
+    "restore_cluster",
     "verify_log",
 ]
 
@@ -72,6 +75,9 @@ class Core:
     def submit(
         self, identity: str, method: str, body: bytes, timeout_ms: int, stale: bool
     ) -> int: ...
+    def backup(
+        self, identity: str, file: str | PathLike[str], timeout_ms: int, stale: bool
+    ) -> int: ...
     def subscribe(self, identity: str, method: str, body: bytes) -> int: ...
     def cancel(self, number: int) -> None: ...
     def drain(self, limit: int) -> list[tuple[int, int, bytes]]: ...
@@ -80,6 +86,25 @@ class Core:
     def metrics(self) -> bytes: ...
     def shutdown(self, timeout_ms: int) -> bool: ...
 
+def inspect_backup(file: str | PathLike[str]) -> bytes: ...
+def restore_cluster(
+    raft_dir: str | PathLike[str],
+    node_id: bytes,
+    node_name: str,
+    advertise_addr: str,
+    segment_bytes: int,
+    peer_address: str | None,
+    file: str | PathLike[str],
+    epoch_min: int,
+) -> bytes: ...
+def recover_quorum(
+    raft_dir: str | PathLike[str],
+    node_id: bytes,
+    node_name: str,
+    advertise_addr: str,
+    segment_bytes: int,
+    peer_address: str | None,
+) -> bytes: ...
 def parse_spiffe(uri: str) -> tuple[str, str, str]: ...
 def verify_log(wal_dir: str | PathLike[str]) -> dict[str, Any]: ...
 def dump_log(

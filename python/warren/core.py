@@ -11,9 +11,9 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 from google.protobuf.message import DecodeError
@@ -31,9 +31,12 @@ __all__ = [
     "PeerSettings",
     "RaftHardState",
     "dump_log",
+    "inspect_backup",
     "parse_identity",
     "verify_log",
 ]
+
+T = TypeVar("T")
 
 CODES: Final[tuple[str, ...]] = _core.CODES
 """Every code a refusal of the core can have."""
@@ -44,6 +47,9 @@ CLOSE_TIMEOUT_MS: Final = 4_000
 LogSink = Callable[[str, str, str, bytes], None]
 """Takes level, component, message and further fields as a JSON object."""
 
+# The directory is rewritten only once nothing runs on it; a large snapshot may be on its way.
+_END_TIMEOUT_MS: Final = 60_000
+_REWRITING: Final = ("shutting_down", "this manager begins a new epoch; try again when it is done")
 _JOINING: Final = ("no_leader", "this node is joining a cluster; try again in a few seconds")
 _SHUTTING_DOWN: Final = ("shutting_down", "the daemon is shutting down; try again when it is back")
 
@@ -75,9 +81,9 @@ class Core:
         self._core = core
         self._log = log
         self._arguments = arguments
-        self._switching = asyncio.Lock()  # joining and closing, one after the other
-        self._joining = False
-        self._tasks: set[asyncio.Task[None]] = set()  # which the loop itself would forget
+        self._switching = asyncio.Lock()  # what ends the core, one after the other
+        self._away: tuple[str, str] | None = None  # why no core is there just now
+        self._tasks: set[asyncio.Task[Any]] = set()  # which the loop itself would forget
         self._loop = asyncio.get_running_loop()
         self._calls: dict[int, asyncio.Future[bytes]] = {}
         self._streams: dict[int, _Stream] = {}
@@ -127,10 +133,7 @@ class Core:
             "member_id": member_id,
             "data_dir": data_dir,
         }
-        task = asyncio.ensure_future(self._join(membership))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        await asyncio.shield(task)
+        await self._whole(self._join(membership))
 
     async def _join(self, membership: dict[str, Any]) -> None:
         async with self._switching:
@@ -138,7 +141,7 @@ class Core:
             if self._core.status()["is_member"]:
                 raise WarrenError("already_in_cluster", "this node already belongs to a cluster")
             arguments = self._arguments
-            self._joining = True
+            self._away = _JOINING
             try:
                 await self._end(_JOINING)
                 try:
@@ -148,7 +151,67 @@ class Core:
                     raise
                 self._adopt(joined)
             finally:
-                self._joining = False
+                self._away = None
+
+    async def restore(self, file: Path, epoch_min: int = 0) -> bytes:
+        """Go on as the only member of the cluster in the backup at `file`.
+
+        For a core that belongs to no cluster; the new epoch is at least `epoch_min`. Answers with
+        an encoded `RestoreClusterResponse`. What waits for the core is refused. WarrenError where
+        the backup cannot be used; then the core is as it was, or closed if it cannot be opened
+        again. Not ended by a cancellation.
+        """
+        arguments = self._arguments_offline()
+
+        def rewrite() -> bytes:
+            return _core.restore_cluster(**arguments, file=os.fspath(file), epoch_min=epoch_min)
+
+        return await self._whole(self._rewrite(rewrite, joins=True))
+
+    async def recover_quorum(self) -> bytes:
+        """Go on as the only member of this member's cluster, which has lost its quorum.
+
+        Answers with an encoded `RecoverQuorumResponse`. Whether that is wise is not asked: see the
+        core's method `JudgeRecovery`. Otherwise as `restore`.
+        """
+        arguments = self._arguments_offline()
+        return await self._whole(
+            self._rewrite(lambda: _core.recover_quorum(**arguments), joins=False)
+        )
+
+    def _arguments_offline(self) -> dict[str, Any]:
+        names = ("raft_dir", "node_id", "node_name", "advertise_addr", "segment_bytes")
+        known = {name: self._arguments[name] for name in names}
+        return {**known, "peer_address": self._arguments.get("peer_address")}
+
+    async def _rewrite(self, rewrite: Callable[[], bytes], *, joins: bool) -> bytes:
+        async with self._switching:
+            self._check_open()
+            if joins and self._core.status()["is_member"]:
+                raise WarrenError("already_in_cluster", "this node already belongs to a cluster")
+            self._away = _REWRITING
+            try:
+                if not await self._end(_REWRITING, _END_TIMEOUT_MS):
+                    # Two on one directory would destroy it.
+                    self._closed = True
+                    raise WarrenError(
+                        "data_dir", "the core does not end; look at its disk, restart, try again"
+                    )
+                try:
+                    return await asyncio.to_thread(rewrite)
+                except _core.CoreError as error:
+                    raise _refusal(error) from None
+                finally:
+                    await self._reopen()
+            finally:
+                self._away = None
+
+    async def _whole(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run it to its end, also if whoever waits for it is cancelled."""
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return await asyncio.shield(task)
 
     async def _reopen(self) -> None:
         arguments = self._arguments
@@ -176,6 +239,25 @@ class Core:
             number = self._core.submit(identity, method, body, timeout_ms, stale)
         except _core.CoreError as error:
             raise _refusal(error) from None
+        return await self._answer(number)
+
+    async def backup(
+        self, identity: str, file: Path, timeout_s: float, *, stale: bool = False
+    ) -> bytes:
+        """Write a backup to `file`, where nothing is yet: an encoded `BackupHeader`, once durable.
+
+        `timeout_s` bounds how long the newest state is waited for, not the writing. `stale`: of
+        this member's own state, which may be old, and needs no leader.
+        """
+        self._check_open()
+        timeout_ms = max(1, int(timeout_s * 1000))
+        try:
+            number = self._core.backup(identity, os.fspath(file), timeout_ms, stale)
+        except _core.CoreError as error:
+            raise _refusal(error) from None
+        return await self._answer(number)
+
+    async def _answer(self, number: int) -> bytes:
         answer: asyncio.Future[bytes] = self._loop.create_future()
         self._calls[number] = answer
         return await answer
@@ -199,7 +281,7 @@ class Core:
 
     def pulse(self) -> None:
         """Tell the core that the loop is alive; a few times a second."""
-        if not self._closed and not self._joining:
+        if not self._closed and self._away is None:
             self._core.pulse()
 
     def status(self) -> dict[str, Any]:
@@ -225,8 +307,9 @@ class Core:
             self._closed = True
             await self._end(_SHUTTING_DOWN)
 
-    async def _end(self, why: tuple[str, str]) -> None:
-        await asyncio.to_thread(self._core.shutdown, CLOSE_TIMEOUT_MS)
+    async def _end(self, why: tuple[str, str], timeout_ms: int = CLOSE_TIMEOUT_MS) -> bool:
+        """False if it still runs after `timeout_ms`."""
+        ended = await asyncio.to_thread(self._core.shutdown, timeout_ms)
         self._drain()
         self._loop.remove_reader(self._fd)
         for answer in self._calls.values():
@@ -236,12 +319,13 @@ class Core:
             stream.end(WarrenError(*why))
         self._calls.clear()
         self._streams.clear()
+        return ended
 
     def _check_open(self) -> None:
         if self._closed:
             raise WarrenError(*_SHUTTING_DOWN)
-        if self._joining:
-            raise WarrenError(*_JOINING)
+        if self._away is not None:
+            raise WarrenError(*self._away)
 
     def _drain(self) -> None:
         # The eventfd stays readable while more waits: other callbacks get their turn in between.
@@ -284,6 +368,18 @@ async def _started(start: Callable[[], _core.Core]) -> _core.Core:
     """In a thread of its own, since it reads the log."""
     try:
         return await asyncio.to_thread(start)
+    except _core.CoreError as error:
+        raise _refusal(error) from None
+
+
+def inspect_backup(file: Path) -> bytes:
+    """The encoded `BackupHeader` of the backup at `file`, all of which was read and is whole.
+
+    Blocks while it reads, without holding the interpreter's lock. WarrenError where it cannot be
+    used or read.
+    """
+    try:
+        return _core.inspect_backup(os.fspath(file))
     except _core.CoreError as error:
         raise _refusal(error) from None
 

@@ -18,18 +18,20 @@ import grpc
 
 from warren import __version__, endpoint, rpc
 from warren.agent.node import NodeLocal
+from warren.agent.rebirth import Rebirth
 from warren.agent.runtime.base import RuntimeUnavailable
 from warren.agent.runtime.containerd.images import Images
 from warren.agent.runtime.containerd.runtime import ContainerdRuntime
 from warren.agent.side import WorkerMetrics, WorkerSide
 from warren.channels import Channels
-from warren.cluster import joining
+from warren.cluster import joining, rebirth
 from warren.cluster.membership import Membership
 from warren.cluster.worker import HostWorker
 from warren.config import Config, advertised, advertised_peer, tls_files
 from warren.datadir import DataDir
 from warren.errors import StartupError, WarrenError
 from warren.manager import readiness
+from warren.manager.backup import Backups
 from warren.manager.core_port import OpenCore
 from warren.manager.forward import Forwarder
 from warren.manager.seat import Seat
@@ -187,8 +189,9 @@ class Parts:
         settings = self._settings
         forwarder = Forwarder(self._seat, self._channels, ForwardMetrics(self._metrics))
         after = {"InitCluster": self._membership.founded}
-        services = Services(self._seat, forwarder, self._metrics, after)
-        node = _Node(self._runtime.images, self._data.logs_dir, self)
+        backups = Backups(self._seat, self._data.tmp_dir)
+        services = Services(self._seat, forwarder, backups, self._metrics, after)
+        node = _Node(self._runtime.images, self._data, self)
         server = await serve_socket(settings, services, node.handler())
         self._stack.push_async_callback(stop_serving, server, settings.socket)
         if self._credentials is not None and self._membership.may_manage:
@@ -311,13 +314,28 @@ class Parts:
         """Leave it."""
         await joining.leave(self._membership, request)
 
+    async def restore_cluster(self, file: Path, epoch_min: int) -> node_pb2.RestoreClusterResponse:
+        """Become the only manager of the cluster in a backup."""
+        return await rebirth.restore(self._membership, file, epoch_min)
+
+    async def recover_quorum(
+        self, request: node_pb2.RecoverQuorumRequest
+    ) -> node_pb2.RecoverQuorumResponse:
+        """Become the only manager of this one's cluster."""
+        return await rebirth.recover(self._membership, request)
+
 
 class _Node(NodeLocal):
     """The node-local service; an image is loaded once the managers know of it."""
 
-    def __init__(self, images: Images, log_root: Path, parts: Parts) -> None:
+    def __init__(self, images: Images, data: DataDir, parts: Parts) -> None:
         super().__init__(
-            images, log_root, parts.describe_daemon, parts.join_cluster, parts.leave_cluster
+            images,
+            data.logs_dir,
+            parts.describe_daemon,
+            parts.join_cluster,
+            parts.leave_cluster,
+            Rebirth(data.tmp_dir, parts.restore_cluster, parts.recover_quorum),
         )
         self._publish = parts.publish
 

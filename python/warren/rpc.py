@@ -111,6 +111,7 @@ STATUS_OF_CODE: Final[Mapping[str, grpc.StatusCode]] = {
     "shutting_down": grpc.StatusCode.UNAVAILABLE,
     "data_dir": grpc.StatusCode.FAILED_PRECONDITION,
     "log_damaged": grpc.StatusCode.DATA_LOSS,
+    "backup_unusable": grpc.StatusCode.INVALID_ARGUMENT,
     "stale_session": grpc.StatusCode.ABORTED,
     "unknown_method": grpc.StatusCode.UNIMPLEMENTED,
     "unknown_level": grpc.StatusCode.FAILED_PRECONDITION,

@@ -87,6 +87,11 @@ class Board:
 
     # The manager's word
 
+    @property
+    def epoch(self) -> int:
+        """The highest epoch obeyed; 0 before the first."""
+        return self._meta.fence.epoch
+
     def obey(self, fence: Fence) -> bool:
         """A leader of (epoch, term) speaks: raises the fence, or False where it is of the past."""
         if fence < self._meta.fence:

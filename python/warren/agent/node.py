@@ -11,6 +11,7 @@ import grpc
 
 from warren import rpc
 from warren.agent import logs
+from warren.agent.rebirth import Rebirth
 from warren.agent.runtime.base import RuntimeUnavailable
 from warren.agent.runtime.containerd.client import CallFailed
 from warren.agent.runtime.containerd.images import Images
@@ -28,8 +29,8 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class NodeLocal:
-    """The service of `node.proto`. ``describe`` tells what `GetDaemon` answers; ``join`` and
-    ``leave`` change what this host is in its cluster.
+    """The service of `node.proto`. ``describe`` tells what `GetDaemon` answers; ``join``,
+    ``leave`` and ``rebirth`` change what this host is in its cluster.
     """
 
     def __init__(
@@ -39,12 +40,14 @@ class NodeLocal:
         describe: Callable[[], Awaitable[node_pb2.GetDaemonResponse]],
         join: Callable[[node_pb2.JoinClusterRequest], Awaitable[node_pb2.JoinClusterResponse]],
         leave: Callable[[node_pb2.LeaveClusterRequest], Awaitable[None]],
+        rebirth: Rebirth,
     ) -> None:
         self._images = images
         self._log_root = log_root
         self._describe = describe
         self._join = join
         self._leave = leave
+        self._rebirth = rebirth
         self.loads = 0
 
     def handler(self) -> grpc.GenericRpcHandler:
@@ -59,6 +62,8 @@ class NodeLocal:
                 "GetDaemon": self.get_daemon,
                 "JoinCluster": self.join_cluster,
                 "LeaveCluster": self.leave_cluster,
+                "RestoreCluster": self.restore_cluster,
+                "RecoverQuorum": self.recover_quorum,
             },
         )
 
@@ -149,6 +154,25 @@ class NodeLocal:
             await _abort(context, error)
             raise
         return node_pb2.LeaveClusterResponse()
+
+    async def restore_cluster(
+        self, requests: AsyncIterator[node_pb2.RestoreClusterRequest], context: Context
+    ) -> AsyncIterator[node_pb2.RestoreClusterResponse]:
+        """Receives a backup in pieces and makes this host the only manager of what is in it."""
+        try:
+            yield await self._rebirth.restore(requests)
+        except _EXPECTED as error:
+            await _abort(context, error)
+
+    async def recover_quorum(
+        self, request: node_pb2.RecoverQuorumRequest, context: Context
+    ) -> node_pb2.RecoverQuorumResponse:
+        """Makes this manager the only one of its cluster."""
+        try:
+            return await self._rebirth.recover(request)
+        except _EXPECTED as error:
+            await _abort(context, error)
+            raise
 
 
 async def _next(

@@ -1,20 +1,18 @@
-"""The connection to a daemon: why it cannot be reached, and what is tried again when it breaks."""
+"""Calls to a cluster: which host is asked, what is tried again, and when that is given up."""
 
 from __future__ import annotations
 
 import os
-import socket
 import sys
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
+from warren.cli import hosts
 from warren.errors import WarrenError
 
-# gRPC's own words about a lost connection would stand between ours.
-os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-
-import grpc
+# After `hosts`, which tells gRPC to be quiet.
+import grpc  # isort: skip
 
 from warren import rpc
 from warren.pb.v1 import commands_pb2
@@ -24,30 +22,37 @@ if TYPE_CHECKING:
 
     from warren.cli.common import Settings
 
-__all__ = ["Client", "Deadline", "socket_path"]
+__all__ = ["Client", "Deadline"]
 
 CALL_TIMEOUT_S: Final = 60.0
 """How long a command goes on trying where `--timeout` says nothing."""
 
+ELECTION_TIMEOUT_S: Final = 3.0
+"""How long a cluster may be without a leader; an election takes less than a second."""
+
 _ATTEMPT_TIMEOUT_S: Final = 15.0
-_PROBE_TIMEOUT_S: Final = 5.0
+# With other hosts to go to, one that is silent is left sooner: longer with each round of them.
+_ATTEMPT_AMONG_SEVERAL_S: Final = 5.0
 _BACKOFF_FIRST_S: Final = 0.1
 _BACKOFF_LAST_S: Final = 1.0
 # Silence for longer than this makes people wonder.
 _QUIET_S: Final = 2.0
+_STALE_METADATA: Final = (("warren-stale", "1"),)
 
-_RETRIED: Final = frozenset(
-    {
-        "unavailable",
-        "no_leader",
-        "not_leader",
-        "no_quorum",
-        "handing_over",
-        "overloaded",
-        "shutting_down",
-        "outcome_unknown",
-    }
-)
+# Of no use to ask the same host again; others may have a majority, or be managers at all.
+_HOPELESS: Final = frozenset({"no_quorum", "worker_only"})
+# Another host may do better at once.
+_ELSEWHERE: Final = _HOPELESS | {
+    "unavailable",
+    "no_leader",
+    "not_leader",
+    "shutting_down",
+    "outcome_unknown",
+}
+# The same host may do better in a moment.
+_RETRIED: Final = _ELSEWHERE | {"handing_over", "overloaded"}
+# There may be no leader behind these either.
+_LEADERLESS: Final = frozenset({"unavailable", "no_leader", "not_leader", "shutting_down"})
 
 
 class Deadline:
@@ -62,82 +67,116 @@ class Deadline:
         return max(0.0, self._end_s - time.monotonic())
 
 
-def socket_path(host: str) -> str:
-    """The path in `unix:///path`. Raises WarrenError `invalid` for any other address."""
-    path = host.removeprefix("unix://")
-    if path == host or not path.startswith("/"):
-        raise WarrenError("invalid", f"cannot use host '{host}'; write unix:///path/of/warren.sock")
-    return path
+class _Troubles:
+    """What went wrong so far in one call, and whether it is worth going on."""
 
+    def __init__(self, hosts_count: int, unreached: set[int]) -> None:
+        self._hosts_count = hosts_count
+        self._failed = unreached
+        self._hopeless: WarrenError | None = None
+        self._no_leader: WarrenError | None = None
+        self._leaderless_since_s = 0.0
 
-def _probe(path: str) -> None:
-    # gRPC says "unavailable" of a socket that is missing and of one that is forbidden alike.
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.settimeout(_PROBE_TIMEOUT_S)
-        try:
-            probe.connect(path)
-        except PermissionError:
-            raise WarrenError(
-                "denied",
-                f"permission denied on {path}; add yourself to group warren "
-                "(sudo usermod -aG warren $USER) and log in again",
-            ) from None
-        except OSError as error:
-            raise WarrenError(
-                "unavailable",
-                f"no daemon at {path} ({error.strerror or error}); is warrend running? "
-                "systemctl status warrend",
-            ) from None
+    def final(self, host: int, why: WarrenError) -> WarrenError | None:
+        """The failure that the call ends with; None: try again. `host`: whose failure `why` is."""
+        if why.code not in _RETRIED:
+            return why
+        self._failed.add(host)
+        if why.code == "no_quorum" or (why.code == "worker_only" and self._hopeless is None):
+            self._hopeless = why
+        # Managers on the other side of a partition may have a majority: each is asked, but once.
+        if self._hopeless is not None and len(self._failed) >= self._hosts_count:
+            return self._hopeless
+        return self._election(why)
+
+    def _election(self, why: WarrenError) -> WarrenError | None:
+        now_s = time.monotonic()
+        if why.code not in _LEADERLESS:
+            self._no_leader = None
+        elif why.code == "no_leader":
+            if self._no_leader is None:
+                self._leaderless_since_s = now_s
+            self._no_leader = why
+        waited = now_s - self._leaderless_since_s >= ELECTION_TIMEOUT_S
+        return self._no_leader if waited else None
 
 
 class Client:
-    """Calls to one daemon. Every call ends by the deadline.
+    """Calls to the daemons that `--host` names, one at a time. Every call ends by the deadline.
 
-    Raises WarrenError: `unavailable` or `denied` on construction, a refusal's own code later.
+    `local`: the calls concern the host they are made on, so that only a Unix socket will do.
+
+    Raises WarrenError: `unavailable`, `denied` or `invalid` on construction, where no host can be
+    used; a refusal's own code later.
     """
 
-    def __init__(self, settings: Settings, timeout_s: float = CALL_TIMEOUT_S) -> None:
+    def __init__(
+        self, settings: Settings, timeout_s: float = CALL_TIMEOUT_S, *, local: bool = False
+    ) -> None:
         self.settings = settings
         self.deadline = Deadline(settings.timeout_s(timeout_s))
-        path = socket_path(settings.host)
-        _probe(path)
-        self._channel = grpc.insecure_channel(f"unix:{path}", options=rpc.CLIENT_OPTIONS)
-        self._manager = rpc.Stub(self._channel, rpc.MANAGER)
-        self._node = rpc.Stub(self._channel, rpc.NODE_LOCAL)
+        named = hosts.parse(settings.host)
+        self._hosts = [host for host in named if host.path] if local else named
+        if not self._hosts:
+            raise _no_socket()
+        self._open: dict[int, hosts.Connection] = {}
+        self._unreached: set[int] = set()
         self._name = os.urandom(16)
         self._sequence = 0
+        self._at = self._first_reachable()
+        # What is asked of one node is asked of the same each time, whoever else answers meanwhile.
+        self._node_at = next((n for n, host in enumerate(self._hosts) if host.path), None)
 
     def __enter__(self) -> Client:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._channel.close()
+        for connection in self._open.values():
+            connection.close()
 
     def request_id(self) -> commands_pb2.RequestId:
         """A new one. Sent again with the same request, it has no second effect."""
         self._sequence += 1
         return commands_pb2.RequestId(client=self._name, sequence=self._sequence)
 
-    def call(self, method: str, request: Message, *, retry: bool = True) -> Any:
+    def call(
+        self,
+        method: str,
+        request: Message,
+        *,
+        retry: bool = True,
+        attempt_timeout_s: float | None = None,
+    ) -> Any:
         """One call of the manager or the node service.
 
-        Repeated while the daemon is out of reach, busy or in doubt: the request must be a read or
-        carry a request id; otherwise `retry` is False.
+        Repeated, on the next host where there is one, while the daemon is out of reach, busy or in
+        doubt: the request must be a read or carry a request id; otherwise `retry` is False.
+        `attempt_timeout_s`: how long one attempt may take, where that is known to be longer.
         """
         size_bytes = request.ByteSize()
         if size_bytes > rpc.MESSAGE_LIMIT_BYTES:
             raise rpc.too_large("the request", size_bytes)
+        # What is asked of one node another cannot answer.
+        candidates = len(self._hosts) if method in rpc.MANAGER else 1
+        troubles = _Troubles(candidates, set(self._unreached))
         started_s = time.monotonic()
         pause_s = _BACKOFF_FIRST_S
+        failures = 0
         said = False
         while True:
+            limit_s = attempt_timeout_s or _attempt_s(candidates, failures // candidates)
             try:
-                timeout_s = min(_ATTEMPT_TIMEOUT_S, self.deadline.remaining_s())
-                return self._bound(method)(request, timeout=timeout_s)
-            except grpc.RpcError as error:
-                why = rpc.failure(error)
-            if not retry or why.code not in _RETRIED or self.deadline.remaining_s() <= pause_s:
-                raise why
+                return self._attempt(method, request, limit_s)
+            except WarrenError as error:
+                why = error
+            final = troubles.final(self._at_of(method), why)
+            if final is not None or not retry or self.deadline.remaining_s() <= pause_s:
+                raise final or why
+            failures += 1
+            if candidates > 1 and why.code in _ELSEWHERE:
+                self._at = (self._at + 1) % candidates
+                if failures % candidates:
+                    continue
             if not said and time.monotonic() - started_s > _QUIET_S:
                 said = True
                 self._say(f"{why.message}; trying for {self.deadline.remaining_s():.0f} s more")
@@ -147,19 +186,93 @@ class Client:
     def stream(
         self, method: str, request: Message | Iterator[Message], timeout_s: float | None
     ) -> Iterator[Any]:
-        """The answers of a streaming call; cancelled when the iterator is closed."""
-        call = self._bound(method)(request, timeout=timeout_s)
+        """The answers of a streaming call; cancelled when the iterator is closed.
+
+        After a failure that another host may not have, the next call goes to that one.
+        """
         try:
-            yield from call
+            call = self._reached(method).method(method)(
+                request, timeout=timeout_s, metadata=self._metadata()
+            )
+            try:
+                yield from call
+            except grpc.RpcError as error:
+                raise rpc.failure(error) from None
+            finally:
+                call.cancel()
+        except WarrenError as why:
+            if method in rpc.MANAGER and why.code in _ELSEWHERE:
+                self._at = (self._at + 1) % len(self._hosts)
+            raise
+
+    def _attempt(self, method: str, request: Message, limit_s: float) -> Any:
+        connection = self._reached(method)
+        timeout_s = min(limit_s, self.deadline.remaining_s())
+        try:
+            return connection.method(method)(request, timeout=timeout_s, metadata=self._metadata())
         except grpc.RpcError as error:
             raise rpc.failure(error) from None
-        finally:
-            call.cancel()
 
-    def _bound(self, method: str) -> Any:
-        stub = self._manager if method in rpc.MANAGER else self._node
-        return getattr(stub, method)
+    def _metadata(self) -> tuple[tuple[str, str], ...]:
+        return _STALE_METADATA if self.settings.stale else ()
+
+    def _at_of(self, method: str) -> int:
+        if method in rpc.MANAGER:
+            return self._at
+        if self._node_at is None:
+            raise _no_socket()
+        return self._node_at
+
+    def _reached(self, method: str) -> hosts.Connection:
+        at = self._at_of(method)
+        try:
+            return self._connection(at)
+        except WarrenError as error:
+            if len(self._hosts) == 1:
+                raise
+            # Whatever is in the way, the others may be better.
+            raise WarrenError("unavailable", error.message) from None
+
+    def _connection(self, at: int) -> hosts.Connection:
+        known = self._open.get(at)
+        if known is None:
+            known = hosts.Connection(self._hosts[at], self.settings, self.deadline.remaining_s())
+            self._open[at] = known
+            self._unreached.discard(at)
+        return known
+
+    def _first_reachable(self) -> int:
+        failures = []
+        for number in range(len(self._hosts)):
+            try:
+                self._connection(number)
+            except WarrenError as error:
+                failures.append(error)
+                self._unreached.add(number)
+            else:
+                return number
+        if len(failures) == 1:
+            raise failures[0]
+        codes = {error.code for error in failures}
+        raise WarrenError(
+            codes.pop() if len(codes) == 1 else "unavailable",
+            "none of the hosts can be reached: " + "; ".join(error.message for error in failures),
+        )
 
     def _say(self, text: str) -> None:
         if self.settings.format == "table":
             print(text, file=sys.stderr, flush=True)
+
+
+def _no_socket() -> WarrenError:
+    return WarrenError(
+        "invalid",
+        "this is asked of the host that it is typed on; name its daemon's socket: "
+        "--host unix:///run/warren/warren.sock",
+    )
+
+
+def _attempt_s(candidates: int, rounds: int) -> float:
+    if candidates == 1:
+        return _ATTEMPT_TIMEOUT_S
+    return min(_ATTEMPT_AMONG_SEVERAL_S * (rounds + 1), _ATTEMPT_TIMEOUT_S)

@@ -22,6 +22,7 @@ __all__ = [
     "common_options",
     "detach_option",
     "format_option",
+    "read_options",
     "reader_left",
 ]
 
@@ -36,12 +37,16 @@ F = TypeVar("F", bound=Callable[..., Any])
 class Settings:
     """What the options of every command say. `timeout_ms` is None where none was given."""
 
-    __slots__ = ("format", "host", "timeout_ms")
+    __slots__ = ("format", "host", "stale", "timeout_ms", "tls_ca", "tls_cert", "tls_key")
 
     def __init__(self) -> None:
         self.host = os.environ.get("WARREN_HOST") or DEFAULT_HOST
+        self.tls_ca = os.environ.get("WARREN_TLS_CA", "")
+        self.tls_cert = os.environ.get("WARREN_TLS_CERT", "")
+        self.tls_key = os.environ.get("WARREN_TLS_KEY", "")
         self.format = "table"
         self.timeout_ms: int | None = None
+        self.stale = False
 
     def timeout_s(self, default_s: float) -> float:
         """The time limit for the whole command, in seconds."""
@@ -126,8 +131,19 @@ def format_option(function: F) -> F:
     )(function)
 
 
+def _file_option(name: str, words: str) -> Callable[[F], F]:
+    variable = f"WARREN_{name.upper().replace('-', '_')}"
+    return click.option(
+        f"--{name}",
+        metavar="FILE",
+        expose_value=False,
+        callback=_keep,
+        help=f"{words}  [env: {variable}]",
+    )
+
+
 def common_options(function: F) -> F:
-    """`--host`, `--timeout` and `--format`: on every command that asks the daemon."""
+    """`--host`, `--tls-…`, `--timeout` and `--format`: on every command that asks the daemon."""
     for option in (
         format_option,
         click.option(
@@ -137,16 +153,32 @@ def common_options(function: F) -> F:
             callback=_duration,
             help="Give up after this long, as in 90s or 5m.",
         ),
+        _file_option("tls-key", "Its private key, PEM."),
+        _file_option("tls-cert", "Own certificate, PEM."),
+        _file_option("tls-ca", "CA of the managers, PEM."),
         click.option(
             "--host",
-            metavar="ADDRESS",
+            metavar="ADDRESS,...",
             expose_value=False,
             callback=_keep,
-            help=f"The daemon's socket.  [env: WARREN_HOST; default: {DEFAULT_HOST}]",
+            help="Daemons: unix:///path, or HOST:PORT of managers.  "
+            f"[env: WARREN_HOST; default: {DEFAULT_HOST}]",
         ),
     ):
         function = option(function)
     return function
+
+
+def read_options(function: F) -> F:
+    """`--stale` and the common ones: on every command that reads the cluster's state."""
+    return click.option(
+        "--stale",
+        is_flag=True,
+        default=None,
+        expose_value=False,
+        callback=_keep,
+        help="Take what one manager has, which may be old; works without a majority.",
+    )(common_options(function))
 
 
 def detach_option(function: F) -> F:

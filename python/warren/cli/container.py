@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from warren.cli.common import Group, Settings, common_options
+from warren.cli.common import Group, Settings, read_options
 
 if TYPE_CHECKING:
     from warren.cli.shapes import ContainerView
@@ -22,7 +22,7 @@ def container() -> None:
 
 @container.command()
 @click.option("--all", "-a", "everything", is_flag=True, help="Also those that have ended.")
-@common_options
+@read_options
 @click.pass_obj
 def ls(settings: Settings, everything: bool) -> None:
     """List the containers of all services."""
@@ -58,7 +58,7 @@ def _row(each: ContainerView) -> tuple[str, ...]:
 
 @container.command()
 @click.argument("container")
-@common_options
+@read_options
 @click.pass_obj
 def inspect(settings: Settings, container: str) -> None:
     """Show everything about a container: an id, the beginning of one, or SERVICE.SLOT."""

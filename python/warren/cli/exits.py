@@ -40,6 +40,7 @@ EXIT_OF_CODE: Final[Mapping[str, int]] = {
     "shutting_down": EXIT_UNREACHABLE,
     "too_large": EXIT_USAGE,
     "unavailable": EXIT_UNREACHABLE,
+    "worker_only": EXIT_UNREACHABLE,
 }
 """What is not here is EXIT_FAILED."""
 

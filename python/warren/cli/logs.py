@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from warren.cli import parse
-from warren.cli.common import Command, Settings, common_options
+from warren.cli.common import Command, Settings, read_options
 from warren.cli.options import Parsed
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ _COLORS: Final = ("cyan", "yellow", "green", "magenta", "blue", "red")
 )
 @click.option("--since", metavar="TIME", help="Only since a time (RFC 3339) or an age, as in 10m.")
 @click.option("--timestamps", "-t", is_flag=True, help="Show when each line was written.")
-@common_options
+@read_options
 @click.pass_obj
 def logs(
     settings: Settings,

@@ -22,12 +22,12 @@ PROG: Final = "warrenctl"
 
 # Module and short help, so that listing them imports none.
 _COMMANDS: Final = {
-    "cluster": ("warren.cli.cluster", "Create the cluster and look at it."),
+    "cluster": ("warren.cli.cluster", "Create, join and leave the cluster; its managers."),
     "completion": ("warren.cli.completion", "Print a completion script for a shell."),
     "container": ("warren.cli.container", "Look at containers."),
     "debug": ("warren.cli.debug", "Look into a data directory, without the daemon."),
     "image": ("warren.cli.image", "Load, list and remove images on this host."),
-    "node": ("warren.cli.node", "Look at the hosts of the cluster."),
+    "node": ("warren.cli.node", "Look at the hosts; promote, demote and remove them."),
     "service": ("warren.cli.service", "Create, change, watch and remove services."),
     "version": ("warren.cli.version", "Show the version of the client and of the daemon."),
 }
@@ -57,7 +57,7 @@ class LazyGroup(Group):
 def cli(ctx: click.Context) -> None:
     """Run containers on a fleet of Linux hosts.
 
-    Talks to the daemon, warrend, over its Unix socket.
+    Talks to the daemon, warrend, over its Unix socket, or to managers elsewhere (--host).
 
     Exit codes: 0 done, 1 failed, 2 usage, 3 cannot reach a manager, 4 not found, 5 exists,
     6 denied.

@@ -1,4 +1,4 @@
-"""`warrenctl node`: the hosts of the cluster."""
+"""`warrenctl node`: the group, and the commands that only look."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from warren.cli.common import Group, Settings, common_options
+from warren.cli.common import Group, Settings, read_options
+from warren.cli.node_changes import demote, promote, remove
 
 if TYPE_CHECKING:
     from warren.cli.shapes import NodeView
@@ -17,21 +18,28 @@ __all__ = ["node"]
 
 @click.group(cls=Group)
 def node() -> None:
-    """Look at the hosts of the cluster."""
+    """Look at the hosts of the cluster, and see to who manages."""
+
+
+for command in (demote, promote, remove):
+    node.add_command(command)
 
 
 @node.command()
-@common_options
+@read_options
 @click.pass_obj
 def ls(settings: Settings) -> None:
     """List the nodes."""
     from warren.cli import render, views
     from warren.cli.client import Client
+    from warren.cli.members import all_members
     from warren.pb.v1 import api_pb2
 
     with Client(settings) as client:
         answer: api_pb2.ListNodesResponse = client.call("ListNodes", api_pb2.ListNodesRequest())
-    nodes = sorted((views.node(view) for view in answer.nodes), key=lambda each: each.name)
+        of_members, _ = all_members(client, answer)
+    nodes = [views.node(view, of_members) for view in answer.nodes]
+    nodes.sort(key=lambda each: each.name)
     header = ("ID", "NAME", "STATUS", "AVAILABILITY", "ROLES", "CONTAINERS", "CPUS", "MEMORY")
     render.show_list(settings, nodes, header, _row)
 
@@ -39,7 +47,10 @@ def ls(settings: Settings) -> None:
 def _row(each: NodeView) -> tuple[str, ...]:
     from warren.cli.render import bytes_text, cpus_text, short
 
-    roles = [("leader" if each.leader else "manager")] if each.manager else []
+    roles = []
+    if each.manager:
+        plain = "learner" if each.member_id and not each.voter else "manager"
+        roles.append("leader" if each.leader else plain)
     roles += ["worker"] if each.worker else []
     used, whole = each.allocated, each.capacity
     return (
@@ -56,14 +67,16 @@ def _row(each: NodeView) -> tuple[str, ...]:
 
 @node.command()
 @click.argument("node")
-@common_options
+@read_options
 @click.pass_obj
 def inspect(settings: Settings, node: str) -> None:
     """Show everything about a node, and the containers assigned to it."""
     from warren.cli import render, views
     from warren.cli.client import Client
+    from warren.cli.members import all_members
     from warren.pb.v1 import api_pb2
 
     with Client(settings) as client:
         answer: api_pb2.GetNodeResponse = client.call("GetNode", api_pb2.GetNodeRequest(ref=node))
-    render.show(settings, views.node_detail(answer))
+        of_members, _ = all_members(client)
+    render.show(settings, views.node_detail(answer, of_members))

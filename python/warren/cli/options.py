@@ -36,6 +36,7 @@ _COUNT: Final = Parsed("n", parse.count)
 _MEMORY: Final = Parsed("size", parse.memory_bytes)
 _CPUS: Final = Parsed("cpus", parse.cpu_milli)
 _STOP_TIMEOUT: Final = Parsed("duration", parse.stop_timeout_ms)
+_PARTITION: Final = Parsed("policy", parse.partition)
 _LABEL: Final = Parsed("name=value", parse.label)
 _MOUNT: Final = Parsed("mount", parse.mount)
 
@@ -71,6 +72,16 @@ def _scalars(defaults: bool) -> tuple[Callable[[F], F], ...]:
         click.option("--workdir", "-w", metavar="PATH", help="Working directory, absolute."),
         click.option(
             "--stop-timeout", type=_STOP_TIMEOUT, help=text("From SIGTERM to SIGKILL.", "10s")
+        ),
+        click.option(
+            "--partition",
+            type=_PARTITION,
+            metavar="POLICY",
+            help=text(
+                "While its node hears from no manager: keep, stop_after=TIME, or singleton=TIME "
+                "(never twice).",
+                "keep",
+            ),
         ),
     )
 

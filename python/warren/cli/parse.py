@@ -11,15 +11,21 @@ from typing import Final, NamedTuple
 
 __all__ = [
     "MountFlag",
+    "Partition",
+    "address",
+    "address_text",
     "age_text",
+    "binary_id",
     "count",
     "cpu_milli",
     "duration_ms",
     "env_file",
     "env_variable",
     "label",
+    "member_id",
     "memory_bytes",
     "mount",
+    "partition",
     "scale",
     "since_ms",
     "stop_timeout_ms",
@@ -45,6 +51,7 @@ _MOUNT_KEYS: Final = {
     "ro": "readonly",
     "tmpfs-size": "tmpfs-size",
 }
+_ADDRESS: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]\s/,]+):([0-9]{1,5})", re.ASCII)
 _TRUE: Final = {"", "1", "t", "true"}
 _FALSE: Final = {"0", "f", "false"}
 
@@ -103,6 +110,65 @@ def stop_timeout_ms(text: str) -> int:
     if milliseconds == 0:
         raise ValueError(f"'{text}' is too short; 1ms kills at once")
     return milliseconds
+
+
+class Partition(NamedTuple):
+    """What becomes of a container while its worker hears from no manager: `kind` is `keep`,
+    `stop_after` or `singleton`; the time is 0 for `keep`."""
+
+    kind: str
+    stop_after_ms: int
+
+
+def partition(text: str) -> Partition:
+    """A policy of `keep`, `stop_after=30s` or `singleton=30s`."""
+    kind, given, time = text.strip().partition("=")
+    kind = kind.replace("-", "_")
+    if kind == "keep" and not given:
+        return Partition(kind, 0)
+    if kind not in ("stop_after", "singleton") or not given:
+        raise ValueError(
+            f"'{text}' is no policy; write keep, or stop_after or singleton with a time, as in "
+            "stop_after=30s"
+        )
+    milliseconds = duration_ms(time)
+    if milliseconds == 0:
+        raise ValueError(f"'{text}' would stop it at once; give it some time, as in {kind}=30s")
+    return Partition(kind, milliseconds)
+
+
+def address(text: str) -> tuple[str, int]:
+    """Host and port of `HOST:PORT`; an IPv6 address stands in brackets, which are taken off."""
+    match = _ADDRESS.fullmatch(text.strip())
+    if match is None or not 0 < int(match[2]) < 65536:
+        raise ValueError(f"'{text}' is no address; write HOST:PORT, as in 10.0.0.1:2377")
+    return match[1].strip("[]"), int(match[2])
+
+
+def address_text(address: tuple[str, int]) -> str:
+    """As `address` reads it."""
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def member_id(text: str) -> int:
+    """The id of a member of consensus: a decimal number."""
+    if not re.fullmatch(r"\d+", text, re.ASCII) or not 0 < int(text) <= _UINT64_MAX:
+        raise ValueError(
+            f"'{text}' is no member's id; warrenctl cluster members shows them, as numbers"
+        )
+    return int(text)
+
+
+def binary_id(text: str) -> bytes:
+    """The 16 bytes of an id written as 32 hex digits, or as a UUID with its dashes."""
+    try:
+        identifier = bytes.fromhex(text.replace("-", ""))
+    except ValueError:
+        identifier = b""
+    if len(identifier) != 16:
+        raise ValueError(f"'{text}' is no id; write its 32 hex digits in full")
+    return identifier
 
 
 def since_ms(text: str, now_ms: int) -> int:

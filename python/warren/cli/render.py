@@ -28,6 +28,8 @@ __all__ = [
 
 T = TypeVar("T", bound=msgspec.Struct)
 
+STALE_LINE: Final = "stale: as one manager has it, which may be old"
+
 _GAP: Final = "   "
 _ID_DIGITS: Final = 12
 _STYLES: Final = {
@@ -79,21 +81,32 @@ def show_list(
 ) -> None:
     """Print a list: a table with one row an item, or all of every item as JSON or YAML."""
     if settings.format != "table":
-        _show_data(settings, list(items))
+        _show_data(settings, [_marked(settings, item) for item in items])
         return
     rows = [tuple(_printable(cell) for cell in row(item)) for item in items]
     if sys.stdout.isatty():
         _show_rich(header, rows)
     else:
         click.echo(cells_text([header, *rows]))
+    if settings.stale:
+        click.echo(STALE_LINE)
 
 
 def show(settings: Settings, item: msgspec.Struct) -> None:
     """Print one thing in full."""
     if settings.format != "table":
-        _show_data(settings, item)
+        _show_data(settings, _marked(settings, item))
         return
     click.echo("\n".join(_lines(msgspec.to_builtins(item), "")))
+    if settings.stale:
+        click.echo(STALE_LINE)
+
+
+def _marked(settings: Settings, item: msgspec.Struct) -> Any:
+    """What was asked for as it may be old says so, on each thing."""
+    if not settings.stale:
+        return item
+    return {**msgspec.to_builtins(item), "stale": True}
 
 
 def show_line(settings: Settings, item: msgspec.Struct, text: str) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from warren.cli.common import Group, Settings, common_options
+from warren.cli.common import Group, Settings, read_options
 from warren.cli.logs import logs
 from warren.cli.service_changes import create, remove, scale, update
 
@@ -27,7 +27,7 @@ for command in (create, update, scale, remove, logs):
 
 
 @service.command()
-@common_options
+@read_options
 @click.pass_obj
 def ls(settings: Settings) -> None:
     """List the services."""
@@ -58,7 +58,7 @@ def ls(settings: Settings) -> None:
 @service.command()
 @click.argument("service")
 @click.option("--all", "-a", "everything", is_flag=True, help="Also those stopped or leaving.")
-@common_options
+@read_options
 @click.pass_obj
 def ps(settings: Settings, service: str, everything: bool) -> None:
     """List the slots of a service: what runs where, and why what does not."""
@@ -96,7 +96,7 @@ def _slot_row(each: SlotView) -> tuple[str, ...]:
 
 @service.command()
 @click.argument("service")
-@common_options
+@read_options
 @click.pass_obj
 def inspect(settings: Settings, service: str) -> None:
     """Show everything about a service."""

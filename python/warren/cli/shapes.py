@@ -9,7 +9,12 @@ from __future__ import annotations
 from msgspec import Struct
 
 __all__ = [
+    "BackupView",
     "ClusterCreated",
+    "ClusterJoined",
+    "ClusterLeft",
+    "ClusterRecovered",
+    "ClusterRestored",
     "ClusterView",
     "ContainerDetail",
     "ContainerSpecView",
@@ -17,9 +22,16 @@ __all__ = [
     "DaemonView",
     "ImageRemoved",
     "ImageView",
+    "Leadership",
     "LogLineView",
+    "LostMemberView",
+    "MemberAdded",
+    "MemberRemoved",
+    "MemberView",
     "MountView",
+    "NodeChanged",
     "NodeDetail",
+    "NodeRemoved",
     "NodeView",
     "ResourcesView",
     "ServiceChanged",
@@ -40,6 +52,20 @@ class ResourcesView(Struct, frozen=True):
     memory_bytes: int
 
 
+class MemberView(Struct, frozen=True):
+    id: str
+    node_id: str
+    node: str | None
+    role: str
+    wanted: str
+    address: str
+    api_address: str | None
+    lag: int | None
+    active: bool | None
+    release: str | None
+    added_at: str | None
+
+
 class ClusterView(Struct, frozen=True):
     id: str
     epoch: int
@@ -58,11 +84,89 @@ class ClusterView(Struct, frozen=True):
     containers_running: int
     capacity: ResourcesView
     allocated: ResourcesView
+    leader: str | None
+    voters: int
+    learners: int
+    joint: bool
+    members: list[MemberView]
 
 
 class ClusterCreated(Struct, frozen=True):
     id: str
     node_id: str
+
+
+class ClusterJoined(Struct, frozen=True):
+    id: str
+    node_id: str
+    role: str
+    member_id: str | None
+
+
+class ClusterLeft(Struct, frozen=True):
+    node_id: str
+
+
+class MemberAdded(Struct, frozen=True):
+    id: str
+    node_id: str
+    cluster_id: str
+    epoch: int
+    api_addresses: list[str]
+
+
+class MemberRemoved(Struct, frozen=True):
+    id: str
+
+
+class Leadership(Struct, frozen=True):
+    member_id: str
+    node_id: str
+    node: str | None
+
+
+class BackupView(Struct, frozen=True):
+    file: str
+    size_bytes: int
+    format: int
+    cluster_id: str
+    epoch: int
+    index: int
+    term: int
+    created_at: str | None
+    release: str
+    feature_level: int
+    state_hash: str
+    services: int
+    nodes: int
+    containers: int
+    stale: bool
+
+
+class ClusterRestored(Struct, frozen=True):
+    id: str
+    epoch: int
+    member_id: str
+    node_id: str
+    index: int
+    term: int
+    backup: BackupView
+
+
+class LostMemberView(Struct, frozen=True):
+    id: str
+    node_id: str
+    address: str
+
+
+class ClusterRecovered(Struct, frozen=True):
+    id: str
+    epoch: int
+    member_id: str
+    last_index: int
+    last_term: int
+    commit_index: int
+    removed: list[LostMemberView]
 
 
 class ImageView(Struct, frozen=True):
@@ -96,6 +200,20 @@ class NodeView(Struct, frozen=True):
     warren_version: str
     containerd_version: str | None
     joined_at: str | None
+    member_id: str | None
+    voter: bool
+
+
+class NodeChanged(Struct, frozen=True):
+    id: str
+    name: str
+    role: str
+    member_id: str | None
+
+
+class NodeRemoved(Struct, frozen=True):
+    id: str
+    name: str
 
 
 class MountView(Struct, frozen=True):
@@ -120,6 +238,8 @@ class ContainerSpecView(Struct, frozen=True):
     workdir: str | None
     stop_timeout_ms: int
     labels: dict[str, str]
+    partition: str
+    partition_stop_after_ms: int | None
 
 
 class ServiceView(Struct, frozen=True):

@@ -28,6 +28,11 @@ _NETWORKS = {
     "none": objects_pb2.NETWORK_MODE_NONE,
     "host": objects_pb2.NETWORK_MODE_HOST,
 }
+_PARTITIONS = {
+    "keep": objects_pb2.PARTITION_POLICY_KEEP,
+    "stop_after": objects_pb2.PARTITION_POLICY_STOP_AFTER,
+    "singleton": objects_pb2.PARTITION_POLICY_SINGLETON,
+}
 _MOUNTS = {"bind": objects_pb2.MOUNT_TYPE_BIND, "tmpfs": objects_pb2.MOUNT_TYPE_TMPFS}
 
 
@@ -50,6 +55,7 @@ class SpecFlags(Struct, frozen=True, kw_only=True):
     user: str | None = None
     workdir: str | None = None
     stop_timeout: int | None = None
+    partition: parse.Partition | None = None
     label: Sequence[tuple[str, str]] = ()
     label_rm: Sequence[str] = ()
     container_label: Sequence[tuple[str, str]] = ()
@@ -114,6 +120,9 @@ def _apply_container(container: objects_pb2.ContainerSpec, flags: SpecFlags) -> 
         container.workdir = flags.workdir
     if flags.stop_timeout is not None:
         container.stop_timeout_ms = flags.stop_timeout
+    if flags.partition is not None:
+        container.partition = _PARTITIONS[flags.partition.kind]
+        container.partition_stop_after_ms = flags.partition.stop_after_ms
 
 
 def _apply_lists(container: objects_pb2.ContainerSpec, flags: SpecFlags) -> None:

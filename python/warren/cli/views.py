@@ -12,6 +12,7 @@ from warren.cli.shapes import (
     ContainerView,
     DaemonView,
     ImageView,
+    MemberView,
     MountView,
     NodeDetail,
     NodeView,
@@ -27,11 +28,14 @@ from warren.pb.v1.objects_pb2 import (
     MountType,
     NetworkMode,
     NodeStatus,
+    PartitionPolicy,
     RestartCondition,
     ServiceMode,
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
     from warren.pb.v1 import api_pb2, node_pb2, objects_pb2
 
 __all__ = [
@@ -41,6 +45,7 @@ __all__ = [
     "container_spec",
     "daemon",
     "image",
+    "members",
     "mount",
     "node",
     "node_detail",
@@ -76,7 +81,51 @@ def resources(message: objects_pb2.Resources) -> ResourcesView:
     return ResourcesView(cpu_milli=message.cpu_milli, memory_bytes=message.memory_bytes)
 
 
-def cluster(answer: api_pb2.GetClusterResponse) -> ClusterView:
+def members(answer: api_pb2.ListMembersResponse, node_names: Mapping[str, str]) -> list[MemberView]:
+    """The members of consensus, the leader first, then by name. `node_names`: by id."""
+    # The leader alone knows how far the others are, and whether they are there.
+    told_by_leader = any(each.match_index for each in answer.members)
+    views = [
+        _member(each, node_names, answer.last_index if told_by_leader else None)
+        for each in answer.members
+    ]
+    return sorted(views, key=lambda each: (each.role != "leader", each.node or "", each.id))
+
+
+def _member(
+    view: api_pb2.MemberView, node_names: Mapping[str, str], last_index: int | None
+) -> MemberView:
+    member, node_id = view.member, view.member.node_id.hex()
+    if view.leader:
+        lag: int | None = 0
+        active: bool | None = True
+    elif last_index is None:
+        lag, active = None, None
+    else:
+        lag, active = max(0, last_index - view.match_index), view.recent_active
+    plain = "voter" if view.voter else "learner"
+    return MemberView(
+        # 64 bits are more than some readers of JSON keep.
+        id=str(member.id),
+        node_id=node_id,
+        node=node_names.get(node_id) or None,
+        role="leader" if view.leader else plain,
+        wanted="voter" if member.voter else "learner",
+        address=member.address,
+        api_address=member.api_address or None,
+        lag=lag,
+        active=active,
+        release=view.release or None,
+        added_at=time_text(member.added_at_ms),
+    )
+
+
+def cluster(
+    answer: api_pb2.GetClusterResponse, of_members: Sequence[MemberView], *, joint: bool
+) -> ClusterView:
+    leader_id = answer.leader_node_id.hex()
+    names = [each.node for each in of_members if each.node_id == leader_id]
+    learners = sum(each.role == "learner" for each in of_members)
     return ClusterView(
         id=answer.cluster.id.hex(),
         epoch=answer.cluster.epoch,
@@ -95,6 +144,11 @@ def cluster(answer: api_pb2.GetClusterResponse) -> ClusterView:
         containers_running=answer.containers_running,
         capacity=resources(answer.capacity),
         allocated=resources(answer.allocated),
+        leader=names[0] if names else None,
+        voters=len(of_members) - learners,
+        learners=learners,
+        joint=joint,
+        members=list(of_members),
     )
 
 
@@ -102,8 +156,9 @@ def image(message: objects_pb2.NodeImage) -> ImageView:
     return ImageView(message.reference, message.digest, message.size_bytes)
 
 
-def _node_fields(view: api_pb2.NodeView) -> dict[str, Any]:
+def _node_fields(view: api_pb2.NodeView, of_members: Iterable[MemberView]) -> dict[str, Any]:
     node, about = view.node, view.node.description
+    own = [each for each in of_members if each.node_id == node.id.hex()]
     return {
         "id": node.id.hex(),
         "name": about.name,
@@ -125,18 +180,20 @@ def _node_fields(view: api_pb2.NodeView) -> dict[str, Any]:
         "warren_version": about.warren_version,
         "containerd_version": about.containerd_version or None,
         "joined_at": time_text(node.joined_at_ms),
+        "member_id": own[0].id if own else None,
+        "voter": any(each.role != "learner" for each in own),
     }
 
 
-def node(view: api_pb2.NodeView) -> NodeView:
-    return NodeView(**_node_fields(view))
+def node(view: api_pb2.NodeView, of_members: Iterable[MemberView]) -> NodeView:
+    return NodeView(**_node_fields(view, of_members))
 
 
-def node_detail(answer: api_pb2.GetNodeResponse) -> NodeDetail:
+def node_detail(answer: api_pb2.GetNodeResponse, of_members: Iterable[MemberView]) -> NodeDetail:
     name = answer.node.node.description.name
     assigned = [ContainerView(**_container_fields(each, name)) for each in answer.containers]
     assigned.sort(key=lambda each: (each.service, each.slot, each.id))
-    return NodeDetail(**_node_fields(answer.node), assigned=assigned)
+    return NodeDetail(**_node_fields(answer.node, of_members), assigned=assigned)
 
 
 def mount(message: objects_pb2.Mount) -> MountView:
@@ -164,7 +221,14 @@ def container_spec(spec: objects_pb2.ContainerSpec) -> ContainerSpecView:
         workdir=spec.workdir or None,
         stop_timeout_ms=spec.stop_timeout_ms,
         labels=dict(sorted(spec.labels.items())),
+        partition=_partition(spec.partition),
+        partition_stop_after_ms=spec.partition_stop_after_ms or None,
     )
+
+
+def _partition(policy: int) -> str:
+    # As the flag has it, and as keep is stored.
+    return word(PartitionPolicy, policy or PartitionPolicy.PARTITION_POLICY_KEEP).replace("-", "_")
 
 
 def service(view: api_pb2.ServiceView) -> ServiceView:

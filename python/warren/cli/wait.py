@@ -1,9 +1,10 @@
-"""Waiting for a service to become as it was asked to be, with progress on standard error."""
+"""Waiting for what was asked for to be so, with progress on standard error."""
 
 from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,11 +15,14 @@ if TYPE_CHECKING:
     from warren.cli.client import Client
     from warren.cli.common import Settings
 
-__all__ = ["Progress", "progress_text", "wait_gone", "wait_running"]
+__all__ = ["Progress", "progress_text", "until", "wait_gone", "wait_running"]
 
 # A watch is opened anew after these.
-_PASSING: Final = frozenset({"unavailable", "no_leader", "not_leader", "outcome_unknown"})
+_PASSING: Final = frozenset(
+    {"unavailable", "no_leader", "not_leader", "outcome_unknown", "shutting_down"}
+)
 _REOPEN_PAUSE_S: Final = 0.2
+_POLL_PAUSE_S: Final = 0.05
 
 
 class Progress:
@@ -59,6 +63,36 @@ class Progress:
             from rich.text import Text
 
             self._status.update(Text(text))
+
+
+def until(client: Client, missing: Callable[[], str], *, what: str, so_far: str, look: str) -> None:
+    """Until `missing()` is empty; meanwhile it says what is still waited for.
+
+    `what`: who is waited for; `so_far`: what has been done already; `look`: the command that shows
+    how it went on. Raises WarrenError `timeout` at the client's deadline, `interrupted` on Ctrl-C.
+    """
+    why = ""
+    try:
+        with Progress(client.settings) as progress:
+            while client.deadline.remaining_s() > 0:
+                try:
+                    why = missing()
+                except WarrenError as error:
+                    # The last look is cut short by the deadline: that is not what failed.
+                    if client.deadline.remaining_s() > 0 and error.code not in _PASSING:
+                        raise
+                    why = error.message
+                if not why:
+                    return
+                progress.say(f"waiting for {what}: {why}")
+                time.sleep(_POLL_PAUSE_S)
+    except KeyboardInterrupt:
+        raise WarrenError("interrupted", f"not waiting any more; {so_far}: {look}") from None
+    raise WarrenError(
+        "timeout",
+        f"{so_far}, but after {client.deadline.timeout_s:g} s still waiting for {what}: {why}; "
+        f"look again with: {look}",
+    )
 
 
 def progress_text(name: str, now: api_pb2.ServiceProgress) -> str:

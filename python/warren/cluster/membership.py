@@ -54,6 +54,14 @@ class WorkerPort(Protocol):
     def describe_again(self) -> None:
         """What the host says of itself has changed."""
 
+    @property
+    def connected(self) -> bool:
+        """It has a session with a manager."""
+
+    @property
+    def epoch(self) -> int:
+        """The highest epoch of the cluster that it has obeyed; 0 where there was none."""
+
 
 class Membership:
     """Owns the core's seat and the worker's life. `on_change` is called when the role changes.
@@ -254,6 +262,36 @@ class Membership:
             self.remember(replace(self._cluster, role="manager", cluster_id=cluster_id))
         self.problem = ""
         _log.info("this host manages the cluster now, as member %d", membership.member_id)
+        self.worker.describe_again()
+        self._on_change()
+
+    async def blank_core(self) -> OpenCore:
+        """A core that belongs to no cluster. WarrenError where this host cannot have one."""
+        if self.credentials is not None and not self.may_manage:
+            raise WarrenError(
+                "invalid",
+                "this host's certificate is a worker's; restore on one with a manager's",
+            )
+        if self.seat.core is None:
+            self.seat.core = await self._open_core()
+        return self.seat.core
+
+    async def reborn(self, core: OpenCore, cluster_id: bytes) -> None:
+        """The core is the only member of that cluster now, in a new epoch."""
+        self.seat.core = core
+        self._opened()
+        domain = "" if self.credentials is None else self.credentials.identity.trust_domain
+        self.remember(
+            ClusterFile(
+                cluster_id=cluster_id.hex(),
+                trust_domain=domain,
+                managers=(self.own_api,),
+                role="manager",
+            )
+        )
+        self._told = None
+        self.problem = ""
+        await self.worker.begin()
         self.worker.describe_again()
         self._on_change()
 

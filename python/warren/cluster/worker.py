@@ -42,6 +42,16 @@ class HostWorker:
         self._on_runtime_change = on_runtime_change
         self._task: asyncio.Task[None] | None = None
 
+    @property
+    def connected(self) -> bool:
+        """It has a session with a manager."""
+        return self.side is not None and self.side.session.connected
+
+    @property
+    def epoch(self) -> int:
+        """The highest epoch of the cluster that it has obeyed; 0 where there was none."""
+        return 0 if self.side is None else self.side.board.epoch
+
     async def begin(self) -> None:
         """Start it, unless it runs."""
         if self.side is not None:

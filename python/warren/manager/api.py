@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from typing import Any, Final, Protocol
 
@@ -17,9 +17,9 @@ import grpc
 from warren import rpc
 from warren.errors import WarrenError
 from warren.manager.forward import Forwarder
-from warren.manager.identity import Identify
+from warren.manager.identity import Caller, Identify
 
-__all__ = ["API_METHODS", "ApiCounts", "Observe", "service"]
+__all__ = ["API_METHODS", "ApiCounts", "Observe", "OpenStream", "service"]
 
 DEFAULT_TIMEOUT_S: Final = 10.0
 MAX_TIMEOUT_S: Final = 60.0
@@ -28,6 +28,7 @@ _log = logging.getLogger("warren.api")
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Observe = Callable[[float], None]
+OpenStream = Callable[[Caller, str, bytes], AsyncGenerator[bytes, None]]
 
 
 class _MethodCount(Protocol):
@@ -46,17 +47,20 @@ def service(
     counts: ApiCounts,
     succeeded: Mapping[str, Observe],
     after: Mapping[str, Callable[[], Awaitable[None]]],
+    streams: Mapping[str, OpenStream],
 ) -> grpc.GenericRpcHandler:
     """The gRPC service `warren.v1.Manager` over `core`, for those whom `identify` knows.
 
     `succeeded`: by method, where the seconds of calls that were not refused also go.
     `after`: by method, what is awaited after such a call, before it is answered.
+    `streams`: by method, what answers instead of the core.
     """
     functions: dict[str, Callable[..., Any]] = {}
     for name, method in rpc.MANAGER.items():
         count = counts.method(name)
         if method.server_streaming:
-            functions[name] = _streaming(core, identify, name, count)
+            opened = streams.get(name, core.stream)
+            functions[name] = _streaming(opened, identify, name, count)
         else:
             observe, then = succeeded.get(name), after.get(name)
             functions[name] = _unary(core, identify, name, count, observe, then)
@@ -92,13 +96,13 @@ def _unary(
 
 
 def _streaming(
-    core: Forwarder, identify: Identify, name: str, count: _MethodCount
+    open_stream: OpenStream, identify: Identify, name: str, count: _MethodCount
 ) -> Callable[[bytes, Context], AsyncIterator[bytes]]:
     async def handle(request: bytes, context: Context) -> AsyncIterator[bytes]:
         began = time.perf_counter()
         try:
             _check_size(name, request)
-            async with aclosing(core.stream(identify(context), name, request)) as items:
+            async with aclosing(open_stream(identify(context), name, request)) as items:
                 async for item in items:
                     yield item
         except (asyncio.CancelledError, GeneratorExit):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 __all__ = ["LOCAL", "CorePort", "OpenCore"]
@@ -26,6 +27,17 @@ class OpenCore(CorePort, Protocol):
 
     async def join(self, *, cluster_id: bytes, epoch: int, member_id: int, data_dir: bytes) -> None:
         """Go on as that member of a cluster; for a core that belongs to none."""
+
+    async def backup(
+        self, identity: str, file: Path, timeout_s: float, *, stale: bool = False
+    ) -> bytes:
+        """Write a backup to `file`, durably; its encoded header."""
+
+    async def restore(self, file: Path, epoch_min: int = 0) -> bytes:
+        """Go on as the only member of the cluster in a backup; for a core that belongs to none."""
+
+    async def recover_quorum(self) -> bytes:
+        """Go on as the only member of this member's cluster."""
 
     def pulse(self) -> None:
         """The event loop is alive: liveness time counts only while this is called."""

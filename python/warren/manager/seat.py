@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
+from pathlib import Path
 from typing import Any, Final
 
 from warren.errors import WarrenError
@@ -48,6 +49,14 @@ class Seat:
         if self.core is None:
             return _refused(self._vacant())
         return self.core.stream(identity, method, body)
+
+    async def backup(
+        self, identity: str, file: Path, timeout_s: float, *, stale: bool = False
+    ) -> bytes:
+        """As the core's."""
+        if self.core is None:
+            raise self._vacant()
+        return await self.core.backup(identity, file, timeout_s, stale=stale)
 
     def pulse(self) -> None:
         """As the core's."""

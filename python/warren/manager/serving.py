@@ -17,7 +17,8 @@ import grpc
 from warren import endpoint, rpc
 from warren.config import Config
 from warren.errors import StartupError
-from warren.manager import api, dispatcher
+from warren.manager import api, backup, dispatcher
+from warren.manager.backup import Backups
 from warren.manager.core_port import CorePort
 from warren.manager.forward import Forwarder
 from warren.manager.identity import Identify, by_certificate, by_socket
@@ -52,7 +53,14 @@ class ForwardMetrics:
 class Services:
     """What both doors have. `after`: by method, what follows a call before it is answered."""
 
-    def __init__(self, core: CorePort, forwarder: Forwarder, metrics: Metrics, after: After):
+    def __init__(
+        self,
+        core: CorePort,
+        forwarder: Forwarder,
+        backups: Backups,
+        metrics: Metrics,
+        after: After,
+    ) -> None:
         services = ServiceMetrics(metrics)
         self._durations = {
             "CreateService": services.create.observe,
@@ -62,6 +70,7 @@ class Services:
         self._core = core
         self._forwarder = forwarder
         self._after = after
+        self._streams = {backup.METHOD: backups.stream}
         self._counts = ApiMetrics(metrics, api.API_METHODS)
         self._sessions = metrics.gauge("warren_sessions", "Sessions with workers, now.")
         metrics.gauge_function(
@@ -73,7 +82,14 @@ class Services:
     def handlers(self, identify: Identify) -> tuple[grpc.GenericRpcHandler, ...]:
         """For those whom `identify` knows."""
         return (
-            api.service(self._forwarder, identify, self._counts, self._durations, self._after),
+            api.service(
+                self._forwarder,
+                identify,
+                self._counts,
+                self._durations,
+                self._after,
+                self._streams,
+            ),
             dispatcher.service(self._core, identify, self._sessions.inc),
         )
 

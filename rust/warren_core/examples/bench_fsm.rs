@@ -11,6 +11,9 @@
     reason = "a benchmark reads clocks"
 )]
 
+#[path = "shared/filled.rs"]
+mod filled;
+
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
@@ -19,11 +22,11 @@ use rustix::time::{ClockId, clock_gettime};
 use warren_core::control::REPORT_ITEMS_MAX;
 use warren_core::fsm::{ContainerState, DesiredState, NodeStatus, State, snapshot, tally};
 use warren_core::ids::{ContainerId, Index, NodeId, Term};
-use warren_core::orchestrator::{BIND_ITEMS_MAX, DESIRED_ITEMS_MAX};
+use warren_core::orchestrator::DESIRED_ITEMS_MAX;
 use warren_core::pb::{self, command::Body};
 
-const NODE_CONTAINERS: usize = 4096;
-const SERVICE_CONTAINERS: usize = 10_000;
+use filled::{Filled, mixed};
+
 /// Rounds of reports about every container.
 const ROUNDS: u32 = 3;
 /// Nodes that are lost, and whose containers go.
@@ -137,17 +140,7 @@ struct Bench {
 
 impl Bench {
     fn command(&self, body: Body) -> pb::Command {
-        let mut entropy = [0; 12];
-        let random = mixed(self.index + 1).to_be_bytes();
-        entropy[..8].copy_from_slice(&random);
-        pb::Command {
-            level: 1,
-            time_ms: 1_800_000_000_000 + self.index,
-            entropy: entropy.to_vec(),
-            request: None,
-            identity: "system".to_owned(),
-            body: Some(body),
-        }
+        filled::command(self.index, body)
     }
 
     fn apply_command(&mut self, command: &pb::Command, _: &[u8]) {
@@ -162,52 +155,16 @@ impl Bench {
         assert!(applied.expect("it is a command").response.is_ok());
     }
 
-    fn apply(&mut self, body: Body) -> Vec<u8> {
-        let command = self.command(body);
-        self.index += 1;
-        let applied = self.state.apply(Index(self.index), Term(1), &command);
-        applied.response.expect("the bench asks for what is right")
-    }
-
     /// A cluster of full nodes; each service lies on all of them.
     fn fill(&mut self, containers: usize) -> Times {
-        self.apply(Body::CreateCluster(pb::CreateCluster {
-            cluster_id: vec![7; 16],
-            epoch: 1,
-            founder: None,
-        }));
-        let image_digest = format!("sha256:{}", "ab".repeat(32));
-        for n in 0..containers.div_ceil(NODE_CONTAINERS) {
-            let id = NodeId(u128::from(mixed(n as u64)).to_be_bytes());
-            self.nodes.push(id);
-            self.apply(node(id, &format!("node-{n}"), &image_digest));
-        }
-        let services = containers.div_ceil(SERVICE_CONTAINERS);
-        let services: Vec<_> = (0..services)
-            .map(|n| {
-                let spec = service(&format!("service-{n}"), &image_digest);
-                let created = self.apply(Body::CreateService(pb::CreateService { spec }));
-                pb::CreateServiceResponse::decode(&created[..]).expect("a service")
-            })
-            .collect();
-        let items: Vec<_> = (0..containers)
-            .map(|n| pb::BindItem {
-                service_id: services[n / SERVICE_CONTAINERS].service_id.clone(),
-                service_version: 1,
-                slot: (n % SERVICE_CONTAINERS) as u64 + 1,
-                node_id: self.nodes[n % self.nodes.len()].to_vec(),
-                replaces: Vec::new(),
-            })
-            .collect();
         let mut times = Times::default();
-        for items in items.chunks(BIND_ITEMS_MAX) {
-            let body = Body::Bind(pb::Bind {
-                items: items.to_vec(),
-            });
-            let command = self.command(body);
-            times.add(items.len(), || self.apply_command(&command, &[]));
-        }
-        assert_eq!(self.state.container_count(), containers);
+        let bind = |items: usize, work: &mut dyn FnMut()| times.add(items, work);
+        let Filled {
+            state,
+            index,
+            nodes,
+        } = Filled::new(containers, bind);
+        (self.state, self.index, self.nodes) = (state, index, nodes);
         times
     }
 
@@ -379,55 +336,6 @@ fn write(state: &State) -> usize {
     };
     snapshot::write(state, &header, &mut sink).expect("nowhere takes everything");
     bytes
-}
-
-fn node(id: NodeId, name: &str, image_digest: &str) -> Body {
-    Body::PutNode(pb::PutNode {
-        node_id: id.to_vec(),
-        description: Some(pb::NodeDescription {
-            name: name.to_owned(),
-            capacity: Some(pb::Resources {
-                cpu_milli: 1_000_000,
-                memory_bytes: 1 << 44,
-            }),
-            images: vec![pb::NodeImage {
-                reference: "docker.io/library/web:latest".to_owned(),
-                digest: image_digest.to_owned(),
-                size_bytes: 1 << 20,
-            }],
-            ..Default::default()
-        }),
-        manager: false,
-        worker: true,
-        advertise_addr: String::new(),
-    })
-}
-
-fn service(name: &str, image_digest: &str) -> Option<pb::ServiceSpec> {
-    Some(pb::ServiceSpec {
-        name: name.to_owned(),
-        mode: pb::ServiceMode::Replicated.into(),
-        replicas: SERVICE_CONTAINERS as u32,
-        container: Some(pb::ContainerSpec {
-            image: "web".to_owned(),
-            image_digest: image_digest.to_owned(),
-            env: vec![format!("NAME={name}")],
-            resources: Some(pb::Resources {
-                cpu_milli: 100,
-                memory_bytes: 64 << 20,
-            }),
-            ..Default::default()
-        }),
-        ..Default::default()
-    })
-}
-
-/// SplitMix64's finaliser (Steele, Lea, Flood, OOPSLA 2014).
-fn mixed(number: u64) -> u64 {
-    let mut z = number.wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    z ^ (z >> 31)
 }
 
 /// Fisher and Yates.

@@ -40,8 +40,8 @@ use crate::raft::{self, ConfState, Position};
 use calls::Calls;
 use entropy::Entropy;
 pub use io::{
-    Call, CallId, Config, Consistency, FrameOut, Identity, Input, Level, LogLine, Now, Outputs,
-    Peer, Recovered, Samples, SnapshotBytes, SnapshotJob, SnapshotRead, SnapshotStep,
+    BackupJob, Call, CallId, Config, Consistency, FrameOut, Identity, Input, Level, LogLine, Now,
+    Outputs, Peer, Recovered, Samples, SnapshotBytes, SnapshotJob, SnapshotRead, SnapshotStep,
     SnapshotWrite, Standing, Status, Stop, Transfers,
 };
 use member::Member;

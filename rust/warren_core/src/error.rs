@@ -8,7 +8,10 @@ use thiserror::Error as ThisError;
 pub enum Error {
     #[error("invalid {what}: {why}")]
     Invalid { what: &'static str, why: String },
-    #[error("no {kind} `{reference}`; `warrenctl {kind} ls` shows what there is")]
+    #[error(
+        "no {kind} `{reference}`; `warrenctl {}` shows what there is",
+        listed_by(kind)
+    )]
     NotFound {
         kind: &'static str,
         reference: String,
@@ -63,7 +66,10 @@ pub enum Error {
     NoSpace { dir: String },
     #[error("the cluster has no leader at the moment; try again in a few seconds")]
     NoLeader,
-    #[error("this manager does not lead; member {leader} at {address} does: ask that one")]
+    #[error(
+        "this manager does not lead; member {leader}{} does: ask that one",
+        at(address)
+    )]
     NotLeader { leader: u64, address: String },
     #[error(
         "not enough managers can be reached to know the newest state; try again when a majority is \
@@ -91,6 +97,8 @@ pub enum Error {
         offset: u64,
         why: String,
     },
+    #[error("the backup cannot be used: {why}; take another copy of it, or another backup")]
+    BackupUnusable { why: String },
     #[error("this session has been replaced by a newer one; open a new one")]
     StaleSession,
     #[error("unknown method `{method}`; is the client newer than the daemon?")]
@@ -129,6 +137,22 @@ pub enum Error {
     StateWentBack,
 }
 
+/// An address behind what is there; nothing where it is not known.
+fn at(address: &str) -> String {
+    match address {
+        "" => String::new(),
+        known => format!(" at {known}"),
+    }
+}
+
+/// The command that lists things of a kind.
+fn listed_by(kind: &str) -> String {
+    match kind {
+        "member" => "cluster members".to_owned(),
+        _ => format!("{kind} ls"),
+    }
+}
+
 impl Error {
     /// The stable name of the variant.
     pub fn code(&self) -> &'static str {
@@ -157,6 +181,7 @@ impl Error {
             Error::ShuttingDown => "shutting_down",
             Error::DataDir { .. } => "data_dir",
             Error::LogDamaged { .. } => "log_damaged",
+            Error::BackupUnusable { .. } => "backup_unusable",
             Error::StaleSession => "stale_session",
             Error::UnknownMethod { .. } => "unknown_method",
             Error::UnknownLevel { .. } => "unknown_level",
@@ -196,6 +221,7 @@ impl Error {
         "shutting_down",
         "data_dir",
         "log_damaged",
+        "backup_unusable",
         "stale_session",
         "unknown_method",
         "unknown_level",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +35,16 @@ def manager() -> Iterator[FakeManager]:
             yield fake
         finally:
             fake.close()
+
+
+@pytest.fixture
+def others() -> Iterator[list[FakeManager]]:
+    """Two more managers, for tests of several hosts."""
+    with tempfile.TemporaryDirectory(prefix="wc") as directory, ExitStack() as opened:
+        fakes = [FakeManager(Path(directory) / f"{number}.sock") for number in range(2)]
+        for fake in fakes:
+            opened.callback(fake.close)
+        yield fakes
 
 
 @pytest.fixture

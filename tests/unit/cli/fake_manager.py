@@ -15,11 +15,12 @@ from typing import Any
 import grpc
 
 from warren import rpc
-from warren.pb.v1 import api_pb2, node_pb2, objects_pb2
+from warren.pb.v1 import api_pb2, node_pb2, objects_pb2, snapshot_pb2
 
 NODE_ID = bytes([0xA0] * 16)
 OTHER_NODE_ID = bytes([0xB0] * 16)
 CLUSTER_ID = bytes([0xC0] * 16)
+LAST_INDEX = 40
 CREATED_AT_MS = 1_767_225_600_000  # 2026-01-01T00:00:00Z
 
 
@@ -34,20 +35,29 @@ class RefusalError(Exception):
 
 
 class FakeManager:
-    """`refuse[method]`: refusals to come; `seen`: all requests; `progress`: what watches say."""
+    """`refuse[method]`: refusals to come; `seen`: all requests; `progress`: what watches say.
 
-    def __init__(self, path: Path) -> None:
+    `stale`: the methods that were asked for what may be old. `credentials`: serves these, at a port
+    of the loopback too, which `address` names then.
+    """
+
+    def __init__(self, path: Path, credentials: grpc.ServerCredentials | None = None) -> None:
         self.path = path
         self.host = f"unix://{path}"
         self.services: dict[bytes, objects_pb2.Service] = {}
         self.slots: list[api_pb2.Slot] = []
         self.images: list[objects_pb2.NodeImage] = []
+        self.members = [member(7, NODE_ID, leader=True, match_index=LAST_INDEX)]
         self.loaded = bytearray()
+        self.backup = b""
+        self.backup_total = 0  # what is said of its size; 0: the truth
         self.log_lines: list[node_pb2.LogLine] = []
         self.progress: deque[list[api_pb2.ServiceProgress]] = deque()
         self.refuse: dict[str, deque[RefusalError]] = {}
         self.seen: list[tuple[str, Any]] = []
+        self.stale: set[str] = set()
         self.ready_message = ""
+        self.manages = False
         self.hold = threading.Event()  # ends watches that have nothing more to say
         self.watching = threading.Event()
         self._server = grpc.server(ThreadPoolExecutor(8), options=rpc.SERVER_OPTIONS)
@@ -55,6 +65,10 @@ class FakeManager:
             functions = {name: self._handler(method) for name, method in table.items()}
             self._server.add_generic_rpc_handlers((rpc.service(table, functions),))
         self._server.add_insecure_port(f"unix:{path}")
+        self.address = ""
+        if credentials is not None:
+            port = self._server.add_secure_port("127.0.0.1:0", credentials)
+            self.address = f"127.0.0.1:{port}"
         self._server.start()
 
     def close(self) -> None:
@@ -68,6 +82,8 @@ class FakeManager:
         def prepare(request: Any, context: grpc.ServicerContext) -> None:
             if not method.client_streaming:
                 self.seen.append((method.name, request))
+            if ("warren-stale", "1") in context.invocation_metadata():
+                self.stale.add(method.name)
             pending = self.refuse.get(method.name)
             if pending:
                 _abort(context, pending.popleft())
@@ -113,6 +129,39 @@ class FakeManager:
 
     def ListNodes(self, _: api_pb2.ListNodesRequest) -> api_pb2.ListNodesResponse:
         return api_pb2.ListNodesResponse(nodes=[_node()])
+
+    def ListMembers(self, _: api_pb2.ListMembersRequest) -> api_pb2.ListMembersResponse:
+        return api_pb2.ListMembersResponse(members=self.members, last_index=LAST_INDEX)
+
+    def AddMember(self, request: api_pb2.AddMemberRequest) -> api_pb2.AddMemberResponse:
+        self.members.append(
+            member(8, request.node_id, address=request.address, match_index=0, voter=False)
+        )
+        return api_pb2.AddMemberResponse(
+            member_id=8, cluster_id=CLUSTER_ID, epoch=1, api_addresses=["10.0.0.1:2377"]
+        )
+
+    def RemoveMember(self, request: api_pb2.RemoveMemberRequest) -> api_pb2.RemoveMemberResponse:
+        if request.member_id not in {each.member.id for each in self.members}:
+            raise RefusalError("not_found", f"no member `{request.member_id}`")
+        self.members = [each for each in self.members if each.member.id != request.member_id]
+        return api_pb2.RemoveMemberResponse()
+
+    def TransferLeadership(
+        self, request: api_pb2.TransferLeadershipRequest
+    ) -> api_pb2.TransferLeadershipResponse:
+        for each in self.members:
+            each.leader = each.member.id == (request.member_id or self.members[-1].member.id)
+        return api_pb2.TransferLeadershipResponse(leader_member_id=0)
+
+    def PromoteNode(self, request: api_pb2.PromoteNodeRequest) -> api_pb2.PromoteNodeResponse:
+        self.members.append(member(9, bytes.fromhex(request.ref), match_index=LAST_INDEX))
+        return api_pb2.PromoteNodeResponse(member_id=9)
+
+    def DemoteNode(self, request: api_pb2.DemoteNodeRequest) -> api_pb2.DemoteNodeResponse:
+        node_id = bytes.fromhex(request.ref)
+        self.members = [each for each in self.members if each.member.node_id != node_id]
+        return api_pb2.DemoteNodeResponse()
 
     def CreateService(self, request: api_pb2.CreateServiceRequest) -> api_pb2.CreateServiceResponse:
         if any(each.spec.name == request.spec.name for each in self.services.values()):
@@ -174,6 +223,15 @@ class FakeManager:
         view.spec.image = "docker.io/library/tiny:1"
         return api_pb2.GetContainerResponse(container=view)
 
+    def BackupCluster(
+        self, _: api_pb2.BackupClusterRequest
+    ) -> Iterator[api_pb2.BackupClusterChunk]:
+        total_bytes = self.backup_total or len(self.backup)
+        for start in range(0, len(self.backup), 100):
+            data = self.backup[start : start + 100]
+            yield api_pb2.BackupClusterChunk(data=data, total_bytes=total_bytes)
+            total_bytes = 0
+
     def _find(self, ref: str) -> objects_pb2.Service:
         for service in self.services.values():
             if ref in (service.spec.name, service.id.hex()):
@@ -191,6 +249,41 @@ class FakeManager:
             node_name="a",
             in_cluster=True,
             ready_message=self.ready_message,
+            manages=self.manages,
+        )
+
+    def JoinCluster(self, request: node_pb2.JoinClusterRequest) -> node_pb2.JoinClusterResponse:
+        if request.manager:
+            self.members.append(member(9, NODE_ID, match_index=LAST_INDEX))
+        return node_pb2.JoinClusterResponse(
+            cluster_id=CLUSTER_ID, node_id=NODE_ID, member_id=9 if request.manager else 0
+        )
+
+    def RestoreCluster(
+        self, requests: Iterator[node_pb2.RestoreClusterRequest]
+    ) -> Iterator[node_pb2.RestoreClusterResponse]:
+        uploaded = list(requests)
+        self.seen.append(("RestoreCluster", uploaded))
+        yield node_pb2.RestoreClusterResponse(
+            cluster_id=CLUSTER_ID,
+            epoch=max(2, uploaded[0].epoch_min),
+            member_id=7,
+            index=41,
+            term=2,
+            backup=snapshot_pb2.BackupHeader(cluster_id=CLUSTER_ID, epoch=1, index=40, services=3),
+        )
+
+    def RecoverQuorum(
+        self, request: node_pb2.RecoverQuorumRequest
+    ) -> node_pb2.RecoverQuorumResponse:
+        return node_pb2.RecoverQuorumResponse(
+            cluster_id=CLUSTER_ID,
+            epoch=1 if request.dry_run else 2,
+            member_id=7,
+            last_index=LAST_INDEX,
+            last_term=3,
+            commit_index=39,
+            removed=[member(8, OTHER_NODE_ID).member],
         )
 
     def LoadImage(
@@ -253,6 +346,30 @@ def _node() -> api_pb2.NodeView:
         containers=2,
         containers_running=1,
         leader=True,
+    )
+
+
+def member(
+    number: int,
+    node_id: bytes,
+    *,
+    address: str = "10.0.0.1:2378",
+    voter: bool = True,
+    **fields: Any,
+) -> api_pb2.MemberView:
+    """A member of consensus that is to vote."""
+    return api_pb2.MemberView(
+        member=objects_pb2.Member(
+            id=number,
+            node_id=node_id,
+            address=address,
+            voter=True,
+            added_at_ms=CREATED_AT_MS,
+        ),
+        voter=voter,
+        recent_active=True,
+        release="0.1.0",
+        **fields,
     )
 
 

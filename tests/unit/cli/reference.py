@@ -21,14 +21,34 @@ from warren.cli.main import cli
 _HEAD = """\
 # warrenctl
 
-Every command that asks the daemon takes `--host` and `--timeout`, and every one that prints
-`--format table|json|yaml`, before or after its own name. `WARREN_HOST` names another daemon than
-`unix:///run/warren/warren.sock`.
+Every command that asks the daemon takes `--host`, `--tls-ca`, `--tls-cert`, `--tls-key` and
+`--timeout`, and every one that prints `--format table|json|yaml`, before or after its own name.
+
+## Which manager is asked
+
+`--host` (or `WARREN_HOST`) lists daemons, with commas between: `unix:///path` is the socket of the
+host one sits at (default: `unix:///run/warren/warren.sock`), `HOST:PORT` the API of a manager
+elsewhere, as in `10.0.0.1:2377,10.0.0.2:2377,10.0.0.3:2377`. For the latter name three files: the
+certificates of who signs the managers' (`--tls-ca`, `WARREN_TLS_CA`), a certificate for people
+(`spiffe://DOMAIN/client/NAME`) or a node's own (`--tls-cert`, `WARREN_TLS_CERT`) and its key
+(`--tls-key`, `WARREN_TLS_KEY`). Who answers must be a manager of the same trust domain.
+
+Any manager answers: one that does not lead forwards what the leader must do. The first host in the
+list that can be reached is asked. When it is gone, shuts down or knows no leader, the next one is
+asked, and so on in turn until the timeout, under the same request id: no request takes effect
+twice. What concerns one host (`cluster init`, `join`, `leave`, images, logs, the daemon's version)
+is asked of that host only: at the first socket in the list.
+
+Without a majority of the managers nothing can be decided, and what was decided last is not known:
+once each host was asked, the command fails with `no_quorum` and says who is missing. With
+`--stale`, commands that read take what one manager has, which may be old; what they print says so:
+`"stale": true` in each object, `stale: …` in the last line for people. While managers elect a
+leader (`no_leader`; less than a second) it is tried again, for 3 s at most.
 
 Commands that change a service wait until the change has happened (60 s; `--timeout` says otherwise,
 `--detach` does not wait). A wait that runs out, or Ctrl-C, leaves the service as asked.
-What is in passing trouble (no leader, a daemon that restarts) is tried again until the timeout,
-under the same request id: no request takes effect twice.
+What is in other passing trouble (a daemon that restarts, a full queue, an answer that did not
+come) is tried again until the timeout.
 
 Results go to standard output, progress and errors to standard error. `NO_COLOR` is honoured; what
 goes into a pipe or a file is never cut off.
@@ -63,8 +83,19 @@ Fields may be added; none is renamed or removed within a major release.
 |---|---|
 | `cluster init` | `ClusterCreated` |
 | `cluster info` | `ClusterView` |
+| `cluster join` | `ClusterJoined` |
+| `cluster leave` | `ClusterLeft` |
+| `cluster members` | list of `MemberView` |
+| `cluster add-member` | `MemberAdded` |
+| `cluster remove-member` | `MemberRemoved` |
+| `cluster transfer-leadership` | `Leadership` |
+| `cluster backup save`, `cluster backup inspect` | `BackupView` |
+| `cluster backup restore` | `ClusterRestored` |
+| `cluster recover` | `ClusterRecovered` |
 | `node ls` | list of `NodeView` |
 | `node inspect` | `NodeDetail` |
+| `node promote`, `node demote` | list of `NodeChanged` |
+| `node rm` | list of `NodeRemoved` |
 | `service create`, `service update` | `ServiceChanged` |
 | `service scale` | list of `ServiceChanged` |
 | `service rm` | list of `ServiceRemoved` |
@@ -79,6 +110,14 @@ Fields may be added; none is renamed or removed within a major release.
 | `version` | `VersionView` |
 | `debug wal verify` | `WalReport`, also where the log is damaged (exit code 1) |
 | `debug wal dump` | one `WalFrame` a line (JSON) or document (YAML) |
+
+What was asked for with `--stale` has `"stale": true` in each object, which is absent otherwise.
+
+In `MemberView`, `role` is `leader`, `voter` or `learner`, `wanted` what it is to be once it has
+caught up (`voter` or `learner`), `lag` the number of entries that it lacks; `lag` and `active` (the
+leader has heard from it lately) are null, but for the leader, where a manager answers that does not
+lead. Ids of members are decimal numbers in a string, as in `WalReport`. In `ClusterView`, `joint`
+means that a change of voters is under way.
 
 In `WalReport`, `end` is `clean` (a clean shutdown), `open` (a whole batch, no end mark: the daemon
 runs or was killed), `torn` (an incomplete batch that provably never was durable), `cut` (one that

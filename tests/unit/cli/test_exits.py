@@ -45,7 +45,6 @@ FAILED = {
     "unknown_level",
     "unknown_method",
     "version_conflict",
-    "worker_only",
     "wrong_data_dir",
 }
 # Raised by the command line alone.
@@ -73,6 +72,7 @@ def test_every_code_is_decided_upon() -> None:
         ("not_found", 4),
         ("name_taken", 5),
         ("already_in_cluster", 5),
+        ("worker_only", 3),
         ("denied", 6),
         ("interrupted", 130),
         ("no_space", 1),
@@ -136,8 +136,11 @@ def test_a_forbidden_socket(tmp_path_factory: pytest.TempPathFactory) -> None:
     assert "group warren" in done.stdout
 
 
-@pytest.mark.parametrize("host", ["tcp://a:1", "/run/w.sock", "unix://w.sock", "unix:/w.sock", "x"])
-def test_a_host_that_is_no_unix_socket(ctl: Run, host: str) -> None:
+@pytest.mark.parametrize(
+    "host",
+    ["tcp://a:1", "/run/w.sock", "unix://w.sock", "unix:/w.sock", "x", ",", "a:0", "a:70000"],
+)
+def test_a_host_that_is_none(ctl: Run, host: str) -> None:
     done = ctl("node", "ls", "--host", host)
     assert done.code == 2
     assert "unix:///path" in done.err

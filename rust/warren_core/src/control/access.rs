@@ -59,6 +59,8 @@ methods! {
     PromoteNode: Call, People;
     DemoteNode: Call, Managers;
     SessionMessage: Call, Nodes;
+    BackupCluster: Call, People;
+    JudgeRecovery: Call, People;
     WatchService: Stream, People;
     Session: Stream, Nodes;
 }
@@ -78,6 +80,8 @@ impl Method {
                 | Method::ListContainers
                 | Method::GetContainer
                 | Method::ListMembers
+                | Method::BackupCluster
+                | Method::JudgeRecovery
         )
     }
 }

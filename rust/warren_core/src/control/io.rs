@@ -1,5 +1,7 @@
 //! What goes into the machine and what comes out.
 
+use std::path::PathBuf;
+
 use super::reads::ReadJob;
 use crate::error::Error;
 use crate::fsm::State;
@@ -180,6 +182,19 @@ pub struct SnapshotJob {
     pub at: Position,
 }
 
+/// A backup to be written, and a call to be answered with its header once it is durable.
+#[derive(Clone)]
+pub struct BackupJob {
+    pub id: CallId,
+    /// Where; nothing is there yet.
+    pub file: PathBuf,
+    pub state: State,
+    /// Its time is filled in by the driver.
+    pub header: pb::BackupHeader,
+    /// Of the snapshot in it.
+    pub snapshot: pb::SnapshotHeader,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
     Info,
@@ -230,6 +245,7 @@ pub struct Outputs {
     /// Shut down, and say why.
     pub stop: Option<Stop>,
     pub snapshot: Option<SnapshotJob>,
+    pub backups: Vec<BackupJob>,
     pub replies: Vec<(CallId, Result<Vec<u8>, Error>)>,
     /// At most one a stream until it is taken.
     pub items: Vec<(CallId, Vec<u8>)>,

@@ -6,6 +6,7 @@ mod entry;
 mod frames;
 mod nodes;
 mod reading;
+mod recovery;
 mod role;
 mod snapshots;
 

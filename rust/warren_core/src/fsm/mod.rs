@@ -15,6 +15,7 @@
 //! | `requests` | who asked what already, and the answer |
 //! | `apply`, `batch`, `members` | what each command does |
 //! | `validate`, `reference` | what a spec may say, before and at `apply` |
+//! | `epoch` | how a state goes on with one member alone |
 //! | `resolve` | what people type → ids and digests |
 //! | `tally` | how far a service is from what is wanted |
 //! | `hash` | one number for the whole state |
@@ -26,6 +27,7 @@ mod batch;
 mod changes;
 mod content;
 mod convert;
+mod epoch;
 mod hash;
 mod members;
 mod nodes;
@@ -43,6 +45,7 @@ mod wire;
 
 pub use apply::{Applied, FEATURE_LEVEL_MAX};
 pub use batch::BATCH_ITEMS_MAX;
+pub use epoch::Survivor;
 pub use hash::StateHash;
 pub use members::{MEMBERS_MAX, REMOVED_MEMBERS_MAX};
 pub use nodes::REMOVED_NODES_MAX;

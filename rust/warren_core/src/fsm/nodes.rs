@@ -53,7 +53,7 @@ impl RemovedNodes {
         self.resum();
     }
 
-    fn forget(&mut self, id: NodeId) {
+    pub fn forget(&mut self, id: NodeId) {
         if self.ids.remove(&id).is_some() {
             self.order.retain(|known| *known != id);
             self.resum();

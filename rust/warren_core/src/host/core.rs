@@ -167,7 +167,7 @@ fn start_peers(
     Peers::start(listener, common, jitter)
 }
 
-fn config(options: &Options, seed: [u8; 32]) -> Config {
+pub fn config(options: &Options, seed: [u8; 32]) -> Config {
     let peers = options.peers.as_ref();
     let address = peers.map_or(&options.advertise_addr, |peers| &peers.address);
     Config {
@@ -301,7 +301,9 @@ impl Core {
         let taken = outputs.snapshot.map(Box::new).map(FileJob::Take);
         let received = outputs.snapshot_writes.into_iter().map(FileJob::Receive);
         let sent = outputs.snapshot_reads.into_iter().map(FileJob::Send);
-        for job in in_use.chain(taken).chain(received).chain(sent) {
+        let kept = outputs.backups.into_iter().map(Box::new);
+        let kept = kept.map(FileJob::Backup);
+        for job in in_use.chain(taken).chain(received).chain(sent).chain(kept) {
             // The thread ends before this one only together with the process.
             let _ = self.files.send(job);
         }

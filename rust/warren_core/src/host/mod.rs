@@ -30,6 +30,7 @@ mod log;
 mod mailbox;
 mod metrics;
 mod peers;
+mod recovery;
 mod snapshots;
 
 use std::net::SocketAddr;
@@ -49,6 +50,7 @@ pub use completions::{Completion, Kind};
 use mailbox::Mailbox;
 use metrics::Metrics;
 pub use peers::TlsFiles;
+pub use recovery::inspect_backup;
 
 /// Calls that are submitted and whose answers have not been taken.
 pub const CALLS_MAX: usize = 1024;

@@ -1,5 +1,6 @@
 //! The thread that touches snapshot files: writes those of this member, reads pieces of them for
-//! others, and takes in those that come from others.
+//! others, and takes in those that come from others. And backups, which are the same but for whom
+//! they are.
 
 use std::sync::Arc;
 
@@ -7,9 +8,12 @@ use crossbeam_channel::Receiver;
 
 use super::mailbox::Mailbox;
 use super::{Message, Shared, clock};
-use crate::control::durable::{Inbox, Snapshots};
-use crate::control::{Identity, Input, SnapshotJob, SnapshotRead, SnapshotWrite};
+use prost::Message as _;
+
+use crate::control::durable::{Inbox, Snapshots, backup};
+use crate::control::{BackupJob, Identity, Input, SnapshotJob, SnapshotRead, SnapshotWrite};
 use crate::raft::Position;
+use crate::wal::FileDisk;
 
 /// To the thread, in the order in which it is to be done.
 pub enum Job {
@@ -20,6 +24,7 @@ pub enum Job {
     Receive(SnapshotWrite),
     /// These must stay.
     InUse(Vec<Position>),
+    Backup(Box<BackupJob>),
 }
 
 /// What the thread works on.
@@ -39,6 +44,7 @@ impl Files {
                 Job::Belong(identity) => owner = Some(identity),
                 Job::InUse(now) => in_use = now,
                 Job::Take(job) => self.take(&job, &in_use),
+                Job::Backup(job) => self.back_up(*job),
                 Job::Send(read) => {
                     let (token, result) = (read.token, self.snapshots.read(&read));
                     self.tell(Input::SnapshotRead { token, result });
@@ -58,6 +64,14 @@ impl Files {
         let took_ns = clock::mono_ns() - started_ns;
         self.shared.metrics.snapshot(took_ns, written.as_ref().ok());
         self.tell(Input::Snapshotted(written.map(|_| job.at)));
+    }
+
+    /// The call is answered with the header.
+    fn back_up(&self, mut job: BackupJob) {
+        job.header.time_ms = clock::now().wall_ms;
+        let written = backup::write(&FileDisk, &job.file, &job);
+        let answer = written.map(|_| job.header.encode_to_vec());
+        self.shared.completions.reply(job.id, answer);
     }
 
     fn tell(&self, input: Input) {

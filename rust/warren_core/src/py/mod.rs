@@ -2,6 +2,7 @@
 //!
 //! The interpreter lock is held across no wait.
 
+mod backup;
 mod log;
 mod options;
 
@@ -134,6 +135,20 @@ impl Core {
         Ok(py.detach(|| host.submit_with(consistency, identity, method, body, timeout))?)
     }
 
+    /// Starts to write a backup to `file`; answered with its encoded header.
+    fn backup(
+        &self,
+        py: Python<'_>,
+        identity: &str,
+        file: PathBuf,
+        timeout_ms: u64,
+        stale: bool,
+    ) -> PyResult<u64> {
+        self.host.check_process()?;
+        let timeout = Duration::from_millis(timeout_ms);
+        Ok(py.detach(|| self.host.backup(identity, &file, stale, timeout))?)
+    }
+
     fn subscribe(
         &self,
         py: Python<'_>,
@@ -199,6 +214,9 @@ impl Core {
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Core>()?;
     module.add_function(wrap_pyfunction!(options::parse_spiffe, module)?)?;
+    module.add_function(wrap_pyfunction!(backup::inspect_backup, module)?)?;
+    module.add_function(wrap_pyfunction!(backup::restore_cluster, module)?)?;
+    module.add_function(wrap_pyfunction!(backup::recover_quorum, module)?)?;
     module.add_function(wrap_pyfunction!(log::verify_log, module)?)?;
     module.add_function(wrap_pyfunction!(log::dump_log, module)?)?;
     module.add("CoreError", module.py().get_type::<CoreError>())?;

@@ -204,6 +204,17 @@ impl Store {
         Ok(())
     }
 
+    /// Removes all of them, finished or not: there is no log that continues any.
+    ///
+    /// # Errors
+    /// `Failed`.
+    pub fn clear(&self) -> Result<(), SnapshotError> {
+        for kind in [Kind::Finished, Kind::Temporary, Kind::Partial] {
+            self.remove_all(kind, None)?;
+        }
+        Ok(())
+    }
+
     /// Gives a file that is synced its name.
     fn publish(&self, covered: Covered, from: Kind) -> Result<(), SnapshotError> {
         let (from, to) = (file_name(covered, from), file_name(covered, Kind::Finished));

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use prost::Message;
-use warren_core::control::durable::{self, Inbox, Snapshots};
+use warren_core::control::durable::{self, Inbox, Snapshots, backup};
 use warren_core::control::peer::frame::{self, Header, Kind};
 use warren_core::control::{
     Call, CallId, Config, Consistency, Control, Identity, Input, Now, Outputs, Status, Stop,
@@ -22,6 +22,9 @@ use warren_core::ids::{ClusterId, MemberId, NodeId};
 use warren_core::pb;
 use warren_core::raft::{Lane, Position, TICK_MS};
 use warren_core::wal::{self, FileDisk, Wal};
+
+#[path = "recovery.rs"]
+mod recovery;
 
 const TIMEOUT_MS: u64 = 5_000;
 const SEGMENT_BYTES: u64 = 1 << 20;
@@ -351,6 +354,10 @@ impl Cluster {
         consistency: Consistency,
     ) -> u64 {
         let call = self.new_call(method, request, consistency);
+        self.put_call(number, call)
+    }
+
+    fn put_call(&mut self, number: u64, call: Call) -> u64 {
         let id = call.id.0;
         self.step(number, vec![Input::Call(call)]);
         id
@@ -510,6 +517,11 @@ impl Host {
                 self.answers.insert(id.0, result).is_none(),
                 "answered twice"
             );
+        }
+        for job in out.backups {
+            let written = backup::write(&FileDisk, &job.file, &job);
+            let answer = written.map(|_| job.header.encode_to_vec());
+            assert!(self.answers.insert(job.id.0, answer).is_none());
         }
         for job in out.reads {
             assert!(self.answers.insert(job.id.0, job.answer()).is_none());

@@ -6,15 +6,20 @@
 //!   snapshot, then the log, then the marker ([`create`]);
 //! - hard state goes before the entries it covers, and the marker of an installed snapshot before
 //!   both ([`append`]);
-//! - a received snapshot is durable under its name before anybody is told ([`Inbox`]).
+//! - a received snapshot is durable under its name before anybody is told ([`Inbox`]);
+//! - a change of epoch is decided by one file, and carried through by whoever comes next
+//!   ([`restore`], [`recover_quorum`]).
 //!
 //! | directory | holds |
 //! |---|---|
 //! | `wal` | the log |
 //! | `snap` | snapshots, `<index>-<term>.snap` in hex |
+//! | `rewrite` | a change of epoch that was decided and is not finished |
 
+pub mod backup;
 mod inbox;
 mod recover;
+mod rewrite;
 mod snapshots;
 
 use std::path::{Path, PathBuf};
@@ -24,10 +29,11 @@ use super::{GENESIS, Identity, SnapshotJob, genesis};
 use crate::error::Error;
 use crate::fsm::snapshot;
 use crate::ids::MemberId;
-use crate::raft::Persist;
+use crate::raft::{Persist, Position};
 use crate::wal::{self, Disk, Wal, WalError};
 pub use inbox::Inbox;
 pub use recover::{Found, recover};
+pub use rewrite::{recover_quorum, restore};
 pub use snapshots::Snapshots;
 
 /// Where the log is, below the directory of consensus.
@@ -52,6 +58,11 @@ pub fn create(
     founds: bool,
     options: wal::Options,
 ) -> Result<Wal, Error> {
+    let snapshots = Snapshots::new(disk.clone(), raft_dir);
+    let dir = log_dir(raft_dir);
+    if !Wal::is_in(&*disk, &dir).map_err(|error| refusal(&dir, error))? {
+        snapshots.clear()?;
+    }
     if founds {
         let (state, conf) = genesis(identity.member);
         let mut header = snapshot::header(&state, conf.encode());
@@ -62,8 +73,19 @@ pub fn create(
             header,
             at: GENESIS,
         };
-        Snapshots::new(disk.clone(), raft_dir).write(&job, &[])?;
+        snapshots.write(&job, &[])?;
     }
+    begin_log(disk, raft_dir, identity, founds.then_some(GENESIS), options)
+}
+
+/// Makes an empty log that continues the snapshot at `after`, which is there.
+fn begin_log(
+    disk: Arc<dyn Disk>,
+    raft_dir: &Path,
+    identity: &Identity,
+    after: Option<Position>,
+    options: wal::Options,
+) -> Result<Wal, Error> {
     let dir = log_dir(raft_dir);
     let refused = |error| refusal(&dir, error);
     let owner = wal::Identity {
@@ -73,9 +95,8 @@ pub fn create(
         data_dir: identity.data_dir,
     };
     let mut wal = Wal::create(disk, &dir, owner, options).map_err(refused)?;
-    if founds {
-        let (index, term) = (GENESIS.index.0, GENESIS.term.0);
-        wal.compact(index, term).map_err(refused)?;
+    if let Some(at) = after {
+        wal.compact(at.index.0, at.term.0).map_err(refused)?;
     }
     Ok(wal)
 }

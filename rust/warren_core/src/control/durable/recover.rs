@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::super::{Identity, Level, LogLine, Recovered};
-use super::{Snapshots, identity, log_dir, refusal};
+use super::{Snapshots, identity, log_dir, refusal, rewrite};
 use crate::error::Error;
 use crate::fsm::State;
 use crate::ids::Index;
@@ -30,8 +30,9 @@ pub fn recover(
     raft_dir: &Path,
     options: wal::Options,
 ) -> Result<Option<Found>, Error> {
+    rewrite::finish(&disk, raft_dir, options)?;
     let dir = log_dir(raft_dir);
-    let (wal, found) = match Wal::open(disk.clone(), &dir, options) {
+    let (mut wal, found) = match Wal::open(disk.clone(), &dir, options) {
         Ok(opened) => opened,
         Err(WalError::NotFound { .. }) => return Ok(None),
         Err(WalError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {
@@ -45,6 +46,11 @@ pub fn recover(
     let snapshots = Snapshots::new(disk, raft_dir);
     let (state, snapshot) = newest(&snapshots, &identity, Index(marked_index), &mut warnings)?;
     let covered = snapshot.as_ref().map_or(0, |(at, _)| at.index.0);
+    if let Some((at, _)) = snapshot.as_ref().filter(|_| covered > wal.last_index()) {
+        // Whoever wrote the snapshot died before the marker: what follows would leave a gap.
+        let marked = wal.compact(at.index.0, at.term.0);
+        marked.map_err(|error| refusal(&dir, error))?;
+    }
     let entries = found.entries.into_iter();
     let entries = entries
         .filter(|entry| entry.index > covered)

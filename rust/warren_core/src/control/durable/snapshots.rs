@@ -132,6 +132,12 @@ impl Snapshots {
         Ok(SnapshotBytes { bytes, total_bytes })
     }
 
+    /// Removes what an interrupted beginning left where there is no log: it would be taken for what
+    /// the next one continues.
+    pub(super) fn clear(&self) -> Result<(), Error> {
+        self.0.clear().map_err(|error| self.refused(error))
+    }
+
     pub(super) fn missing(&self, marked: Index) -> Error {
         let why = format!(
             "the snapshot up to index {}, which the log needs, is gone",

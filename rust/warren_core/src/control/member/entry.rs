@@ -47,6 +47,7 @@ impl Member {
             | Method::DemoteNode => self.change(now, method, call, entropy),
             Method::SessionMessage => self.session_message(now, &call, entropy),
             Method::TransferLeadership => self.transfer(now, &call),
+            Method::JudgeRecovery => self.judge_recovery(&call.body).map(Some),
             _ => self.read(method, call, calls, out).map(|()| None),
         };
         result.map_or_else(|error| Some(Err(error)), |answer| answer.map(Ok))

@@ -18,6 +18,9 @@ impl Member {
         let Some((header, body)) = self.peers.accept(bytes, known, now_ms, out) else {
             return;
         };
+        if header.epoch > self.identity.epoch {
+            return self.left_out(&header, out);
+        }
         if let Err(why) = self.take_body(now, header.from, header.kind, body, out) {
             self.peers.undecodable(header.from, &why, now_ms, out);
         }

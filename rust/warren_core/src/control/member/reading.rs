@@ -243,7 +243,8 @@ impl Member {
             let missing = self
                 .peers
                 .missing_majority(&self.state, self.raft.conf_state());
-            let error = missing.map_or(Error::NoQuorum, |missing| Error::QuorumLost { missing });
+            // Nobody is known to be missing: most likely the others elect.
+            let error = missing.map_or(Error::NoLeader, |missing| Error::QuorumLost { missing });
             calls.reply(call.id, Err(error), out);
         }
     }
@@ -272,6 +273,9 @@ impl Member {
     /// A small read is answered; of any other a reader thread has to, deadline or not.
     fn hand_over(&mut self, read: Read, stale: bool, out: &mut Outputs, calls: &mut Calls) {
         let Read(method, call) = read;
+        if method == Method::BackupCluster {
+            return self.hand_over_backup(call, stale, calls, out);
+        }
         if calls.close(call.id) {
             let view = self.view(method, &call.body, stale);
             let few = !stale && out.replies.len() < REPLIES_PER_STEP_MAX;

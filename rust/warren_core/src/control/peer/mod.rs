@@ -167,8 +167,11 @@ impl Peers {
             }
         };
         if let Some((why, sentence)) = self.judge(&header, state, conf) {
+            if why == Refusal::OtherEpoch && self.is_left_out(&header, state) {
+                return Some((header, body));
+            }
             self.refusals.count(why, sentence, now_ms, out);
-            if why == Refusal::Removed {
+            if why == Refusal::Removed || why == Refusal::OtherEpoch && self.left(&header, state) {
                 self.tell_removed(&header, body, now_ms, out);
             }
             return None;
@@ -177,6 +180,23 @@ impl Peers {
             link.heard_ms = now_ms;
         }
         Some((header, body))
+    }
+
+    /// A member that the cluster went on without speaks as if nothing had happened.
+    fn left(&self, header: &Header, state: &State) -> bool {
+        let us = &self.myself.identity;
+        let older = header.epoch < us.epoch && header.to == us.member;
+        older && state.is_removed(header.from)
+    }
+
+    /// A member that this one knows says from a later epoch that the cluster went on without it.
+    fn is_left_out(&self, header: &Header, state: &State) -> bool {
+        let us = &self.myself.identity;
+        let bound = state.member(header.from).map(|member| member.data_dir);
+        header.kind == Kind::Removed
+            && header.epoch > us.epoch
+            && header.to == us.member
+            && bound == Some(header.from_data_dir)
     }
 
     fn judge(&self, header: &Header, state: &State, conf: &ConfState) -> Option<(Refusal, String)> {

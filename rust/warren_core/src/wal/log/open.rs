@@ -27,6 +27,36 @@ pub struct Recovered {
 }
 
 impl Wal {
+    /// Whether `dir` holds a log, whole or not.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn is_in(disk: &dyn Disk, dir: &Path) -> Result<bool, WalError> {
+        let segment = |name: &String| matches!(FileName::parse(name), Some(FileName::Segment(_)));
+        Ok(names(disk, dir)?.iter().any(segment))
+    }
+
+    /// Removes the log in `dir`, whatever is left of it. Interrupted, it can be repeated; until then
+    /// what is there is no log.
+    ///
+    /// # Errors
+    /// `Io`, `SyncFailed`.
+    pub fn erase(disk: &dyn Disk, dir: &Path) -> Result<(), WalError> {
+        let ours = names(disk, dir)?;
+        let ours: Vec<_> = ours
+            .iter()
+            .filter(|name| FileName::parse(name).is_some())
+            .collect();
+        if ours.is_empty() {
+            return Ok(());
+        }
+        for name in ours {
+            remove(disk, dir, name)?;
+        }
+        let synced = disk.sync_dir(dir);
+        synced.map_err(|error| sync_error("fsync", &dir.to_string_lossy(), &error))
+    }
+
     /// Creates an empty log in `dir`, which is created if missing. Interrupted, it can be repeated.
     ///
     /// # Errors
@@ -197,6 +227,14 @@ impl Wal {
             }
         }
         Ok(())
+    }
+}
+
+/// None if the directory is not there.
+fn names(disk: &dyn Disk, dir: &Path) -> Result<Vec<String>, WalError> {
+    match disk.list(dir) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        listed => listed.map_err(|error| io_error("listing", &dir.to_string_lossy(), error)),
     }
 }
 

@@ -1,0 +1,102 @@
+"""A cluster that begins a new epoch on this host: what `cluster backup restore` and `recover` ask.
+
+Both leave this host the only manager. Workers follow by the epoch, once they are told where it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+from typing import Final
+
+from warren.cluster.membership import Membership
+from warren.errors import WarrenError
+from warren.manager.core_port import LOCAL
+from warren.pb.v1 import node_pb2, snapshot_pb2
+
+__all__ = ["recover", "restore"]
+
+_JUDGE_TIMEOUT_S: Final = 10.0
+_log = logging.getLogger("warren.cluster")
+
+
+async def restore(here: Membership, file: Path, epoch_min: int) -> node_pb2.RestoreClusterResponse:
+    """Manage alone the cluster in the backup at `file`.
+
+    For a host that is in no cluster, or in that one without a manager: its containers stay.
+    WarrenError, with what to do; nothing has changed then.
+    """
+    async with here.lock:
+        if here.manages:
+            raise WarrenError(
+                "already_in_cluster",
+                "this host manages a cluster already; restore on one that does not, or stop the "
+                "daemon and move `raft` in its data directory away",
+            )
+        # Here, so that a host that never manages does not carry the core.
+        from warren.core import inspect_backup
+
+        header = await asyncio.to_thread(inspect_backup, file)
+        backup = snapshot_pb2.BackupHeader.FromString(header)
+        _check_not_another(here, backup.cluster_id)
+        core = await here.blank_core()
+        # Its own worker obeys nothing older: a backup may be restored a second time.
+        epoch_min = max(epoch_min, here.worker.epoch + 1)
+        answer = node_pb2.RestoreClusterResponse.FromString(await core.restore(file, epoch_min))
+        await here.reborn(core, answer.cluster_id)
+        _log.warning(
+            "this host manages cluster %s alone, in epoch %d, restored from a backup at index %d "
+            "of epoch %d",
+            answer.cluster_id.hex(),
+            answer.epoch,
+            backup.index,
+            backup.epoch,
+        )
+        return answer
+
+
+async def recover(
+    here: Membership, request: node_pb2.RecoverQuorumRequest
+) -> node_pb2.RecoverQuorumResponse:
+    """Manage this host's cluster alone, or say, `dry_run`, from what it would go on.
+
+    WarrenError where the core advises against it, unless `force`.
+    """
+    async with here.lock:
+        judged = await here.seat.call(
+            LOCAL, "JudgeRecovery", request.SerializeToString(), _JUDGE_TIMEOUT_S, stale=True
+        )
+        core = here.seat.core
+        if request.dry_run or core is None:
+            return node_pb2.RecoverQuorumResponse.FromString(judged)
+        answer = node_pb2.RecoverQuorumResponse.FromString(await core.recover_quorum())
+        await here.reborn(core, answer.cluster_id)
+        _log.warning(
+            "this host manages cluster %s alone, in epoch %d, with all of its log up to index %d "
+            "of term %d; %d members were left out",
+            answer.cluster_id.hex(),
+            answer.epoch,
+            answer.last_index,
+            answer.last_term,
+            len(answer.removed),
+        )
+        return answer
+
+
+def _check_not_another(here: Membership, cluster_id: bytes) -> None:
+    known = here.cluster
+    if known is None:
+        return
+    if known.cluster_id and known.cluster_id != cluster_id.hex():
+        raise WarrenError(
+            "already_in_cluster",
+            f"this host belongs to cluster {known.cluster_id}, and the backup is of another one; "
+            "leave it first: warrenctl cluster leave",
+        )
+    if here.worker.connected:
+        raise WarrenError(
+            "already_in_cluster",
+            "a manager of this host's cluster answers it, so the cluster is not lost; stop that "
+            "one first, or restore on a host that is in no cluster",
+        )
