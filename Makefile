@@ -14,7 +14,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .PHONY: help
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: setup
 setup: ## check prerequisites, then build everything into .venv; starts nothing
@@ -37,6 +37,16 @@ stop: ## stop what `make run` started and remove everything it left
 	@test -x $(PY) || { echo "nothing to stop: .venv is not there"; exit 0; }; \
 		$(PY) scripts/run_one_node.py stop
 
+.PHONY: cluster
+cluster: setup ## bring up MANAGERS=3 and WORKERS=3 on this machine, to play with (SIMULATED=1: no containerd)
+	@$(PY) -m scripts.cluster start --managers $(or $(MANAGERS),3) --workers $(or $(WORKERS),3) \
+		$(if $(SIMULATED),--simulated)
+
+.PHONY: cluster-stop
+cluster-stop: ## end what `make cluster` brought up and remove everything it left
+	@test -x $(PY) || { echo "nothing to stop: .venv is not there"; exit 0; }; \
+		$(PY) -m scripts.cluster stop
+
 .PHONY: test
 test: setup ## run all tests: Rust, Python, integration against real containerd
 	cargo test --workspace --locked --quiet
@@ -44,6 +54,8 @@ test: setup ## run all tests: Rust, Python, integration against real containerd
 		--test sim_smoke --test sim_directed
 	$(PY) -m pytest tests/contract tests/unit
 	$(PY) -m pytest tests/integration
+	$(PY) -m pytest tests/cluster
+	$(PY) -m tests.cluster.chaos --seconds $(or $(CHAOS_SECONDS),120)
 
 .PHONY: check
 check: tools ## run all static checks
@@ -70,6 +82,10 @@ SIM_LENGTH := $(if $(MINUTES),--minutes $(MINUTES)) $(if $(QUIET),--quiet)
 sim: ## simulate clusters for SECONDS=60 or HOURS=n; SEED=n replays one (VERBOSE=1, MINUTES=60, QUIET=1)
 	@$(SIM) $(SIM_LENGTH) $(if $(SEED),--seed $(SEED) $(if $(VERBOSE),--verbose) $(MUTANT),$(if \
 		$(HOURS),--hours $(HOURS),--seconds $(or $(SECONDS),60)) $(if $(FROM),--from $(FROM)))
+
+.PHONY: chaos
+chaos: setup ## a real cluster, and faults at random, for SECONDS=120; SEED=n begins as before
+	@$(PY) -m tests.cluster.chaos --seconds $(or $(SECONDS),120) $(if $(SEED),--seed $(SEED))
 
 .PHONY: mutants
 mutants: ## show that the simulator catches each planted fault (MUTANT=name for one)

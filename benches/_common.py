@@ -10,7 +10,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,14 +21,19 @@ from warren._histogram import Histogram
 ROOT = Path(__file__).parents[1]
 
 
-def arguments(doc: str, argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """What every bench takes; `doc` is the module's own text."""
+def arguments(
+    doc: str,
+    argv: Sequence[str] | None = None,
+    more: Callable[[argparse.ArgumentParser], None] = lambda _: None,
+) -> argparse.Namespace:
+    """What every bench takes; `doc` is the module's own text, `more` adds what only it takes."""
     parser = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     parser.add_argument("--quick", action="store_true", help="a small run that only shows it works")
     parser.add_argument("--save", metavar="DIR", type=Path, help="also write results and curves")
+    more(parser)
     return parser.parse_args(argv)
 
 
@@ -109,6 +114,8 @@ class Report:
     notes: list[str] = field(default_factory=list)
     goals: list[Goal] = field(default_factory=list)
     curves: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+    #: Figures that stand at the top of the JSON, for programs that look for these alone.
+    headline: dict[str, float] = field(default_factory=dict)
     #: Curves of what the machine allows.
     limits: list[str] = field(default_factory=list)
 
@@ -120,10 +127,13 @@ class Report:
     ) -> dict[str, float]:
         """A row of percentiles in milliseconds, and a curve; `limit`: of the machine itself."""
         self.row(name, **more, **latency(histogram))
-        self.curves[name] = _curves.curve(histogram)
+        self.curve(name, histogram)
         if limit:
             self.limits.append(name)
         return self.rows[name]
+
+    def curve(self, name: str, histogram: Histogram) -> None:
+        self.curves[name] = _curves.curve(histogram)
 
     def goal(self, what: str, goal: str, measured: str, met: bool, beside: str = "") -> None:
         self.goals.append(Goal(what, goal, measured, met, beside))
@@ -150,6 +160,7 @@ class Report:
     def as_dict(self) -> dict[str, Any]:
         return {
             "bench": self.name,
+            **{key: round(value, 3) for key, value in self.headline.items()},
             "machine": machine(),
             "commit": commit(),
             "taken_at": time.strftime("%Y-%m-%d %H:%M", time.gmtime()),

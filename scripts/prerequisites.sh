@@ -68,6 +68,7 @@ command -v cc >/dev/null 2>&1 || want gcc
 command -v containerd >/dev/null 2>&1 || want containerd
 command -v runc >/dev/null 2>&1 || want runc
 command -v ip >/dev/null 2>&1 || want iproute2
+command -v nft >/dev/null 2>&1 || [ -x /usr/sbin/nft ] || want nftables
 command -v mke2fs >/dev/null 2>&1 || [ -x /sbin/mke2fs ] || want e2fsprogs
 if is_debian; then
     installed busybox-static || want busybox-static

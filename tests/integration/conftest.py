@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support.bench import Bench, bench_on
+from tests.support.certificates import Authority
 from tests.support.containerd import Containerd, tiny_archive
+from tests.support.hosts import Host
 from tests.support.node import WarrenNode
 
 
@@ -69,3 +71,22 @@ def _containerd() -> Iterator[Containerd]:
         yield running
     finally:
         running.remove()
+
+
+@pytest.fixture
+def hosts(containerd: Containerd, tmp_path: Path) -> Iterator[Callable[..., Host]]:
+    """Makes started hosts; each ends with the test, whatever became of it."""
+    authority = Authority(tmp_path / "ca")
+    made: list[Host] = []
+
+    def make(number: int, *, manager: bool = True, started: bool = True) -> Host:
+        host = Host(containerd, authority, number, manager=manager)
+        made.append(host)
+        if started:
+            host.start()
+        return host
+
+    yield make
+    for host in made:
+        print(f"--- host {host.number}\n{host.log()[-6000:]}")  # shown if the test fails
+        host.discard()

@@ -2,68 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-import grpc
-import pytest
-
-from tests.support.certificates import Authority
-from tests.support.containerd import Containerd, runtime_tasks
-from tests.support.hosts import Host
+from tests.support.containerd import runtime_tasks
+from tests.support.hosts import Host, leader_of, refusal_of, three_managers
 from tests.support.node import FOREVER, eventually
 from warren import rpc
-from warren.errors import WarrenError
 from warren.pb.v1 import api_pb2, objects_pb2
 
 READY = objects_pb2.NODE_STATUS_READY
 Made = Callable[..., Host]
-
-
-@pytest.fixture
-def hosts(containerd: Containerd, tmp_path: Path) -> Iterator[Made]:
-    """Makes started hosts; each ends with the test, whatever became of it."""
-    authority = Authority(tmp_path / "ca")
-    made: list[Host] = []
-
-    def make(number: int, *, manager: bool = True) -> Host:
-        host = Host(containerd, authority, number, manager=manager)
-        made.append(host)
-        host.start()
-        return host
-
-    yield make
-    for host in made:
-        host.discard()
-
-
-def three_managers(hosts: Made) -> list[Host]:
-    one, two, three = hosts(1), hosts(2), hosts(3)
-    one.call("InitCluster", api_pb2.InitClusterRequest())
-    for host in (two, three):
-        host.join(one.api, manager=True)
-    eventually(lambda: len([v for v in one.members().values() if v.voter]) == 3, "three vote")
-    return [one, two, three]
-
-
-def leader_of(hosts: list[Host]) -> Host:
-    def leading() -> Host | None:
-        for host in hosts:
-            if host.alive():
-                leaders = [view for view in host.members().values() if view.leader]
-                ids = [view.member.node_id.hex() for view in leaders]
-                return next((host for host in hosts if [host.node_id] == ids), None)
-        return None
-
-    leader = eventually(leading, "somebody leads")
-    assert leader is not None
-    return leader
-
-
-def refusal_of(call: Callable[[], object]) -> WarrenError:
-    with pytest.raises(grpc.RpcError) as caught:
-        call()
-    return rpc.failure(caught.value)
 
 
 def test_any_answers_and_a_worker_follows_the_leader(hosts: Made, tiny_image: Path) -> None:
@@ -102,10 +51,12 @@ def test_any_answers_and_a_worker_follows_the_leader(hosts: Made, tiny_image: Pa
     eventually(
         lambda: successor.nodes()[worker.node_id].node.status == READY, "the worker is ready"
     )
-    rest[0].ctl("service", "update", "web", "--env=a=1", "--detach")
+    rest[0].ctl(
+        "service", "create", "--mode=global", "--name=more", "--image=tiny:1", "--detach", *FOREVER
+    )
     eventually(
-        lambda: runtime_tasks(worker.containerd_address, worker.namespace).keys() - tasks.keys(),
-        "the worker hears of the update",
+        lambda: runtime_tasks(worker.containerd_address, worker.namespace).keys() > tasks.keys(),
+        "the worker hears of what is new, and what ran goes on",
     )
     # What a manager knows by itself needs nobody; what is to be up to date does.
     rest[1].kill()

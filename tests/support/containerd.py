@@ -52,9 +52,9 @@ startup_delay = "0ms"
 class Containerd:
     """containerd with its own root, state and socket; ended by process id, with what it ran."""
 
-    def __init__(self) -> None:
+    def __init__(self, root: Path | None = None) -> None:
         # A Unix socket's path has at most 107 bytes.
-        self.root = Path(tempfile.mkdtemp(prefix="wcd"))
+        self.root = root or Path(tempfile.mkdtemp(prefix="wcd"))
         self.address = str(self.root / "c.sock")
         self._config = self.root / "config.toml"
         self._config.write_text(CONFIG.format(root=self.root))
@@ -86,9 +86,9 @@ class Containerd:
         assert self._process is not None
         return self._process.pid
 
-    def new_namespace(self) -> str:
+    def new_namespace(self, name: str = "") -> str:
         """A name that nothing on this machine has used: shims share /run/containerd."""
-        name = f"test-{secrets.token_hex(4)}"
+        name = name or f"test-{secrets.token_hex(4)}"
         self._namespaces.append(name)
         self._cgroups_before[name] = cgroups()
         return name

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import grpc
 
 from tests.support.certificates import Authority, node_id
 from tests.support.containerd import Containerd
-from tests.support.node import WarrenNode, free_port
+from tests.support.node import WarrenNode, eventually, free_port
 from warren import rpc
+from warren.errors import WarrenError
 from warren.pb.v1 import api_pb2, commands_pb2, node_pb2
 from warren.tls import load
 
@@ -53,13 +55,11 @@ class Host(WarrenNode):
         self._sequence += 1
         return commands_pb2.RequestId(client=self._client, sequence=self._sequence)
 
-    def call(
-        self, method: str, request: Any, timeout_s: float = CALL_TIMEOUT_S, **more: Any
-    ) -> Any:
+    def call(self, method: str, request: Any, **more: Any) -> Any:
         """One call of the API over the Unix socket. Raises grpc.RpcError."""
         with self._local() as channel:
             return getattr(rpc.Stub(channel, rpc.MANAGER), method)(
-                request, timeout=timeout_s, **more
+                request, timeout=CALL_TIMEOUT_S, **more
             )
 
     def call_as(self, files: Any, method: str, request: Any, **more: Any) -> Any:
@@ -108,3 +108,38 @@ class Host(WarrenNode):
 
     def _local(self) -> grpc.Channel:
         return grpc.insecure_channel(f"unix:{self.socket}", options=rpc.CLIENT_OPTIONS)
+
+
+def three_managers(make: Callable[[int], Host]) -> list[Host]:
+    """A cluster of three that vote; the first has founded it."""
+    one, two, three = make(1), make(2), make(3)
+    one.call("InitCluster", api_pb2.InitClusterRequest())
+    for host in (two, three):
+        host.join(one.api, manager=True)
+    eventually(lambda: len([v for v in one.members().values() if v.voter]) == 3, "three vote")
+    return [one, two, three]
+
+
+def leader_of(hosts: list[Host]) -> Host:
+    """Who leads, as one of them says that is up."""
+
+    def leading() -> Host | None:
+        for host in hosts:
+            if host.alive():
+                leaders = [view for view in host.members().values() if view.leader]
+                ids = [view.member.node_id.hex() for view in leaders]
+                return next((host for host in hosts if [host.node_id] == ids), None)
+        return None
+
+    leader = eventually(leading, "somebody leads")
+    assert leader is not None
+    return leader
+
+
+def refusal_of(call: Callable[[], object]) -> WarrenError:
+    """What a call is refused with."""
+    try:
+        call()
+    except grpc.RpcError as error:
+        return rpc.failure(error)
+    raise AssertionError("it was not refused")

@@ -31,7 +31,7 @@ class Route:
     def candidates(self) -> list[str]:
         """Everybody who can be asked, the manager in this process first."""
         own = self._own()
-        others = [address for address in self._known() if not own or address != self._own_api]
+        others = [address for address in self._known() if address != self._own_api]
         return list(dict.fromkeys([own, *others] if own else others))
 
     def next(self) -> str:

@@ -70,9 +70,9 @@ class Deadline:
 class _Troubles:
     """What went wrong so far in one call, and whether it is worth going on."""
 
-    def __init__(self, hosts_count: int) -> None:
+    def __init__(self, hosts_count: int, unreached: set[int]) -> None:
         self._hosts_count = hosts_count
-        self._failed: set[int] = set()
+        self._failed = unreached
         self._hopeless: WarrenError | None = None
         self._no_leader: WarrenError | None = None
         self._leaderless_since_s = 0.0
@@ -118,15 +118,14 @@ class Client:
         named = hosts.parse(settings.host)
         self._hosts = [host for host in named if host.path] if local else named
         if not self._hosts:
-            raise WarrenError(
-                "invalid",
-                "this is about the host that it is typed on; name its daemon's socket: "
-                "--host unix:///run/warren/warren.sock",
-            )
+            raise _no_socket()
         self._open: dict[int, hosts.Connection] = {}
+        self._unreached: set[int] = set()
         self._name = os.urandom(16)
         self._sequence = 0
         self._at = self._first_reachable()
+        # What is asked of one node is asked of the same each time, whoever else answers meanwhile.
+        self._node_at = next((n for n, host in enumerate(self._hosts) if host.path), None)
 
     def __enter__(self) -> Client:
         return self
@@ -159,7 +158,7 @@ class Client:
             raise rpc.too_large("the request", size_bytes)
         # What is asked of one node another cannot answer.
         candidates = len(self._hosts) if method in rpc.MANAGER else 1
-        troubles = _Troubles(candidates)
+        troubles = _Troubles(candidates, set(self._unreached))
         started_s = time.monotonic()
         pause_s = _BACKOFF_FIRST_S
         failures = 0
@@ -170,7 +169,7 @@ class Client:
                 return self._attempt(method, request, limit_s)
             except WarrenError as error:
                 why = error
-            final = troubles.final(self._at, why)
+            final = troubles.final(self._at_of(method), why)
             if final is not None or not retry or self.deadline.remaining_s() <= pause_s:
                 raise final or why
             failures += 1
@@ -192,7 +191,7 @@ class Client:
         After a failure that another host may not have, the next call goes to that one.
         """
         try:
-            call = self._reached().method(method)(
+            call = self._reached(method).method(method)(
                 request, timeout=timeout_s, metadata=self._metadata()
             )
             try:
@@ -207,7 +206,7 @@ class Client:
             raise
 
     def _attempt(self, method: str, request: Message, limit_s: float) -> Any:
-        connection = self._reached()
+        connection = self._reached(method)
         timeout_s = min(limit_s, self.deadline.remaining_s())
         try:
             return connection.method(method)(request, timeout=timeout_s, metadata=self._metadata())
@@ -217,31 +216,39 @@ class Client:
     def _metadata(self) -> tuple[tuple[str, str], ...]:
         return _STALE_METADATA if self.settings.stale else ()
 
-    def _reached(self) -> hosts.Connection:
+    def _at_of(self, method: str) -> int:
+        if method in rpc.MANAGER:
+            return self._at
+        if self._node_at is None:
+            raise _no_socket()
+        return self._node_at
+
+    def _reached(self, method: str) -> hosts.Connection:
+        at = self._at_of(method)
         try:
-            return self._connection()
+            return self._connection(at)
         except WarrenError as error:
             if len(self._hosts) == 1:
                 raise
             # Whatever is in the way, the others may be better.
             raise WarrenError("unavailable", error.message) from None
 
-    def _connection(self) -> hosts.Connection:
-        known = self._open.get(self._at)
+    def _connection(self, at: int) -> hosts.Connection:
+        known = self._open.get(at)
         if known is None:
-            host = self._hosts[self._at]
-            known = hosts.Connection(host, self.settings, self.deadline.remaining_s())
-            self._open[self._at] = known
+            known = hosts.Connection(self._hosts[at], self.settings, self.deadline.remaining_s())
+            self._open[at] = known
+            self._unreached.discard(at)
         return known
 
     def _first_reachable(self) -> int:
         failures = []
         for number in range(len(self._hosts)):
-            self._at = number
             try:
-                self._connection()
+                self._connection(number)
             except WarrenError as error:
                 failures.append(error)
+                self._unreached.add(number)
             else:
                 return number
         if len(failures) == 1:
@@ -255,6 +262,14 @@ class Client:
     def _say(self, text: str) -> None:
         if self.settings.format == "table":
             print(text, file=sys.stderr, flush=True)
+
+
+def _no_socket() -> WarrenError:
+    return WarrenError(
+        "invalid",
+        "this is asked of the host that it is typed on; name its daemon's socket: "
+        "--host unix:///run/warren/warren.sock",
+    )
 
 
 def _attempt_s(candidates: int, rounds: int) -> float:

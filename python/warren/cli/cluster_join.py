@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import sys
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from warren.cli import parse
 from warren.cli.common import Command, Settings, common_options, detach_option
 from warren.cli.options import Parsed
+
+if TYPE_CHECKING:
+    from warren.cli.client import Client
+    from warren.pb.v1 import node_pb2
 
 __all__ = ["join", "leave"]
 
@@ -51,14 +55,29 @@ def join(settings: Settings, address: tuple[str, int], role: str, detach: bool) 
         so_far = "this host has joined"
         if not detach:
             ready.wait_ready(client, answer.node_id, so_far)
-        if not detach and manager:
+        if not detach and answer.member_id:
             ready.wait_votes(client, answer.member_id, so_far)
-    member_id = str(answer.member_id) if manager else None
-    joined = shapes.ClusterJoined(answer.cluster_id.hex(), answer.node_id.hex(), role, member_id)
-    number = f", member {member_id}" if manager else ""
+        member_id = _member_id(client, answer)
+    is_now = "manager" if member_id else "worker"
+    joined = shapes.ClusterJoined(answer.cluster_id.hex(), answer.node_id.hex(), is_now, member_id)
+    number = f", member {member_id}" if member_id else ""
     render.show_line(
-        settings, joined, f"node {joined.node_id} is a {role} of cluster {joined.id}{number}"
+        settings, joined, f"node {joined.node_id} is a {is_now} of cluster {joined.id}{number}"
     )
+
+
+def _member_id(client: Client, answer: node_pb2.JoinClusterResponse) -> str | None:
+    """Of a host that had joined before it may be there though it was not asked for."""
+    from warren.cli.members import all_members
+    from warren.pb.v1 import node_pb2
+
+    if answer.member_id:
+        return str(answer.member_id)
+    daemon: node_pb2.GetDaemonResponse = client.call("GetDaemon", node_pb2.GetDaemonRequest())
+    if not daemon.manages:
+        return None
+    found, _ = all_members(client)
+    return next((each.id for each in found if each.node_id == answer.node_id.hex()), None)
 
 
 @click.command(cls=Command)

@@ -174,6 +174,8 @@ class Membership:
         self._member = files.read(self.data.member_file, MemberFile)
         if self._cluster is not None and not self.data.has_log():
             self._vacancy()
+            if self._member is not None and self._member.opened:
+                self.problem = self._log_lost()
             return
         await self._open()
         if self.manages:
@@ -201,7 +203,7 @@ class Membership:
                 try:
                     await self._follow()
                 except (WarrenError, OSError) as error:
-                    self._trouble(f"cannot become what the cluster says: {error}")
+                    self._trouble(str(error))
 
     async def founded(self) -> None:
         """A cluster was created here."""
@@ -240,12 +242,7 @@ class Membership:
         WarrenError where there was one before that is not there any more.
         """
         if membership.data_dir.hex() != self.member.data_dir or self.member.opened:
-            raise WarrenError(
-                "wrong_data_dir",
-                f"this host is member {membership.member_id} of the cluster, and the log of that "
-                "member is not here any more: it cannot go on. On a manager: warrenctl node demote "
-                f"{self.settings.node_name}; then promote it again",
-            )
+            raise WarrenError("wrong_data_dir", self._log_lost())
         core = self.seat.core or await self._open_core()
         try:
             await core.join(
@@ -377,9 +374,18 @@ class Membership:
             _log.warning("not all containers could be removed; they are when it joins again")
         await self.forget(f"this host was removed from its cluster: {why}")
 
+    def _log_lost(self) -> str:
+        name = self.settings.node_name
+        return (
+            "this host is a manager whose log is not here any more, so that it cannot go on as "
+            f"that one. On another manager: warrenctl node demote {name}; then promote it again"
+        )
+
     def _lost_no_more(self) -> None:
         """No member: whatever log was lost, the next one is another's."""
-        self.problem = ""
+        if self.problem:
+            self.problem = ""
+            self._on_change()
         if self._member is not None and self._member.opened:
             self._member = files.new_member()
             files.write(self.data.member_file, self._member)

@@ -66,7 +66,10 @@ pub enum Error {
     NoSpace { dir: String },
     #[error("the cluster has no leader at the moment; try again in a few seconds")]
     NoLeader,
-    #[error("this manager does not lead; member {leader} at {address} does: ask that one")]
+    #[error(
+        "this manager does not lead; member {leader}{} does: ask that one",
+        at(address)
+    )]
     NotLeader { leader: u64, address: String },
     #[error(
         "not enough managers can be reached to know the newest state; try again when a majority is \
@@ -132,6 +135,14 @@ pub enum Error {
     NoCapacity,
     #[error("a state only moves forward")]
     StateWentBack,
+}
+
+/// An address behind what is there; nothing where it is not known.
+fn at(address: &str) -> String {
+    match address {
+        "" => String::new(),
+        known => format!(" at {known}"),
+    }
 }
 
 /// The command that lists things of a kind.

@@ -64,7 +64,14 @@ async def served(tmp_path: Path) -> AsyncIterator[Served]:
     async def describe() -> node_pb2.GetDaemonResponse:
         return node_pb2.GetDaemonResponse(version="1", node_name="host-1")
 
-    node = NodeLocal(images, tmp_path / "logs", describe)  # type: ignore[arg-type]
+    async def join(request: node_pb2.JoinClusterRequest) -> node_pb2.JoinClusterResponse:
+        raise WarrenError("invalid", f"nobody is at {request.address}")
+
+    async def leave(request: node_pb2.LeaveClusterRequest) -> None:
+        if not request.force:
+            raise WarrenError("not_in_cluster", "this host belongs to no cluster")
+
+    node = NodeLocal(images, tmp_path / "logs", describe, join, leave)  # type: ignore[arg-type]
     server = grpc.aio.server(options=rpc.SERVER_OPTIONS)
     server.add_generic_rpc_handlers((node.handler(),))
     address = f"unix://{tmp_path}/s"
@@ -155,3 +162,11 @@ async def test_logs(served: Served, tmp_path: Path) -> None:
 async def test_ids_are_checked(served: Served, ids: list[bytes]) -> None:
     request = node_pb2.LogsRequest(container_ids=ids)
     assert (await refusal(served.stub.Logs(request, timeout=10))).code == "invalid"
+
+
+async def test_joining_and_leaving_are_passed_on(served: Served) -> None:
+    joining = served.stub.JoinCluster(node_pb2.JoinClusterRequest(address="a:1"), timeout=10)
+    assert (await refusal(joining)).message == "nobody is at a:1"
+    leaving = served.stub.LeaveCluster(node_pb2.LeaveClusterRequest(), timeout=10)
+    assert (await refusal(leaving)).code == "not_in_cluster"
+    await served.stub.LeaveCluster(node_pb2.LeaveClusterRequest(force=True), timeout=10)

@@ -57,6 +57,7 @@ class FakeManager:
         self.seen: list[tuple[str, Any]] = []
         self.stale: set[str] = set()
         self.ready_message = ""
+        self.manages = False
         self.hold = threading.Event()  # ends watches that have nothing more to say
         self.watching = threading.Event()
         self._server = grpc.server(ThreadPoolExecutor(8), options=rpc.SERVER_OPTIONS)
@@ -248,6 +249,7 @@ class FakeManager:
             node_name="a",
             in_cluster=True,
             ready_message=self.ready_message,
+            manages=self.manages,
         )
 
     def JoinCluster(self, request: node_pb2.JoinClusterRequest) -> node_pb2.JoinClusterResponse:

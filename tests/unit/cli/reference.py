@@ -36,8 +36,8 @@ certificates of who signs the managers' (`--tls-ca`, `WARREN_TLS_CA`), a certifi
 Any manager answers: one that does not lead forwards what the leader must do. The first host in the
 list that can be reached is asked. When it is gone, shuts down or knows no leader, the next one is
 asked, and so on in turn until the timeout, under the same request id: no request takes effect
-twice. What concerns one host (`cluster init`, `join`, `leave`) is only asked at a socket; images
-and logs stay with the host that was reached first.
+twice. What concerns one host (`cluster init`, `join`, `leave`, images, logs, the daemon's version)
+is asked of that host only: at the first socket in the list.
 
 Without a majority of the managers nothing can be decided, and what was decided last is not known:
 once each host was asked, the command fails with `no_quorum` and says who is missing. With

@@ -110,6 +110,14 @@ def test_a_manager_joins_and_votes(ctl: Run, manager: FakeManager) -> None:
     assert (request.address, request.manager) == ("[fd00::9]:2377", True)
 
 
+def test_a_manager_stays_one_though_it_joins_as_a_worker(ctl: Run, manager: FakeManager) -> None:
+    manager.manages = True
+    done = ctl("cluster", "join", "a:2377", "--role=worker")
+    assert (
+        done.out == f"node {NODE_ID.hex()} is a manager of cluster {CLUSTER_ID.hex()}, member 7\n"
+    )
+
+
 def test_a_manager_that_has_not_started_yet(ctl: Run, manager: FakeManager) -> None:
     for method in ("GetNode", "ListMembers"):
         manager.refuse[method] = deque([RefusalError("worker_only", "starting; ask again")] * 2)

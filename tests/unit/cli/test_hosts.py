@@ -156,6 +156,15 @@ def test_where_the_others_are_gone_who_is_missing_is_what_is_said(
     assert [len(fake.requests("ListNodes")) for fake in (manager, *others)] == [1, 1, 1]
 
 
+def test_who_could_not_be_reached_at_first_has_had_its_turn(
+    ctl: Run, manager: FakeManager, others: list[FakeManager]
+) -> None:
+    manager.refuse["ListNodes"] = trouble("no_quorum", "b is missing")
+    done = ctl("node", "ls", "--host", f"unix:///nowhere/a.sock,{named(manager)}")
+    assert (done.code, done.err) == (3, "warrenctl: b is missing\n")
+    assert len(manager.requests("ListNodes")) == 1
+
+
 def test_an_election_that_does_not_end(
     ctl: Run, manager: FakeManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -204,6 +213,7 @@ def test_what_is_asked_of_one_node_is_not_asked_of_another(
 
 
 def test_joining_is_asked_at_the_socket(ctl: Run, manager: FakeManager) -> None:
+    assert ctl("image", "ls", "--host", f"unix:///nowhere/a.sock,{manager.host}").code == 3
     words = ("cluster", "join", "10.0.0.9:2377", "--host")
     assert ctl(*words, f"10.0.0.1:2377,{manager.host}").code == 0
     done = ctl(*words, "10.0.0.1:2377")

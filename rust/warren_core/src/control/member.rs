@@ -387,13 +387,29 @@ impl Member {
 
     /// Nothing more is done: the driver shuts down and says why.
     fn stop(&mut self, why: String, keep_logs: bool, out: &mut Outputs) {
-        self.stopped = true;
-        out.log(Level::Warning, "control", format!("stopping: {why}"));
         let removed = false;
-        out.stop = Some(Stop {
+        let stop = Stop {
             why,
             keep_logs,
             removed,
-        });
+        };
+        self.end(stop, out);
+    }
+
+    /// Nothing more is done, and nothing is wrong: the cluster goes on without this member.
+    fn stop_removed(&mut self, why: String, out: &mut Outputs) {
+        let (keep_logs, removed) = (false, true);
+        let stop = Stop {
+            why,
+            keep_logs,
+            removed,
+        };
+        self.end(stop, out);
+    }
+
+    fn end(&mut self, stop: Stop, out: &mut Outputs) {
+        self.stopped = true;
+        out.log(Level::Warning, "control", format!("stopping: {}", stop.why));
+        out.stop = Some(stop);
     }
 }

@@ -322,10 +322,7 @@ impl Member {
         if since_ms.is_some_and(|since_ms| now.mono_ms() >= since_ms + GONE_STAYS_MS) {
             let why =
                 format!("member {me} was removed from the cluster and is not needed any more");
-            self.stop(why, false, out);
-            if let Some(stop) = &mut out.stop {
-                stop.removed = true;
-            }
+            self.stop_removed(why, out);
         }
     }
 

@@ -55,12 +55,10 @@ impl Member {
             Kind::SnapshotAck => self.snapshot_acknowledged(now_ms, from, &decode(body)?, out),
             Kind::StateHash => self.hash_told(from, &decode(body)?, out)?,
             Kind::Removed => {
-                let why = format!(
-                    "member {} was removed from the cluster: member {} says so; move the data \
-                     directory away and let the host join anew",
-                    self.identity.member.0, from.0
-                );
-                self.stop(why, false, out);
+                let (me, from) = (self.identity.member.0, from.0);
+                let why =
+                    format!("member {me} was removed from the cluster: member {from} says so");
+                self.stop_removed(why, out);
             }
         }
         Ok(())

@@ -243,7 +243,8 @@ impl Member {
             let missing = self
                 .peers
                 .missing_majority(&self.state, self.raft.conf_state());
-            let error = missing.map_or(Error::NoQuorum, |missing| Error::QuorumLost { missing });
+            // Nobody is known to be missing: most likely the others elect.
+            let error = missing.map_or(Error::NoLeader, |missing| Error::QuorumLost { missing });
             calls.reply(call.id, Err(error), out);
         }
     }

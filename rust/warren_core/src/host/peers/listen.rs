@@ -252,6 +252,11 @@ impl Acceptor {
             greeted: AtomicBool::new(false),
         });
         let mut connections = self.open.lock();
+        // Asked again: whoever stops this has closed what there was, and would not know of another.
+        // A connection left over takes frames that nobody reads, for as long as the process lives.
+        if connections.closing {
+            return;
+        }
         if connections.by_number.len() >= CONNECTIONS_MAX {
             let silent = connections.by_number.values();
             if let Some(silent) = silent.min_by_key(|known| known.heard.rank()) {

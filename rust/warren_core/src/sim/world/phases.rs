@@ -23,8 +23,9 @@ impl World {
 
     fn calm_down(&mut self) {
         self.wire.say(|| "calm".into());
-        self.stable_since = None;
         self.heal_everything();
+        // A partition that ends early may have begun an election already.
+        self.stable_since = None;
         let since_ns = self.wire.now_ns;
         if since_ns < self.setup.duration_ns {
             self.phase = Phase::Calm { since_ns };
