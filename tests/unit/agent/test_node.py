@@ -11,6 +11,7 @@ import pytest
 
 from warren import rpc
 from warren.agent.node import LOADS_MAX, NodeLocal
+from warren.agent.rebirth import Rebirth
 from warren.agent.runtime.base import RuntimeUnavailable
 from warren.errors import WarrenError
 from warren.pb.v1 import node_pb2, objects_pb2
@@ -71,7 +72,17 @@ async def served(tmp_path: Path) -> AsyncIterator[Served]:
         if not request.force:
             raise WarrenError("not_in_cluster", "this host belongs to no cluster")
 
-    node = NodeLocal(images, tmp_path / "logs", describe, join, leave)  # type: ignore[arg-type]
+    async def restore(file: Path, epoch_min: int) -> node_pb2.RestoreClusterResponse:
+        uploaded = file.read_bytes().decode()
+        raise WarrenError("backup_unusable", f"{uploaded}, from epoch {epoch_min} on")
+
+    async def recover(
+        request: node_pb2.RecoverQuorumRequest,
+    ) -> node_pb2.RecoverQuorumResponse:
+        raise WarrenError("not_in_cluster", "this host belongs to no cluster")
+
+    rebirth = Rebirth(tmp_path, restore, recover)
+    node = NodeLocal(images, tmp_path / "logs", describe, join, leave, rebirth)  # type: ignore[arg-type]
     server = grpc.aio.server(options=rpc.SERVER_OPTIONS)
     server.add_generic_rpc_handlers((node.handler(),))
     address = f"unix://{tmp_path}/s"
@@ -142,6 +153,17 @@ async def test_list_and_remove(served: Served) -> None:
     assert (await refusal(served.stub.RemoveImage(request, timeout=10))).code == "image_in_use"
     request.force = True
     assert (await served.stub.RemoveImage(request, timeout=10)).reference == "web:1"
+
+
+async def test_a_backup_arrives_whole(served: Served, tmp_path: Path) -> None:
+    pieces = [
+        node_pb2.RestoreClusterRequest(data=b"back", epoch_min=7),
+        node_pb2.RestoreClusterRequest(data=b"up"),
+    ]
+    call = served.stub.RestoreCluster(iter(pieces), timeout=10)
+    error = await refusal(call)
+    assert (error.code, error.message) == ("backup_unusable", "backup, from epoch 7 on")
+    assert not list(tmp_path.glob("restore-*"))
 
 
 async def test_get_daemon(served: Served) -> None:
