@@ -49,8 +49,8 @@ SILENT_INTERVALS: Final = 3
 SILENCE_MIN_S: Final = 1.0
 # Heartbeats whose acknowledgement is awaited.
 UNACKNOWLEDGED_MAX: Final = 16
-# Managers that say in a row that this node was removed, before it is believed: one that is cut off
-# from the others may know less than they do.
+# So often a leader has to say that this node was removed, and none to welcome it, before it is
+# believed: one that is cut off from the others may know less than they do.
 REMOVED_ANSWERS: Final = 3
 _log = logging.getLogger("warren.session")
 
@@ -209,10 +209,7 @@ class Session:
 
     def _note_removal(self, refusal: WarrenError) -> None:
         if refusal.code != "node_removed":
-            # Who does not answer says nothing of it.
-            if refusal.code != "unavailable":
-                self._refused_as_removed = 0
-            return
+            return  # who does not lead, or does not answer, says nothing of it
         self._refused_as_removed += 1
         if self._refused_as_removed >= REMOVED_ANSWERS:
             self._managers.removed(refusal.message)
