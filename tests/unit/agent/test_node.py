@@ -11,6 +11,7 @@ import pytest
 
 from warren import rpc
 from warren.agent.node import LOADS_MAX, NodeLocal
+from warren.agent.rebirth import Rebirth
 from warren.agent.runtime.base import RuntimeUnavailable
 from warren.errors import WarrenError
 from warren.pb.v1 import node_pb2, objects_pb2
@@ -71,7 +72,11 @@ async def served(tmp_path: Path) -> AsyncIterator[Served]:
         if not request.force:
             raise WarrenError("not_in_cluster", "this host belongs to no cluster")
 
-    node = NodeLocal(images, tmp_path / "logs", describe, join, leave)  # type: ignore[arg-type]
+    async def never(*_: object) -> Any:
+        raise AssertionError("it is tested where it is done")
+
+    rebirth = Rebirth(tmp_path, never, never)
+    node = NodeLocal(images, tmp_path / "logs", describe, join, leave, rebirth)  # type: ignore[arg-type]
     server = grpc.aio.server(options=rpc.SERVER_OPTIONS)
     server.add_generic_rpc_handlers((node.handler(),))
     address = f"unix://{tmp_path}/s"
