@@ -23,14 +23,18 @@ async def lose_quorum(cluster: Cluster) -> str:
         if name != leader:
             cluster.kill(name)
 
+
     async def knows() -> bool:
+        """It does not lead any more, and does not take what is missing for an election."""
+        if (await cluster.hosts[leader].metrics())["warren_raft_is_leader"] == 1:
+            return False
         try:
-            await cluster.local(leader).services()
+            await cluster.local(leader).create("never", replicas=0)
         except WarrenError as error:
             return error.code == "no_quorum"
         return False
 
-    await cluster.wait_until(knows, "what is left knows that it has no quorum", 15)
+    await cluster.wait_until(knows, "what is left knows that it is alone", 15)
     return leader
 
 
