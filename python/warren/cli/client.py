@@ -41,7 +41,7 @@ _BACKOFF_FIRST_S: Final = 0.1
 _BACKOFF_LAST_S: Final = 1.0
 # Silence for longer than this makes people wonder.
 _QUIET_S: Final = 2.0
-_STALE_METADATA: Final = (("warren-stale", "1"),)
+_STALE_METADATA: Final = ((rpc.STALE_KEY, "1"),)
 
 # Of no use to ask the same host again; others may have a majority, or manage at all.
 _HOPELESS: Final = frozenset({"no_quorum", "worker_only", "not_in_cluster", "member_removed"})

@@ -42,6 +42,8 @@ def parse(text: str) -> list[Host]:
     return list(dict.fromkeys(hosts))
 
 
+# The latter's word on an option counts.
+_REMOTE_OPTIONS: Final = [*dict([*rpc.CLIENT_OPTIONS, *rpc.KEEPALIVE_OPTIONS]).items()]
 _HOW: Final = "write unix:///path/of/warren.sock or HOST:PORT, several with commas between"
 
 
@@ -122,7 +124,7 @@ def _secure(host: Host, settings: Settings, timeout_s: float) -> grpc.Channel:
     return grpc.secure_channel(
         f"{target}:{host.address[1]}",
         material.channel_credentials(),
-        options=[*rpc.CLIENT_OPTIONS, *material.channel_options()],
+        options=[*_REMOTE_OPTIONS, *material.channel_options()],
     )
 
 
