@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -73,13 +75,17 @@ async def served(tmp_path: Path) -> AsyncIterator[Served]:
             raise WarrenError("not_in_cluster", "this host belongs to no cluster")
 
     async def restore(file: Path, epoch_min: int) -> node_pb2.RestoreClusterResponse:
-        uploaded = file.read_bytes().decode()
-        raise WarrenError("backup_unusable", f"{uploaded}, from epoch {epoch_min} on")
+        content = await asyncio.to_thread(file.read_bytes)
+        if content == b"broken":
+            raise WarrenError("backup_unusable", "the backup cannot be used")
+        return node_pb2.RestoreClusterResponse(epoch=epoch_min, index=len(content))
 
     async def recover(
         request: node_pb2.RecoverQuorumRequest,
     ) -> node_pb2.RecoverQuorumResponse:
-        raise WarrenError("not_in_cluster", "this host belongs to no cluster")
+        if not request.force:
+            raise WarrenError("invalid", "member 3 leads, so nothing is lost")
+        return node_pb2.RecoverQuorumResponse(epoch=2)
 
     rebirth = Rebirth(tmp_path, restore, recover)
     node = NodeLocal(images, tmp_path / "logs", describe, join, leave, rebirth)  # type: ignore[arg-type]
@@ -155,17 +161,6 @@ async def test_list_and_remove(served: Served) -> None:
     assert (await served.stub.RemoveImage(request, timeout=10)).reference == "web:1"
 
 
-async def test_a_backup_arrives_whole(served: Served, tmp_path: Path) -> None:
-    pieces = [
-        node_pb2.RestoreClusterRequest(data=b"back", epoch_min=7),
-        node_pb2.RestoreClusterRequest(data=b"up"),
-    ]
-    call = served.stub.RestoreCluster(iter(pieces), timeout=10)
-    error = await refusal(call)
-    assert (error.code, error.message) == ("backup_unusable", "backup, from epoch 7 on")
-    assert not list(tmp_path.glob("restore-*"))
-
-
 async def test_get_daemon(served: Served) -> None:
     answer = await served.stub.GetDaemon(node_pb2.GetDaemonRequest(), timeout=10)
     assert answer.node_name == "host-1"
@@ -192,3 +187,26 @@ async def test_joining_and_leaving_are_passed_on(served: Served) -> None:
     leaving = served.stub.LeaveCluster(node_pb2.LeaveClusterRequest(), timeout=10)
     assert (await refusal(leaving)).code == "not_in_cluster"
     await served.stub.LeaveCluster(node_pb2.LeaveClusterRequest(force=True), timeout=10)
+
+
+async def upload(node: Served, *pieces: bytes, epoch_min: int = 0) -> list[Any]:
+    requests = [node_pb2.RestoreClusterRequest(data=data) for data in pieces]
+    requests[0].epoch_min = epoch_min
+    return [answer async for answer in node.stub.RestoreCluster(iter(requests), timeout=10)]
+
+
+async def test_a_backup_arrives_whole_and_leaves_nothing(served: Served, tmp_path: Path) -> None:
+    (answer,) = await upload(served, b"ab", b"cde", epoch_min=4)
+    assert (answer.index, answer.epoch) == (5, 4)
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await upload(served, b"bro", b"ken")
+    assert rpc.failure(refused.value).code == "backup_unusable"
+    assert not [name for name in os.listdir(tmp_path) if name.startswith("restore-")]
+
+
+async def test_a_recovery_is_passed_on(served: Served) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await served.stub.RecoverQuorum(node_pb2.RecoverQuorumRequest(), timeout=10)
+    assert "nothing is lost" in rpc.failure(refused.value).message
+    request = node_pb2.RecoverQuorumRequest(force=True)
+    assert (await served.stub.RecoverQuorum(request, timeout=10)).epoch == 2
