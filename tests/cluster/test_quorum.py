@@ -23,7 +23,6 @@ async def lose_quorum(cluster: Cluster) -> str:
         if name != leader:
             cluster.kill(name)
 
-
     async def knows() -> bool:
         """It does not lead any more, and does not take what is missing for an election."""
         if (await cluster.hosts[leader].metrics())["warren_raft_is_leader"] == 1:
