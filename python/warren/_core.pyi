@@ -19,8 +19,6 @@ __all__ = [
     "dump_log",
     "inspect_backup",
     "parse_spiffe",
-    "recover_quorum",
-    "restore_cluster",
     "verify_log",
 ]
 
@@ -71,6 +69,37 @@ class Core:
         tls_cert: str | PathLike[str] | None = None,
         tls_key: str | PathLike[str] | None = None,
     ) -> Core: ...
+    @staticmethod
+    def restore(
+        raft_dir: str | PathLike[str],
+        node_id: bytes,
+        node_name: str,
+        advertise_addr: str,
+        segment_bytes: int,
+        *,
+        file: str | PathLike[str],
+        epoch_min: int,
+        cluster_id: bytes | None,
+        peer_listen: str | None = None,
+        peer_address: str | None = None,
+        tls_ca: str | PathLike[str] | None = None,
+        tls_cert: str | PathLike[str] | None = None,
+        tls_key: str | PathLike[str] | None = None,
+    ) -> tuple[Core, bytes]: ...
+    @staticmethod
+    def recover_quorum(
+        raft_dir: str | PathLike[str],
+        node_id: bytes,
+        node_name: str,
+        advertise_addr: str,
+        segment_bytes: int,
+        *,
+        peer_listen: str | None = None,
+        peer_address: str | None = None,
+        tls_ca: str | PathLike[str] | None = None,
+        tls_cert: str | PathLike[str] | None = None,
+        tls_key: str | PathLike[str] | None = None,
+    ) -> tuple[Core, bytes]: ...
     def fileno(self) -> int: ...
     def submit(
         self, identity: str, method: str, body: bytes, timeout_ms: int, stale: bool
@@ -87,24 +116,6 @@ class Core:
     def shutdown(self, timeout_ms: int) -> bool: ...
 
 def inspect_backup(file: str | PathLike[str]) -> bytes: ...
-def restore_cluster(
-    raft_dir: str | PathLike[str],
-    node_id: bytes,
-    node_name: str,
-    advertise_addr: str,
-    segment_bytes: int,
-    peer_address: str | None,
-    file: str | PathLike[str],
-    epoch_min: int,
-) -> bytes: ...
-def recover_quorum(
-    raft_dir: str | PathLike[str],
-    node_id: bytes,
-    node_name: str,
-    advertise_addr: str,
-    segment_bytes: int,
-    peer_address: str | None,
-) -> bytes: ...
 def parse_spiffe(uri: str) -> tuple[str, str, str]: ...
 def verify_log(wal_dir: str | PathLike[str]) -> dict[str, Any]: ...
 def dump_log(

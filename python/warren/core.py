@@ -153,20 +153,25 @@ class Core:
             finally:
                 self._away = None
 
-    async def restore(self, file: Path, epoch_min: int = 0) -> bytes:
+    async def restore(
+        self, file: Path, epoch_min: int = 0, cluster_id: bytes | None = None
+    ) -> bytes:
         """Go on as the only member of the cluster in the backup at `file`.
 
-        For a core that belongs to no cluster; the new epoch is at least `epoch_min`. Answers with
-        an encoded `RestoreClusterResponse`. What waits for the core is refused. WarrenError where
-        the backup cannot be used; then the core is as it was, or closed if it cannot be opened
-        again. Not ended by a cancellation.
+        For a core that belongs to no cluster. The new epoch is at least `epoch_min`; with
+        `cluster_id` a backup of another cluster is refused. Answers with an encoded
+        `RestoreClusterResponse`. What waits for the core is refused. WarrenError where the backup
+        cannot be used; then the core is as it was, or closed if it cannot be opened again. Not
+        ended by a cancellation.
         """
-        arguments = self._arguments_offline()
+        arguments = self._arguments
 
-        def rewrite() -> bytes:
-            return _core.restore_cluster(**arguments, file=os.fspath(file), epoch_min=epoch_min)
+        def begin() -> tuple[_core.Core, bytes]:
+            return _core.Core.restore(
+                **arguments, file=os.fspath(file), epoch_min=epoch_min, cluster_id=cluster_id
+            )
 
-        return await self._whole(self._rewrite(rewrite, joins=True))
+        return await self._whole(self._begin_epoch(begin, joins=True))
 
     async def recover_quorum(self) -> bytes:
         """Go on as the only member of this member's cluster, which has lost its quorum.
@@ -174,17 +179,13 @@ class Core:
         Answers with an encoded `RecoverQuorumResponse`. Whether that is wise is not asked: see the
         core's method `JudgeRecovery`. Otherwise as `restore`.
         """
-        arguments = self._arguments_offline()
-        return await self._whole(
-            self._rewrite(lambda: _core.recover_quorum(**arguments), joins=False)
-        )
+        arguments = self._arguments
+        begin = lambda: _core.Core.recover_quorum(**arguments)  # noqa: E731
+        return await self._whole(self._begin_epoch(begin, joins=False))
 
-    def _arguments_offline(self) -> dict[str, Any]:
-        names = ("raft_dir", "node_id", "node_name", "advertise_addr", "segment_bytes")
-        known = {name: self._arguments[name] for name in names}
-        return {**known, "peer_address": self._arguments.get("peer_address")}
-
-    async def _rewrite(self, rewrite: Callable[[], bytes], *, joins: bool) -> bytes:
+    async def _begin_epoch(
+        self, begin: Callable[[], tuple[_core.Core, bytes]], *, joins: bool
+    ) -> bytes:
         async with self._switching:
             self._check_open()
             if joins and self._core.status()["is_member"]:
@@ -198,11 +199,12 @@ class Core:
                         "data_dir", "the core does not end; look at its disk, restart, try again"
                     )
                 try:
-                    return await asyncio.to_thread(rewrite)
+                    core, report = await asyncio.to_thread(begin)
                 except _core.CoreError as error:
-                    raise _refusal(error) from None
-                finally:
                     await self._reopen()
+                    raise _refusal(error) from None
+                self._adopt(core)
+                return report
             finally:
                 self._away = None
 

@@ -118,6 +118,7 @@ def test_promoted_demoted_and_gone(hosts: Made, containerd: Containerd, tiny_ima
 
     four.join(two.api, manager=False)
     eventually(lambda: ready(four, two), "it has come back")
+    eventually(lambda: runtime_tasks(four.containerd_address, four.namespace), "it works again")
     removal = api_pb2.RemoveNodeRequest(request=two.request_id(), ref="node-4", force=True)
     two.call("RemoveNode", removal)
     eventually(lambda: blank(four), "it knows that it was removed")

@@ -52,6 +52,7 @@ CATALOGUE = {
     "warren_reconciliation_duration_seconds": ("histogram", [""]),
     "warren_reconciliation_cycles_total": ("counter", [""]),
     "warren_reconciler_missed_total": ("counter", [""]),
+    "warren_reconciler_frozen": ("gauge", [""]),
 }
 # Zero until somebody creates a service, and never anything else before.
 ZERO_AT_FIRST = [
@@ -64,6 +65,7 @@ ZERO_AT_FIRST = [
     "warren_scheduling_latency_seconds_count",
     'warren_api_requests_total{method="CreateService",status="success"}',
     "warren_reconciler_missed_total",
+    "warren_reconciler_frozen",
 ]
 
 

@@ -231,6 +231,7 @@ async def test_metrics_are_series_of_the_catalogue(tmp_path: Path) -> None:
             "warren_raft_peers_total 1",
             "warren_services_total 0",
             "warren_reconciler_missed_total 0",
+            "warren_reconciler_frozen 0",
             'warren_containers_total{state="running"} 0',
         )
         # What is counted from the state follows it within a tenth of a second.

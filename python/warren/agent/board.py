@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 
 from warren.agent import status
+from warren.agent.contact import Contact
 from warren.agent.converge import Assigned, Memory, backoff_ms
 from warren.agent.runtime.base import Observed, Phase
 from warren.agent.store import Fence, Journal, Meta, Stored
@@ -45,6 +46,8 @@ class Board:
         self.assigned: dict[str, Assigned] = {}
         self.without_spec: set[str] = set()
         self.on_change: Callable[[], None] = lambda: None
+        self.on_hello: Callable[[], None] = lambda: None
+        self.on_agreed: Callable[[], None] = lambda: None
         self.set_hash = 0
         # The store may lack what was assigned last. Only a manager's word of this process' time
         # makes the rest strays.
@@ -122,6 +125,7 @@ class Board:
             if not self.set_known:
                 self.set_known = True
                 self.mark_all()
+            self.on_agreed()
         self.mark(*removed, *given)
         return agreed
 
@@ -132,6 +136,7 @@ class Board:
         nothing uses any more can be dropped now.
         """
         self._drop_unused_specs()
+        self.on_hello()
         items = [
             status.status_item(container_id, memory) for container_id, memory in self.memory.items()
         ]
@@ -200,6 +205,15 @@ class Board:
             del self.specs[digest]
         if unused:
             self._journal.put_specs(dict.fromkeys(unused))
+
+    @property
+    def contact(self) -> Contact:
+        """With the managers, as it was saved last."""
+        return self._meta.contact
+
+    def save_contact(self, contact: Contact) -> None:
+        """Write it down, so that a restarted daemon goes on from there."""
+        self._put_meta(msgspec.structs.replace(self._meta, contact=contact))
 
     def _put_meta(self, meta: Meta) -> None:
         self._meta = meta

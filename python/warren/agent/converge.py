@@ -11,6 +11,8 @@ Rules
   gone) is deleted, and the same or the next attempt begins from nothing.
 - (attempt, state) only grows, also over the loss of the store: the manager tells what it knows.
 - The pause between attempts is 1, 2, 4 … 60 s and begins anew after an attempt that ran for 60 s.
+- What must not run for long without a manager is stopped once it has been without one for that
+  long (`contact`), and not started before one has said again that it is wanted here.
 - What is ours and assigned to nobody is a stray: stopped and deleted, but only once the whole set
   of assignments is known.
 """
@@ -22,6 +24,7 @@ from typing import Final
 
 import msgspec
 
+from warren.agent.contact import Contact
 from warren.agent.runtime.base import Observed, Phase
 from warren.pb.v1 import objects_pb2 as pb
 
@@ -41,6 +44,7 @@ __all__ = [
     "converge",
     "decide",
     "failed_attempt",
+    "is_allowed",
     "is_terminal",
 ]
 
@@ -49,6 +53,17 @@ BACKOFF_MAX_MS: Final = 60_000
 STEADY_MS: Final = 60_000  # an attempt that ran this long was no failure to start
 STRAY_STOP_TIMEOUT_MS: Final = 10_000  # nobody says how long a stray may take
 INSPECT_AGAIN_MS: Final = 1_000
+
+# Also a mark: how it ends after this is no failure of its own.
+_STOPPING: Final = "being stopped: no manager has been heard for too long"
+_PARKED: Final = (
+    "stopped, because no manager has been heard for too long; it starts again once one says that "
+    "it is still wanted here"
+)
+_NOT_STARTED: Final = (
+    "not started, because no manager has been heard for too long; it starts once one says that it "
+    "is still wanted here"
+)
 
 _TERMINAL: Final = frozenset(
     {
@@ -86,7 +101,8 @@ class Assigned(msgspec.Struct, frozen=True):
 
     `restart_max_attempts` counts restarts on this host, 0: no end. Never holds the unspecified
     values: what crosses the wire is normalised before. `known`: its status as the manager knew it
-    when it said this; the truth is that, or beyond.
+    when it said this; the truth is that, or beyond. `stop_after_ms`: for longer it must not run
+    without a manager; 0: it may.
     """
 
     id: str
@@ -95,6 +111,7 @@ class Assigned(msgspec.Struct, frozen=True):
     restart_max_attempts: int
     stop_timeout_ms: int
     known: Memory | None = None
+    stop_after_ms: int = 0
 
 
 class Create(msgspec.Struct, frozen=True):
@@ -112,10 +129,11 @@ class Start(msgspec.Struct, frozen=True):
 
 
 class Stop(msgspec.Struct, frozen=True):
-    """SIGTERM, and SIGKILL after `timeout_ms`."""
+    """SIGTERM, and SIGKILL after `timeout_ms`. `urgent`: it waits for no other one."""
 
     id: str
     timeout_ms: int
+    urgent: bool = False
 
 
 class Delete(msgspec.Struct, frozen=True):
@@ -164,10 +182,12 @@ def converge(
     *,
     ids: Iterable[str] | None = None,
     set_known: bool = True,
+    contact: tuple[Contact, float] | None = None,
 ) -> Plan:
     """The plan for `ids`, or for everything that any of the three knows.
 
     `set_known`: `assigned` is the whole set, so what is not in it is assigned to nobody.
+    `contact`: with the managers, and the time to hold against it; None: there always is.
     """
     if ids is None:
         ids = assigned.keys() | observed.keys() | memory.keys()
@@ -178,12 +198,25 @@ def converge(
         if wanted is None and not set_known:
             continue
         steps, at_ms = decide(
-            container_id, wanted, observed.get(container_id), memory.get(container_id), now_ms
+            container_id,
+            wanted,
+            observed.get(container_id),
+            memory.get(container_id),
+            now_ms,
+            may_run=wanted is None or is_allowed(wanted, contact),
         )
         actions += steps
         if at_ms is not None:
             wakeup_ms = at_ms if wakeup_ms is None else min(wakeup_ms, at_ms)
     return Plan(actions, wakeup_ms)
+
+
+def is_allowed(assigned: Assigned, contact: tuple[Contact, float] | None) -> bool:
+    """Managers have been heard lately enough for it."""
+    if contact is None:
+        return True
+    chain, now_s = contact
+    return chain.allows(assigned.stop_after_ms / 1000, now_s)
 
 
 def decide(
@@ -192,6 +225,8 @@ def decide(
     observed: Observed | None,
     memory: Memory | None,
     now_ms: int,
+    *,
+    may_run: bool = True,
 ) -> tuple[list[Action], int | None]:
     """Actions for one container, and when to ask again (milliseconds since the epoch)."""
     if observed is not None and observed.phase is Phase.UNKNOWN:
@@ -203,6 +238,9 @@ def decide(
     actions: list[Action] = []
     if assigned.desired != pb.DESIRED_STATE_RUN or is_terminal(memory):
         memory, last = _wind_down(assigned, observed, memory, now_ms)
+        wakeup_ms = None
+    elif not may_run:
+        memory, last = _park(assigned, observed, memory, now_ms)
         wakeup_ms = None
     else:
         memory, last, wakeup_ms = _keep_running(assigned, observed, memory, now_ms)
@@ -284,13 +322,54 @@ def _wind_down(
     return memory, None
 
 
+def _park(
+    assigned: Assigned, observed: Observed | None, memory: Memory, now_ms: int
+) -> tuple[Memory, Action | None]:
+    """It is wanted, but nothing of it shall run until a manager is heard again."""
+    container_id = assigned.id
+    if observed is not None and observed.phase is Phase.RUNNING:
+        if observed.attempt == memory.attempt:
+            memory = msgspec.structs.replace(_running(memory, observed), message=_STOPPING)
+        return memory, Stop(container_id, assigned.stop_timeout_ms, urgent=True)
+    if _is_over(memory, observed):
+        if memory.message == _STOPPING:
+            memory = _parked(observed, memory, now_ms)
+        else:
+            memory = _ended(assigned, observed, memory, now_ms)
+    elif memory.state in _BEGUN:
+        # It was about to be started: what follows its deletion is no end of its own.
+        memory = msgspec.structs.replace(memory, message=_STOPPING)
+    if observed is not None:
+        return memory, Delete(container_id, logs=False)
+    if not is_terminal(memory) and not memory.message:
+        memory = msgspec.structs.replace(memory, message=_NOT_STARTED)
+    return memory, None
+
+
+def _parked(observed: Observed | None, memory: Memory, now_ms: int) -> Memory:
+    """The next attempt, which waits for a manager and for nothing else."""
+    ended = msgspec.structs.replace(memory, exit_code=None, pid=0, finished_at_ms=now_ms)
+    if observed is not None and observed.phase is Phase.STOPPED:
+        ended = _with_exit(memory, observed, now_ms)
+    return msgspec.structs.replace(
+        ended,
+        attempt=ended.attempt + 1,
+        state=pb.CONTAINER_STATE_PENDING,
+        message=_PARKED,
+        retry_at_ms=0,
+    )
+
+
 def _keep_running(
     assigned: Assigned, observed: Observed | None, memory: Memory, now_ms: int
 ) -> tuple[Memory, Action | None, int | None]:
     container_id = assigned.id
     if observed is not None and observed.phase is Phase.RUNNING:
         if observed.attempt == memory.attempt:
-            return _running(memory, observed), None, None
+            running = _running(memory, observed)
+            if running.message == _STOPPING:  # a manager was heard before it was stopped
+                running = msgspec.structs.replace(running, message="")
+            return running, None, None
         return (
             memory,
             Stop(container_id, assigned.stop_timeout_ms),

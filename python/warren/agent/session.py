@@ -49,8 +49,8 @@ SILENT_INTERVALS: Final = 3
 SILENCE_MIN_S: Final = 1.0
 # Heartbeats whose acknowledgement is awaited.
 UNACKNOWLEDGED_MAX: Final = 16
-# Managers that say in a row that this node was removed, before it is believed: one that is cut off
-# from the others may know less than they do.
+# So often a leader has to say that this node was removed, and none to welcome it, before it is
+# believed: one that is cut off from the others may know less than they do.
 REMOVED_ANSWERS: Final = 3
 _log = logging.getLogger("warren.session")
 
@@ -86,7 +86,7 @@ class Session:
     `manages` says whether a manager runs in this process. `random` gives numbers in [0, 1).
     `reconnects` counts streams after the first.
 
-    `last_acknowledged_s` is when the newest message was sent that a leader has acknowledged, on
+    `last_acknowledged_s` is when the newest heartbeat was sent that a leader has acknowledged, on
     the clock that goes on while the host sleeps (CLOCK_BOOTTIME); None before there was one.
     """
 
@@ -107,6 +107,7 @@ class Session:
     ) -> None:
         self.problem = "not connected yet"
         self.last_acknowledged_s: float | None = None
+        self._anew = asyncio.Event()
         self._route = route
         self._managers = managers
         self._manages = manages
@@ -140,6 +141,10 @@ class Session:
         """The node's description may have changed (an image came, the runtime went)."""
         self._asked += 1
         self._stale.set()
+
+    def begin_anew(self) -> None:
+        """End the stream, if there is one: only a hello tells what is still wanted here."""
+        self._anew.set()
 
     async def publish(self, timeout_s: float = PUBLISH_TIMEOUT_S) -> bool:
         """Describe this node anew and wait until the managers know; False: not in time.
@@ -204,10 +209,7 @@ class Session:
 
     def _note_removal(self, refusal: WarrenError) -> None:
         if refusal.code != "node_removed":
-            # Who does not answer says nothing of it.
-            if refusal.code != "unavailable":
-                self._refused_as_removed = 0
-            return
+            return  # who does not lead, or does not answer, says nothing of it
         self._refused_as_removed += 1
         if self._refused_as_removed >= REMOVED_ANSWERS:
             self._managers.removed(refusal.message)
@@ -216,6 +218,7 @@ class Session:
         if not address:
             raise SessionEndedError("no manager is known; let this host join a cluster again")
         self._stale.clear()
+        self._anew.clear()
         self._description = await self._describe()
         channel = self._managers.dial(address)
         call = rpc.Stub(channel, rpc.DISPATCHER).Session()
@@ -224,10 +227,9 @@ class Session:
             self._outbox.clear()
             hello = self._board.hello(self._node_id, self._description, self._observed())
             hello.manages = self._manages()
-            sent_s = _boottime_s()
             await self._send(call, hello=hello)
+            # No acknowledgement: one may be welcomed by a leader that was deposed and does not know.
             welcome = await self._welcomed(call)
-            self.last_acknowledged_s = sent_s
             self._route.welcomed(address)
             self._manager = rpc.Stub(channel, rpc.MANAGER)
             if welcome.HasField("managers"):  # older releases do not say
@@ -260,6 +262,7 @@ class Session:
                 group.create_task(self._report(call))
                 group.create_task(self._beat(call, interval_s))
                 group.create_task(self._keep_describing(call))
+                group.create_task(self._end_when_asked())
                 # A release that says who manages acknowledges heartbeats too.
                 if welcome.HasField("managers"):
                     group.create_task(self._watch_silence(interval_s))
@@ -346,6 +349,10 @@ class Session:
                 async with self._spread:
                     self._known = asked
                     self._spread.notify_all()
+
+    async def _end_when_asked(self) -> None:
+        await self._anew.wait()
+        raise SessionEndedError("for too long no heartbeat was acknowledged; beginning anew")
 
     async def _managers_know(self, description: objects_pb2.NodeDescription) -> bool:
         """Wait until a read shows `description`; a stream has no answers to wait for."""

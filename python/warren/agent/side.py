@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from warren.agent.board import Board
+from warren.agent.contact import ContactWatch, boot_id, uptime_s
 from warren.agent.description import Describer, ManagerAddresses
 from warren.agent.outbox import Outbox
 from warren.agent.route import Route
@@ -82,6 +83,15 @@ class WorkerSide:
         self.journal = Journal(store)
         self.outbox = Outbox()
         self.board = Board(store.load(), self.journal)
+        self.contact = ContactWatch(
+            stored=self.board.contact,
+            boot_id=boot_id(),
+            clock_s=uptime_s,
+            acknowledged_s=lambda: self.session.last_acknowledged_s,
+            save=self.board.save_contact,
+        )
+        self.board.on_hello = self.contact.hello
+        self.board.on_agreed = self.contact.agreed
         self.worker = Worker(
             runtime=runtime,
             board=self.board,
@@ -92,6 +102,7 @@ class WorkerSide:
             clock_ms=lambda: time.time_ns() // 1_000_000,
             durations=metrics.containers,
             concurrency=concurrency,
+            contact=self.contact,
         )
         describer = Describer(
             name=node_name, labels=labels, runtime=runtime, images=images, as_manager=as_manager
@@ -109,6 +120,7 @@ class WorkerSide:
             random=random.random,
             reconnects=metrics.reconnects,
         )
+        self.contact.on_broken = self.session.begin_anew
         self._session_task: asyncio.Task[None] | None = None
         self._on_runtime_change = on_runtime_change
         self.worker.on_runtime_change = self._runtime_changed

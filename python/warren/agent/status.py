@@ -35,6 +35,7 @@ def assigned(
         restart_max_attempts=spec.restart_max_attempts,
         stop_timeout_ms=spec.stop_timeout_ms or 10_000,
         known=remembered(assignment.status) if assignment.HasField("status") else None,
+        stop_after_ms=spec.partition_stop_after_ms,
     )
 
 

@@ -21,6 +21,7 @@ from typing import Final
 import msgspec
 from google.protobuf.message import DecodeError
 
+from warren.agent.contact import Contact
 from warren.agent.converge import Memory
 from warren.errors import StartupError
 from warren.pb.v1 import objects_pb2, session_pb2
@@ -48,11 +49,13 @@ class Fence(msgspec.Struct, frozen=True, order=True):
 class Meta(msgspec.Struct, frozen=True):
     """What is known of the set as a whole. `revision`: an encoded Revision. `complete`: the
     manager once gave the whole set, so that what is not in it is assigned to nobody.
+    `contact`: with the managers, as far as it has been saved.
     """
 
     fence: Fence = Fence()
     revision: bytes = b""
     complete: bool = False
+    contact: Contact = Contact()
 
 
 class Stored(msgspec.Struct):

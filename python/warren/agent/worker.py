@@ -20,6 +20,7 @@ import msgspec
 
 from warren.agent import converge as plans
 from warren.agent.board import Board
+from warren.agent.contact import ContactWatch
 from warren.agent.converge import Assigned, Create, Delete, Memory, Start, Stop
 from warren.agent.outbox import Outbox
 from warren.agent.runtime.base import (
@@ -42,6 +43,7 @@ __all__ = ["Durations", "Worker"]
 STOPS_MAX: Final = 64  # a stop mostly waits for the container, and keeps no core busy
 SWEEP_S: Final = 30.0  # everything is listed again, whether or not an event asked for it
 LIST_RETRY_S: Final = 1.0
+CONTACT_S: Final = 1.0  # managers wait for ten more seconds than a container may take to stop
 EXIT_EVENT_WAIT_S: Final = 0.5
 _log = logging.getLogger("warren.worker")
 
@@ -64,7 +66,10 @@ class Durations(Protocol):
 
 
 class Worker:
-    """One host's containers. `clock_ms`: milliseconds since the epoch. `run` does everything."""
+    """One host's containers. `clock_ms`: milliseconds since the epoch. `run` does everything.
+
+    `contact`: with the managers, for what must not run for long without; None: there always is.
+    """
 
     def __init__(
         self,
@@ -78,6 +83,7 @@ class Worker:
         clock_ms: Callable[[], int],
         durations: Durations,
         concurrency: int = 8,
+        contact: ContactWatch | None = None,
     ) -> None:
         self._runtime = runtime
         self._board = board
@@ -88,6 +94,7 @@ class Worker:
         self._clock_ms = clock_ms
         self._durations = durations
         self._concurrency = concurrency
+        self._contact = contact
         self._observed: dict[str, Observed] = {}
         self._busy: dict[str, asyncio.Task[None]] = {}
         self._stopping: set[str] = set()
@@ -145,7 +152,11 @@ class Worker:
                 group.create_task(self._follow_events())
                 group.create_task(self._keep_listing())
                 group.create_task(self._keep_converging())
+                if self._contact is not None:
+                    group.create_task(self._watch_contact(self._contact))
         finally:
+            if self._contact is not None:
+                self._contact.save()
             if self._list_later is not None:
                 self._list_later.cancel()
             under_way = [*self._busy.values(), *self._purges]
@@ -271,6 +282,23 @@ class Worker:
                 self._logs_swept = True
                 self._spawn(self._sweep_logs())
 
+    async def _watch_contact(self, watch: ContactWatch) -> None:
+        """Look again at what may run no longer, or may again.
+
+        Once a second rather than when it is due: timers stand still while the host sleeps.
+        """
+        allowed: dict[str, bool] = {}
+        while True:
+            contact = watch.now()
+            limited = {i: a for i, a in self._board.assigned.items() if a.stop_after_ms}
+            now_allowed = {i: plans.is_allowed(a, contact) for i, a in limited.items()}
+            changed = [i for i, may in now_allowed.items() if allowed.get(i, True) != may]
+            if changed:
+                self._board.mark(*changed)
+            allowed = now_allowed
+            watch.tend(assigned.stop_after_ms / 1000 for assigned in limited.values())
+            await asyncio.sleep(CONTACT_S)
+
     def _converge(self) -> None:
         now_ms = self._clock_ms()
         ids = [
@@ -288,6 +316,7 @@ class Worker:
                 container_id for container_id in ids if container_id not in self._board.without_spec
             ),
             set_known=self._board.set_known,
+            contact=None if self._contact is None else self._contact.now(),
         )
         for action in plan.actions:
             self._act(action)
@@ -319,7 +348,7 @@ class Worker:
 
     def _has_room_for(self, action: RuntimeAction) -> bool:
         if isinstance(action, Stop):
-            return len(self._stopping) < STOPS_MAX
+            return action.urgent or len(self._stopping) < STOPS_MAX
         return len(self._busy) - len(self._stopping) < self._concurrency
 
     def _remember(self, container_id: str, memory: Memory) -> None:

@@ -39,8 +39,8 @@ _BACKOFF_LAST_S: Final = 1.0
 _QUIET_S: Final = 2.0
 _STALE_METADATA: Final = (("warren-stale", "1"),)
 
-# Of no use to ask the same host again; others may have a majority, or be managers at all.
-_HOPELESS: Final = frozenset({"no_quorum", "worker_only"})
+# Of no use to ask the same host again; others may have a majority, or manage at all.
+_HOPELESS: Final = frozenset({"no_quorum", "worker_only", "not_in_cluster", "member_removed"})
 # Another host may do better at once.
 _ELSEWHERE: Final = _HOPELESS | {
     "unavailable",
@@ -82,7 +82,8 @@ class _Troubles:
         if why.code not in _RETRIED:
             return why
         self._failed.add(host)
-        if why.code == "no_quorum" or (why.code == "worker_only" and self._hopeless is None):
+        # What a manager says of its cluster tells more than that others are none.
+        if why.code == "no_quorum" or (why.code in _HOPELESS and self._hopeless is None):
             self._hopeless = why
         # Managers on the other side of a partition may have a majority: each is asked, but once.
         if self._hopeless is not None and len(self._failed) >= self._hosts_count:

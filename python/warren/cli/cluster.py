@@ -7,6 +7,7 @@ import click
 from warren.cli.backup import backup, recover
 from warren.cli.cluster_join import join, leave
 from warren.cli.cluster_members import add_member, members, remove_member, transfer_leadership
+from warren.cli.cluster_settings import thaw, update
 from warren.cli.common import Group, Settings, common_options, detach_option, read_options
 
 __all__ = ["cluster"]
@@ -25,7 +26,9 @@ for command in (
     members,
     recover,
     remove_member,
+    thaw,
     transfer_leadership,
+    update,
 ):
     cluster.add_command(command)
 

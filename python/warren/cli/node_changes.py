@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import click
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     T = TypeVar("T", bound=msgspec.Struct)
 
 __all__ = ["demote", "promote", "remove"]
+
+# A name that is not there any more is often the beginning of another node's id.
+_DIGITS_MIN: Final = 4
 
 _NODES = click.argument("nodes", metavar="NODE...", nargs=-1, required=True)
 
@@ -118,17 +121,29 @@ def _each(
     """Change one node after the other, and say so of each. A wrong name changes none."""
     from warren.cli import render
     from warren.cli.client import Client
-    from warren.pb.v1 import api_pb2
 
     changed = []
     with Client(settings) as client:
-        found: list[api_pb2.GetNodeResponse] = [
-            client.call("GetNode", api_pb2.GetNodeRequest(ref=ref)) for ref in refs
-        ]
-        for answer in found:
-            view, sentence = change(client, answer.node.node)
+        for node in [_found(client, ref) for ref in refs]:
+            view, sentence = change(client, node)
             changed.append(view)
             if settings.format == "table":
                 click.echo(sentence)
     if settings.format != "table":
         render.show_list(settings, changed, (), lambda _: ())
+
+
+def _found(client: Client, ref: str) -> objects_pb2.Node:
+    """The node of that name, id, or beginning of an id that is long enough to be meant as one."""
+    from warren.errors import WarrenError
+    from warren.pb.v1 import api_pb2
+
+    answer: api_pb2.GetNodeResponse = client.call("GetNode", api_pb2.GetNodeRequest(ref=ref))
+    node = answer.node.node
+    if len(ref) < _DIGITS_MIN and ref != node.description.name:
+        raise WarrenError(
+            "not_found",
+            f"no node is named `{ref}`; to mean {node.description.name or 'a node'} by its id, "
+            f"give at least {_DIGITS_MIN} digits: {node.id.hex()[:12]}",
+        )
+    return node

@@ -26,6 +26,7 @@ __all__ = [
     "memory_bytes",
     "mount",
     "partition",
+    "percent",
     "scale",
     "since_ms",
     "stop_timeout_ms",
@@ -102,6 +103,14 @@ def duration_ms(text: str) -> int:
     if total > _UINT32_MAX:
         raise ValueError(f"'{text}' is too long; the longest is 49 days")
     return total
+
+
+def percent(text: str) -> int:
+    """The share in `30%`, or `30`: 1 to 100."""
+    stripped = text.strip().removesuffix("%").rstrip()
+    if not stripped.isdecimal() or not 1 <= int(stripped) <= 100:
+        raise ValueError(f"'{text}' is no share; write 1% to 100%")
+    return int(stripped)
 
 
 def stop_timeout_ms(text: str) -> int:

@@ -10,6 +10,7 @@ from msgspec import Struct
 
 __all__ = [
     "BackupView",
+    "ClusterChanged",
     "ClusterCreated",
     "ClusterJoined",
     "ClusterLeft",
@@ -89,6 +90,15 @@ class ClusterView(Struct, frozen=True):
     learners: int
     joint: bool
     members: list[MemberView]
+    lost_nodes_freeze_percent: int
+    node_grace_ms: int
+    frozen_since: str | None
+    frozen_reason: str | None
+
+
+class ClusterChanged(Struct, frozen=True):
+    lost_nodes_freeze_percent: int
+    node_grace_ms: int
 
 
 class ClusterCreated(Struct, frozen=True):

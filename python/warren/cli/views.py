@@ -149,6 +149,10 @@ def cluster(
         learners=learners,
         joint=joint,
         members=list(of_members),
+        lost_nodes_freeze_percent=answer.cluster.settings.lost_nodes_freeze_percent,
+        node_grace_ms=answer.cluster.settings.node_grace_ms,
+        frozen_since=time_text(answer.cluster.freeze.since_ms),
+        frozen_reason=answer.frozen_reason or None,
     )
 
 

@@ -5,7 +5,6 @@ Both leave this host the only manager. Workers follow by the epoch, once they ar
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from pathlib import Path
 from typing import Final
@@ -13,7 +12,7 @@ from typing import Final
 from warren.cluster.membership import Membership
 from warren.errors import WarrenError
 from warren.manager.core_port import LOCAL
-from warren.pb.v1 import node_pb2, snapshot_pb2
+from warren.pb.v1 import node_pb2
 
 __all__ = ["recover", "restore"]
 
@@ -34,24 +33,20 @@ async def restore(here: Membership, file: Path, epoch_min: int) -> node_pb2.Rest
                 "this host manages a cluster already; restore on one that does not, or stop the "
                 "daemon and move `raft` in its data directory away",
             )
-        # Here, so that a host that never manages does not carry the core.
-        from warren.core import inspect_backup
-
-        header = await asyncio.to_thread(inspect_backup, file)
-        backup = snapshot_pb2.BackupHeader.FromString(header)
-        _check_not_another(here, backup.cluster_id)
+        cluster_id = _cluster_wanted(here)
         core = await here.blank_core()
         # Its own worker obeys nothing older: a backup may be restored a second time.
         epoch_min = max(epoch_min, here.worker.epoch + 1)
-        answer = node_pb2.RestoreClusterResponse.FromString(await core.restore(file, epoch_min))
+        done = await core.restore(file, epoch_min, cluster_id)
+        answer = node_pb2.RestoreClusterResponse.FromString(done)
         await here.reborn(core, answer.cluster_id)
         _log.warning(
             "this host manages cluster %s alone, in epoch %d, restored from a backup at index %d "
             "of epoch %d",
             answer.cluster_id.hex(),
             answer.epoch,
-            backup.index,
-            backup.epoch,
+            answer.backup.index,
+            answer.backup.epoch,
         )
         return answer
 
@@ -84,19 +79,14 @@ async def recover(
         return answer
 
 
-def _check_not_another(here: Membership, cluster_id: bytes) -> None:
-    known = here.cluster
-    if known is None:
-        return
-    if known.cluster_id and known.cluster_id != cluster_id.hex():
-        raise WarrenError(
-            "already_in_cluster",
-            f"this host belongs to cluster {known.cluster_id}, and the backup is of another one; "
-            "leave it first: warrenctl cluster leave",
-        )
+def _cluster_wanted(here: Membership) -> bytes | None:
+    """The one that this host belongs to; None for one that belongs to none, or was not told."""
+    if here.cluster is None:
+        return None
     if here.worker.connected:
         raise WarrenError(
             "already_in_cluster",
             "a manager of this host's cluster answers it, so the cluster is not lost; stop that "
             "one first, or restore on a host that is in no cluster",
         )
+    return bytes.fromhex(here.cluster.cluster_id) or None

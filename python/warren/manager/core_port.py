@@ -33,7 +33,9 @@ class OpenCore(CorePort, Protocol):
     ) -> bytes:
         """Write a backup to `file`, durably; its encoded header."""
 
-    async def restore(self, file: Path, epoch_min: int = 0) -> bytes:
+    async def restore(
+        self, file: Path, epoch_min: int = 0, cluster_id: bytes | None = None
+    ) -> bytes:
         """Go on as the only member of the cluster in a backup; for a core that belongs to none."""
 
     async def recover_quorum(self) -> bytes:

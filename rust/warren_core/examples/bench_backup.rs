@@ -1,7 +1,7 @@
 //! What a backup of a large cluster takes, and a restore until it serves. JSON on standard output;
 //! benches/README.md says what it means.
 //!
-//!     cargo run --release --example bench_backup -- --dir DIR [--containers N] [--keep]
+//!     cargo run --release --example bench_backup -- --dir=DIR [--containers=N] [--keep]
 //!
 //! DIR is where the files go; with `--keep` the last backup stays there, as `backup`.
 #![allow(
@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use prost::Message;
-use warren_core::control::durable::backup;
+use warren_core::control::durable::{Wanted, backup};
 use warren_core::control::{BackupJob, CallId};
 use warren_core::fsm::snapshot;
 use warren_core::host::{Completion, Host, Kind, Options};
@@ -33,24 +33,21 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 
 fn main() {
     let (mut containers, mut dir, mut keep) = (1_000_000, None, false);
-    let mut arguments = std::env::args().skip(1);
-    while let Some(argument) = arguments.next() {
-        match argument.as_str() {
-            "--containers" => {
-                let number = arguments.next().and_then(|n| n.parse().ok());
-                containers = number.expect("--containers needs a number");
+    for argument in std::env::args().skip(1) {
+        match argument.split_once('=') {
+            Some(("--containers", number)) => {
+                containers = number.parse().expect("--containers needs a number");
             }
-            "--dir" => dir = arguments.next().map(PathBuf::from),
-            "--keep" => keep = true,
-            other => panic!("unknown argument {other}; see the head of this file"),
+            Some(("--dir", path)) => dir = Some(PathBuf::from(path)),
+            None if argument == "--keep" => keep = true,
+            _ => panic!("unknown argument {argument}; see the head of this file"),
         }
     }
     let dir = dir.expect("--dir is needed");
     let first = dir.join("first");
     begin(containers, &first);
     let (raft, last) = (dir.join("raft"), dir.join("backup"));
-    let (restore_s, open_s) = restore(&raft, &first);
-    let host = Host::open(options(&raft)).expect("it was restored");
+    let (host, restore_s) = restore(&raft, &first);
     let (backup_s, longest_read_ms) = back_up(&host, &last);
     let bytes = std::fs::metadata(&last).expect("it is there").len();
     let disk_s = write_raw(&dir.join("raw"), bytes);
@@ -69,7 +66,6 @@ fn main() {
     println!("  \"longest_read_ms\": {longest_read_ms:.1},");
     println!("  \"inspect_s\": {inspect_s:.3},");
     println!("  \"restore_s\": {restore_s:.3},");
-    println!("  \"open_s\": {open_s:.3},");
     println!("  \"disk_s\": {disk_s:.3}");
     println!("}}");
 }
@@ -87,22 +83,23 @@ fn begin(containers: usize, file: &Path) {
     backup::write(&FileDisk, file, &job).expect("there is room");
 }
 
-/// Seconds until the directory is that of a cluster, and from then on until it serves.
-fn restore(raft: &Path, file: &Path) -> (f64, f64) {
+/// A host out of a backup, and the seconds until it serves.
+fn restore(raft: &Path, file: &Path) -> (Host, f64) {
     std::fs::create_dir(raft).expect("it is new");
+    let wanted = Wanted {
+        file,
+        epoch_min: 0,
+        cluster: None,
+    };
     let started = Instant::now();
-    Host::restore(&options(raft), file, 0).expect("it is whole");
-    let restore_s = started.elapsed().as_secs_f64();
-    std::fs::remove_file(file).expect("it is there");
-    let started = Instant::now();
-    let host = Host::open(options(raft)).expect("it was restored");
+    let (host, _) = Host::restore(options(raft), wanted).expect("it is whole");
     let read = pb::GetClusterRequest {}.encode_to_vec();
     let id = host.submit("local", "GetCluster", &read, TIMEOUT);
     let answer = answer(&host, id.expect("it takes calls"));
     assert_eq!(answer.kind, Kind::Response, "it serves");
-    let open_s = started.elapsed().as_secs_f64();
-    assert!(host.shutdown(TIMEOUT));
-    (restore_s, open_s)
+    let restore_s = started.elapsed().as_secs_f64();
+    std::fs::remove_file(file).expect("it is there");
+    (host, restore_s)
 }
 
 /// Seconds that a backup of a serving host takes, and the longest that a read waited meanwhile.

@@ -68,6 +68,8 @@ pub enum Mutant {
     ExchangesNoHashes,
     /// 16: votes and acknowledgements go out before what they promise is durable.
     SendsBeforeDurable,
+    /// 19: a singleton is replaced as soon as its node is down, whether or not it was stopped.
+    ReplacesSingletonsAtOnce,
     /// 25: a member that starts from a snapshot forgets the state's clock, which may then go back.
     RestoreForgetsClock,
 }
@@ -105,6 +107,7 @@ impl Mutant {
         (15, Mutant::AcceptsAnotherDataDir),
         (15, Mutant::ExchangesNoHashes),
         (16, Mutant::SendsBeforeDurable),
+        (19, Mutant::ReplacesSingletonsAtOnce),
         (25, Mutant::RestoreForgetsClock),
     ];
 }

@@ -8,6 +8,7 @@ use cluster::{Cluster, create};
 use prost::Message;
 use warren_core::control::Input;
 use warren_core::error::Error;
+use warren_core::fsm::FEATURE_LEVEL_MAX;
 use warren_core::pb;
 
 fn names(answer: Vec<u8>) -> Vec<String> {
@@ -197,8 +198,8 @@ fn restart_with(cluster: &mut Cluster, change: impl Fn(&mut cluster::Host)) {
 fn the_feature_level_follows_the_slowest_member() {
     let mut cluster = Cluster::of(3);
     // All came up with the newest release.
-    cluster.until("level 2", 5_000, |cluster| {
-        cluster.status(1).feature_level == 2
+    cluster.until("the newest level", 5_000, |cluster| {
+        cluster.status(1).feature_level == FEATURE_LEVEL_MAX
     });
     let mut old = Cluster::founded_with(3, |host| host.feature_level_max = 1);
     for number in 2..=3 {
@@ -213,14 +214,14 @@ fn the_feature_level_follows_the_slowest_member() {
             1,
             "before {number} is upgraded"
         );
-        old.hosts.get_mut(&number).unwrap().feature_level_max = 2;
+        old.hosts.get_mut(&number).unwrap().feature_level_max = FEATURE_LEVEL_MAX;
         old.kill(number);
         old.start(number);
         old.leader();
         old.run(1_000);
     }
-    old.until("level 2", 5_000, |cluster| {
-        cluster.status(1).feature_level == 2
+    old.until("the newest level", 5_000, |cluster| {
+        cluster.status(1).feature_level == FEATURE_LEVEL_MAX
     });
     old.settle(&[1, 2, 3]);
     old.assert_alike(&[1, 2, 3]);
@@ -229,8 +230,8 @@ fn the_feature_level_follows_the_slowest_member() {
 #[test]
 fn a_release_too_old_for_the_state_stops_with_a_sentence() {
     let mut cluster = Cluster::of(3);
-    cluster.until("level 2", 5_000, |cluster| {
-        cluster.status(1).feature_level == 2
+    cluster.until("the newest level", 5_000, |cluster| {
+        cluster.status(1).feature_level == FEATURE_LEVEL_MAX
     });
     cluster.settle(&[1, 2, 3]);
     let leader = cluster.leader();
@@ -243,7 +244,7 @@ fn a_release_too_old_for_the_state_stops_with_a_sentence() {
     assert!(stop.keep_logs);
     assert!(stop.why.contains("release"), "{}", stop.why);
     // Nothing was lost by the attempt.
-    cluster.hosts.get_mut(&back).unwrap().feature_level_max = 2;
+    cluster.hosts.get_mut(&back).unwrap().feature_level_max = FEATURE_LEVEL_MAX;
     cluster.start(back);
     cluster.settle(&[1, 2, 3]);
     cluster.assert_alike(&[1, 2, 3]);

@@ -8,6 +8,7 @@ use cluster::{Cluster, create};
 use prost::Message;
 use warren_core::control::peer::frame::{self, Kind};
 use warren_core::error::Error;
+use warren_core::fsm::FEATURE_LEVEL_MAX;
 use warren_core::pb;
 use warren_core::raft::TICK_MS;
 
@@ -197,7 +198,7 @@ fn members_are_listed_with_how_they_are_doing() {
         let member = view.member.as_ref().unwrap();
         assert!(view.voter && view.recent_active);
         assert_eq!(view.leader, member.id == cluster.member(leader).0);
-        assert_eq!(member.feature_level_max, 2);
+        assert_eq!(member.feature_level_max, FEATURE_LEVEL_MAX);
         assert_eq!(view.release, env!("CARGO_PKG_VERSION"));
         let behind = listed.last_index - view.match_index;
         assert!(view.leader || behind == 0, "{view:?}");

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use prost::Message;
 use support::commands::Commands;
 use support::{Replica, Rng, digest, invariants, put_node, snapshot_bytes, spec};
-use warren_core::fsm::{State, snapshot};
+use warren_core::fsm::{FEATURE_LEVEL_MAX, State, snapshot};
 use warren_core::ids::{Index, Term};
 use warren_core::pb::{self, command::Body};
 
@@ -64,6 +64,7 @@ fn apply_is_total_and_keeps_the_invariants() {
         "level_not_reached",
         "member_removed",
         "wrong_data_dir",
+        "node_removed",
     ] {
         assert!(codes.contains_key(code), "{code} never came up: {codes:?}");
     }
@@ -212,7 +213,7 @@ fn a_snapshot_may_come_in_pieces() {
     }
     let bytes = replica.bytes();
     for piece_max in [1, 7, 100, 5000] {
-        let mut reader = snapshot::Reader::new(2);
+        let mut reader = snapshot::Reader::new(FEATURE_LEVEL_MAX);
         let mut rest = &bytes[..];
         while !rest.is_empty() {
             let length = (1 + rng.below(piece_max) as usize).min(rest.len());

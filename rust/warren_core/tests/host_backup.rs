@@ -11,7 +11,7 @@ use std::path::Path;
 
 use host_support::{Client, DEADLINE, TempDir, options};
 use prost::Message;
-use warren_core::control::durable::backup;
+use warren_core::control::durable::{Wanted, backup};
 use warren_core::host::{Host, inspect_backup};
 use warren_core::pb;
 use warren_core::wal::ReadOnlyDisk;
@@ -20,6 +20,14 @@ fn back_up(client: &mut Client, file: &Path) -> pb::BackupHeader {
     let id = client.host.backup("local", file, false, DEADLINE).unwrap();
     let header = client.answer(id).unwrap();
     pb::BackupHeader::decode(header.as_slice()).unwrap()
+}
+
+fn wanted(file: &Path) -> Wanted<'_> {
+    Wanted {
+        file,
+        epoch_min: 0,
+        cluster: None,
+    }
 }
 
 /// Under an id that no client of an earlier epoch used: the window of requests is still known.
@@ -62,9 +70,9 @@ fn a_backup_taken_under_load_is_restored_with_all_that_was_acknowledged() {
     // The disk is lost.
     std::fs::remove_dir_all(&dir.0).unwrap();
     std::fs::create_dir(&dir.0).unwrap();
-    let report = Host::restore(&options(&dir.0), &file, 0).unwrap();
+    let (host, report) = Host::restore(options(&dir.0), wanted(&file)).unwrap();
     assert_eq!((report.epoch, report.backup.as_ref()), (2, Some(&header)));
-    let mut again = Client::open(&dir.0);
+    let mut again = Client::of(host);
     assert!(again.host.status().leader);
     let services = again.services();
     assert_eq!(services.len() as u64, header.services);
@@ -78,6 +86,10 @@ fn a_backup_taken_under_load_is_restored_with_all_that_was_acknowledged() {
     let header = back_up(&mut again, &second);
     assert_eq!(header.epoch, 2);
     assert_eq!(header.services, report.backup.unwrap().services + 1);
+    // What it went on with is what is on its disk.
+    drop(again);
+    let mut again = Client::open(&dir.0);
+    assert_eq!(again.services().len() as u64, header.services);
 }
 
 #[test]
@@ -88,8 +100,11 @@ fn a_host_that_has_a_cluster_keeps_it() {
     let file = files.0.join("one");
     back_up(&mut client, &file);
     drop(client);
-    let refused = Host::restore(&options(&dir.0), &file, 0).unwrap_err();
-    assert_eq!(refused.code(), "already_in_cluster");
+    let refused = Host::restore(options(&dir.0), wanted(&file)).err();
+    assert_eq!(
+        refused.map(|error| error.code()),
+        Some("already_in_cluster")
+    );
     assert_eq!(Client::open(&dir.0).services().len(), 1);
 }
 
@@ -103,9 +118,9 @@ fn a_host_that_is_alone_can_begin_an_epoch() {
         .unwrap_err();
     assert!(refused.message.contains("leads"), "{}", refused.message);
     drop(client);
-    let report = Host::recover_quorum(&options(&dir.0)).unwrap();
+    let (host, report) = Host::recover_quorum(options(&dir.0)).unwrap();
     assert_eq!(report.epoch, 2);
-    let mut again = Client::open(&dir.0);
+    let mut again = Client::of(host);
     assert_eq!(again.services().len(), 1);
     again.open_session();
     create_anew(&mut again, "more");

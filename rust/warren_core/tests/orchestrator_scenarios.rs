@@ -63,6 +63,7 @@ impl World {
             "progress" => return self.progress(name),
             "stats" => return vec![format!("{:?}", self.orchestrator.stats())],
             "show" => return words::show(state),
+            "cluster?" => return words::execute(&mut self.replica, line),
             _ => return self.command(line),
         }
         Vec::new()
@@ -173,6 +174,13 @@ impl World {
                 let status = pb::NodeStatus::try_from(set.status).expect("a status");
                 vec![format!("node {} {status:?}", node(&set.node_id))]
             }
+            Body::FreezeReplacement(command) => match command.freeze {
+                Some(freeze) => vec![format!(
+                    "freeze: {} of {} lost, {} down before",
+                    freeze.lost, freeze.ready_before, freeze.down_before
+                )],
+                None => vec!["thaw".to_owned()],
+            },
             Body::ForgetService(forget) => vec![format!("forget {}", service(&forget.service_id))],
             other => vec![format!("{other:?}")],
         }
@@ -221,4 +229,6 @@ macro_rules! scenarios {
     )*};
 }
 
-scenarios!(replicated, global, updates, restarts, pending, lost_node);
+scenarios!(
+    replicated, global, updates, restarts, pending, lost_node, partition, freeze
+);

@@ -123,6 +123,13 @@ class FakeManager:
             capacity=objects_pb2.Resources(cpu_milli=2000, memory_bytes=4 << 30),
         )
 
+    def UpdateCluster(self, request: api_pb2.UpdateClusterRequest) -> api_pb2.UpdateClusterResponse:
+        settings = objects_pb2.ClusterSettings(
+            lost_nodes_freeze_percent=request.lost_nodes_freeze_percent or 30,
+            node_grace_ms=request.node_grace_ms or 30_000,
+        )
+        return api_pb2.UpdateClusterResponse(settings=settings)
+
     def GetNode(self, _: api_pb2.GetNodeRequest) -> api_pb2.GetNodeResponse:
         containers = [slot.container for slot in self.slots if slot.HasField("container")]
         return api_pb2.GetNodeResponse(node=_node(), containers=containers)

@@ -83,6 +83,7 @@ Fields may be added; none is renamed or removed within a major release.
 |---|---|
 | `cluster init` | `ClusterCreated` |
 | `cluster info` | `ClusterView` |
+| `cluster update`, `cluster thaw` | `ClusterChanged` |
 | `cluster join` | `ClusterJoined` |
 | `cluster leave` | `ClusterLeft` |
 | `cluster members` | list of `MemberView` |

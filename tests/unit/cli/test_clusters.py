@@ -283,12 +283,22 @@ def test_demote_that_goes_on(ctl: Run, three: FakeManager) -> None:
 
 
 def test_rm(ctl: Run, manager: FakeManager) -> None:
-    assert ctl("node", "rm", "--force", "a", "b").out == "node a is removed\nnode a is removed\n"
+    assert (
+        ctl("node", "rm", "--force", "a", "a0a0a0").out == "node a is removed\nnode a is removed\n"
+    )
     assert [each.force for each in manager.requests("RemoveNode")] == [True, True]
     assert len({each.request.sequence for each in manager.requests("RemoveNode")}) == 2
     assert json.loads(ctl("node", "rm", "a", "--format=json").out) == [
         {"id": NODE_ID.hex(), "name": "a"}
     ]
+
+
+def test_a_name_that_has_gone_is_no_beginning_of_an_id(ctl: Run, manager: FakeManager) -> None:
+    done = ctl("node", "rm", "--force", "a0")
+    assert done.code == 4
+    assert "no node is named `a0`" in done.err
+    assert NODE_ID.hex()[:12] in done.err
+    assert manager.requests("RemoveNode") == []
 
 
 def test_a_wrong_name_among_others_changes_nothing(ctl: Run, manager: FakeManager) -> None:

@@ -135,11 +135,16 @@ def test_another_host_may_have_the_majority(
     assert len(manager.requests("ListNodes")) == 1
 
 
-def test_a_worker_is_asked_once(ctl: Run, manager: FakeManager, others: list[FakeManager]) -> None:
-    manager.refuse["ListNodes"] = trouble("worker_only", "this host is no manager; ask one")
+@pytest.mark.parametrize(
+    ("code", "exit_code"), [("worker_only", 3), ("not_in_cluster", 1), ("member_removed", 1)]
+)
+def test_a_host_that_does_not_manage_is_asked_once(
+    ctl: Run, manager: FakeManager, others: list[FakeManager], code: str, exit_code: int
+) -> None:
+    manager.refuse["ListNodes"] = trouble(code, "this host is no manager; ask one")
     assert ctl("node", "ls", "--host", named(manager, *others)).code == 0
     done = ctl("node", "ls")
-    assert (done.code, done.err) == (3, "warrenctl: this host is no manager; ask one\n")
+    assert (done.code, done.err) == (exit_code, "warrenctl: this host is no manager; ask one\n")
     assert len(manager.requests("ListNodes")) == 2
 
 

@@ -76,6 +76,17 @@ def test_cpus_round_trip(milli: int) -> None:
     assert parse.cpu_milli(f"{milli // 1000}.{milli % 1000:03d}") == milli
 
 
+@pytest.mark.parametrize(("text", "percent"), [("30%", 30), (" 5 % ", 5), ("100", 100)])
+def test_shares(text: str, percent: int) -> None:
+    assert parse.percent(text) == percent
+
+
+@pytest.mark.parametrize("text", ["", "%", "0%", "101%", "-3", "1.5%", "a"])
+def test_what_is_no_share(text: str) -> None:
+    with pytest.raises(ValueError, match="no share"):
+        parse.percent(text)
+
+
 @pytest.mark.parametrize(
     ("text", "duration"),
     [

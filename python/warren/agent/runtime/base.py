@@ -160,7 +160,8 @@ class Runtime(Protocol):
         """Removes every trace of it, killing what runs. Success if there is nothing."""
 
     def events(self) -> AsyncIterator[RuntimeEvent]:
-        """What happens from now on. One reader; ``Lost`` and ``Back`` alternate.
+        """What happens from now on. One reader; ``Lost`` and ``Back`` alternate. One that follows
+        another reader is first given ``Back`` if the runtime is there.
 
         The queue is bounded: where a reader falls behind, events are dropped and it is given
         ``Lost`` and ``Back`` instead, so that it lists again.

@@ -94,6 +94,7 @@ class SimulatedRuntime:
         self._version = version
         self._containers: dict[str, _Container] = {}
         self._events: asyncio.Queue[RuntimeEvent] = asyncio.Queue(EVENTS_MAX)
+        self._was_read = False
         self._next_pid = 1000
 
     async def open(self) -> None:
@@ -202,7 +203,13 @@ class SimulatedRuntime:
         self._end(there, exit_code, oom_killed=oom_killed)
 
     async def events(self) -> AsyncIterator[RuntimeEvent]:
-        """Events as they come, without end."""
+        """Events as they come, without end. A second reader begins anew."""
+        if self._was_read:
+            while not self._events.empty():
+                self._events.get_nowait()
+            if self.available:
+                yield Back()
+        self._was_read = True
         while True:
             yield await self._events.get()
 

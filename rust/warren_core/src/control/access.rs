@@ -40,6 +40,7 @@ methods! {
     Ping: Call, Nodes;
     InitCluster: Call, People;
     GetCluster: Call, People;
+    UpdateCluster: Call, People;
     ListNodes: Call, People;
     GetNode: Call, Nodes;
     CreateService: Call, People;

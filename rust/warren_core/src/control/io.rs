@@ -339,6 +339,8 @@ pub struct Status {
     pub proposals: usize,
     pub open_calls: usize,
     pub feature_level: u32,
+    /// Nothing is replaced: too many workers were lost at once.
+    pub frozen: bool,
     pub peers: peer::Stats,
     pub transfers: Transfers,
     /// Contradictions between members' states, since the start.

@@ -62,6 +62,8 @@ pub struct Member {
     upkeep_at_ms: u64,
     /// The members changed, or the first step has yet to be made.
     members_changed: bool,
+    /// As it was told to people last.
+    frozen: bool,
     /// Left to this step by the one before.
     orchestration_owed: bool,
     stopped: bool,
@@ -125,6 +127,7 @@ impl Member {
             founding: None,
             upkeep_at_ms: 0,
             members_changed: true,
+            frozen: false,
             orchestration_owed: false,
             stopped: false,
         })
@@ -162,6 +165,7 @@ impl Member {
             proposals: self.proposals.len(),
             open_calls,
             feature_level: self.state.feature_level(),
+            frozen: self.state.freeze().is_some(),
             peers: self.peers.stats(),
             transfers: Transfers {
                 sending: self.snapshots.sending.len(),
@@ -285,6 +289,7 @@ impl Member {
         self.upkeep_at_ms = now_ms + UPKEEP_MS;
         self.peers.tick(now_ms, out);
         self.ask_again(now, calls);
+        self.confirm_lead(now);
         self.tend_transfers(now, out);
         self.tend_changes(now, entropy, calls, out);
         self.tend_lead(now, out);
@@ -363,6 +368,7 @@ impl Member {
             self.members_changed = true;
             self.sessions.managers_changed();
         }
+        self.tell_freeze(out);
         if !self.leading {
             return;
         }

@@ -150,7 +150,7 @@ fn get_cluster(state: &State, view: &LeaderView) -> pb::GetClusterResponse {
             .fold(Resources::default(), Resources::saturating_add)
     };
     pb::GetClusterResponse {
-        cluster: state.cluster().map(Into::into),
+        cluster: cluster(state),
         node_id: view.node.to_vec(),
         leader_node_id: view.leader.map(NodeId::to_vec).unwrap_or_default(),
         stale: view.stale,
@@ -174,7 +174,18 @@ fn get_cluster(state: &State, view: &LeaderView) -> pb::GetClusterResponse {
             .into(),
         ),
         allocated: Some(sum(&|node| state.node_allocated(node.id)).into()),
+        frozen_reason: state
+            .freeze()
+            .map_or_else(String::new, |freeze| freeze.why()),
     }
+}
+
+/// With the settings that are in force, whether or not somebody has changed them.
+fn cluster(state: &State) -> Option<pb::Cluster> {
+    state.cluster().map(|cluster| pb::Cluster {
+        settings: Some(state.settings().into()),
+        ..cluster.into()
+    })
 }
 
 fn is_ready(node: &Node) -> bool {

@@ -2,7 +2,7 @@
 
 use super::access::Method;
 use crate::error::Error;
-use crate::fsm::{self, RequestKey, State, validate};
+use crate::fsm::{self, RequestKey, State, partition, validate};
 use crate::ids::ServiceId;
 use crate::pb;
 use crate::pb::command::Body;
@@ -28,6 +28,7 @@ pub fn prepare(state: &State, method: Method, body: &[u8]) -> Result<Prepared, E
         Method::CreateService => create_service(state, body),
         Method::UpdateService => update_service(state, body),
         Method::RemoveService => remove_service(state, body),
+        Method::UpdateCluster => update_cluster(state, body),
         _ => Err(Error::UnknownMethod {
             method: format!("{method:?}"),
         }),
@@ -40,7 +41,7 @@ fn create_service(state: &State, body: &[u8]) -> Result<Prepared, Error> {
         Ok(id) => id,
         Err(answer) => return Ok(Prepared::Answered(answer)),
     };
-    let mut spec = validate::check_service_spec(&request.spec.unwrap_or_default())?;
+    let mut spec = check_spec(state, request.spec)?;
     if let Some(taken) = state.service_by_name(&spec.name) {
         return Err(Error::NameTaken {
             kind: ServiceId::KIND,
@@ -66,7 +67,7 @@ fn update_service(state: &State, body: &[u8]) -> Result<Prepared, Error> {
         .as_ref()
         .and_then(|spec| spec.container.as_ref());
     let carried_digest = carried.map(|container| container.image_digest.clone());
-    let mut spec = validate::check_service_spec(&request.spec.unwrap_or_default())?;
+    let mut spec = check_spec(state, request.spec)?;
     // Scaling must never change what runs: the same image with the digest it has stays that.
     let before = service.container_spec();
     let keeps = carried_digest.as_ref() == Some(&before.image_digest);
@@ -90,6 +91,48 @@ fn remove_service(state: &State, body: &[u8]) -> Result<Prepared, Error> {
         service_id: request.service_id,
     };
     Ok(Prepared::Propose(id, Box::new(Body::RemoveService(remove))))
+}
+
+fn update_cluster(state: &State, body: &[u8]) -> Result<Prepared, Error> {
+    let mut request: pb::UpdateClusterRequest = decode(body)?;
+    let id = match identify(state, "UpdateCluster", request.request.take(), &request)? {
+        Ok(id) => id,
+        Err(answer) => return Ok(Prepared::Answered(answer)),
+    };
+    check_level(state)?;
+    let pb::UpdateClusterRequest {
+        lost_nodes_freeze_percent,
+        node_grace_ms,
+        thaw,
+        ..
+    } = request;
+    fsm::check_settings(lost_nodes_freeze_percent, node_grace_ms)?;
+    let update = pb::UpdateClusterSettings {
+        lost_nodes_freeze_percent,
+        node_grace_ms,
+        thaw,
+    };
+    Ok(Prepared::Propose(
+        id,
+        Box::new(Body::UpdateClusterSettings(update)),
+    ))
+}
+
+/// Refuses what a member of an older release would not understand.
+fn check_level(state: &State) -> Result<(), Error> {
+    let (level, current) = (3, state.feature_level());
+    if current < level {
+        return Err(Error::LevelNotReached { level, current });
+    }
+    Ok(())
+}
+
+fn check_spec(state: &State, spec: Option<pb::ServiceSpec>) -> Result<pb::ServiceSpec, Error> {
+    let spec = validate::check_service_spec(&spec.unwrap_or_default())?;
+    if partition::needs_level_3(&spec) {
+        check_level(state)?;
+    }
+    Ok(spec)
 }
 
 pub fn decode<M: prost::Message + Default>(body: &[u8]) -> Result<M, Error> {

@@ -243,6 +243,10 @@ impl Sessions {
     pub fn len(&self) -> usize {
         self.by_node.len()
     }
+
+    pub fn nodes(&self) -> impl Iterator<Item = NodeId> {
+        self.by_node.keys().copied()
+    }
 }
 
 impl Session {

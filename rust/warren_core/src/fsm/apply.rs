@@ -181,6 +181,8 @@ impl State {
             Body::RemoveMember(c) => self.remove_member(context, c),
             Body::AdmitNode(c) => self.admit_node(c),
             Body::RemoveNode(c) => self.remove_node(context, c),
+            Body::UpdateClusterSettings(c) => self.update_cluster_settings(context, c),
+            Body::FreezeReplacement(c) => self.freeze_replacement(context, c),
         }
     }
 
@@ -203,6 +205,8 @@ impl State {
             epoch: command.epoch,
             created_at_ms: self.time_ms,
             feature_level: 1,
+            settings: None,
+            freeze: None,
         }));
         cx.events.push(Event::Cluster);
         // Which node answers is the manager's to fill in.
@@ -255,7 +259,7 @@ impl State {
     }
 
     fn create_service(&mut self, cx: &mut Context, command: &pb::CreateService) -> Result<Vec<u8>> {
-        let (spec, digest) = checked_spec(command.spec.as_ref())?;
+        let (spec, digest) = checked_spec(command.spec.as_ref(), self.feature_level())?;
         match self.service_by_name(&spec.name) {
             Some(known) if known.removing => return Err(Error::Removing { name: spec.name }),
             Some(_) => {
@@ -294,7 +298,7 @@ impl State {
         cx: &mut Context,
         command: &pb::UpdateService,
     ) -> Result<Vec<u8>> {
-        let (spec, digest) = checked_spec(command.spec.as_ref())?;
+        let (spec, digest) = checked_spec(command.spec.as_ref(), self.feature_level())?;
         let service = self.known_service(&command.service_id)?;
         if service.removing {
             return Err(Error::Removing {
@@ -442,9 +446,18 @@ pub(super) fn not_found(kind: &'static str, id: impl std::fmt::Display) -> Error
 
 fn checked_spec(
     spec: Option<&pb::ServiceSpec>,
+    level: u32,
 ) -> Result<(pb::ServiceSpec, crate::ids::SpecDigest)> {
-    let spec = spec.ok_or_else(|| invalid("service spec", "there is none"))?;
-    let spec = validate::check_service_spec(spec)?;
+    let mut spec = spec
+        .cloned()
+        .ok_or_else(|| invalid("service spec", "there is none"))?;
+    if level < 3
+        && let Some(container) = &mut spec.container
+    {
+        // What older releases do not know they do not read either.
+        (container.partition, container.partition_stop_after_ms) = (0, 0);
+    }
+    let spec = validate::check_service_spec(&spec)?;
     let container = spec
         .container
         .as_ref()

@@ -121,8 +121,11 @@ impl State {
     }
 
     fn is_replaceable(&self, container: &Container) -> bool {
-        let node = self.node(container.node);
-        container.is_terminal() || node.is_some_and(|node| node.status == NodeStatus::Down)
+        let down = || {
+            let node = self.node(container.node);
+            node.is_some_and(|node| node.status == NodeStatus::Down)
+        };
+        container.is_terminal() || (self.freeze().is_none() && down())
     }
 
     /// Gives up a container for another one in its slot. What may still run on a node that is

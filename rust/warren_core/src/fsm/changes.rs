@@ -65,6 +65,7 @@ impl State {
     pub(super) fn put_node(&mut self, node: Node) {
         self.sum.add(hash::node(&node));
         self.accepting_nodes += u32::from(node.accepts_work());
+        self.workers.add(&node);
         let Some(handle) = self.node_ids.get(&node.id).copied() else {
             let id = node.id;
             let row = NodeRow {
@@ -81,6 +82,7 @@ impl State {
         let before = std::mem::replace(&mut row.node, node);
         self.sum.take(hash::node(&before));
         self.accepting_nodes -= u32::from(before.accepts_work());
+        self.workers.take(&before);
         let (was, is) = (is_ready(&before), is_ready(&row.node));
         if was != is {
             self.recount_node(handle, was, is);
@@ -97,6 +99,7 @@ impl State {
         );
         self.sum.take(hash::node(&row.node));
         self.accepting_nodes -= u32::from(row.node.accepts_work());
+        self.workers.take(&row.node);
     }
 
     /// Its containers count for their services as on a node that `is` ready or not.

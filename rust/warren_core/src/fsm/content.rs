@@ -11,7 +11,10 @@ use crate::pb::{self, command::Body};
 fn level_of(body: &Body) -> u32 {
     match body {
         Body::SetNodeAvailability(_) => 2,
-        Body::AdmitNode(_) | Body::RemoveNode(_) => 3,
+        Body::AdmitNode(_)
+        | Body::RemoveNode(_)
+        | Body::UpdateClusterSettings(_)
+        | Body::FreezeReplacement(_) => 3,
         _ => 1,
     }
 }

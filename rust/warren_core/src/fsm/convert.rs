@@ -60,6 +60,8 @@ impl From<&Cluster> for pb::Cluster {
             epoch: c.epoch,
             created_at_ms: c.created_at_ms,
             feature_level: c.feature_level,
+            settings: c.settings.map(Into::into),
+            freeze: c.freeze.map(Into::into),
         }
     }
 }
@@ -73,6 +75,8 @@ impl TryFrom<pb::Cluster> for Cluster {
             epoch: c.epoch,
             created_at_ms: c.created_at_ms,
             feature_level: c.feature_level,
+            settings: c.settings.map(Into::into),
+            freeze: c.freeze.map(Into::into),
         })
     }
 }

@@ -15,6 +15,8 @@
 //! | `requests` | who asked what already, and the answer |
 //! | `apply`, `batch`, `members` | what each command does |
 //! | `validate`, `reference` | what a spec may say, before and at `apply` |
+//! | `partition` | what becomes of a container whose worker hears from no manager |
+//! | `settings` | what operators set for all of it; whether replacement is frozen |
 //! | `epoch` | how a state goes on with one member alone |
 //! | `resolve` | what people type → ids and digests |
 //! | `tally` | how far a service is from what is wanted |
@@ -33,9 +35,11 @@ mod members;
 mod nodes;
 mod objects;
 mod parse;
+pub mod partition;
 mod reference;
 mod requests;
 mod resolve;
+mod settings;
 pub mod snapshot;
 mod state;
 mod table;
@@ -52,5 +56,6 @@ pub use nodes::REMOVED_NODES_MAX;
 pub use objects::*;
 pub use reference::normalise_reference;
 pub use requests::{Remembered, RequestKey, request_digest};
-pub use state::State;
+pub use settings::{Freeze, NODE_GRACE_MS, Settings, check_settings};
+pub use state::{State, Workers};
 pub use tally::{Tally, ailing, is_wanted, rests, tally};

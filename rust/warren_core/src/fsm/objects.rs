@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use crate::fsm::settings::{Freeze, Settings};
 use crate::ids::{ClusterId, ContainerId, MemberId, NodeId, ServiceId, SpecDigest};
 use crate::pb;
 
@@ -56,6 +57,10 @@ pub struct Cluster {
     pub epoch: u64,
     pub created_at_ms: u64,
     pub feature_level: u32,
+    /// `None` until somebody changes one.
+    pub settings: Option<Settings>,
+    /// There while containers of workers that are down are not replaced.
+    pub freeze: Option<Freeze>,
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -14,7 +14,9 @@ use imbl::OrdMap;
 use crate::fsm::hash::{Element, Sum};
 use crate::fsm::members::Members;
 use crate::fsm::nodes::RemovedNodes;
-use crate::fsm::objects::{Cluster, Container, ContainerState, Node, Resources, Revision, Service};
+use crate::fsm::objects::{
+    Cluster, Container, ContainerState, Node, NodeStatus, Resources, Revision, Service,
+};
 use crate::fsm::requests::{Remembered, Requests};
 use crate::fsm::table::{Handle, Table};
 use crate::fsm::tally::Counts;
@@ -47,11 +49,37 @@ pub struct State {
     pub(super) by_state: [u64; CONTAINER_STATES],
     /// Nodes that accept work.
     pub(super) accepting_nodes: u32,
+    /// Workers that are ready, and that are down.
+    pub(super) workers: Workers,
     /// Of services, nodes, containers and specs.
     pub(super) sum: Sum,
     pub(super) scratch: Scratch,
     index: Index,
     term: Term,
+}
+
+/// How many workers there are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Workers {
+    pub ready: u32,
+    pub down: u32,
+}
+
+impl Workers {
+    pub(super) fn add(&mut self, node: &Node) {
+        *self.count_of(node) += u32::from(node.worker);
+    }
+
+    pub(super) fn take(&mut self, node: &Node) {
+        *self.count_of(node) -= u32::from(node.worker);
+    }
+
+    fn count_of(&mut self, node: &Node) -> &mut u32 {
+        match node.status {
+            NodeStatus::Down => &mut self.down,
+            _ => &mut self.ready,
+        }
+    }
 }
 
 /// Room to encode in; no part of the state, and of no clone.
@@ -196,6 +224,10 @@ impl State {
 
     pub fn node_count(&self) -> usize {
         self.node_ids.len()
+    }
+
+    pub fn workers(&self) -> Workers {
+        self.workers
     }
 
     pub fn node(&self, id: NodeId) -> Option<&Node> {

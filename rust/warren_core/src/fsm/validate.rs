@@ -7,6 +7,7 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
 use crate::fsm::objects::{CPU_MILLI_MAX, MEMORY_BYTES_MAX, RestartCondition, ServiceMode};
+use crate::fsm::partition;
 use crate::fsm::reference::{is_digest, normalise_reference};
 use crate::ids::SpecDigest;
 use crate::pb;
@@ -124,6 +125,7 @@ fn complete_container(spec: &mut pb::ContainerSpec) -> Result<()> {
     if spec.stop_timeout_ms == 0 {
         spec.stop_timeout_ms = STOP_TIMEOUT_MS_DEFAULT;
     }
+    partition::complete(spec);
     // One form for "nothing asked", so that equal specs have equal digests.
     spec.resources = spec
         .resources
@@ -155,7 +157,7 @@ fn check_container(spec: &pb::ContainerSpec) -> Result<()> {
     if !spec.workdir.is_empty() {
         check_path("workdir", &spec.workdir)?;
     }
-    Ok(())
+    partition::check(spec)
 }
 
 fn check_command(command: &[String]) -> Result<()> {
@@ -367,6 +369,8 @@ mod tests {
             ("user", Box::new(|c| c.user = "a b".to_owned())),
             ("restart", Box::new(|c| c.restart = 9)),
             ("network", Box::new(|c| c.network = 9)),
+            ("partition", Box::new(|c| c.partition = 9)),
+            ("partition", Box::new(|c| c.partition_stop_after_ms = 9_000)),
             (
                 "stop timeout",
                 Box::new(|c| c.stop_timeout_ms = STOP_TIMEOUT_MS_MAX + 1),

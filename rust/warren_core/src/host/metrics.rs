@@ -276,6 +276,11 @@ fn render_orchestration(view: &View, metrics: &Metrics, page: &mut Page) {
         "What the sweep found and nobody had marked: zero, always.",
         stats.missed,
     );
+    page.gauge(
+        "warren_reconciler_frozen",
+        "1 while nothing is replaced because too many workers were lost at once.",
+        u64::from(view.status.as_ref().is_some_and(|status| status.frozen)),
+    );
 }
 
 fn render_queues(view: &View, shared: &Shared, page: &mut Page) {

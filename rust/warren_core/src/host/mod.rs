@@ -41,7 +41,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::control::{self, Call, CallId, Consistency, Identity, Input, durable};
+use crate::control::durable::{self, Found};
+use crate::control::{self, Call, CallId, Consistency, Identity, Input};
 use crate::error::Error;
 use crate::ids::NodeId;
 use crate::wal::{self, FileDisk};
@@ -200,9 +201,13 @@ impl Host {
     /// `LogDamaged` and `DataDir` name the file; `Invalid` an option.
     pub fn open(options: Options) -> Result<Self, Error> {
         check(&options)?;
-        let shared = Arc::new(Shared::new()?);
         let disk = Arc::new(FileDisk);
         let found = durable::recover(disk, &options.raft_dir, options.wal())?;
+        Self::start(options, found)
+    }
+
+    fn start(options: Options, found: Option<Found>) -> Result<Self, Error> {
+        let shared = Arc::new(Shared::new()?);
         // Bounded by what is open: see the module's prose.
         let inputs = Arc::new(Mailbox::new());
         let core = core::start(options, found, shared.clone(), inputs.clone())?;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{CALLS_MAX, Host, Options, check, core, metrics, take_place};
-use crate::control::durable::{self, backup};
+use crate::control::durable::{self, Wanted, backup};
 use crate::control::{Consistency, Input};
 use crate::error::Error;
 use crate::pb;
@@ -39,44 +39,36 @@ impl Host {
         Ok(id.0)
     }
 
-    /// Makes a cluster out of the backup at `file`, with this as its only member, in a directory that
-    /// no host is open on. The epoch is at least `epoch_min`. Open the directory afterwards.
+    /// Makes a cluster out of a backup, with this as its only member, and opens it; what was done.
     ///
     /// # Errors
-    /// As [`durable::restore`].
+    /// As [`durable::restore`], and what [`Host::open`] refuses.
     pub fn restore(
-        options: &Options,
-        file: &Path,
-        epoch_min: u64,
-    ) -> Result<pb::RestoreClusterResponse, Error> {
-        check(options)?;
+        options: Options,
+        wanted: Wanted<'_>,
+    ) -> Result<(Self, pb::RestoreClusterResponse), Error> {
+        check(&options)?;
         let mut seed = [0; 32];
         getrandom::fill(&mut seed).map_err(|error| Error::DataDir {
             path: "the kernel's random source".into(),
             why: error.to_string(),
         })?;
-        durable::restore(
-            Arc::new(FileDisk),
-            &options.raft_dir,
-            options.wal(),
-            &core::config(options, seed),
-            (file, epoch_min),
-        )
+        let config = core::config(&options, seed);
+        let (disk, dir) = (Arc::new(FileDisk), &options.raft_dir);
+        let (report, found) = durable::restore(disk, dir, options.wal(), &config, wanted)?;
+        Ok((Self::start(options, Some(found))?, report))
     }
 
-    /// Makes the member in a directory that no host is open on the only one of its cluster. Open the
-    /// directory afterwards.
+    /// Makes the member in the directory the only one of its cluster, and opens it; what was done.
     ///
     /// # Errors
-    /// As [`durable::recover_quorum`].
-    pub fn recover_quorum(options: &Options) -> Result<pb::RecoverQuorumResponse, Error> {
-        check(options)?;
-        durable::recover_quorum(
-            Arc::new(FileDisk),
-            &options.raft_dir,
-            options.wal(),
-            &core::config(options, [0; 32]),
-        )
+    /// As [`durable::recover_quorum`], and what [`Host::open`] refuses.
+    pub fn recover_quorum(options: Options) -> Result<(Self, pb::RecoverQuorumResponse), Error> {
+        check(&options)?;
+        let config = core::config(&options, [0; 32]);
+        let (disk, dir) = (Arc::new(FileDisk), &options.raft_dir);
+        let (report, found) = durable::recover_quorum(disk, dir, options.wal(), &config)?;
+        Ok((Self::start(options, Some(found))?, report))
     }
 }
 

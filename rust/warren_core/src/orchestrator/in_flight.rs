@@ -30,6 +30,7 @@ pub(super) enum Subject {
     Desired(Vec<(ContainerId, ServiceId)>),
     Forget(ServiceId),
     Node(NodeId),
+    Freeze,
 }
 
 #[derive(Debug, Default)]
@@ -40,6 +41,7 @@ pub(super) struct InFlight {
     containers: BTreeSet<ContainerId>,
     services: BTreeSet<ServiceId>,
     nodes: BTreeSet<NodeId>,
+    freeze: bool,
 }
 
 impl InFlight {
@@ -58,6 +60,7 @@ impl InFlight {
             Subject::Node(node) => {
                 self.nodes.insert(*node);
             }
+            Subject::Freeze => self.freeze = true,
         }
         self.subjects.insert(Token(self.last), subject);
         Token(self.last)
@@ -83,6 +86,7 @@ impl InFlight {
             Subject::Node(node) => {
                 self.nodes.remove(node);
             }
+            Subject::Freeze => self.freeze = false,
         }
         Some(subject)
     }
@@ -114,6 +118,10 @@ impl InFlight {
 
     pub fn has_service(&self, service: ServiceId) -> bool {
         self.services.contains(&service)
+    }
+
+    pub fn has_freeze(&self) -> bool {
+        self.freeze
     }
 
     pub fn has_node(&self, node: NodeId) -> bool {

@@ -11,10 +11,6 @@ use crate::fsm::{Node, NodeStatus, State};
 use crate::ids::NodeId;
 use crate::orchestrator::budget::Meter;
 
-/// Silence after which a worker counts as down. Only time in which pulses arrive counts, and a
-/// new leader begins anew.
-pub const NODE_GRACE_MS: u64 = 30_000;
-
 /// Pulses come about every second; more than this between two is no time in which to be heard.
 const PULSE_GAP_MAX_MS: u64 = 2_000;
 
@@ -28,6 +24,10 @@ pub(super) struct Liveness {
     news: BTreeSet<NodeId>,
     /// Set by a pulse: everybody is to be looked at, in order; those up to this node have been.
     round: Option<Option<NodeId>>,
+    /// On `clock_ms`, when leadership began.
+    led_ms: u64,
+    /// A pulse came, and nobody has counted the lost since.
+    pulsed: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -35,6 +35,19 @@ struct Worker {
     in_session: bool,
     /// On `clock_ms`.
     heard_ms: u64,
+    /// As the state has it.
+    down: bool,
+    /// On `clock_ms`: when this leader saw it go down.
+    fell_ms: Option<u64>,
+}
+
+/// Workers that are lost at the moment, and among how many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Loss {
+    /// Gone down within the grace period, or ready and silent for most of it.
+    pub recent: u32,
+    /// Down, or silent for most of the grace period.
+    pub silent: u32,
 }
 
 impl Liveness {
@@ -42,6 +55,8 @@ impl Liveness {
     pub fn lead(&mut self) {
         // A session may have come up before leadership was taken.
         self.round = Some(None);
+        self.led_ms = self.clock_ms;
+        self.pulsed = false;
     }
 
     /// Sessions stay known: they end by themselves.
@@ -57,10 +72,19 @@ impl Liveness {
     pub fn known(&mut self, node: &Node) {
         if node.worker {
             let heard_ms = self.clock_ms;
-            self.workers.entry(node.id).or_insert(Worker {
+            let down = node.status == NodeStatus::Down;
+            let worker = self.workers.entry(node.id).or_insert(Worker {
                 in_session: false,
                 heard_ms,
+                down,
+                fell_ms: None,
             });
+            match (worker.down, down) {
+                (false, true) => worker.fell_ms = Some(self.clock_ms),
+                (_, false) => worker.fell_ms = None,
+                (true, true) => {}
+            }
+            worker.down = down;
             self.news.insert(node.id);
         }
     }
@@ -72,13 +96,14 @@ impl Liveness {
     }
 
     pub fn session_up(&mut self, node: NodeId, _now_ms: u64) {
-        self.workers.insert(
-            node,
-            Worker {
-                in_session: true,
-                heard_ms: self.clock_ms,
-            },
-        );
+        let heard_ms = self.clock_ms;
+        let worker = self.workers.entry(node).or_insert(Worker {
+            in_session: true,
+            heard_ms,
+            down: false,
+            fell_ms: None,
+        });
+        (worker.in_session, worker.heard_ms) = (true, heard_ms);
         self.news.insert(node);
     }
 
@@ -101,6 +126,47 @@ impl Liveness {
         self.clock_ms += gap_ms.min(PULSE_GAP_MAX_MS);
         self.last_pulse_ms = Some(now_ms);
         self.round.get_or_insert(None);
+        self.pulsed = true;
+    }
+
+    /// Whether a pulse has come since this was asked last, and leadership is as old as that: before,
+    /// nobody can be missed.
+    pub fn take_pulse(&mut self, grace_ms: u64) -> bool {
+        std::mem::take(&mut self.pulsed) && self.clock_ms > self.led_ms + grace_ms
+    }
+
+    /// Who is lost counts only from here on.
+    pub fn forgive(&mut self) {
+        for worker in self.workers.values_mut() {
+            worker.fell_ms = None;
+        }
+    }
+
+    /// O(workers).
+    pub fn loss(&self, grace_ms: u64) -> Loss {
+        let mut loss = Loss {
+            recent: 0,
+            silent: 0,
+        };
+        for worker in self.workers.values() {
+            let recent = match worker.down {
+                true => worker
+                    .fell_ms
+                    .is_some_and(|at| self.clock_ms <= at + grace_ms),
+                // One that was heard of less than a few heartbeats ago is there.
+                false => self.clock_ms - worker.heard_ms > grace_ms / 4 * 3,
+            };
+            loss.recent += u32::from(recent);
+            loss.silent += u32::from(recent || worker.down);
+        }
+        loss
+    }
+
+    /// Time to go until a worker has been silent for `after_ms`; 0 if it has, or is none. Counted
+    /// from this leader's own leadership if it has heard nothing.
+    pub fn silent_in_ms(&self, node: NodeId, after_ms: u64) -> u64 {
+        let until_ms = self.workers.get(&node).map(|it| it.heard_ms + after_ms);
+        until_ms.map_or(0, |until_ms| until_ms.saturating_sub(self.clock_ms))
     }
 
     /// Whether somebody is to be looked at without waiting for anything.
@@ -122,7 +188,8 @@ impl Liveness {
                 break;
             };
             let node = state.node(id).filter(|node| node.worker);
-            if let (Some(node), Some(right)) = (node, self.status(id))
+            let grace_ms = u64::from(state.settings().node_grace_ms);
+            if let (Some(node), Some(right)) = (node, self.status(id, grace_ms))
                 && node.status != right
             {
                 wrong.insert(id, right);
@@ -146,9 +213,9 @@ impl Liveness {
     }
 
     /// `None` for a worker that has left its session, but not for long.
-    fn status(&self, id: NodeId) -> Option<NodeStatus> {
+    fn status(&self, id: NodeId, grace_ms: u64) -> Option<NodeStatus> {
         let worker = self.workers.get(&id)?;
-        if self.clock_ms.saturating_sub(worker.heard_ms) > NODE_GRACE_MS {
+        if self.clock_ms.saturating_sub(worker.heard_ms) > grace_ms {
             Some(NodeStatus::Down)
         } else {
             worker.in_session.then_some(NodeStatus::Ready)

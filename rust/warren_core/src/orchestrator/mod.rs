@@ -19,7 +19,9 @@
 //!   find room;
 //! - a container that has ended is replaced as the restart condition says, after a back-off of
 //!   1, 2, 4 … 60 s that a minute of running resets;
-//! - a container on a node that is down is replaced elsewhere, as soon as there is room;
+//! - a container on a node that is down is replaced elsewhere, as soon as there is room; a
+//!   singleton only when its worker has surely stopped it, and nothing at all while too many nodes
+//!   are lost at once;
 //! - surplus slots go, the highest first; a removed service is forgotten after its last container.
 //!
 //! | file | idea |
@@ -35,10 +37,12 @@
 //! | `marks` | dirty services, timers |
 //! | `backoff` | how long a slot waits before it is filled again |
 //! | `liveness` | which workers are there |
+//! | `freeze` | whether too many of them were lost at once |
 //! | `sweep` | re-derives what nobody marked |
 
 mod backoff;
 mod budget;
+mod freeze;
 mod in_flight;
 mod liveness;
 mod marks;
@@ -54,7 +58,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::error::Result;
-use crate::fsm::{Event, State, ailing, tally};
+use crate::fsm::{Event, NodeStatus, State, ailing, tally};
 use crate::ids::{NodeId, ServiceId};
 use crate::pb;
 use crate::scheduler::Scheduler;
@@ -71,8 +75,8 @@ use sweep::Sweep;
 use walks::Walks;
 
 pub use budget::Budget;
+pub use freeze::LOST_MIN;
 pub use in_flight::PROPOSALS_MAX;
-pub use liveness::NODE_GRACE_MS;
 pub use outbox::{BIND_ITEMS_MAX, DESIRED_ITEMS_MAX};
 
 /// Names a proposal; never used again by the same orchestrator.
@@ -107,6 +111,8 @@ pub struct Stats {
     pub failed: u64,
     /// What the sweep found and nobody had marked.
     pub missed: u64,
+    /// Singletons that had to wait until their worker had surely stopped them.
+    pub fenced: u64,
 }
 
 /// The leader's plans for every service. See the module.
@@ -135,6 +141,8 @@ pub struct Orchestrator {
     blocked: BTreeMap<ServiceId, Arc<str>>,
     /// Since when slots have had no node; by slot.
     unplaced: BTreeMap<ServiceId, BTreeMap<Slot, u64>>,
+    /// As the state had it when the cluster changed last.
+    frozen: bool,
     stats: Stats,
     latencies_ms: Vec<u64>,
     looked: usize,
@@ -160,6 +168,7 @@ impl Orchestrator {
             pending: BTreeMap::new(),
             blocked: BTreeMap::new(),
             unplaced: BTreeMap::new(),
+            frozen: false,
             stats: Stats::default(),
             latencies_ms: Vec::new(),
             looked: 0,
@@ -190,6 +199,7 @@ impl Orchestrator {
         self.pending.clear();
         self.blocked.clear();
         self.unplaced.clear();
+        self.frozen = false;
     }
 
     /// Marks what an applied entry makes worth looking at. `state` has it applied.
@@ -202,7 +212,8 @@ impl Orchestrator {
         let (mut last_service, mut last_node) = (None, None);
         for event in events {
             match *event {
-                Event::Cluster | Event::Member { .. } => {}
+                Event::Cluster => self.observe_cluster(state),
+                Event::Member { .. } => {}
                 Event::Service { id, gone: true } => self.forget(id),
                 Event::Service { id, gone: false } => {
                     self.mark(id);
@@ -305,7 +316,11 @@ impl Orchestrator {
     }
 
     fn judge_nodes(&mut self, state: &State, meter: &mut Meter) {
-        for (node, status) in self.liveness.verdicts(state, meter) {
+        let verdicts = self.liveness.verdicts(state, meter);
+        // Before anybody is called down: what is behind it in the log is judged with it.
+        let losing = verdicts.values().any(|status| *status == NodeStatus::Down);
+        self.judge_freeze(state, losing);
+        for (node, status) in verdicts {
             if !self.in_flight.is_full() && !self.in_flight.has_node(node) {
                 self.outbox.node_status(node, status);
             }

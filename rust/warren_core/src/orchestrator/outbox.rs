@@ -1,6 +1,6 @@
 //! Items, gathered over a step, into commands of bounded size.
 
-use crate::fsm::NodeStatus;
+use crate::fsm::{Freeze, NodeStatus};
 use crate::ids::{ContainerId, NodeId, ServiceId};
 use crate::orchestrator::in_flight::{Bound, Subject};
 use crate::pb::{self, command::Body};
@@ -38,6 +38,13 @@ impl Outbox {
             service_id: service.to_vec(),
         });
         self.others.push((body, Subject::Forget(service)));
+    }
+
+    /// Before whatever else is in here.
+    pub fn freeze(&mut self, freeze: Option<Freeze>) {
+        let freeze = freeze.map(Into::into);
+        let body = Body::FreezeReplacement(pb::FreezeReplacement { freeze });
+        self.others.insert(0, (body, Subject::Freeze));
     }
 
     pub fn node_status(&mut self, node: NodeId, status: NodeStatus) {

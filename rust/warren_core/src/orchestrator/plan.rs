@@ -4,9 +4,13 @@
 
 use std::collections::BTreeMap;
 
-use crate::fsm::{Container, ContainerState, DesiredState, NodeStatus, Service, State, rests};
+use crate::fsm::{
+    Container, ContainerState, DesiredState, NodeStatus, Service, State, partition, rests,
+};
 use crate::ids::{ContainerId, NodeId};
+use crate::mutant::{self, Mutant};
 use crate::orchestrator::budget::Meter;
+use crate::orchestrator::liveness::Liveness;
 use crate::scheduler::Scheduler;
 
 /// A place for one container of a service.
@@ -48,6 +52,11 @@ pub(super) enum Verdict {
     Unready(ContainerId, NodeId),
     /// Of an older spec and running: to be removed when that may be.
     Outdated(ContainerId, NodeId),
+    /// Its node is down, and nothing is replaced while so many are.
+    Frozen,
+    /// Its node is down, and it may still be running there, which a singleton must not do twice:
+    /// to be judged again after so many milliseconds.
+    Fenced(NodeId, u64),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,7 +98,7 @@ impl Walk {
         &mut self,
         state: &State,
         service: &Service,
-        scheduler: &Scheduler,
+        (scheduler, liveness): (&Scheduler, &Liveness),
         meter: &mut Meter,
         found: &mut Vec<Found>,
     ) -> bool {
@@ -99,14 +108,14 @@ impl Walk {
             } else if service.is_global() {
                 self.occupants(state, service, meter)
             } else {
-                self.replicas(state, service, meter, found)
+                self.replicas(state, service, liveness, meter, found)
                     && self.surplus(state, service, meter, found)
             };
         }
         self.containers_done
             && (service.removing
                 || !service.is_global()
-                || self.nodes(state, service, scheduler, meter, found))
+                || self.nodes(state, service, (scheduler, liveness), meter, found))
     }
 
     /// Slots by number, each with the container that occupies it.
@@ -114,6 +123,7 @@ impl Walk {
         &mut self,
         state: &State,
         service: &Service,
+        liveness: &Liveness,
         meter: &mut Meter,
         found: &mut Vec<Found>,
     ) -> bool {
@@ -130,7 +140,7 @@ impl Walk {
             while let Some(container) = containers.next_if(|c| c.slot == slot.number) {
                 here += 1;
                 if container.occupies() {
-                    verdict = judge(state, service, slot, container);
+                    verdict = judge(state, service, liveness, slot, container);
                 }
             }
             meter.look(here.max(1) - 1);
@@ -178,7 +188,7 @@ impl Walk {
         &mut self,
         state: &State,
         service: &Service,
-        scheduler: &Scheduler,
+        (scheduler, liveness): (&Scheduler, &Liveness),
         meter: &mut Meter,
         found: &mut Vec<Found>,
     ) -> bool {
@@ -196,7 +206,7 @@ impl Walk {
             }
             let slot = Slot::on(node);
             let verdict = container.map_or(Verdict::Vacant(None), |container| {
-                judge(state, service, slot, container)
+                judge(state, service, liveness, slot, container)
             });
             found.push(Found::Slot(slot, verdict));
             self.slots += 1;
@@ -209,12 +219,13 @@ impl Walk {
 pub(super) fn is_vacant(
     state: &State,
     service: &Service,
+    liveness: &Liveness,
     slot: Slot,
     replaces: Option<ContainerId>,
 ) -> bool {
     match replaces.map(|id| state.container(id)) {
         Some(Some(container)) => matches!(
-            judge(state, service, slot, container),
+            judge(state, service, liveness, slot, container),
             Verdict::Vacant(_) | Verdict::Ended(_)
         ),
         Some(None) => false,
@@ -227,14 +238,23 @@ pub(super) fn is_vacant(
 }
 
 /// What is to be done about a slot that a container occupies.
-fn judge(state: &State, service: &Service, slot: Slot, container: &Container) -> Verdict {
+fn judge(
+    state: &State,
+    service: &Service,
+    liveness: &Liveness,
+    slot: Slot,
+    container: &Container,
+) -> Verdict {
     let node = state.node(container.node);
     let down = node.is_none_or(|node| node.status == NodeStatus::Down);
     if down && slot.node.is_some() {
         // The node is the slot: when it is back, so is the container.
         return Verdict::Moving;
     }
-    let replace = Verdict::Vacant(Some(container.id));
+    let replace = match down && !container.is_terminal() {
+        true => judge_lost(state, liveness, container),
+        false => Verdict::Vacant(Some(container.id)),
+    };
     if container.desired != DesiredState::Run {
         return if down { replace } else { Verdict::Moving };
     }
@@ -253,5 +273,23 @@ fn judge(state: &State, service: &Service, slot: Slot, container: &Container) ->
         (false, true) => Verdict::Starting(container.node),
         (false, false) if runs => Verdict::Outdated(container.id, container.node),
         (false, false) => Verdict::Unready(container.id, container.node),
+    }
+}
+
+/// Whether what ran on a node that is down may have a successor elsewhere, by what it runs rather
+/// than by what its service says now: that is what its worker goes by.
+fn judge_lost(state: &State, liveness: &Liveness, container: &Container) -> Verdict {
+    if state.freeze().is_some() {
+        return Verdict::Frozen;
+    }
+    let spec = state.spec(&container.spec_digest);
+    let after_ms = spec.and_then(|spec| partition::replaced_after_ms(spec));
+    let after_ms = after_ms.filter(|_| !mutant::is_on(Mutant::ReplacesSingletonsAtOnce));
+    let wait_ms = after_ms.map_or(0, |after_ms| {
+        liveness.silent_in_ms(container.node, after_ms)
+    });
+    match wait_ms {
+        0 => Verdict::Vacant(Some(container.id)),
+        wait_ms => Verdict::Fenced(container.node, wait_ms),
     }
 }

@@ -13,6 +13,9 @@ use crate::orchestrator::{Orchestrator, PendingSlot};
 use crate::pb;
 use crate::scheduler::Ask;
 
+/// What waits for a node to have been silent for long is looked at no more often.
+const FENCE_POLL_MS: u64 = 1_000;
+
 /// How far a pass has come in a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Turn {
@@ -73,12 +76,18 @@ impl Orchestrator {
     ) -> Turn {
         if let Some(mut walk) = pass.walk.take() {
             let mut found = Vec::new();
-            let done = walk.go_on(state, service, &self.scheduler, meter, &mut found);
+            let done = walk.go_on(
+                state,
+                service,
+                (&self.scheduler, &self.liveness),
+                meter,
+                &mut found,
+            );
             for found in found {
                 match found {
                     Found::Surplus(container) => pass.surplus.push(container),
                     Found::Slot(slot, verdict) => {
-                        self.take_in(service, pass, slot, verdict, now_ms);
+                        self.take_in(state, service, pass, slot, verdict, now_ms);
                     }
                 }
             }
@@ -109,6 +118,7 @@ impl Orchestrator {
 
     fn take_in(
         &mut self,
+        state: &State,
         service: &Service,
         pass: &mut Pass,
         slot: Slot,
@@ -147,6 +157,10 @@ impl Orchestrator {
                     pass.outdated.push_back((container, node));
                 }
             }
+            Verdict::Frozen | Verdict::Fenced(..) => {
+                pass.away += 1;
+                self.wait_for_node(state, service, pass, slot, verdict, now_ms);
+            }
             Verdict::Moving | Verdict::Starting(_) | Verdict::Unready(..) => {
                 pass.away += 1;
                 self.backoff.seen(id, slot, false, now_ms);
@@ -160,6 +174,39 @@ impl Orchestrator {
                 }
             }
         }
+    }
+
+    /// Says why the slot is not filled anew, and looks again when it may be.
+    fn wait_for_node(
+        &mut self,
+        state: &State,
+        service: &Service,
+        pass: &mut Pass,
+        slot: Slot,
+        verdict: Verdict,
+        now_ms: u64,
+    ) {
+        let reason = match verdict {
+            Verdict::Fenced(node, wait_ms) => {
+                let known = self.pending(service.id).iter();
+                let waits = |pending: &PendingSlot| pending.slot == slot.number;
+                self.stats.fenced += u64::from(!known.clone().any(waits));
+                // Not a millisecond later: the clock that counts advances with the pulses.
+                self.marks
+                    .mark_at(service.id, now_ms + wait_ms.max(FENCE_POLL_MS));
+                let name = state.node(node).map_or("gone", |node| node.name());
+                format!(
+                    "node {name} is down, and a singleton may still be running there: replaced \
+                     once that node has been silent for long enough to have stopped it"
+                )
+            }
+            _ => state.freeze().unwrap_or_default().why(),
+        };
+        pass.pending.push(PendingSlot {
+            slot: slot.number,
+            node: slot.node,
+            reason: reason.into(),
+        });
     }
 
     fn vacate(
@@ -243,7 +290,10 @@ impl Orchestrator {
             let slice: Vec<_> = pass
                 .vacant
                 .drain(..count)
-                .filter(|vacancy| is_vacant(state, service, vacancy.slot, vacancy.replaces))
+                .filter(|vacancy| {
+                    let liveness = &self.liveness;
+                    is_vacant(state, service, liveness, vacancy.slot, vacancy.replaces)
+                })
                 .collect();
             let placed = self
                 .scheduler
@@ -311,7 +361,8 @@ impl Orchestrator {
                 return Turn::Later;
             }
             let vacancy = pass.vacant.pop_front().expect("it is not empty");
-            if !is_vacant(state, service, vacancy.slot, vacancy.replaces) {
+            let liveness = &self.liveness;
+            if !is_vacant(state, service, liveness, vacancy.slot, vacancy.replaces) {
                 continue;
             }
             let node = vacancy.slot.node.expect("the node is the slot");
@@ -416,8 +467,10 @@ impl Orchestrator {
     }
 
     /// Keeps what the pass learnt for those who ask.
-    fn finish(&mut self, service: &Service, pass: Pass) {
+    fn finish(&mut self, service: &Service, mut pass: Pass) {
         let id = service.id;
+        pass.pending
+            .sort_by_key(|pending| (pending.slot, pending.node));
         if pass.pending.is_empty() {
             self.pending.remove(&id);
         } else {

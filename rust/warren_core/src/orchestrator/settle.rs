@@ -33,6 +33,7 @@ impl Orchestrator {
             }
             Subject::Forget(service) => self.look_again(service, now_ms, outcome.is_ok()),
             Subject::Node(node) => self.liveness.recheck(node),
+            Subject::Freeze => {}
         }
     }
 

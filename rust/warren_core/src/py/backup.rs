@@ -1,83 +1,53 @@
-//! Backups and new epochs: what is done to files while no core runs on them.
+//! Backups, and cores that begin a new epoch.
 
-use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use prost::Message;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
+use super::Core;
+use crate::control::durable::Wanted;
 use crate::error::Error;
-use crate::host::{self, Host, Options, PeerOptions};
-use crate::ids::NodeId;
+use crate::host::{self, Host, Options};
+use crate::ids::ClusterId;
 
 /// The encoded header of the backup at `file`, once all of it was read and is whole.
 #[pyfunction]
 pub fn inspect_backup(py: Python<'_>, file: PathBuf) -> PyResult<Bound<'_, PyBytes>> {
-    encoded(py, move || host::inspect_backup(&file))
+    let header = py.detach(|| host::inspect_backup(&file))?;
+    Ok(PyBytes::new(py, &header.encode_to_vec()))
 }
 
-/// Makes a cluster out of the backup at `file` in `raft_dir`, on which no core runs; open it
-/// afterwards. What was done, as an encoded `RestoreClusterResponse`.
-#[pyfunction]
-#[expect(clippy::too_many_arguments, reason = "what a core is opened with")]
-pub fn restore_cluster<'py>(
+/// A core, and what was done, encoded.
+type Begun<'py> = (Core, Bound<'py, PyBytes>);
+
+/// A core that is the only member of the cluster in the backup at `file`.
+pub fn restored<'py>(
     py: Python<'py>,
-    raft_dir: PathBuf,
-    node_id: &[u8],
-    node_name: String,
-    advertise_addr: String,
-    segment_bytes: u64,
-    peer_address: Option<String>,
-    file: PathBuf,
+    options: Options,
+    file: &Path,
     epoch_min: u64,
-) -> PyResult<Bound<'py, PyBytes>> {
-    let options = Options {
-        raft_dir,
-        node: NodeId::from_slice(node_id)?,
-        node_name,
-        advertise_addr,
-        segment_bytes,
-        peers: peer_address.map(reached_at),
+    cluster: Option<&[u8]>,
+) -> PyResult<Begun<'py>> {
+    let cluster = cluster.map(ClusterId::from_slice).transpose()?;
+    let wanted = Wanted {
+        file,
+        epoch_min,
+        cluster,
     };
-    encoded(py, move || Host::restore(&options, &file, epoch_min))
+    begun(py, || Host::restore(options, wanted))
 }
 
-/// Makes the member in `raft_dir`, on which no core runs, the only one of its cluster; open it
-/// afterwards. What was done, as an encoded `RecoverQuorumResponse`.
-#[pyfunction]
-pub fn recover_quorum<'py>(
-    py: Python<'py>,
-    raft_dir: PathBuf,
-    node_id: &[u8],
-    node_name: String,
-    advertise_addr: String,
-    segment_bytes: u64,
-    peer_address: Option<String>,
-) -> PyResult<Bound<'py, PyBytes>> {
-    let options = Options {
-        raft_dir,
-        node: NodeId::from_slice(node_id)?,
-        node_name,
-        advertise_addr,
-        segment_bytes,
-        peers: peer_address.map(reached_at),
-    };
-    encoded(py, move || Host::recover_quorum(&options))
+/// A core that is the only member of its cluster now.
+pub fn recovered(py: Python<'_>, options: Options) -> PyResult<Begun<'_>> {
+    begun(py, || Host::recover_quorum(options))
 }
 
-/// Where the member will be; nothing listens meanwhile.
-fn reached_at(address: String) -> PeerOptions {
-    PeerOptions {
-        listen: SocketAddr::from(([127, 0, 0, 1], 0)),
-        address,
-        tls: None,
-    }
-}
-
-fn encoded<M: prost::Message + Send>(
+fn begun<M: Message + Send>(
     py: Python<'_>,
-    run: impl FnOnce() -> Result<M, Error> + Send,
-) -> PyResult<Bound<'_, PyBytes>> {
-    let done = py.detach(run)?;
-    Ok(PyBytes::new(py, &done.encode_to_vec()))
+    begin: impl FnOnce() -> Result<(Host, M), Error> + Send,
+) -> PyResult<Begun<'_>> {
+    let (host, report) = py.detach(begin)?;
+    Ok((Core { host }, PyBytes::new(py, &report.encode_to_vec())))
 }

@@ -109,6 +109,71 @@ impl Core {
         Ok(Self { host })
     }
 
+    /// Like `open`, after `raft_dir`, which holds no log, was made that of the only member of the
+    /// cluster in the backup at `file`: with an epoch of at least `epoch_min`, and of no other
+    /// cluster than `cluster_id`, if that is said. The core, and what was done, encoded.
+    #[staticmethod]
+    #[pyo3(signature = (raft_dir, node_id, node_name, advertise_addr, segment_bytes, *,
+        file, epoch_min, cluster_id,
+        peer_listen=None, peer_address=None, tls_ca=None, tls_cert=None, tls_key=None))]
+    #[expect(clippy::too_many_arguments, reason = "Python's keyword arguments")]
+    fn restore<'py>(
+        py: Python<'py>,
+        raft_dir: PathBuf,
+        node_id: &[u8],
+        node_name: String,
+        advertise_addr: String,
+        segment_bytes: u64,
+        file: PathBuf,
+        epoch_min: u64,
+        cluster_id: Option<&[u8]>,
+        peer_listen: Option<&str>,
+        peer_address: Option<String>,
+        tls_ca: Option<PathBuf>,
+        tls_cert: Option<PathBuf>,
+        tls_key: Option<PathBuf>,
+    ) -> PyResult<(Self, Bound<'py, PyBytes>)> {
+        let options = Options {
+            raft_dir,
+            node: NodeId::from_slice(node_id)?,
+            node_name,
+            advertise_addr,
+            segment_bytes,
+            peers: options::peers(peer_listen, peer_address, [tls_ca, tls_cert, tls_key])?,
+        };
+        backup::restored(py, options, &file, epoch_min, cluster_id)
+    }
+
+    /// Like `open`, after the member in `raft_dir` was made the only one of its cluster. The core,
+    /// and what was done, encoded.
+    #[staticmethod]
+    #[pyo3(signature = (raft_dir, node_id, node_name, advertise_addr, segment_bytes, *,
+        peer_listen=None, peer_address=None, tls_ca=None, tls_cert=None, tls_key=None))]
+    #[expect(clippy::too_many_arguments, reason = "Python's keyword arguments")]
+    fn recover_quorum<'py>(
+        py: Python<'py>,
+        raft_dir: PathBuf,
+        node_id: &[u8],
+        node_name: String,
+        advertise_addr: String,
+        segment_bytes: u64,
+        peer_listen: Option<&str>,
+        peer_address: Option<String>,
+        tls_ca: Option<PathBuf>,
+        tls_cert: Option<PathBuf>,
+        tls_key: Option<PathBuf>,
+    ) -> PyResult<(Self, Bound<'py, PyBytes>)> {
+        let options = Options {
+            raft_dir,
+            node: NodeId::from_slice(node_id)?,
+            node_name,
+            advertise_addr,
+            segment_bytes,
+            peers: options::peers(peer_listen, peer_address, [tls_ca, tls_cert, tls_key])?,
+        };
+        backup::recovered(py, options)
+    }
+
     /// Readable when completions wait.
     fn fileno(&self) -> i32 {
         self.host.event_fd()
@@ -215,8 +280,6 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Core>()?;
     module.add_function(wrap_pyfunction!(options::parse_spiffe, module)?)?;
     module.add_function(wrap_pyfunction!(backup::inspect_backup, module)?)?;
-    module.add_function(wrap_pyfunction!(backup::restore_cluster, module)?)?;
-    module.add_function(wrap_pyfunction!(backup::recover_quorum, module)?)?;
     module.add_function(wrap_pyfunction!(log::verify_log, module)?)?;
     module.add_function(wrap_pyfunction!(log::dump_log, module)?)?;
     module.add("CoreError", module.py().get_type::<CoreError>())?;

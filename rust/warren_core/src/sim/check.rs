@@ -18,6 +18,7 @@
 //! | history | what clients were told is linearizable: nothing acknowledged is lost, nothing done twice |
 //! | start | a member starts, unless its disk was damaged |
 //! | stop | a member stops by itself only when it should |
+//! | singleton | no singleton runs on two workers at one moment, whatever anybody believes |
 //! | worker, client | nobody is told what no correct cluster says |
 //! | disruption | who was cut off and comes back does not unseat a leader that worked (Raft §9.6) |
 //! | liveness | after healing: a leader, answers, equal members, converged services |
@@ -68,6 +69,7 @@ checks! {
     History => "history",
     Start => "start",
     Stop => "stop",
+    Singleton => "singleton",
     Worker => "worker",
     Client => "client",
     Disruption => "disruption",
@@ -110,6 +112,8 @@ struct Known {
     commit_index: u64,
     applied_index: u64,
     led_term: u64,
+    /// Singletons that its orchestrator has let wait.
+    fenced: u64,
     conf: Option<ConfState>,
     /// Its disk was damaged on purpose: what it acknowledged before may be gone.
     excused: bool,
@@ -130,6 +134,9 @@ pub struct Checks {
     votes: BTreeMap<(MemberId, u64), u64>,
     members: BTreeMap<MemberId, Known>,
     level: u32,
+    frozen: bool,
+    freezes: u64,
+    fenced: u64,
 }
 
 impl Checks {
@@ -298,7 +305,10 @@ impl Checks {
             }
         }
         if let Some(orchestrator) = control.orchestrator().filter(|_| status.is_leader) {
-            let missed = orchestrator.stats().missed;
+            let (missed, fenced) = (orchestrator.stats().missed, orchestrator.stats().fenced);
+            let before = std::mem::replace(&mut self.known(member).fenced, fenced);
+            // It counts anew in each life.
+            self.fenced += fenced.saturating_sub(before);
             self.look(Check::Missed, missed == 0, || {
                 format!(
                     "the sweep of member {} found {missed} that nobody marked",
@@ -394,6 +404,9 @@ impl Checks {
         self.look(Check::FeatureLevel, !fell, || {
             format!("level {before} became {level}")
         });
+        let frozen = state.freeze().is_some();
+        self.freezes += u64::from(frozen && !self.frozen);
+        self.frozen = frozen;
         let wrong = placement::wrong(state);
         self.look(Check::Placement, wrong.is_none(), || {
             wrong.unwrap_or_default()
@@ -461,6 +474,16 @@ impl Checks {
     /// Terms that had a leader.
     pub fn elections(&self) -> u64 {
         self.leaders.len() as u64
+    }
+
+    /// How often replacement was frozen.
+    pub fn freezes(&self) -> u64 {
+        self.freezes
+    }
+
+    /// Singletons that were not replaced at once.
+    pub fn fenced(&self) -> u64 {
+        self.fenced
     }
 
     /// How often the feature level rose.

@@ -61,6 +61,12 @@ kinds! {
     Unknown => "outcome unknown",
     WorkerCut => "worker cut off",
     WorkerRestarted => "worker restarted",
+    NodeRemoved => "node removed",
+    NodeAdmitted => "node admitted",
+    /// So many workers were lost at once that nothing was replaced.
+    Frozen => "replacement frozen",
+    /// Its node was down, and it was not replaced yet.
+    SingletonDelayed => "singleton delayed",
 }
 
 /// How often each kind happened.

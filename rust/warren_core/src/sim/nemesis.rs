@@ -5,6 +5,7 @@
 //! come one at a time, and only while a quorum of others is whole: no consensus survives more.
 
 mod members;
+mod workers;
 
 use super::check::Check;
 use super::coverage::Kind;
@@ -53,7 +54,9 @@ enum Fault {
     Upgrade,
     Downgrade,
     WorkerCut,
+    WorkersCut,
     WorkerOff,
+    WorkerRemoved,
 }
 
 const FAULTS: &[Fault] = &[
@@ -82,7 +85,9 @@ const FAULTS: &[Fault] = &[
     Fault::Upgrade,
     Fault::Downgrade,
     Fault::WorkerCut,
+    Fault::WorkersCut,
     Fault::WorkerOff,
+    Fault::WorkerRemoved,
 ];
 
 /// What ends by itself.
@@ -99,6 +104,8 @@ pub struct Nemesis {
     kinds: Vec<Fault>,
     gap_ns: u64,
     heals: Vec<(u64, Heal)>,
+    /// Workers that the operator takes out, until they are asked to be let in again.
+    taken_out: Vec<End>,
 }
 
 impl Nemesis {
@@ -115,6 +122,7 @@ impl Nemesis {
             kinds,
             gap_ns,
             heals: Vec::new(),
+            taken_out: Vec::new(),
         }
     }
 
@@ -229,6 +237,7 @@ impl World {
             machine.disk.set_faults(<_>::default());
         }
         self.workers.switch_on(&mut self.wire);
+        self.let_in_removed();
     }
 
     fn with(&mut self, end: End, act: impl FnOnce(&mut Machine)) {
@@ -251,7 +260,9 @@ impl World {
             }
             Fault::LeaderCutOff => self.cut_leader_off(),
             Fault::PowerLoss => self.power_loss(),
-            Fault::WorkerCut | Fault::WorkerOff => self.trouble_worker(fault),
+            Fault::WorkerCut | Fault::WorkersCut | Fault::WorkerOff | Fault::WorkerRemoved => {
+                self.trouble_worker(fault)
+            }
             Fault::MemberAdded | Fault::MemberRemoved | Fault::MemberReplaced | Fault::Transfer => {
                 self.change_members(fault);
             }
@@ -354,23 +365,6 @@ impl World {
             let down_ns = self.down_ns();
             self.machines[at].crash(&mut self.wire, fate, down_ns);
         }
-    }
-
-    fn trouble_worker(&mut self, fault: Fault) {
-        let ends: Vec<End> = self.workers.ends().collect();
-        let Some(end) = self.nemesis.random.pick(&ends).copied() else {
-            return;
-        };
-        if fault == Fault::WorkerOff {
-            let for_ns = SECOND_NS + self.nemesis.random.wait(30 * SECOND_NS);
-            self.wire.note(Kind::WorkerRestarted);
-            return self.workers.switch_off(&mut self.wire, end, for_ns);
-        }
-        for machine in self.wire.directory.clone() {
-            self.wire.network.cut_both(end, machine);
-        }
-        self.wire.note(Kind::WorkerCut);
-        self.heal_in(Heal::Partition, SECOND_NS, 20 * SECOND_NS);
     }
 
     fn trouble_machine(&mut self, fault: Fault) {

@@ -31,6 +31,13 @@ pub enum Task {
     Transfer {
         member: MemberId,
     },
+    /// A worker whose host is gone.
+    RemoveNode {
+        node: NodeId,
+    },
+    AdmitNode {
+        node: NodeId,
+    },
 }
 
 /// What came of a task.
@@ -43,6 +50,8 @@ pub enum Done {
         member: MemberId,
     },
     Removed(MemberId),
+    NodeRemoved(NodeId),
+    NodeAdmitted(NodeId),
     Transferred,
     /// Wished for, and refused.
     NotTransferred,
@@ -174,6 +183,20 @@ impl Operator {
                 let remove = pb::RemoveMemberRequest { request, member_id };
                 ("RemoveMember", remove.encode_to_vec())
             }
+            Task::RemoveNode { node } => {
+                let (r#ref, force) = (node.to_string(), true);
+                let remove = pb::RemoveNodeRequest {
+                    request,
+                    r#ref,
+                    force,
+                };
+                ("RemoveNode", remove.encode_to_vec())
+            }
+            Task::AdmitNode { node } => {
+                let node_id = node.to_vec();
+                let admit = pb::AdmitNodeRequest { request, node_id };
+                ("AdmitNode", admit.encode_to_vec())
+            }
             Task::Transfer { member } => {
                 let member_id = member.0;
                 let transfer = pb::TransferLeadershipRequest { member_id };
@@ -195,6 +218,13 @@ impl Operator {
         let done = match (result, task) {
             (Ok(bytes), Task::Add { machine, .. }) => added(*machine, &bytes),
             (Ok(_), Task::Remove { member }) => Some(Done::Removed(*member)),
+            (Ok(_), Task::RemoveNode { node }) => Some(Done::NodeRemoved(*node)),
+            (Err(Failure::Refused(error)), Task::RemoveNode { node })
+                if error.code() == "not_found" =>
+            {
+                Some(Done::NodeRemoved(*node))
+            }
+            (Ok(_), Task::AdmitNode { node }) => Some(Done::NodeAdmitted(*node)),
             (Ok(_), Task::Transfer { .. }) => Some(Done::Transferred),
             (Err(Failure::Refused(error)), Task::Remove { member })
                 if error.code() == "not_found" =>

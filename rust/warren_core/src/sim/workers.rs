@@ -3,7 +3,10 @@
 //! A worker keeps what it runs over any fail-over, tells every new leader all of it, and obeys
 //! nobody of a lower (epoch, term) than it has obeyed before.
 
+mod contact;
 mod containers;
+
+use std::collections::{BTreeMap, VecDeque};
 
 use prost::Message as _;
 
@@ -14,6 +17,7 @@ use super::wire::Wire;
 use crate::control::Consistency;
 use crate::ids::NodeId;
 use crate::pb;
+use contact::Contact;
 use containers::Containers;
 
 const SECOND_NS: u64 = 1_000_000_000;
@@ -33,6 +37,9 @@ struct Session {
     /// When the manager last answered anything.
     heard_ns: u64,
     beat_ns: u64,
+    /// Heartbeats that are not acknowledged yet: of which token, sequence and time.
+    beats: VecDeque<(u64, u64, u64)>,
+    sequence: u64,
 }
 
 struct Worker {
@@ -46,9 +53,12 @@ struct Worker {
     fence: (u64, u64),
     revision: Option<pb::Revision>,
     containers: Containers,
+    contact: Contact,
     cpu_milli: u64,
     /// It neither works nor speaks until then.
     off_until_ns: u64,
+    /// Taken away; it comes back as another host under the same name.
+    gone: bool,
 }
 
 pub struct Workers {
@@ -83,8 +93,56 @@ impl Workers {
         if let Some(worker) = self.workers.iter_mut().find(|worker| worker.end == end) {
             worker.off_until_ns = wire.now_ns + for_ns;
             worker.end_session(wire);
+            worker.contact = Contact::default();
+            worker.containers.reboot();
             worker.wake_in(wire, for_ns);
         }
+    }
+
+    /// The host is taken away for good, and what it ran with it.
+    pub fn take_away(&mut self, wire: &mut Wire, end: End) {
+        if let Some(worker) = self.find(end) {
+            worker.end_session(wire);
+            worker.gone = true;
+            worker.generation += 1;
+            (worker.fence, worker.revision) = ((0, 0), None);
+            (worker.containers, worker.contact) = Default::default();
+        }
+    }
+
+    /// It stands there again, newly installed.
+    pub fn bring_back(&mut self, wire: &mut Wire, end: End) {
+        if let Some(worker) = self.find(end).filter(|worker| worker.gone) {
+            worker.gone = false;
+            worker.wake_in(wire, ROUND_NS);
+        }
+    }
+
+    pub fn node(&self, end: End) -> Option<NodeId> {
+        let worker = self.workers.iter().find(|worker| worker.end == end)?;
+        Some(worker.node)
+    }
+
+    pub fn end_of(&self, node: NodeId) -> Option<End> {
+        let worker = self.workers.iter().find(|worker| worker.node == node)?;
+        Some(worker.end)
+    }
+
+    /// A singleton that runs on two hosts at this moment.
+    pub fn doubled(&self) -> Option<String> {
+        let mut running = BTreeMap::new();
+        for worker in &self.workers {
+            for place in worker.containers.singletons() {
+                if let Some(other) = running.insert(place, worker.end) {
+                    let (slot, here) = (place.1, worker.end.0);
+                    let other = other.0;
+                    return Some(format!(
+                        "a singleton in slot {slot} runs on workers {other} and {here}"
+                    ));
+                }
+            }
+        }
+        None
     }
 
     /// All hosts are on again.
@@ -146,7 +204,9 @@ impl Worker {
             fence: (0, 0),
             revision: None,
             containers: Containers::default(),
+            contact: Contact::default(),
             off_until_ns: 0,
+            gone: false,
         }
     }
 
@@ -156,11 +216,21 @@ impl Worker {
     }
 
     fn round(&mut self, wire: &mut Wire, calm: bool) {
+        if self.gone {
+            return;
+        }
         if wire.now_ns < self.off_until_ns {
             let off_ns = self.off_until_ns - wire.now_ns;
             return self.wake_in(wire, off_ns);
         }
-        self.containers.work(&mut self.random, calm);
+        let now_ns = wire.now_ns;
+        self.containers
+            .work(&mut self.random, calm, &self.contact, now_ns);
+        let contact = &self.contact;
+        let broken = |limit_ns: u64| contact.needs_hello(limit_ns, now_ns);
+        if self.containers.limits_ns().any(broken) {
+            self.end_session(wire);
+        }
         let silent = |session: &Session| wire.now_ns > session.heard_ns + SILENCE_NS_MAX;
         if self.session.as_ref().is_some_and(silent) {
             self.end_session(wire);
@@ -172,11 +242,9 @@ impl Worker {
                 if let Some(items) = self.containers.news() {
                     let report = pb::StatusReport { items };
                     self.say(wire, pb::worker_message::Body::Report(report));
-                } else if beat {
-                    self.say(
-                        wire,
-                        pb::worker_message::Body::Heartbeat(pb::Heartbeat::default()),
-                    );
+                }
+                if beat {
+                    self.beat(wire);
                 }
             }
             Some(_) => {}
@@ -197,7 +265,10 @@ impl Worker {
             heartbeat_ns: 2 * SECOND_NS,
             heard_ns: wire.now_ns,
             beat_ns: wire.now_ns,
+            beats: VecDeque::new(),
+            sequence: 0,
         });
+        self.contact.hello(wire.now_ns);
         let body = self.hello().encode_to_vec();
         let asked = self.asked(token, "Session", body, true);
         wire.ask(manager, asked);
@@ -242,12 +313,43 @@ impl Worker {
         }
     }
 
+    fn beat(&mut self, wire: &mut Wire) {
+        let (token, now_ns) = (self.tokens + 1, wire.now_ns);
+        let Some(session) = &mut self.session else {
+            return;
+        };
+        session.sequence += 1;
+        let sequence = session.sequence;
+        session.beat_ns = now_ns;
+        session.beats.push_back((token, sequence, now_ns));
+        let heartbeat = pb::Heartbeat { sequence };
+        self.say(wire, pb::worker_message::Body::Heartbeat(heartbeat));
+    }
+
+    /// What a message of this session was answered with, if that is what it should be.
+    fn acknowledged(&mut self, token: u64, bytes: &[u8]) {
+        let Some(session) = &mut self.session else {
+            return;
+        };
+        while let Some((beat, sequence, sent_ns)) = session.beats.front().copied()
+            && beat <= token
+        {
+            session.beats.pop_front();
+            let ack = pb::ManagerMessage::decode(bytes).ok().and_then(|m| m.body);
+            if let Some(pb::manager_message::Body::HeartbeatAck(ack)) = ack
+                && beat == token
+                && ack.sequence == sequence
+            {
+                self.contact.acknowledged(sent_ns);
+            }
+        }
+    }
+
     fn say(&mut self, wire: &mut Wire, body: pb::worker_message::Body) {
         let Some(session) = &mut self.session else {
             return;
         };
         let Some(id) = &session.id else { return };
-        session.beat_ns = wire.now_ns;
         let message = pb::WorkerMessage { body: Some(body) }.encode_to_vec();
         let body = [id.as_slice(), &message].concat();
         let manager = session.manager;
@@ -264,7 +366,10 @@ impl Worker {
             return;
         };
         match result {
-            Ok(_) if token > session.token => session.heard_ns = wire.now_ns,
+            Ok(bytes) if token > session.token => {
+                session.heard_ns = wire.now_ns;
+                self.acknowledged(token, &bytes);
+            }
             // A full disk refuses reports and ends no session: they come again with the next.
             Err(Failure::Refused(error)) if token > session.token && error.code() == "no_space" => {
                 session.heard_ns = wire.now_ns;
@@ -306,6 +411,7 @@ impl Worker {
             Some(pb::manager_message::Body::Assignments(assignments)) => {
                 self.revision = assignments.revision;
                 self.containers.assign(&assignments)?;
+                self.contact.agreed();
             }
             Some(
                 pb::manager_message::Body::HeartbeatAck(_) | pb::manager_message::Body::Managers(_),

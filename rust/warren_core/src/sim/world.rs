@@ -155,7 +155,7 @@ impl World {
         let seed = setup.seed;
         let mut random = Random::stream(seed, "world", 0);
         let size = [1, 3, 3, 3, 3, 3, 3, 5, 5, 5][random.below(10) as usize];
-        let workers = 2 + random.below(3) as u8;
+        let workers = [2, 3, 4, 4, 5, 7][random.below(6) as usize];
         let clients = 3 + random.below(4) as u8;
         let release = FEATURE_LEVEL_MAX - random.below(2) as u32;
         Self {
@@ -248,6 +248,8 @@ impl World {
         let mut coverage = self.wire.coverage.clone();
         coverage.add_many(Kind::Election, self.checks.elections());
         coverage.add_many(Kind::LevelRaised, self.checks.level_raises());
+        coverage.add_many(Kind::Frozen, self.checks.freezes());
+        coverage.add_many(Kind::SingletonDelayed, self.checks.fenced());
         Outcome {
             seed: self.setup.seed,
             violation: self.checks.violation.clone(),
@@ -402,7 +404,13 @@ impl World {
     fn wake(&mut self, end: End, generation: u32) {
         match end {
             OPERATOR => self.operator.wake(&mut self.wire, generation),
-            End(FIRST_WORKER..FIRST_CLIENT) => self.workers.wake(&mut self.wire, end, generation),
+            End(FIRST_WORKER..FIRST_CLIENT) => {
+                self.workers.wake(&mut self.wire, end, generation);
+                let doubled = self.workers.doubled();
+                self.checks.look(Check::Singleton, doubled.is_none(), || {
+                    doubled.unwrap_or_default()
+                });
+            }
             _ => self.clients.wake(&mut self.wire, end, generation),
         }
     }
@@ -444,6 +452,21 @@ impl World {
             Some(Done::Removed(member)) => {
                 self.wire.note(Kind::MemberRemoved);
                 self.removed.push(member);
+            }
+            Some(Done::NodeRemoved(node)) => {
+                self.wire.note(Kind::NodeRemoved);
+                // One that stands there again speaks up, and is not listened to until it is let in.
+                if let Some(end) = self.workers.end_of(node)
+                    && self.random.chance(500_000)
+                {
+                    self.workers.bring_back(&mut self.wire, end);
+                }
+            }
+            Some(Done::NodeAdmitted(node)) => {
+                self.wire.note(Kind::NodeAdmitted);
+                if let Some(end) = self.workers.end_of(node) {
+                    self.workers.bring_back(&mut self.wire, end);
+                }
             }
             Some(Done::Transferred) => self.wire.note(Kind::Transferred),
             Some(Done::NotTransferred) => {}

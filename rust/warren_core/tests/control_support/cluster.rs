@@ -44,6 +44,8 @@ pub struct Host {
     lives: u8,
     pub stop: Option<Stop>,
     pub log: Vec<String>,
+    /// Of its streams.
+    pub items: Vec<Vec<u8>>,
     pub feature_level_max: u32,
     pub snapshot_bytes: u64,
     pub pulses: bool,
@@ -147,6 +149,7 @@ impl Cluster {
             lives: 0,
             stop: None,
             log: Vec::new(),
+            items: Vec::new(),
             feature_level_max: FEATURE_LEVEL_MAX,
             snapshot_bytes: u64::MAX,
             pulses: true,
@@ -376,6 +379,21 @@ impl Cluster {
         }
     }
 
+    /// Says something in the session that was welcomed last; the number of the call.
+    pub fn say(&mut self, number: u64, body: pb::worker_message::Body) -> u64 {
+        let welcomed = |item: &Vec<u8>| match pb::ManagerMessage::decode(&item[..]).ok()?.body? {
+            pb::manager_message::Body::Welcome(welcome) => Some(welcome.session_id),
+            _ => None,
+        };
+        let session = self.hosts[&number].items.iter().rev().find_map(welcomed);
+        let message = pb::WorkerMessage { body: Some(body) }.encode_to_vec();
+        let mut call = self.new_call("SessionMessage", &(), Consistency::Linearizable);
+        call.body = [session.expect("it was welcomed"), message].concat();
+        let id = call.id.0;
+        self.step(number, vec![Input::Call(call)]);
+        id
+    }
+
     pub fn answer(&self, number: u64, id: u64) -> Option<&Answer> {
         self.hosts[&number].answers.get(&id)
     }
@@ -517,6 +535,10 @@ impl Host {
                 self.answers.insert(id.0, result).is_none(),
                 "answered twice"
             );
+        }
+        for (id, item) in out.items {
+            self.items.push(item);
+            told.push(Input::Taken(id));
         }
         for job in out.backups {
             let written = backup::write(&FileDisk, &job.file, &job);

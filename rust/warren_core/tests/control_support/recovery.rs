@@ -3,7 +3,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use warren_core::control::{Consistency, durable};
+use warren_core::control::Consistency;
+use warren_core::control::durable::{self, Wanted};
 use warren_core::pb;
 use warren_core::wal::FileDisk;
 
@@ -16,8 +17,9 @@ impl Cluster {
         let host = &self.hosts[&number];
         let config = host.config(number);
         let report = durable::recover_quorum(Arc::new(FileDisk), &host.dir, options(), &config);
+        let (report, _) = report.unwrap();
         self.start(number);
-        report.unwrap()
+        report
     }
 
     /// Becomes the only member of the cluster in a backup.
@@ -25,9 +27,15 @@ impl Cluster {
         self.kill(number);
         let host = &self.hosts[&number];
         let (disk, config) = (Arc::new(FileDisk), host.config(number));
-        let report = durable::restore(disk, &host.dir, options(), &config, (file, 0));
+        let wanted = Wanted {
+            file,
+            epoch_min: 0,
+            cluster: None,
+        };
+        let restored = durable::restore(disk, &host.dir, options(), &config, wanted);
+        let (report, _) = restored.unwrap();
         self.start(number);
-        report.unwrap()
+        report
     }
 
     /// Starts to write a backup.

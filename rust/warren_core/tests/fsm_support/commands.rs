@@ -27,7 +27,7 @@ impl Commands {
         command.time_ms = self.rng.below(1 << 40);
         command.level = match self.rng.below(50) {
             0 => 9,
-            1..=3 => 2,
+            1..=3 => 2 + u32::from(self.small(2)),
             _ => replica.state.feature_level(),
         };
         command
@@ -63,7 +63,7 @@ impl Commands {
     fn body(&mut self, state: &State) -> Body {
         let service_id = self.service(state);
         let node_id = self.node();
-        match self.rng.below(27) {
+        match self.rng.below(30) {
             0 => {
                 let cluster_id = if self.rng.chance(80) {
                     vec![7; 16]
@@ -77,7 +77,7 @@ impl Commands {
                 })
             }
             1 => Body::RaiseFeatureLevel(pb::RaiseFeatureLevel {
-                level: self.small(3).into(),
+                level: self.small(4).into(),
             }),
             2..=4 => Body::CreateService(pb::CreateService { spec: self.spec() }),
             5..=6 => {
@@ -120,6 +120,9 @@ impl Commands {
                     self.small(5).into()
                 },
             }),
+            27 => Body::AdmitNode(pb::AdmitNode { node_id }),
+            28 if self.rng.chance(40) => Body::RemoveNode(pb::RemoveNode { node_id }),
+            29 => self.settings(),
             18 => Body::PutMember(pb::PutMember {
                 member: (!self.rng.chance(2)).then(|| self.member()),
             }),
@@ -131,6 +134,25 @@ impl Commands {
                 Body::ReportStatus(pb::ReportStatus { node_id, items })
             }
         }
+    }
+
+    fn settings(&mut self) -> Body {
+        if self.rng.chance(50) {
+            return Body::UpdateClusterSettings(pb::UpdateClusterSettings {
+                lost_nodes_freeze_percent: self.rng.below(120) as u32,
+                node_grace_ms: self.rng.below(20_000) as u32,
+                thaw: self.rng.chance(50),
+            });
+        }
+        let freeze = pb::Freeze {
+            since_ms: self.rng.next(),
+            lost: self.small(5).into(),
+            ready_before: self.small(5).into(),
+            down_before: self.small(5).into(),
+        };
+        Body::FreezeReplacement(pb::FreezeReplacement {
+            freeze: self.rng.chance(70).then_some(freeze),
+        })
     }
 
     fn many<T>(&mut self, mut one: impl FnMut(&mut Self) -> T) -> Vec<T> {
@@ -147,6 +169,10 @@ impl Commands {
         });
         if self.rng.chance(20) {
             (spec.mode, spec.replicas) = (pb::ServiceMode::Global.into(), 0);
+        }
+        if self.rng.chance(20) {
+            container.partition = self.small(5).into();
+            container.partition_stop_after_ms = self.small(4) as u32 * 4_000;
         }
         if self.rng.chance(5) {
             container.image_digest = String::from_utf8_lossy(&self.bytes(9)).into_owned();

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use warren_core::fsm::{
-    Container, ContainerState, MEMBERS_MAX, Member, NodeStatus, Resources, State, Tally, ailing,
-    is_terminal, is_wanted, rests, tally,
+    Container, ContainerState, MEMBERS_MAX, Member, Node, NodeStatus, Resources, State, Tally,
+    Workers, ailing, is_terminal, is_wanted, rests, tally,
 };
 use warren_core::ids::{ContainerId, MemberId, NodeId};
 
@@ -14,6 +14,7 @@ pub fn check(state: &State) {
     references(state);
     slots(state);
     members(state);
+    workers(state);
     tallies(state);
     assert_eq!(state.hash(), state.hash_from_scratch());
 }
@@ -130,6 +131,22 @@ fn slots(state: &State) {
         let node = (container.slot == 0).then_some(container.node);
         let slot = (container.service, container.slot, node);
         assert!(taken.insert(slot), "slot filled twice: {container:?}");
+    }
+}
+
+/// They are counted as they change, and a node that was removed is none.
+fn workers(state: &State) {
+    let count = |status| {
+        let of = |node: &&Node| node.worker && (node.status == NodeStatus::Down) == status;
+        state.nodes().filter(of).count() as u32
+    };
+    let counted = Workers {
+        ready: count(false),
+        down: count(true),
+    };
+    assert_eq!(state.workers(), counted);
+    for node in state.nodes() {
+        assert!(!state.is_removed_node(node.id), "{node:?} was removed");
     }
 }
 

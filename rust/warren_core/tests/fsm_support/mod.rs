@@ -138,7 +138,7 @@ impl Replica {
         let mut entropy = vec![0; 12];
         entropy[..8].copy_from_slice(&(self.index + 1).to_be_bytes());
         pb::Command {
-            level: 1,
+            level: self.state.feature_level(),
             time_ms: (self.index + 1) * 1000,
             entropy,
             request: None,

@@ -6,6 +6,8 @@
 //! `bind web.1@n1 web.2@n1 version=1 replaces=web.1` · `desired web.1 remove` ·
 //! `member 2 on=m2 voter level=2` · `remove-member 2` · `raise 2` · `members` · `hash` ·
 //! `availability n1 drain built-for=2` ·
+//! `admit n1` · `remove-node n1` · `settings freeze=30 grace=30000 thaw` · `freeze lost=3 ready=9 down=1` ·
+//! `unfreeze` · `cluster?` ·
 //! `report n1 web.1 state=running attempt=1 removed` · `show`
 //!
 //! Answers: the response or the refusal, then the events; `show` prints the state.
@@ -100,6 +102,26 @@ fn body(state: &State, words: &[&str], options: &Options) -> Body {
                 status,
             })
         }
+        "admit" => Body::AdmitNode(pb::AdmitNode {
+            node_id: node_id(name).to_vec(),
+        }),
+        "remove-node" => Body::RemoveNode(pb::RemoveNode {
+            node_id: node_id(name).to_vec(),
+        }),
+        "settings" => Body::UpdateClusterSettings(pb::UpdateClusterSettings {
+            lost_nodes_freeze_percent: number(options, "freeze") as u32,
+            node_grace_ms: number(options, "grace") as u32,
+            thaw: options.contains_key("thaw"),
+        }),
+        "freeze" => Body::FreezeReplacement(pb::FreezeReplacement {
+            freeze: Some(pb::Freeze {
+                since_ms: 0,
+                lost: number(options, "lost") as u32,
+                ready_before: number(options, "ready") as u32,
+                down_before: number(options, "down") as u32,
+            }),
+        }),
+        "unfreeze" => Body::FreezeReplacement(pb::FreezeReplacement { freeze: None }),
         "create" => Body::CreateService(pb::CreateService {
             spec: Some(described(name, options)),
         }),
@@ -165,6 +187,14 @@ fn described(name: &str, options: &Options) -> pb::ServiceSpec {
         Some(&"on-failure") => 2,
         _ => 3,
     };
+    let (partition, seconds) = match options.get("partition").map(|text| text.split_once(':')) {
+        Some(Some(("singleton", seconds))) => (pb::PartitionPolicy::Singleton, seconds),
+        Some(Some((_, seconds))) => (pb::PartitionPolicy::StopAfter, seconds),
+        _ => (pb::PartitionPolicy::Keep, "0"),
+    };
+    container.set_partition(partition);
+    let seconds: u32 = seconds.trim_end_matches('s').parse().expect("seconds");
+    container.partition_stop_after_ms = seconds * 1_000;
     spec
 }
 
@@ -256,6 +286,9 @@ pub fn execute(replica: &mut Replica, line: &str) -> Vec<String> {
     if line == "hash" {
         return vec![replica.state.hash().to_string()];
     }
+    if line == "cluster?" {
+        return show_cluster(&replica.state);
+    }
     if line == "members" {
         return show_members(&replica.state);
     }
@@ -315,6 +348,17 @@ fn describe(state: &State, event: &Event) -> Option<String> {
 pub fn label(state: &State, container: &Container) -> String {
     let node = state.node(container.node).map_or("?", |node| node.name());
     format!("{}.{}@{node}", container.service_name, container.slot)
+}
+
+fn show_cluster(state: &State) -> Vec<String> {
+    let settings = state.settings();
+    let percent = settings.lost_nodes_freeze_percent;
+    let said = format!(
+        "freeze above {percent} %, grace {} ms",
+        settings.node_grace_ms
+    );
+    let why = state.freeze().map(|freeze| freeze.why());
+    std::iter::once(said).chain(why).collect()
 }
 
 fn show_members(state: &State) -> Vec<String> {

@@ -70,6 +70,20 @@ def request(container_id: str = "a", attempt: int = 1) -> ContainerRequest:
     )
 
 
+async def test_a_second_reader_begins_anew() -> None:
+    runtime = SimulatedRuntime(clock=ManualClock())
+    await runtime.open()
+    assert await anext(runtime.events()) == Back()
+    assert await anext(runtime.events()) == Back()
+    runtime.go_away()
+    second = runtime.events()
+    waiting = asyncio.ensure_future(anext(second))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    runtime.come_back()
+    assert await asyncio.wait_for(waiting, 5) == Back()
+
+
 async def test_a_life_that_ends_by_itself() -> None:
     clock = ManualClock()
     simulated = SimulatedRuntime(

@@ -56,6 +56,10 @@ class EventQueue:
         self._events.append(event)
         self._there.set()
 
+    def clear(self) -> None:
+        """Forgets what waits."""
+        self._events.clear()
+
     async def get(self) -> RuntimeEvent:
         """The next event; waits for it."""
         while not self._events:
@@ -80,6 +84,8 @@ class Subscription:
         self._client = client
         self._translate = translate
         self._on_back = on_back
+        self._back = False
+        self._was_read = False
 
     async def run(self) -> None:
         """Until cancelled: subscribe, `Back`, events, `Lost`, and again."""
@@ -94,14 +100,13 @@ class Subscription:
         request = events_pb2.SubscribeRequest(filters=filters)
         stream = self._client.stream(api.EVENT_SUBSCRIBE, request)
         marking = asyncio.create_task(self._mark())
-        back = False
         try:
             async with asyncio.timeout(_MARKER_TIMEOUT_S) as bound:
                 async for envelope in stream:
                     if envelope.topic != _MARKER_TOPIC:
-                        self._take(envelope, back)
-                    elif not back:
-                        back = True
+                        self._take(envelope, self._back)
+                    elif not self._back:
+                        self._back = True
                         marking.cancel()
                         bound.reschedule(None)
                         self._on_back()
@@ -109,7 +114,8 @@ class Subscription:
         finally:
             marking.cancel()
             await stream.aclose()
-            if back:
+            if self._back:
+                self._back = False
                 self.queue.put(Lost())
 
     def _take(self, envelope: events_pb2.Envelope, trusted: bool) -> None:
@@ -127,6 +133,11 @@ class Subscription:
                 await asyncio.sleep(_MARKER_INTERVAL_S)
 
     async def events(self) -> AsyncIterator[RuntimeEvent]:
-        """Events as they come, without end."""
+        """Events as they come, without end. A second reader begins anew."""
+        if self._was_read:
+            self.queue.clear()
+            if self._back:
+                yield Back()
+        self._was_read = True
         while True:
             yield await self.queue.get()

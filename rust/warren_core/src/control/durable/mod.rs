@@ -33,7 +33,7 @@ use crate::raft::{Persist, Position};
 use crate::wal::{self, Disk, Wal, WalError};
 pub use inbox::Inbox;
 pub use recover::{Found, recover};
-pub use rewrite::{recover_quorum, restore};
+pub use rewrite::{Wanted, recover_quorum, restore};
 pub use snapshots::Snapshots;
 
 /// Where the log is, below the directory of consensus.

@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use super::super::entropy::Entropy;
 use super::super::{Config, Identity, Recovered, SnapshotJob};
-use super::{Snapshots, backup, begin_log, damaged, log_dir, recover, refusal};
+use super::{Found, Snapshots, backup, begin_log, damaged, log_dir, recover, refusal};
 use crate::error::Error;
 use crate::fsm::{Member, State, Survivor, snapshot};
 use crate::ids::{ClusterId, Index, MemberId, Term};
@@ -33,9 +33,19 @@ const TEMPORARY_NAME: &str = "rewrite.tmp";
 /// Magic, cluster, data directory, epoch, member, index, term, checksum.
 const BYTES: usize = 8 + 16 + 16 + 4 * 8 + 4;
 
-/// Makes the directory, which holds no log, that of the only member of the cluster in the backup at
-/// `file`. The epoch is above the backup's, and at least `epoch_min`. Who the member is comes out of
-/// the configuration's seed.
+/// What a restore asks for.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    /// The backup.
+    pub file: &'a Path,
+    /// The new epoch is at least this, and above that of the backup.
+    pub epoch_min: u64,
+    /// Of no other cluster than this one.
+    pub cluster: Option<ClusterId>,
+}
+
+/// Makes the directory, which holds no log, that of the only member of the cluster in a backup, and
+/// goes on with it. Who the member is comes out of the configuration's seed.
 ///
 /// # Errors
 /// `AlreadyInCluster`, `BackupUnusable`: nothing has changed. `NoSpace`, `DataDir`: no log is there,
@@ -45,17 +55,22 @@ pub fn restore(
     raft_dir: &Path,
     options: wal::Options,
     config: &Config,
-    (file, epoch_min): (&Path, u64),
-) -> Result<pb::RestoreClusterResponse, Error> {
+    wanted: Wanted<'_>,
+) -> Result<(pb::RestoreClusterResponse, Found), Error> {
     if let Some(found) = recover(disk.clone(), raft_dir, options)? {
         let cluster = found.recovered.identity.cluster.to_string();
         return Err(Error::AlreadyInCluster { cluster });
     }
-    let (header, mut state) = backup::read(&*disk, file)?;
+    let (header, mut state) = backup::read(&*disk, wanted.file)?;
+    let cluster = ClusterId::from_slice(&header.cluster_id)?;
+    if let Some(other) = wanted.cluster.filter(|wanted| *wanted != cluster) {
+        let cluster = other.to_string();
+        return Err(Error::AlreadyInCluster { cluster });
+    }
     let mut entropy = Entropy::new(config.seed);
     let identity = Identity {
-        cluster: ClusterId::from_slice(&header.cluster_id)?,
-        epoch: (header.epoch + 1).max(epoch_min),
+        cluster,
+        epoch: (header.epoch + 1).max(wanted.epoch_min),
         member: MemberId(entropy.draw_u64() | 1),
         data_dir: entropy.draw_uuid(),
     };
@@ -63,21 +78,22 @@ pub fn restore(
     state.begin_epoch(identity.epoch, (at.index, at.term), me(config, &identity))?;
     let snapshots = Snapshots::new(disk.clone(), raft_dir);
     snapshots.clear()?;
-    write_snapshot(&snapshots, state, &identity, at)?;
-    drop(begin_log(disk, raft_dir, &identity, Some(at), options)?);
-    Ok(pb::RestoreClusterResponse {
+    write_snapshot(&snapshots, &state, &identity, at)?;
+    let wal = begin_log(disk, raft_dir, &identity, Some(at), options)?;
+    let report = pb::RestoreClusterResponse {
         cluster_id: identity.cluster.to_vec(),
         epoch: identity.epoch,
         member_id: identity.member.0,
         index: at.index.0,
         term: at.term.0,
         backup: Some(header),
-    })
+    };
+    Ok((report, begun(wal, identity, state, at)))
 }
 
-/// Makes the member whose log the directory holds the only one of its cluster, in a new epoch. Every
-/// entry of its log is applied, committed or not: whatever was acknowledged to a client and reached
-/// this member is among them.
+/// Makes the member whose log the directory holds the only one of its cluster, in a new epoch, and
+/// goes on with it. Every entry of its log is applied, committed or not: whatever was acknowledged to
+/// a client and reached this member is among them.
 ///
 /// # Errors
 /// `NotInCluster`; `LogDamaged` as for every start. Nothing has changed then. `NoSpace`, `DataDir`:
@@ -87,7 +103,7 @@ pub fn recover_quorum(
     raft_dir: &Path,
     options: wal::Options,
     config: &Config,
-) -> Result<pb::RecoverQuorumResponse, Error> {
+) -> Result<(pb::RecoverQuorumResponse, Found), Error> {
     let found = recover(disk.clone(), raft_dir, options)?.ok_or(Error::NotInCluster)?;
     // Its segments are about to go.
     drop(found.wal);
@@ -101,10 +117,10 @@ pub fn recover_quorum(
     let at = after(last.index, last.term.max(Term(hard_state.term)));
     let removed = state.begin_epoch(epoch, (at.index, at.term), me(config, &identity))?;
     let snapshots = Snapshots::new(disk.clone(), raft_dir);
-    write_snapshot(&snapshots, state, &identity, at)?;
+    write_snapshot(&snapshots, &state, &identity, at)?;
     decide(&*disk, raft_dir, &identity, at)?;
-    finish(&disk, raft_dir, options)?;
-    Ok(pb::RecoverQuorumResponse {
+    let wal = carry_out(&disk, raft_dir, options, (&identity, at))?;
+    let report = pb::RecoverQuorumResponse {
         cluster_id: identity.cluster.to_vec(),
         epoch,
         member_id: identity.member.0,
@@ -112,7 +128,26 @@ pub fn recover_quorum(
         last_term: last.term.0,
         commit_index: hard_state.commit,
         removed: removed.iter().map(pb::Member::from).collect(),
-    })
+    };
+    Ok((report, begun(wal, identity, state, at)))
+}
+
+/// What opening the directory would find.
+fn begun(wal: Wal, identity: Identity, state: State, at: Position) -> Found {
+    let snapshot = Some((at, alone(&identity)));
+    let recovered = Recovered {
+        identity,
+        state,
+        snapshot,
+        hard_state: None,
+        entries: Vec::new(),
+        cut: false,
+    };
+    Found {
+        wal,
+        recovered,
+        warnings: Vec::new(),
+    }
 }
 
 /// Carries a change of epoch through that was decided and interrupted, if there is one.
@@ -124,21 +159,25 @@ pub(super) fn finish(
     raft_dir: &Path,
     options: wal::Options,
 ) -> Result<(), Error> {
-    let Some((identity, at)) = decided(&**disk, raft_dir)? else {
-        return Ok(());
-    };
+    if let Some((identity, at)) = decided(&**disk, raft_dir)? {
+        drop(carry_out(disk, raft_dir, options, (&identity, at))?);
+    }
+    Ok(())
+}
+
+fn carry_out(
+    disk: &Arc<dyn Disk>,
+    raft_dir: &Path,
+    options: wal::Options,
+    (identity, at): (&Identity, Position),
+) -> Result<Wal, Error> {
     let dir = log_dir(raft_dir);
     Wal::erase(&**disk, &dir).map_err(|error| refusal(&dir, error))?;
-    drop(begin_log(
-        disk.clone(),
-        raft_dir,
-        &identity,
-        Some(at),
-        options,
-    )?);
+    let wal = begin_log(disk.clone(), raft_dir, identity, Some(at), options)?;
     let removed = disk.remove(&raft_dir.join(FILE_NAME));
     let done = removed.and_then(|()| disk.sync_dir(raft_dir));
-    done.map_err(|error| unusable(raft_dir, &error))
+    done.map_err(|error| unusable(raft_dir, &error))?;
+    Ok(wal)
 }
 
 fn after(index: Index, term: Term) -> Position {
@@ -203,17 +242,21 @@ fn apply_all(recovered: Recovered, config: &Config) -> Result<(State, Position),
     Ok((state, last))
 }
 
+fn alone(identity: &Identity) -> ConfState {
+    ConfState {
+        voters: vec![identity.member.0],
+        ..ConfState::default()
+    }
+}
+
 fn write_snapshot(
     snapshots: &Snapshots,
-    state: State,
+    state: &State,
     identity: &Identity,
     at: Position,
 ) -> Result<(), Error> {
-    let conf = ConfState {
-        voters: vec![identity.member.0],
-        ..ConfState::default()
-    };
-    let header = snapshot::header(&state, conf.encode());
+    let header = snapshot::header(state, alone(identity).encode());
+    let state = state.clone();
     let job = SnapshotJob { state, header, at };
     snapshots.write(&job, &[]).map(drop)
 }

@@ -39,6 +39,7 @@ impl Member {
             Method::CreateService
             | Method::UpdateService
             | Method::RemoveService
+            | Method::UpdateCluster
             | Method::AddMember
             | Method::RemoveMember
             | Method::AdmitNode
@@ -275,21 +276,22 @@ impl Member {
             return Err(Error::Overloaded { queue, limit });
         }
         let origin = Origin::Hello(node);
-        self.introduce(now, node, hello.description.as_ref(), entropy, origin)?;
-        for items in hello.observed.chunks(sessions::REPORT_ITEMS_MAX) {
+        let introduced = self.introduce(now, node, hello.description.as_ref(), entropy, origin)?;
+        let mut reports: Vec<_> = hello.observed.chunks(sessions::REPORT_ITEMS_MAX).collect();
+        // A hello is always followed by an entry, and answered once that is applied: what the worker
+        // is told then, a quorum has confirmed since. A leader that was deposed and does not know it
+        // yet tells nobody to go on with what has been replaced meanwhile.
+        if reports.is_empty() && !introduced {
+            reports.push(&[]);
+        }
+        for items in reports {
             let report = pb::ReportStatus {
                 node_id: node.to_vec(),
                 items: items.to_vec(),
             };
             let origin = Some(Origin::Hello(node));
-            self.propose(
-                now,
-                entropy,
-                &call.identity,
-                None,
-                Body::ReportStatus(report),
-                origin,
-            )?;
+            let body = Body::ReportStatus(report);
+            self.propose(now, entropy, &call.identity, None, body, origin)?;
         }
         let (term, last_index) = (self.raft.term(), self.raft.last().index);
         let epoch = self.identity.epoch;
@@ -350,6 +352,8 @@ impl Member {
         }
         self.orchestrator.alive(node, now.mono_ms());
         match message.body {
+            // No acknowledgement by one that may have been deposed: the worker would rely on it.
+            Some(Message::Heartbeat(_)) if !self.reads.is_confirmed(now) => Ok(Some(Vec::new())),
             Some(Message::Heartbeat(heartbeat)) => {
                 let interval_ms = sessions::heartbeat_interval_ms(self.state.node_count());
                 Ok(Some(sessions::heartbeat_ack(

@@ -24,6 +24,11 @@ use crate::raft::{Lane, ReadReady, Role};
 
 /// A question without an answer is asked anew after this.
 const ASK_AGAIN_MS: u64 = 400;
+/// A quorum that confirmed this leader so long ago may have another one by now. Less than what a
+/// singleton's successor waits for beside the time that its worker is given.
+const CONFIRMED_MS_MAX: u64 = 3_000;
+/// While workers have sessions, the leader asks whether it still leads at least this often.
+const CONFIRM_EVERY_MS: u64 = 1_000;
 /// Questions under way; beyond it reads wait for the next one, which then serves more of them.
 const QUESTIONS_MAX: usize = 4;
 /// Where a step has so many answers, reader threads find the others.
@@ -45,6 +50,8 @@ pub struct Reads {
     /// May be answered once the index is applied.
     released: BTreeMap<Index, Vec<Read>>,
     context: u64,
+    /// When the newest question that a quorum has answered was asked of this leader's consensus.
+    confirmed_at_ms: Option<u64>,
     /// Only for the planted lease.
     leased_until_wall_ms: u64,
 }
@@ -67,6 +74,7 @@ impl Reads {
             asked: BTreeMap::new(),
             released: BTreeMap::new(),
             context: seed,
+            confirmed_at_ms: None,
             leased_until_wall_ms: 0,
         }
     }
@@ -88,6 +96,14 @@ impl Reads {
         let reads = asked.into_values().flat_map(|question| question.reads);
         self.waiting.extend(reads);
         self.remote.clear();
+        self.confirmed_at_ms = None;
+    }
+
+    /// Whether this leader led a moment ago, counted from when it asked, so that no answer makes it
+    /// younger by having been long on its way.
+    pub fn is_confirmed(&self, now: Now) -> bool {
+        let at_ms = self.confirmed_at_ms;
+        at_ms.is_some_and(|at_ms| now.mono_ms() <= at_ms + CONFIRMED_MS_MAX)
     }
 }
 
@@ -139,6 +155,21 @@ impl Member {
         let ask = pb::PeerReadAsk { context };
         self.peers
             .send(leader, Lane::Urgent, Kind::ReadAsk, &ask, out);
+    }
+
+    /// Asks whether this leader still leads, if there are workers who rely on it.
+    pub(super) fn confirm_lead(&mut self, now: Now) {
+        let at_ms = self.reads.confirmed_at_ms;
+        let due = at_ms.is_none_or(|at_ms| now.mono_ms() >= at_ms + CONFIRM_EVERY_MS);
+        let asked = self
+            .reads
+            .asked
+            .values()
+            .any(|question| question.leader.is_none());
+        let room = self.reads.asked.len() < QUESTIONS_MAX;
+        if self.leading && self.sessions.len() > 0 && due && !asked && room {
+            self.ask_own(now);
+        }
     }
 
     fn ask_own(&mut self, now: Now) {
@@ -205,6 +236,8 @@ impl Member {
             return;
         };
         self.reads.leased_until_wall_ms = now.wall_ms + 10_000;
+        let confirmed_at_ms = self.reads.confirmed_at_ms.max(Some(question.asked_at_ms));
+        self.reads.confirmed_at_ms = confirmed_at_ms;
         for (from, context) in question.remote {
             self.answer_remote(from, context, Some(ready.index), out);
         }

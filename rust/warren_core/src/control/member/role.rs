@@ -128,6 +128,9 @@ impl Member {
                 format!("leading in term {}", term.0),
             );
         } else {
+            for node in self.sessions.nodes() {
+                self.orchestrator.session_down(node, now.mono_ms());
+            }
             self.orchestrator.follow();
             let error = self.not_leading();
             self.sessions.end_all(&error, out);
@@ -135,6 +138,23 @@ impl Member {
             self.stop_sending(out);
             self.changes.stepped_down(calls, self.leader(), out);
             self.reads.stepped_down();
+        }
+    }
+
+    /// Says once, and on every member, that replacement has been frozen or goes on.
+    pub(super) fn tell_freeze(&mut self, out: &mut Outputs) {
+        let freeze = self.state.freeze();
+        if self.frozen == freeze.is_some() {
+            return;
+        }
+        self.frozen = freeze.is_some();
+        match freeze {
+            Some(freeze) => out.log(Level::Warning, "control", freeze.why()),
+            None => out.log(
+                Level::Info,
+                "control",
+                "replacement goes on: the freeze has ended",
+            ),
         }
     }
 

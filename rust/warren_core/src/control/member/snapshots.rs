@@ -291,6 +291,7 @@ impl Member {
         self.snapshots.log_bytes = 0;
         self.raft.set_snapshot(at, install.conf);
         self.members_changed = true;
+        self.tell_freeze(out);
         // Whatever was proposed up to there is in it, or is not: nobody can tell any more.
         for (_, proposal) in self.proposals.take(at) {
             self.answer(now, proposal.origin, Err(Error::OutcomeUnknown), calls, out);

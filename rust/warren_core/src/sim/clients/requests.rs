@@ -92,15 +92,24 @@ fn spec(name: &str, tag: u64, random: &mut Random) -> pb::ServiceSpec {
         pb::ServiceMode::Replicated
     };
     let restart = random.below(4) as i32;
+    // Most changes leave the containers as they are: a tag is a label of the service.
+    let generation = random.below(3) / 2;
+    let (partition, partition_stop_after_ms) = match (name, generation) {
+        (_, 0) => (pb::PartitionPolicy::Keep, 0),
+        ("one", _) => (pb::PartitionPolicy::Singleton, 5_000),
+        ("two" | "three", _) => (pb::PartitionPolicy::Singleton, 25_000),
+        _ => (pb::PartitionPolicy::StopAfter, 12_000),
+    };
     let container = pb::ContainerSpec {
         image: "app".into(),
-        // Most changes leave the containers as they are: a tag is a label of the service.
-        env: vec![format!("GENERATION={}", random.below(3) / 2)],
+        env: vec![format!("GENERATION={generation}")],
         resources: Some(pb::Resources {
             cpu_milli: 100 + 300 * random.below(3),
             memory_bytes: 64 << 20,
         }),
         restart,
+        partition: partition.into(),
+        partition_stop_after_ms,
         ..Default::default()
     };
     pb::ServiceSpec {
@@ -143,7 +152,7 @@ fn refusal(ask: Ask, error: &Error) -> Heard {
         },
         (
             "no_leader" | "no_quorum" | "handing_over" | "overloaded" | "no_space"
-            | "shutting_down" | "not_in_cluster" | "image_not_loaded",
+            | "shutting_down" | "not_in_cluster" | "image_not_loaded" | "level_not_reached",
             _,
         ) => Heard::Nothing { leader: None },
         (code, _) => Heard::Absurd(format!("{ask:?} was refused with {code}: {error}")),

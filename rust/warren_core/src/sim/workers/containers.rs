@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use sha2::{Digest as _, Sha256};
 
 use super::super::random::Random;
+use super::contact::Contact;
 use crate::pb::{self, ContainerState as S, DesiredState};
 
 /// In a million rounds of half a second: a running container ends by itself.
@@ -16,12 +17,41 @@ struct Held {
     spec_digest: Vec<u8>,
     desired: DesiredState,
     status: pb::ContainerStatus,
+    /// Service and slot.
+    place: (Vec<u8>, u64),
+    alone: Alone,
+    /// It has been told to stop, and takes until then.
+    stops_ns: Option<u64>,
 }
+
+/// What its spec says of a worker without a manager.
+#[derive(Clone, Copy, Debug, Default)]
+struct Alone {
+    /// It is stopped after this; 0: it is not.
+    limit_ns: u64,
+    singleton: bool,
+    /// Stopping it may take as long.
+    stop_ns: u64,
+}
+
+impl Alone {
+    fn of(spec: &pb::ContainerSpec) -> Self {
+        Self {
+            limit_ns: u64::from(spec.partition_stop_after_ms) * MS_NS,
+            singleton: spec.partition() == pb::PartitionPolicy::Singleton,
+            stop_ns: u64::from(spec.stop_timeout_ms) * MS_NS,
+        }
+    }
+}
+
+const MS_NS: u64 = 1_000_000;
 
 /// Invariant: `untold` are keys of `held`, or of nothing any more.
 #[derive(Default)]
 pub struct Containers {
     held: BTreeMap<Vec<u8>, Held>,
+    /// By digest, of every spec that was ever told.
+    specs: BTreeMap<Vec<u8>, Alone>,
     untold: BTreeSet<Vec<u8>>,
 }
 
@@ -35,7 +65,12 @@ impl Containers {
         for id in &assignments.remove {
             self.held.remove(id);
         }
+        for told in &assignments.specs {
+            let alone = told.spec.as_ref().map(Alone::of).unwrap_or_default();
+            self.specs.insert(told.digest.clone(), alone);
+        }
         for told in &assignments.upsert {
+            let alone = self.specs.get(&told.spec_digest).copied();
             let held = self
                 .held
                 .entry(told.container_id.clone())
@@ -43,6 +78,9 @@ impl Containers {
                     spec_digest: told.spec_digest.clone(),
                     desired: told.desired(),
                     status: told.status.clone().unwrap_or_default(),
+                    place: (told.service_id.clone(), told.slot),
+                    alone: alone.unwrap_or_default(),
+                    stops_ns: None,
                 });
             held.desired = told.desired();
         }
@@ -69,13 +107,46 @@ impl Containers {
     }
 
     /// Everything takes its next step.
-    pub fn work(&mut self, random: &mut Random, calm: bool) {
+    pub fn work(&mut self, random: &mut Random, calm: bool, contact: &Contact, now_ns: u64) {
         for (id, held) in &mut self.held {
-            if let Some(status) = next(held, random, calm) {
+            let may_run = contact.allows(held.alone.limit_ns, now_ns);
+            let status = match held.desired == DesiredState::Run && !may_run {
+                true => held.stop_alone(random, now_ns),
+                false => {
+                    held.stops_ns = None;
+                    next(held, random, calm)
+                }
+            };
+            if let Some(status) = status {
                 held.status = status;
                 self.untold.insert(id.clone());
             }
         }
+    }
+
+    /// The host has lost its power. What must not run alone is not started again by itself; the rest
+    /// is there again at once.
+    pub fn reboot(&mut self) {
+        for (id, held) in &mut self.held {
+            if held.alone.limit_ns > 0 && held.runs() {
+                held.status = held.next_attempt();
+                held.stops_ns = None;
+                self.untold.insert(id.clone());
+            }
+        }
+    }
+
+    /// Singletons that run here, by service and slot.
+    pub fn singletons(&self) -> impl Iterator<Item = &(Vec<u8>, u64)> {
+        let running = self.held.values().filter(|held| held.runs());
+        let singletons = running.filter(|held| held.alone.singleton);
+        singletons.map(|held| &held.place)
+    }
+
+    /// Of those that must not run alone for long, how long that is.
+    pub fn limits_ns(&self) -> impl Iterator<Item = u64> {
+        let limits = self.held.values().map(|held| held.alone.limit_ns);
+        limits.filter(|limit_ns| *limit_ns > 0)
     }
 
     /// Changes that nobody was told of yet.
@@ -96,6 +167,35 @@ impl Containers {
     pub fn all(&mut self) -> Vec<pb::StatusItem> {
         self.untold.clear();
         self.held.iter().map(|(id, held)| item(id, held)).collect()
+    }
+}
+
+impl Held {
+    /// Something of it may be running.
+    fn runs(&self) -> bool {
+        matches!(self.status.state(), S::Starting | S::Running)
+    }
+
+    fn next_attempt(&self) -> pb::ContainerStatus {
+        let mut status = self.status.clone();
+        status.attempt = status.attempt.max(1) + 1;
+        status.set_state(S::Pending);
+        status
+    }
+
+    /// It must not run, or not begin to.
+    fn stop_alone(&mut self, random: &mut Random, now_ns: u64) -> Option<pb::ContainerStatus> {
+        if !self.runs() {
+            return None;
+        }
+        let takes_ns = self.alone.stop_ns.max(1);
+        let stops_ns = *self
+            .stops_ns
+            .get_or_insert_with(|| now_ns + random.below(takes_ns));
+        (now_ns >= stops_ns).then(|| {
+            self.stops_ns = None;
+            self.next_attempt()
+        })
     }
 }
 

@@ -1,4 +1,4 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use prost::Message as _;
@@ -180,12 +180,43 @@ fn outcome(disk: &SimDisk) -> Option<(Identity, State, Vec<u64>)> {
 }
 
 fn recovered(disk: &SimDisk) -> Result<pb::RecoverQuorumResponse, Error> {
-    recover_quorum(Arc::new(disk.clone()), &dir(), OPTIONS, &config())
+    let done = recover_quorum(Arc::new(disk.clone()), &dir(), OPTIONS, &config());
+    done.map(|(report, found)| {
+        check_found(disk, found);
+        report
+    })
 }
 
 fn restored(disk: &SimDisk) -> Result<pb::RestoreClusterResponse, Error> {
-    let disk = Arc::new(disk.clone());
-    restore(disk, &dir(), OPTIONS, &config(), (&file(), 0))
+    restored_as(disk, wanted(&file()))
+}
+
+fn wanted(file: &Path) -> Wanted<'_> {
+    Wanted {
+        file,
+        epoch_min: 0,
+        cluster: None,
+    }
+}
+
+fn restored_as(disk: &SimDisk, wanted: Wanted<'_>) -> Result<pb::RestoreClusterResponse, Error> {
+    let done = restore(Arc::new(disk.clone()), &dir(), OPTIONS, &config(), wanted);
+    done.map(|(report, found)| {
+        check_found(disk, found);
+        report
+    })
+}
+
+/// What it goes on with is what the next one will find.
+fn check_found(disk: &SimDisk, found: Found) {
+    drop(found.wal);
+    let again = opened(disk).expect("a log").recovered;
+    let said = found.recovered;
+    assert_eq!(said.identity, again.identity);
+    assert_eq!(said.snapshot, again.snapshot);
+    assert_eq!(said.state.hash(), again.state.hash());
+    assert_eq!(said.state.index(), again.state.index());
+    assert!(again.entries.is_empty());
 }
 
 fn names(state: &State) -> Vec<&str> {
@@ -306,13 +337,23 @@ fn a_backup_becomes_a_cluster_of_one() {
 }
 
 #[test]
-fn a_restore_can_ask_for_a_higher_epoch() {
+fn a_restore_can_ask_for_an_epoch_and_a_cluster() {
     let disk = SimDisk::new(64 << 20);
     backed_up(&disk);
-    let shared = Arc::new(disk.clone());
-    let report = restore(shared, &dir(), OPTIONS, &config(), (&file(), 9)).unwrap();
-    assert_eq!(report.epoch, 9);
+    let (disk, other) = (disk.clone(), disk.fork());
+    let file = file();
+    let ninth = Wanted {
+        epoch_min: 9,
+        cluster: Some(ClusterId([7; 16])),
+        ..wanted(&file)
+    };
+    assert_eq!(restored_as(&disk, ninth).unwrap().epoch, 9);
     assert_eq!(outcome(&disk).unwrap().0.epoch, 9);
+    // And for the cluster that it is to be of.
+    let cluster = Some(ClusterId([8; 16]));
+    let refused = restored_as(&other, Wanted { cluster, ..ninth }).unwrap_err();
+    assert_eq!(refused.code(), "already_in_cluster");
+    assert!(opened(&other).is_none());
 }
 
 #[test]

@@ -1,0 +1,131 @@
+//! What managers promise to workers, and what people set for all of them.
+
+#[allow(dead_code, reason = "other tests use the rest")]
+#[path = "control_support/cluster.rs"]
+mod cluster;
+
+use cluster::{Cluster, create};
+use prost::Message;
+use warren_core::error::Error;
+use warren_core::fsm::FEATURE_LEVEL_MAX;
+use warren_core::pb::{self, manager_message, worker_message};
+
+fn heartbeat(sequence: u64) -> worker_message::Body {
+    worker_message::Body::Heartbeat(pb::Heartbeat { sequence })
+}
+
+/// The sequence that is acknowledged, if one is.
+fn acknowledged(answer: &[u8]) -> Option<u64> {
+    match pb::ManagerMessage::decode(answer).unwrap().body? {
+        manager_message::Body::HeartbeatAck(ack) => Some(ack.sequence),
+        _ => None,
+    }
+}
+
+fn at_the_newest_level(cluster: &mut Cluster) {
+    cluster.until("the newest level", 5_000, |cluster| {
+        cluster.status(1).feature_level == FEATURE_LEVEL_MAX
+    });
+}
+
+#[test]
+fn a_leader_acknowledges_heartbeats_while_it_is_confirmed() {
+    let mut cluster = Cluster::of(3);
+    let leader = cluster.leader();
+    cluster.open_session(leader);
+    for sequence in 1..=10 {
+        cluster.run(2_000);
+        let call = cluster.say(leader, heartbeat(sequence));
+        let answer = cluster.finish(leader, call).unwrap();
+        assert_eq!(acknowledged(&answer), Some(sequence));
+    }
+}
+
+/// One that was paused while another one was elected does not know it yet: to be told that it is
+/// heard would keep a worker running what has been replaced meanwhile.
+#[test]
+fn a_deposed_leader_acknowledges_nothing() {
+    let mut cluster = Cluster::of(3);
+    let leader = cluster.leader();
+    cluster.open_session(leader);
+    cluster.run(2_000);
+    cluster.hosts.get_mut(&leader).unwrap().paused = true;
+    cluster.until("another leads", 5_000, |cluster| {
+        cluster.leaders().iter().any(|n| *n != leader)
+    });
+    cluster.run(3_000);
+    cluster.hosts.get_mut(&leader).unwrap().paused = false;
+    assert!(
+        cluster.status(leader).serving,
+        "it still thinks that it leads"
+    );
+    let call = cluster.say(leader, heartbeat(1));
+    let answer = cluster.finish(leader, call).unwrap();
+    assert_eq!(acknowledged(&answer), None);
+}
+
+/// Nor does a hello get it to say what is to be run: that waits for an entry that it cannot commit.
+#[test]
+fn a_deposed_leader_tells_nobody_what_to_run() {
+    let mut cluster = Cluster::of(3);
+    let leader = cluster.leader();
+    cluster.open_session(leader);
+    cluster.run(2_000);
+    cluster.hosts.get_mut(&leader).unwrap().paused = true;
+    cluster.until("another leads", 5_000, |cluster| {
+        cluster.leaders().iter().any(|n| *n != leader)
+    });
+    let host = cluster.hosts.get_mut(&leader).unwrap();
+    host.paused = false;
+    host.items.clear();
+    cluster.open_session(leader);
+    cluster.run(5_000);
+    let said = |item: &Vec<u8>| pb::ManagerMessage::decode(&item[..]).unwrap().body;
+    let told = cluster.hosts[&leader].items.iter().filter_map(said);
+    let sets = told.filter(|body| matches!(body, manager_message::Body::Assignments(_)));
+    assert_eq!(sets.count(), 0);
+}
+
+#[test]
+fn settings_are_changed_and_shown() {
+    let mut cluster = Cluster::of(3);
+    at_the_newest_level(&mut cluster);
+    let leader = cluster.leader();
+    let shown = |cluster: &mut Cluster| {
+        let answer = cluster.call(leader, "GetCluster", &pb::GetClusterRequest {});
+        let answer = pb::GetClusterResponse::decode(&answer.unwrap()[..]).unwrap();
+        assert_eq!(answer.frozen_reason, "");
+        answer.cluster.unwrap().settings.unwrap()
+    };
+    let settings = shown(&mut cluster);
+    assert_eq!(settings.lost_nodes_freeze_percent, 30);
+    assert_eq!(settings.node_grace_ms, 30_000);
+    let mut update = pb::UpdateClusterRequest {
+        node_grace_ms: 60_000,
+        ..Default::default()
+    };
+    let answer = cluster.call(leader, "UpdateCluster", &update).unwrap();
+    let answer = pb::UpdateClusterResponse::decode(&answer[..]).unwrap();
+    assert_eq!(answer.settings, Some(shown(&mut cluster)));
+    assert_eq!(shown(&mut cluster).node_grace_ms, 60_000);
+    update.node_grace_ms = 1;
+    let refused = cluster.call(leader, "UpdateCluster", &update).unwrap_err();
+    assert_eq!(refused.code(), "invalid");
+}
+
+#[test]
+fn older_releases_are_told_nothing_that_they_would_not_understand() {
+    let mut cluster = Cluster::founded_with(1, |host| host.feature_level_max = 2);
+    let mut spec = create("one", 1);
+    let container = spec.spec.as_mut().unwrap().container.as_mut().unwrap();
+    container.set_partition(pb::PartitionPolicy::Singleton);
+    container.partition_stop_after_ms = 5_000;
+    let told = cluster.call(1, "CreateService", &spec);
+    assert!(matches!(told, Err(Error::LevelNotReached { .. })));
+    let update = pb::UpdateClusterRequest {
+        thaw: true,
+        ..Default::default()
+    };
+    let told = cluster.call(1, "UpdateCluster", &update);
+    assert!(matches!(told, Err(Error::LevelNotReached { .. })));
+}
