@@ -48,7 +48,8 @@ class Writer:
         self._service_id, self.acknowledged = made.service_id, made.version
 
     async def run(self) -> None:
-        """Until it is cancelled."""
+        """Until it is cancelled; a write that is under way then may take effect after that."""
+        self.acknowledged = (await self.client.service(self.name)).service.version
         while True:
             request = api_pb2.UpdateServiceRequest(
                 request=self.client.request_id(),

@@ -18,7 +18,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from benches._common import Report, arguments
@@ -57,6 +58,7 @@ class Bench:
         self.cluster = cluster
         self.writers = [Writer(name, cluster.local(name)) for name in cluster.managers]
         self.containers: dict[str, dict[str, int]] = {}
+        self._tasks: list[asyncio.Task[None]] = []
 
     async def begin(self, containers: int) -> None:
         """Containers run, and writers have their services."""
@@ -86,17 +88,23 @@ class Bench:
     async def rounds(self, fault: str, count: int) -> Rounds:
         """The same fault so many times, each after everything has recovered."""
         found = Rounds()
-        running = [asyncio.create_task(writer.run()) for writer in self.writers]
-        try:
+        async with self.writing():
             for _ in range(count):
                 leader = await self.settled()
                 await self._round(fault, leader, found)
-                _raise_first(running)
-        finally:
-            for task in running:
-                task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
+            await self.settled()
         return found
+
+    @asynccontextmanager
+    async def writing(self) -> AsyncIterator[None]:
+        """All writers write meanwhile."""
+        self._tasks = [asyncio.create_task(writer.run()) for writer in self.writers]
+        try:
+            yield
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _round(self, fault: str, leader: str, found: Rounds) -> None:
         await asyncio.to_thread(self._strike(fault), leader)
@@ -145,23 +153,19 @@ class Bench:
         since = time.monotonic()
 
         def all_write() -> bool:
+            for task in self._tasks:
+                if task.done():
+                    task.result()
             return all(first_begun_after([one], since + SETTLED_S) for one in self.writers)
 
         await wait_until(all_write, "every manager passes writes on", NOBODY_S)
         return await self.cluster.one_leads()
 
 
-def _raise_first(tasks: list[asyncio.Task[None]]) -> None:
-    for task in tasks:
-        if task.done():
-            task.result()
-
-
 async def blocked(bench: Bench, report: Report) -> None:
     """The leader's interpreter stands still; the log, in Rust, does not."""
     cluster = bench.cluster
-    running = [asyncio.create_task(writer.run()) for writer in bench.writers]
-    try:
+    async with bench.writing():
         leader = await bench.settled()
         terms = await terms_seen(cluster, leader)
         struck = time.monotonic()
@@ -176,10 +180,6 @@ async def blocked(bench: Bench, report: Report) -> None:
             await asyncio.sleep(0.2)
         new = await cluster.one_leads()
         await cluster.wait_settled()
-    finally:
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
     report.row(
         f"interpreter of the leader blocked for {BLOCK_S:g} s",
         no_write_ms=(ack.at - last_before(bench.writers, struck)) * 1e3,

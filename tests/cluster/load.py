@@ -84,7 +84,7 @@ class Load:
         spec = _spec(key.name, value)
         doing = Operation(key.name, "create", time.monotonic(), client=caller, value=value)
         request = api_pb2.CreateServiceRequest(spec=spec)
-        answer, refusal = await self._tried("CreateService", request, writes=True)
+        answer, refusal = await self._written(doing, "CreateService", request)
         if answer is not None:
             key.service_id, key.version = answer.service_id, answer.version
             self._done(doing, "ok", (answer.version, value))
@@ -101,7 +101,7 @@ class Load:
         request = api_pb2.UpdateServiceRequest(
             service_id=key.service_id, expected_version=expected, spec=_spec(key.name, value)
         )
-        answer, refusal = await self._tried("UpdateService", request, writes=True)
+        answer, refusal = await self._written(doing, "UpdateService", request)
         if answer is not None:
             key.version = max(key.version, answer.version)
             self._done(doing, "ok", (answer.version, value))
@@ -125,6 +125,14 @@ class Load:
         self.history.append(
             replace(operation, returned_at=returned_at, outcome=outcome, answer=answer)
         )
+
+    async def _written(self, doing: Operation, method: str, request: Any) -> tuple[Any, str]:
+        """`_tried`; a write that is under way when the load ends may take effect all the same."""
+        try:
+            return await self._tried(method, request, writes=True)
+        except asyncio.CancelledError:
+            self._done(doing, "")
+            raise
 
     async def _tried(self, method: str, request: Any, *, writes: bool) -> tuple[Any, str]:
         """The answer, or what a definite refusal means, or neither; by several managers if need be.

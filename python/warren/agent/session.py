@@ -267,8 +267,10 @@ class Session:
                 if welcome.HasField("managers"):
                     group.create_task(self._watch_silence(interval_s))
         except* (grpc.RpcError, SessionEndedError, TimeoutError) as errors:
-            # One fault ends the stream, and shows in each of its tasks.
-            raise errors.exceptions[0] from None
+            # One fault ends the stream, and shows in each of its tasks; the manager's own refusal
+            # says where to go next.
+            refusals = (one for one in errors.exceptions if isinstance(one, grpc.RpcError))
+            raise next(refusals, errors.exceptions[0]) from None
 
     async def _read(self, call: Any) -> None:
         while True:
@@ -372,7 +374,10 @@ class Session:
 
     async def _send(self, call: Any, **body: Any) -> None:
         async with asyncio.timeout(WRITE_TIMEOUT_S), self._writing:
-            await call.write(session_pb2.WorkerMessage(**body))
+            try:
+                await call.write(session_pb2.WorkerMessage(**body))
+            except asyncio.InvalidStateError:  # it ended between two messages, which is no fault
+                raise SessionEndedError("the stream to the manager has ended") from None
 
 
 def reconnect_pause_s(failures: int, random: float) -> float:
