@@ -11,6 +11,8 @@ import pytest
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from tests.support.certificates import TRUST_DOMAIN, Authority, node_id
+from warren import core
+from warren.errors import WarrenError
 from warren.tls import Credentials, SpiffeId, TlsError, load, manager_host_name
 from warren.tls_files import Files
 
@@ -61,6 +63,31 @@ def test_each_role_is_read(authority: Authority, role: str, name: str) -> None:
 def test_what_is_no_identity_is_refused(uri: str) -> None:
     with pytest.raises(ValueError):
         SpiffeId.parse(uri)
+
+
+PARTS = ["", "a", "A", "a.b-c_d", "..", "%", "é", "/", ":", "@", "x" * 255]
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize(
+    "form", ["spiffe://{}/client/x", "spiffe://c/client/{}", "spiffe://c/{}/x"]
+)
+def test_both_languages_read_the_same(form: str, part: str) -> None:
+    uri = form.format(part)
+    try:
+        expected = SpiffeId.parse(uri)
+    except ValueError:
+        if part == "x" * 255 and "//{}" in form:
+            return  # gRPC needs a DNS name of it, and the managers' own connections do not
+        with pytest.raises(WarrenError):
+            core.parse_identity(uri)
+    else:
+        told = core.parse_identity(uri)
+        assert (told.trust_domain, told.role, told.name) == (
+            expected.trust_domain,
+            expected.role,
+            expected.name,
+        )
 
 
 def test_what_is_wrong_with_a_certificate_is_said(authority: Authority, tmp_path: Path) -> None:

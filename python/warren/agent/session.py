@@ -228,7 +228,7 @@ class Session:
             hello = self._board.hello(self._node_id, self._description, self._observed())
             hello.manages = self._manages()
             await self._send(call, hello=hello)
-            # No acknowledgement: one may be welcomed by a leader that was deposed and does not know.
+            # No acknowledgement: a leader that was deposed and does not know it welcomes too.
             welcome = await self._welcomed(call)
             self._route.welcomed(address)
             self._manager = rpc.Stub(channel, rpc.MANAGER)

@@ -33,11 +33,15 @@ ELECTION_TIMEOUT_S: Final = 3.0
 _ATTEMPT_TIMEOUT_S: Final = 15.0
 # With other hosts to go to, one that is silent is left sooner: longer with each round of them.
 _ATTEMPT_AMONG_SEVERAL_S: Final = 5.0
+# A host that was cut off says nothing at all: long enough for another continent, and at first, with
+# other hosts to go to, for the next city.
+_CONNECT_TIMEOUT_S: Final = 3.0
+_CONNECT_AMONG_SEVERAL_S: Final = 1.0
 _BACKOFF_FIRST_S: Final = 0.1
 _BACKOFF_LAST_S: Final = 1.0
 # Silence for longer than this makes people wonder.
 _QUIET_S: Final = 2.0
-_STALE_METADATA: Final = (("warren-stale", "1"),)
+_STALE_METADATA: Final = ((rpc.STALE_KEY, "1"),)
 
 # Of no use to ask the same host again; others may have a majority, or manage at all.
 _HOPELESS: Final = frozenset({"no_quorum", "worker_only", "not_in_cluster", "member_removed"})
@@ -122,6 +126,8 @@ class Client:
             raise _no_socket()
         self._open: dict[int, hosts.Connection] = {}
         self._unreached: set[int] = set()
+        several = len(self._hosts) > 1
+        self._connect_s = _CONNECT_AMONG_SEVERAL_S if several else _CONNECT_TIMEOUT_S
         self._name = os.urandom(16)
         self._sequence = 0
         self._at = self._first_reachable()
@@ -237,12 +243,14 @@ class Client:
     def _connection(self, at: int) -> hosts.Connection:
         known = self._open.get(at)
         if known is None:
-            known = hosts.Connection(self._hosts[at], self.settings, self.deadline.remaining_s())
+            timeout_s = min(self._connect_s, self.deadline.remaining_s())
+            known = hosts.Connection(self._hosts[at], self.settings, timeout_s)
             self._open[at] = known
             self._unreached.discard(at)
         return known
 
     def _first_reachable(self) -> int:
+        """The first host that answers; where none does, with more patience once more."""
         failures = []
         for number in range(len(self._hosts)):
             try:
@@ -254,6 +262,9 @@ class Client:
                 return number
         if len(failures) == 1:
             raise failures[0]
+        if self._connect_s < _CONNECT_TIMEOUT_S:
+            self._connect_s = _CONNECT_TIMEOUT_S
+            return self._first_reachable()
         codes = {error.code for error in failures}
         raise WarrenError(
             codes.pop() if len(codes) == 1 else "unavailable",

@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Connection", "Host", "parse"]
 
-# Long enough for another continent; a host that was cut off answers nothing at all.
-_PROBE_TIMEOUT_S: Final = 3.0
-
 
 @dataclass(frozen=True, slots=True)
 class Host:
@@ -45,6 +42,8 @@ def parse(text: str) -> list[Host]:
     return list(dict.fromkeys(hosts))
 
 
+# The latter's word on an option counts.
+_REMOTE_OPTIONS: Final = [*dict([*rpc.CLIENT_OPTIONS, *rpc.KEEPALIVE_OPTIONS]).items()]
 _HOW: Final = "write unix:///path/of/warren.sock or HOST:PORT, several with commas between"
 
 
@@ -59,7 +58,7 @@ def _host(word: str) -> Host:
 
 
 class Connection:
-    """An open way to one host's daemon.
+    """An open way to one host's daemon, which has to answer within `timeout_s`.
 
     Raises WarrenError on construction: `unavailable` or `denied` with what is in the way, `invalid`
     where certificates are needed and not given.
@@ -67,12 +66,12 @@ class Connection:
 
     def __init__(self, host: Host, settings: Settings, timeout_s: float) -> None:
         self.host = host
-        probe_s = max(0.001, min(_PROBE_TIMEOUT_S, timeout_s))
+        timeout_s = max(0.001, timeout_s)
         if host.path:
-            _probe_socket(host.path, probe_s)
+            _probe_socket(host.path, timeout_s)
             self._channel = grpc.insecure_channel(f"unix:{host.path}", options=rpc.CLIENT_OPTIONS)
         else:
-            self._channel = _secure(host, settings, probe_s)
+            self._channel = _secure(host, settings, timeout_s)
         self._manager = rpc.Stub(self._channel, rpc.MANAGER)
         self._node = rpc.Stub(self._channel, rpc.NODE_LOCAL)
 
@@ -125,7 +124,7 @@ def _secure(host: Host, settings: Settings, timeout_s: float) -> grpc.Channel:
     return grpc.secure_channel(
         f"{target}:{host.address[1]}",
         material.channel_credentials(),
-        options=[*rpc.CLIENT_OPTIONS, *material.channel_options()],
+        options=[*_REMOTE_OPTIONS, *material.channel_options()],
     )
 
 

@@ -48,8 +48,9 @@ def _row(each: NodeView) -> tuple[str, ...]:
     from warren.cli.render import bytes_text, cpus_text, short
 
     roles = []
-    if each.manager:
-        plain = "learner" if each.member_id and not each.voter else "manager"
+    # By its membership: what a node says of itself comes a moment later.
+    if each.member_id:
+        plain = "manager" if each.voter else "learner"
         roles.append("leader" if each.leader else plain)
     roles += ["worker"] if each.worker else []
     used, whole = each.allocated, each.capacity

@@ -20,13 +20,14 @@ from msgspec.structs import replace
 from warren.agent.description import ManagerAddresses
 from warren.channels import Channels
 from warren.cluster import files
+from warren.cluster.calls import ask
 from warren.cluster.files import ClusterFile, MemberFile
 from warren.config import Config, advertised, advertised_peer
 from warren.datadir import DataDir
 from warren.errors import WarrenError
 from warren.manager.core_port import OpenCore
 from warren.manager.seat import Seat
-from warren.pb.v1 import session_pb2
+from warren.pb.v1 import api_pb2, session_pb2
 from warren.tls import Credentials
 
 __all__ = ["EMPTY_TIMEOUT_S", "Membership", "WorkerPort"]
@@ -36,6 +37,7 @@ GRACE_S: Final = 30.0
 # Containers get the time to stop that they were promised; what is left then stays for later.
 EMPTY_TIMEOUT_S: Final = 60.0
 _REMOVED_POLL_S: Final = 1.0
+_CONFIRM_TIMEOUT_S: Final = 5.0
 _log = logging.getLogger("warren.cluster")
 
 
@@ -261,6 +263,7 @@ class Membership:
             cluster_id = membership.cluster_id.hex()
             self.remember(replace(self._cluster, role="manager", cluster_id=cluster_id))
         self.problem = ""
+        self._told = None  # what was said before is of the past
         _log.info("this host manages the cluster now, as member %d", membership.member_id)
         self.worker.describe_again()
         self._on_change()
@@ -353,20 +356,40 @@ class Membership:
         told, self._told = self._told, None
         if told is None or self._cluster is None:
             return
+        try:
+            await self._heed(told, self._cluster)
+        except (WarrenError, OSError):
+            if self._told is None:
+                self._told = told  # looked at again
+            raise
+
+    async def _heed(self, told: session_pb2.Managers, cluster: ClusterFile) -> None:
         if told.api_addresses:
-            addresses = tuple(told.api_addresses)
-            self.remember(replace(self._cluster, managers=addresses))
+            cluster = replace(cluster, managers=tuple(told.api_addresses))
+        if told.HasField("membership"):
+            cluster = replace(cluster, cluster_id=told.membership.cluster_id.hex())
+        self.remember(cluster)
         if told.HasField("membership"):
             if not self.manages:
                 await self.become_member(told.membership)
-            elif not self._cluster.cluster_id:
-                cluster_id = told.membership.cluster_id.hex()
-                self.remember(replace(self._cluster, cluster_id=cluster_id))
-        elif self.manages and not self.seat.leads:
-            _log.warning("this host manages the cluster no more; it goes on as a worker")
-            await self.end_membership(grace_s=self._grace_s)
         elif not self.manages:
             self._lost_no_more()
+        elif not self.seat.leads and await self._is_demoted():
+            _log.warning("this host manages the cluster no more; it goes on as a worker")
+            await self.end_membership(grace_s=self._grace_s)
+
+    async def _is_demoted(self) -> bool:
+        """Ask once more: what the session said may be from before this host was made a member."""
+        others = [address for address in self.known_managers() if address != self.own_api]
+        request = api_pb2.ListMembersRequest()
+        try:
+            answer = await ask(self.channels, others, "ListMembers", request, _CONFIRM_TIMEOUT_S)
+        except WarrenError as error:
+            # Without an answer it stays what it is; the next session says it again.
+            _log.info("whether this host still manages cannot be found out: %s", error)
+            return False
+        ids = {view.member.node_id.hex() for view in answer.members}
+        return self.data.node_id not in ids
 
     async def _be_removed(self, why: str) -> None:
         _log.warning("%s; its containers are stopped, and it belongs to no cluster any more", why)

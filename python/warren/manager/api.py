@@ -47,7 +47,7 @@ def service(
     counts: ApiCounts,
     succeeded: Mapping[str, Observe],
     after: Mapping[str, Callable[[], Awaitable[None]]],
-    streams: Mapping[str, OpenStream],
+    streams: Mapping[str, OpenStream] | None = None,
 ) -> grpc.GenericRpcHandler:
     """The gRPC service `warren.v1.Manager` over `core`, for those whom `identify` knows.
 
@@ -59,7 +59,7 @@ def service(
     for name, method in rpc.MANAGER.items():
         count = counts.method(name)
         if method.server_streaming:
-            opened = streams.get(name, core.stream)
+            opened = (streams or {}).get(name, core.stream)
             functions[name] = _streaming(opened, identify, name, count)
         else:
             observe, then = succeeded.get(name), after.get(name)

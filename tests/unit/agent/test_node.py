@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import pytest
 
 from warren import rpc
 from warren.agent.node import LOADS_MAX, NodeLocal
+from warren.agent.rebirth import Rebirth
 from warren.agent.runtime.base import RuntimeUnavailable
 from warren.errors import WarrenError
 from warren.pb.v1 import node_pb2, objects_pb2
@@ -71,7 +74,21 @@ async def served(tmp_path: Path) -> AsyncIterator[Served]:
         if not request.force:
             raise WarrenError("not_in_cluster", "this host belongs to no cluster")
 
-    node = NodeLocal(images, tmp_path / "logs", describe, join, leave)  # type: ignore[arg-type]
+    async def restore(file: Path, epoch_min: int) -> node_pb2.RestoreClusterResponse:
+        content = await asyncio.to_thread(file.read_bytes)
+        if content == b"broken":
+            raise WarrenError("backup_unusable", "the backup cannot be used")
+        return node_pb2.RestoreClusterResponse(epoch=epoch_min, index=len(content))
+
+    async def recover(
+        request: node_pb2.RecoverQuorumRequest,
+    ) -> node_pb2.RecoverQuorumResponse:
+        if not request.force:
+            raise WarrenError("invalid", "member 3 leads, so nothing is lost")
+        return node_pb2.RecoverQuorumResponse(epoch=2)
+
+    rebirth = Rebirth(tmp_path, restore, recover)
+    node = NodeLocal(images, tmp_path / "logs", describe, join, leave, rebirth)  # type: ignore[arg-type]
     server = grpc.aio.server(options=rpc.SERVER_OPTIONS)
     server.add_generic_rpc_handlers((node.handler(),))
     address = f"unix://{tmp_path}/s"
@@ -170,3 +187,26 @@ async def test_joining_and_leaving_are_passed_on(served: Served) -> None:
     leaving = served.stub.LeaveCluster(node_pb2.LeaveClusterRequest(), timeout=10)
     assert (await refusal(leaving)).code == "not_in_cluster"
     await served.stub.LeaveCluster(node_pb2.LeaveClusterRequest(force=True), timeout=10)
+
+
+async def upload(node: Served, *pieces: bytes, epoch_min: int = 0) -> list[Any]:
+    requests = [node_pb2.RestoreClusterRequest(data=data) for data in pieces]
+    requests[0].epoch_min = epoch_min
+    return [answer async for answer in node.stub.RestoreCluster(iter(requests), timeout=10)]
+
+
+async def test_a_backup_arrives_whole_and_leaves_nothing(served: Served, tmp_path: Path) -> None:
+    (answer,) = await upload(served, b"ab", b"cde", epoch_min=4)
+    assert (answer.index, answer.epoch) == (5, 4)
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await upload(served, b"bro", b"ken")
+    assert rpc.failure(refused.value).code == "backup_unusable"
+    assert not [name for name in os.listdir(tmp_path) if name.startswith("restore-")]
+
+
+async def test_a_recovery_is_passed_on(served: Served) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await served.stub.RecoverQuorum(node_pb2.RecoverQuorumRequest(), timeout=10)
+    assert "nothing is lost" in rpc.failure(refused.value).message
+    request = node_pb2.RecoverQuorumRequest(force=True)
+    assert (await served.stub.RecoverQuorum(request, timeout=10)).epoch == 2

@@ -57,6 +57,8 @@ def ctl(
     if "manager" in request.fixturenames:
         monkeypatch.setenv("WARREN_HOST", request.getfixturevalue("manager").host)
     monkeypatch.setenv("COLUMNS", "80")
+    for file in ("CA", "CERT", "KEY"):
+        monkeypatch.delenv(f"WARREN_TLS_{file}", raising=False)
 
     def run(*arguments: str) -> Done:
         capfd.readouterr()

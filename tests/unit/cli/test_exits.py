@@ -21,6 +21,7 @@ ERROR_RS = Path(__file__).parents[3] / "rust/warren_core/src/error.rs"
 # Those that are plainly "failed": a new code must be put here or into the table.
 FAILED = {
     "archive_invalid",
+    "backup_unusable",
     "data_dir",
     "image_in_use",
     "image_not_loaded",

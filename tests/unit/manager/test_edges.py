@@ -165,6 +165,7 @@ async def edges(tmp_path: Path) -> AsyncIterator[Edges]:
                     counts,
                     {"CreateService": edges.created.append},
                     {},
+                    {},
                 ),
                 dispatcher.service(core, by_socket, edges.count_session),
             )

@@ -82,7 +82,7 @@ class Manager:
     async def start(self) -> None:
         identify = by_certificate(self.credentials.identity.trust_domain)
         self.server.add_generic_rpc_handlers(
-            (api.service(self.forwarder, identify, Counts(), {}, {}),)
+            (api.service(self.forwarder, identify, Counts(), {}, {}, {}),)
         )
         port = self.server.add_secure_port(ADDRESS, self.credentials.server())
         self.address = f"127.0.0.1:{port}"
