@@ -39,6 +39,8 @@ CONNECTIONS = 8
 RAMP_TIMEOUT_S = 120.0
 CALL_TIMEOUT_S = 60.0
 SCALE_EVERY_S = 5.0
+#: Of memory: more than the daemon's own host has, so that nothing is placed there.
+ASKED_BYTES = 1 << 40
 #: What a manager tells to come back: more hellos at once than it takes.
 COMES_BACK_S = 0.5
 
@@ -89,6 +91,11 @@ class Worker:
         self._writing = asyncio.Lock()
         self._random = random.Random(SEED << 20 | number)
 
+    @property
+    def holds(self) -> bool:
+        """It has containers."""
+        return bool(self._running)
+
     async def run(self) -> None:
         while True:
             call = self._stub.Session()
@@ -103,7 +110,7 @@ class Worker:
             await asyncio.sleep(COMES_BACK_S * (0.5 + self._random.random()))
 
     async def _converse(self, call: Any) -> None:
-        capacity = objects_pb2.Resources(cpu_milli=64_000, memory_bytes=1 << 38)
+        capacity = objects_pb2.Resources(cpu_milli=64_000, memory_bytes=8 * ASKED_BYTES)
         description = objects_pb2.NodeDescription(
             name=self._name, capacity=capacity, images=[self._image]
         )
@@ -153,10 +160,13 @@ class Worker:
                 self._seen.changed()
         if leaves:
             self._running.discard(assignment.container_id)
-        state = "SHUTDOWN" if leaves else "RUNNING"
+            self._seen.changed()
+        state = objects_pb2.CONTAINER_STATE_RUNNING
+        if leaves:
+            state = objects_pb2.CONTAINER_STATE_SHUTDOWN
         status = objects_pb2.ContainerStatus(
             attempt=max(1, assignment.status.attempt),
-            state=objects_pb2.ContainerState.Value(f"CONTAINER_STATE_{state}"),
+            state=state,
             removed=assignment.desired == objects_pb2.DESIRED_STATE_REMOVE,
         )
         return commands_pb2.StatusItem(container_id=assignment.container_id, status=status)
@@ -177,7 +187,8 @@ class Scaler:
 
     async def to(self, replicas: int) -> None:
         """Ask for as many; returns when it is acknowledged."""
-        container = objects_pb2.ContainerSpec(image=IMAGE, command=["true"])
+        asked = objects_pb2.Resources(memory_bytes=ASKED_BYTES)
+        container = objects_pb2.ContainerSpec(image=IMAGE, resources=asked)
         spec = objects_pb2.ServiceSpec(
             name="fleet",
             mode=objects_pb2.SERVICE_MODE_REPLICATED,
@@ -264,6 +275,9 @@ async def measure(report: Report, node: WarrenNode, workers: int, seconds: int) 
         lags = {"heartbeat": seen.heartbeats, "assignment": seen.assignments}
         report.headline = {f"{name}_p99_ms": latency(of)["p99"] for name, of in lags.items()}
         report.headline |= {"lost_sessions": seen.lost, "workers": workers}
+        # While the workers are there: what nobody reports gone would be waited for.
+        await scaler.to(0)
+        await seen.until(lambda: not any(worker.holds for worker in fleet), CALL_TIMEOUT_S)
     finally:
         for task in tasks:
             task.cancel()
