@@ -187,7 +187,12 @@ class Parts:
 
     async def _start_serving(self) -> None:
         settings = self._settings
-        forwarder = Forwarder(self._seat, self._channels, ForwardMetrics(self._metrics))
+        forwarder = Forwarder(
+            self._seat,
+            self._channels,
+            ForwardMetrics(self._metrics),
+            lambda: self._seat.term,
+        )
         after = {"InitCluster": self._membership.founded}
         backups = Backups(self._seat, self._data.tmp_dir)
         services = Services(self._seat, forwarder, backups, self._metrics, after)

@@ -5,6 +5,9 @@ of whoever asked, under what is left of its deadline. What comes back is the ans
 request that was forwarded once is not forwarded again: who leads then is asked for anew here.
 
 Whether a write took effect whose connection broke, nobody here can know: `outcome_unknown`.
+A leader that is stopped or cut off answers nothing and breaks nothing; when the core here hears of
+a newer term, what waits for that leader is given up: a read is asked anew, a write is
+`outcome_unknown`.
 """
 
 from __future__ import annotations
@@ -30,6 +33,8 @@ FORWARDS_MAX: Final = 1024
 # While the lead moves: the core here learns of it, or the cluster says that nobody leads.
 _ATTEMPTS_MAX: Final = 4
 _PAUSE_S: Final = 0.05
+# Between two looks at the term while an answer is awaited: a part of what an election takes.
+_LOOK_S: Final = 0.1
 _NOT_CONNECTED: Final = "failed to connect"
 _READS: Final = ("Get", "List", "Watch", "Ping")
 
@@ -41,19 +46,24 @@ class Outcomes(Protocol):
 
 
 class Forwarder:
-    """The core here, and behind it the leader's. `outcomes` counts what was passed on."""
+    """The core here, and behind it the leader's.
+
+    `outcomes` counts what was passed on; `term` is the newest that the core here knows of.
+    """
 
     def __init__(
         self,
         core: CorePort,
         channels: Channels,
         outcomes: Outcomes,
+        term: Callable[[], int],
         clock: Callable[[], float] | None = None,
     ) -> None:
         self.under_way = 0
         self._core = core
         self._channels = channels
         self._outcomes = outcomes
+        self._term = term
         self._clock = clock or asyncio.get_running_loop().time
 
     async def call(self, caller: Caller, method: str, body: bytes, timeout_s: float) -> bytes:
@@ -110,13 +120,28 @@ class Forwarder:
         self._enter()
         ok = False
         try:
-            answer: bytes = await ask(body, timeout=left_s, metadata=_metadata(caller))
+            asked = ask(body, timeout=left_s, metadata=_metadata(caller))
+            answer = await self._unless_overtaken(asked, leader, method)
             ok = True
             return answer
         except grpc.RpcError as error:
             raise _translated(error, leader, method) from None
         finally:
             self._leave(ok=ok)
+
+    async def _unless_overtaken(self, asked: Any, leader: str, method: str) -> bytes:
+        """The answer, if it comes before the lead moves."""
+        term = self._term()
+        answer = asyncio.ensure_future(asked)
+        try:
+            while not answer.done():
+                await asyncio.wait({answer}, timeout=_LOOK_S)
+                if not answer.done() and self._term() > term:
+                    raise _overtaken(leader, method)
+        finally:
+            answer.cancel()
+        got: bytes = answer.result()
+        return got
 
     def _open(self, leader: str, arity: str, method: str) -> Any:
         return getattr(self._channels.get(leader), arity)(rpc.MANAGER[method].path)
@@ -161,6 +186,16 @@ def _translated(error: grpc.RpcError, leader: str, method: str) -> WarrenError:
         "outcome_unknown",
         f"the connection to the manager that leads, at {leader}, broke; the request may still "
         "take effect: look at the result before trying anew",
+    )
+
+
+def _overtaken(leader: str, method: str) -> WarrenError:
+    if method.startswith(_READS):
+        return WarrenError("not_leader", f"the manager at {leader} does not lead any more")
+    return WarrenError(
+        "outcome_unknown",
+        f"the manager that led, at {leader}, did not answer, and the lead moves; the request may "
+        "still take effect: look at the result before trying anew",
     )
 
 

@@ -34,6 +34,11 @@ class Seat:
         """There is one, and it leads the cluster."""
         return self.core is not None and bool(self.core.status()["leader"])
 
+    @property
+    def term(self) -> int:
+        """The newest term that the core here knows of; 0 without a core."""
+        return 0 if self.core is None else int(self.core.status()["term"])
+
     async def call(
         self, identity: str, method: str, body: bytes, timeout_s: float, *, stale: bool = False
     ) -> bytes:

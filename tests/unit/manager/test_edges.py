@@ -160,7 +160,7 @@ async def edges(tmp_path: Path) -> AsyncIterator[Edges]:
         server.add_generic_rpc_handlers(
             (
                 api.service(
-                    Forwarder(core, channels, Forwarded()),
+                    Forwarder(core, channels, Forwarded(), lambda: 1),
                     by_socket,
                     counts,
                     {"CreateService": edges.created.append},

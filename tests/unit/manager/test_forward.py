@@ -75,7 +75,8 @@ class Manager:
         self.forwards = Forwards()
         self.credentials = Credentials(files)
         self.channels = Channels(self.credentials)
-        self.forwarder = Forwarder(self.core, self.channels, self.forwards)
+        self.term = 1
+        self.forwarder = Forwarder(self.core, self.channels, self.forwards, lambda: self.term)
         self.server = grpc.aio.server(options=rpc.SERVER_OPTIONS)
         self.address = ""
 
@@ -129,6 +130,7 @@ async def refusal_of(call: Any) -> WarrenError:
 
 
 CREATE = api_pb2.CreateServiceRequest()
+GET = api_pb2.GetClusterRequest()
 
 
 async def test_who_calls_is_who_the_certificate_says(fleet: Fleet) -> None:
@@ -263,6 +265,25 @@ async def test_a_leader_that_is_gone(fleet: Fleet) -> None:
     await fleet.leader.server.stop(None)
     assert (await call).code == "outcome_unknown"
     assert fleet.follower.forwards.forwarded == [False, False]
+
+
+async def test_a_leader_that_is_silent_is_left_when_the_lead_moves(fleet: Fleet) -> None:
+    fleet.leader.core.hang = True
+    ann = fleet.stub(fleet.follower, fleet.authority.client("ann"))
+    for term, (method, request, code) in enumerate(
+        (("CreateService", CREATE, "outcome_unknown"), ("GetCluster", GET, None)), start=2
+    ):
+        fleet.follower.core.refuse = [fleet.not_leader()]
+        waiting = len(fleet.leader.core.calls) + 1
+        call = asyncio.ensure_future(getattr(ann, method)(request, timeout=20))
+        async with asyncio.timeout(10):
+            while len(fleet.leader.core.calls) < waiting:  # noqa: ASYNC110 - with a deadline
+                await asyncio.sleep(0.01)
+        fleet.follower.term = term
+        if code is None:
+            await call  # asked anew, and answered here
+        else:
+            assert (await refusal_of(call)).code == code
 
 
 async def test_deadlines_go_along(fleet: Fleet) -> None:
