@@ -3,7 +3,7 @@
 #[path = "fsm_support/mod.rs"]
 mod support;
 
-use support::{Replica, member, snapshot_bytes};
+use support::{Replica, member, node_id, put_node, snapshot_bytes};
 use warren_core::fsm::{MEMBERS_MAX, REMOVED_MEMBERS_MAX, snapshot};
 use warren_core::ids::MemberId;
 use warren_core::pb::{self, command::Body};
@@ -29,6 +29,46 @@ fn a_cluster_has_so_many_members_and_no_more() {
     replica.apply(put(2)).response.expect("it is one of them");
     replica.apply(remove(2)).response.expect("it is no voter");
     replica.apply(put(100)).response.expect("room again");
+}
+
+#[test]
+fn a_member_that_is_removed_offers_nothing_any_more() {
+    let mut replica = Replica::in_cluster();
+    let founder = member(1, "m1", true, 3);
+    let founder = Some(founder);
+    replica
+        .apply(Body::PutMember(pb::PutMember { member: founder }))
+        .response
+        .expect("it is known");
+    for level in [2, 3] {
+        replica
+            .apply(Body::RaiseFeatureLevel(pb::RaiseFeatureLevel { level }))
+            .response
+            .expect("all know it");
+    }
+    let Body::PutNode(mut node) = put_node("m2", 1_000, 64, &[]) else {
+        unreachable!("it puts a node")
+    };
+    let description = node.description.as_mut().expect("it has one");
+    description.data_dir = vec![2; 16];
+    description.peer_address = "m2:2378".into();
+    replica.apply(Body::PutNode(node)).response.expect("a node");
+    let member = Some(member(2, "m2", false, 3));
+    replica
+        .apply(Body::PutMember(pb::PutMember { member }))
+        .response
+        .expect("a new one");
+    let offered = |replica: &Replica| {
+        let node = replica.state.node(node_id("m2")).expect("it is there");
+        (
+            !node.description.data_dir.is_empty(),
+            !node.description.peer_address.is_empty(),
+        )
+    };
+    assert_eq!(offered(&replica), (true, true));
+    replica.apply(remove(2)).response.expect("it is no voter");
+    assert_eq!(offered(&replica), (false, false));
+    assert_eq!(replica.state.hash(), replica.state.hash_from_scratch());
 }
 
 #[test]

@@ -12,7 +12,7 @@ use crate::fsm::apply::{Context, invalid, not_found};
 use crate::fsm::hash::{self, Sum};
 use crate::fsm::objects::{Event, Member};
 use crate::fsm::state::State;
-use crate::ids::MemberId;
+use crate::ids::{MemberId, NodeId};
 use crate::pb;
 
 /// Members of a cluster, learners included.
@@ -158,14 +158,34 @@ impl State {
         let id = MemberId(command.member_id);
         match self.member(id) {
             Some(member) if self.is_last_voter(member) => return Err(last_voter()),
-            Some(_) => {
+            Some(member) => {
+                let node = member.node;
                 self.members.bury(id);
                 cx.events.push(Event::Member { id, gone: true });
+                self.withdraw_offer(cx, node);
             }
             None if self.is_removed(id) => {}
             None => return Err(not_found("member", id.0)),
         }
         Ok(Vec::new())
+    }
+
+    /// The node offered to manage with the data directory of a member that is removed for good. Until
+    /// it has made an offer with another one, it cannot be promoted.
+    fn withdraw_offer(&mut self, cx: &mut Context, id: NodeId) {
+        let Some(node) = self.node(id).filter(|_| self.feature_level() >= 3) else {
+            return;
+        };
+        if node.description.data_dir.is_empty() {
+            return;
+        }
+        let mut node = node.clone();
+        let description = Arc::make_mut(&mut node.description);
+        description.data_dir.clear();
+        description.peer_address.clear();
+        description.api_address.clear();
+        self.put_node(node);
+        cx.events.push(Event::Node { id });
     }
 
     /// Without it nobody could ever commit anything again.

@@ -149,8 +149,8 @@ impl Member {
         let said = &node.description;
         if said.data_dir.is_empty() || said.peer_address.is_empty() {
             return invalid(
-                "it cannot be a manager: its certificate is a worker's, or peer_addr is not set \
-                 on that host",
+                "it does not offer to be a manager: its certificate is a worker's, or it was one \
+                 until half a minute ago and is putting its log aside",
             );
         }
         let wanted = pb::Member {
