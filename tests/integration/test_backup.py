@@ -61,6 +61,17 @@ class Writer:
                 self.acknowledged.append(spec.name)
 
 
+def remove_written(node: WarrenNode) -> None:
+    """The fixture would start a process for each of the many."""
+    with node.api() as api:
+        views = api.ListServices(api_pb2.ListServicesRequest(), timeout=10).services
+        for number, view in enumerate(views, 1):
+            if view.service.spec.name.startswith("written-"):
+                request = commands_pb2.RequestId(client=b"r" * 16, sequence=number)
+                removal = api_pb2.RemoveServiceRequest(request=request, service_id=view.service.id)
+                api.RemoveService(removal, timeout=10)
+
+
 def ids(node: WarrenNode) -> dict[str, list[str]]:
     """What people know things by."""
     return {
@@ -113,6 +124,7 @@ def test_a_lost_cluster_comes_back_and_its_containers_never_stopped(
     now = runtime_tasks(containerd.address, node.namespace)
     assert before.items() <= now.items()
     assert len(now) == 4
+    remove_written(node)
 
 
 def test_a_backup_can_be_restored_a_second_time(
@@ -126,7 +138,7 @@ def test_a_backup_can_be_restored_a_second_time(
         lose_the_log(node)
         # The worker has obeyed the epoch before: it must not take this one for the past.
         assert node.json("cluster", "backup", "restore", str(file))["epoch"] == epoch
-        node.wait_ready()
+        eventually(lambda: node.metric("warren_sessions") == 1, "the worker obeys")
         assert runtime_tasks(containerd.address, node.namespace) == before
 
 

@@ -56,10 +56,16 @@ def remembered(known: objects_pb2.ContainerStatus) -> Memory:
 
 
 def status_item(container_id: str, memory: Memory) -> commands_pb2.StatusItem:
-    """A remembered status as it crosses the wire."""
+    """A remembered status as it crosses the wire.
+
+    Only managers call a container lost. A host that has heard it says what it did about it: without
+    that, a container that was replaced while its host was away would never be known to be gone.
+    """
+    lost = memory.state == objects_pb2.CONTAINER_STATE_LOST
+    state = objects_pb2.CONTAINER_STATE_SHUTDOWN if lost else memory.state
     status = objects_pb2.ContainerStatus(
         attempt=memory.attempt,
-        state=objects_pb2.ContainerState.Name(memory.state),
+        state=objects_pb2.ContainerState.Name(state),
         message=memory.message,
         exit_code=memory.exit_code or 0,
         exited=memory.exit_code is not None,
