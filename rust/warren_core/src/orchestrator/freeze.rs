@@ -7,9 +7,10 @@
 //! share of those that were ready, and from [`LOST_MIN`] workers on, it proposes a freeze first:
 //! workers are still called down, but `apply` lets nothing be bound in place of what they run.
 //!
-//! The freeze is part of the state, so that the next leader keeps it. It ends when no more than that
-//! share is missing, beyond those that were down before, or when an operator ends it; then only who
-//! is lost from there on counts.
+//! The freeze is part of the state, so that the next leader keeps it. It ends when nobody is missing any
+//! more, beyond those that were down before; or when no more than that share has been missing for a
+//! grace period, because who comes back does not come all at once; or when an operator ends it. Then
+//! only who is lost from there on counts.
 
 use crate::fsm::{Freeze, State};
 use crate::orchestrator::Orchestrator;
@@ -47,7 +48,9 @@ impl Orchestrator {
             Some(freeze) if self.liveness.take_pulse(grace_ms) => {
                 let silent = self.liveness.loss(grace_ms).silent;
                 let missing = silent.saturating_sub(freeze.down_before);
-                if !is_too_many(state, missing, freeze.ready_before) {
+                let enough = !is_too_many(state, missing, freeze.ready_before);
+                let for_ms = self.liveness.lasts_ms(enough);
+                if missing == 0 || for_ms.is_some_and(|for_ms| for_ms > grace_ms) {
                     self.outbox.freeze(None);
                 }
             }

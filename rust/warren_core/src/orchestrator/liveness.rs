@@ -28,6 +28,8 @@ pub(super) struct Liveness {
     led_ms: u64,
     /// A pulse came, and nobody has counted the lost since.
     pulsed: bool,
+    /// On `clock_ms`: since when enough of the lost have been back.
+    enough_since_ms: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -57,6 +59,7 @@ impl Liveness {
         self.round = Some(None);
         self.led_ms = self.clock_ms;
         self.pulsed = false;
+        self.enough_since_ms = None;
     }
 
     /// Sessions stay known: they end by themselves.
@@ -135,8 +138,16 @@ impl Liveness {
         std::mem::take(&mut self.pulsed) && self.clock_ms > self.led_ms + grace_ms
     }
 
+    /// For how long enough of the lost have been back, if they are.
+    pub fn lasts_ms(&mut self, enough: bool) -> Option<u64> {
+        let since_ms = self.enough_since_ms.unwrap_or(self.clock_ms);
+        self.enough_since_ms = enough.then_some(since_ms);
+        enough.then(|| self.clock_ms - since_ms)
+    }
+
     /// Who is lost counts only from here on.
     pub fn forgive(&mut self) {
+        self.enough_since_ms = None;
         for worker in self.workers.values_mut() {
             worker.fell_ms = None;
         }
