@@ -53,6 +53,10 @@ const DIRECTED: &[(Mutant, &str)] = &[
         "sim_directed::a_read_that_hangs_is_found",
     ),
     (
+        Mutant::AcceptsAnotherDataDir,
+        "sim_directed::an_identity_on_another_disk_is_found",
+    ),
+    (
         Mutant::ExchangesNoHashes,
         "sim_directed::states_that_are_not_compared_are_found",
     ),

@@ -152,6 +152,12 @@ impl Control {
         }
     }
 
+    /// What this member knows of the others' logs; empty unless it leads.
+    pub fn progress(&self) -> Vec<raft::Progress> {
+        let status = self.member.as_ref().map(|member| member.raft.status());
+        status.map(|status| status.progress).unwrap_or_default()
+    }
+
     /// The orchestrator's counters; `None` outside a cluster.
     pub fn orchestrator(&self) -> Option<&crate::orchestrator::Orchestrator> {
         self.member.as_ref().map(|member| &member.orchestrator)

@@ -76,6 +76,36 @@ fn a_read_that_hangs_is_found() {
     mutant::set(None);
 }
 
+/// Whether a member's identity on an empty disk votes: it does not know for whom it has already.
+fn an_empty_disk_votes() -> bool {
+    let mut cluster = Cluster::of(3);
+    let leader = cluster.leader();
+    let victim = (1..=3).find(|n| *n != leader).unwrap();
+    let identity = pb::AddMemberResponse {
+        member_id: cluster.member(victim).0,
+        cluster_id: cluster.state(leader).cluster().unwrap().id.to_vec(),
+        epoch: 1,
+        ..Default::default()
+    };
+    cluster.wipe(victim);
+    let elsewhere = 9;
+    cluster.add_host(elsewhere);
+    cluster.hosts.remove(&victim);
+    cluster.start_joiner(elsewhere, &identity);
+    cluster.run(1_000);
+    cluster.kill(leader);
+    cluster.run(5_000);
+    !cluster.leaders().is_empty()
+}
+
+#[test]
+fn an_identity_on_another_disk_is_found() {
+    assert!(!an_empty_disk_votes());
+    mutant::set(Some(Mutant::AcceptsAnotherDataDir));
+    assert!(an_empty_disk_votes());
+    mutant::set(None);
+}
+
 #[test]
 fn states_that_are_not_compared_are_found() {
     let goes_on = || {

@@ -178,6 +178,8 @@ impl Peers {
         }
         if let Some(link) = self.links.get_mut(&header.from) {
             link.heard_ms = now_ms;
+            // A joiner knows nobody yet, for as long as its first snapshot takes.
+            link.stranger_until_ms = link.stranger_until_ms.map(|_| now_ms + STRANGER_KEPT_MS);
         }
         Some((header, body))
     }
@@ -334,6 +336,12 @@ impl Peers {
         self.now_ms = now_ms;
         self.links
             .retain(|_, link| link.stranger_until_ms.is_none_or(|until| now_ms < until));
+        // One that is silent may have restarted with nothing, and not know whom to answer.
+        for link in self.links.values_mut() {
+            if link.hello_at_ms.is_none() && link.heard_ms + SILENCE_MS <= now_ms {
+                (link.hello_at_ms, link.retry_ms) = (Some(now_ms), HELLO_RETRY_MS);
+            }
+        }
         let due = |link: &Link| link.hello_at_ms.is_some_and(|at| at <= now_ms);
         let silent: Vec<MemberId> = self
             .links

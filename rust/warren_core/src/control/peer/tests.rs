@@ -122,6 +122,36 @@ fn only_members_of_this_cluster_are_listened_to() {
     assert_eq!(refused(b"GET / HTTP/1.1\r\n"), Refusal::Garbled);
 }
 
+/// A joiner that restarts before it has the state knows nobody: without another hello it would not
+/// know where to send its answers.
+#[test]
+fn who_is_silent_is_greeted_again() {
+    let (mut ours, mut out) = (peers(US), Outputs::default());
+    ours.follow(&state(), &conf(), 0);
+    let hello = pb::PeerHello {
+        format_min: 1,
+        format_max: 1,
+        address: "host-2:1".into(),
+        answer: true,
+        ..Default::default()
+    };
+    ours.hello(THEM, &hello, 0, &mut out);
+    let greeted = |ours: &mut Peers, now_ms: u64| {
+        let mut out = Outputs::default();
+        ours.tick(now_ms, &mut out);
+        let kinds = out.frames.iter().map(|frame| frame::decode(&frame.bytes));
+        kinds
+            .filter(|read| read.as_ref().unwrap().0.kind == Kind::Hello)
+            .count()
+    };
+    assert_eq!(greeted(&mut ours, SILENCE_MS - 1), 0);
+    assert_eq!(greeted(&mut ours, SILENCE_MS), 1);
+    let known = (&state(), &conf());
+    ours.accept(&frame_of(&identity(THEM), US), known, SILENCE_MS, &mut out);
+    ours.hello(THEM, &hello, SILENCE_MS, &mut out);
+    assert_eq!(greeted(&mut ours, 2 * SILENCE_MS - 1), 0);
+}
+
 #[test]
 fn a_removed_member_is_told() {
     let (taken, why, out) = judged(&frame_of(&identity(MemberId(3)), US));
@@ -194,7 +224,7 @@ fn hellos_are_repeated_until_answered_and_then_no_more() {
     assert!(back.frames.is_empty(), "an answer is not answered");
     assert_eq!(ours.known(THEM).unwrap().feature_level_max, 2);
     let mut quiet = Outputs::default();
-    ours.tick(60_000, &mut quiet);
+    ours.tick(8_000 + SILENCE_MS, &mut quiet);
     assert!(quiet.frames.is_empty());
 }
 

@@ -334,5 +334,14 @@ fn describe(machine: &Machine) -> String {
         status.leader,
         control.conf_state()
     ));
+    for known in control.progress() {
+        let (member, state) = (known.member.0, known.state);
+        let (matches, next) = (known.match_index.0, known.next_index.0);
+        text.push_str(&format!(
+            "\n    {member}: {state:?}, {matches} matches, {next} next"
+        ));
+    }
+    let transfers = status.transfers;
+    text.push_str(&format!("\n    {transfers:?}"));
     text
 }
