@@ -53,6 +53,10 @@ const DIRECTED: &[(Mutant, &str)] = &[
         "sim_directed::a_read_that_hangs_is_found",
     ),
     (
+        Mutant::RemovesItselfWhileLeading,
+        "sim_directed::a_leader_that_removes_itself_is_found",
+    ),
+    (
         Mutant::AcceptsAnotherDataDir,
         "sim_directed::an_identity_on_another_disk_is_found",
     ),

@@ -106,6 +106,27 @@ fn an_identity_on_another_disk_is_found() {
     mutant::set(None);
 }
 
+/// Whether a leader takes up its own removal without handing the lead over first.
+fn a_leader_removes_itself() -> bool {
+    let mut cluster = Cluster::of(3);
+    let leader = cluster.leader();
+    let request = pb::RemoveMemberRequest {
+        member_id: cluster.member(leader).0,
+        ..Default::default()
+    };
+    let call = cluster.start_call(leader, "RemoveMember", &request);
+    let refused = cluster.finish(leader, call).err();
+    refused != Some(Error::HandingOver)
+}
+
+#[test]
+fn a_leader_that_removes_itself_is_found() {
+    assert!(!a_leader_removes_itself());
+    mutant::set(Some(Mutant::RemovesItselfWhileLeading));
+    assert!(a_leader_removes_itself());
+    mutant::set(None);
+}
+
 #[test]
 fn states_that_are_not_compared_are_found() {
     let goes_on = || {
