@@ -102,6 +102,8 @@ class Membership:
         self._why_removed = ""
         self._news = asyncio.Event()
         self._retiring: OpenCore | None = None
+        # What `_write_down` could not write for want of space.
+        self._unwritten = False
 
     # What it is
 
@@ -129,8 +131,9 @@ class Membership:
     def member(self) -> MemberFile:
         """What a membership of this host is bound to; made when it is first asked for."""
         if self._member is None:
-            self._member = files.new_member()
-            files.write(self.data.member_file, self._member)
+            member = files.new_member()
+            files.write(self.data.member_file, member)
+            self._member = member
         return self._member
 
     def known_managers(self) -> tuple[str, ...]:
@@ -181,8 +184,7 @@ class Membership:
             return
         await self._open()
         if self.manages:
-            self._opened()
-            self._remember_founded()
+            self._write_down()
         elif self._cluster is not None:
             await self.seat.vacate(self._as_worker())
 
@@ -210,7 +212,7 @@ class Membership:
     async def founded(self) -> None:
         """A cluster was created here."""
         async with self.lock:
-            self._remember_founded()
+            self._write_down()
             await self.worker.begin()
             self._on_change()
 
@@ -349,6 +351,11 @@ class Membership:
             if self.in_cluster:
                 await self._be_removed(why)
             return
+        if self._unwritten and self.manages:
+            self._write_down()
+            if not self._unwritten:
+                await self.worker.begin()
+                self._on_change()
         status = self.seat.status()
         if status is not None and status["removed"]:
             _log.warning("this host's manager was removed from the cluster; it is a worker now")
@@ -414,10 +421,23 @@ class Membership:
             files.write(self.data.member_file, self._member)
             self.worker.describe_again()
 
+    def _write_down(self) -> None:
+        """What a manager's host remembers beside its log; a full disk keeps it from no start."""
+        try:
+            self._opened()
+            self._remember_founded()
+        except OSError as error:
+            if not self._unwritten:
+                _log.warning("cannot note that this host manages (%s); tried again", error)
+            self._unwritten = True
+        else:
+            self._unwritten = False
+
     def _opened(self) -> None:
         if not self.member.opened:
-            self._member = MemberFile(data_dir=self.member.data_dir, opened=True)
-            files.write(self.data.member_file, self._member)
+            member = MemberFile(data_dir=self.member.data_dir, opened=True)
+            files.write(self.data.member_file, member)
+            self._member = member
 
     def _remember_founded(self) -> None:
         if self._cluster is None:
