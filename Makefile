@@ -54,8 +54,8 @@ test: setup ## run all tests: Rust, Python, integration against real containerd
 		--test sim_smoke --test sim_directed
 	$(PY) -m pytest tests/contract tests/unit
 	$(PY) -m pytest tests/integration
-	$(PY) -m pytest tests/cluster
 	$(PY) -m tests.cluster.chaos --seconds $(or $(CHAOS_SECONDS),120)
+	$(PY) -m pytest tests/cluster
 
 .PHONY: check
 check: tools ## run all static checks
