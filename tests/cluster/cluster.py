@@ -208,6 +208,10 @@ class Cluster:
         for host in self.hosts.values():
             if host.alive:
                 host.kill()
+        # Whoever started a process waits for it.
+        self.network.end_relays()
+        if self._containerd is not None:
+            self._containerd.stop()
         remains.remove(self.root)
         left = remains.left(self.root, self.tag)
         assert not left, f"left behind by a test cluster: {'; '.join(left)}"

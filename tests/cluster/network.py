@@ -163,10 +163,14 @@ class Network:
         )
         return done.returncode == 0
 
-    def remove(self) -> None:
-        """Ends relays and removes every namespace, and with them links, bridge and filters."""
+    def end_relays(self) -> None:
+        """Ends every relay that this process started, and waits for it."""
         for host in list(self._relays):
             self._end_relay(host)
+
+    def remove(self) -> None:
+        """Ends relays and removes every namespace, and with them links, bridge and filters."""
+        self.end_relays()
         remove_namespaces(self.tag)
 
 
