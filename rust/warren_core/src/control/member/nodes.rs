@@ -132,7 +132,9 @@ impl Member {
         let mut request: pb::PromoteNodeRequest = decode(&call.body)?;
         let id = match identify(&self.state, "PromoteNode", request.request.take(), &request)? {
             Ok(id) => id,
-            Err(answer) => return answer.map(Some),
+            Err(Err(refusal)) => return Err(refusal),
+            // What was remembered is that of the log's command, which names no member.
+            Err(Ok(_)) => None,
         };
         let node = self.named_node(&request.r#ref)?;
         let known = self.state.members().find(|member| member.node == node.id);
