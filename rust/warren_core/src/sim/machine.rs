@@ -268,6 +268,11 @@ impl Machine {
         drop(process);
         self.boot += 1;
         self.paused_until_ns = 0;
+        let fate = if wire.a_disk_is_lost && fate != Fate::Kept {
+            Fate::Lost
+        } else {
+            fate
+        };
         let before = self.disk.counters();
         self.disk.restart(fate, &mut self.random);
         self.note_fate(wire, before, fate);

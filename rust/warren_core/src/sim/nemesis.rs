@@ -2,7 +2,8 @@
 //!
 //! Each seed draws which kinds of fault it has and how dense they are, so that some worlds know one
 //! kind only and drive it far. Faults that take acknowledged data away (a damaged or emptied disk)
-//! come one at a time, and only while a quorum of others is whole: no consensus survives more.
+//! come one at a time, and only while a quorum of others is whole: no consensus survives more. Until
+//! the member is replaced no other log is torn, for a cut one cannot vouch for what it acknowledged.
 
 mod members;
 mod workers;

@@ -27,6 +27,8 @@ pub struct Wire {
     /// Machines that clients and workers have been told of.
     pub directory: Vec<End>,
     pub pace: Pace,
+    /// A member's disk is lost, and nobody has taken its place yet: no other log may lose its end.
+    pub a_disk_is_lost: bool,
     random: Random,
     trace: Option<Trace>,
 }
@@ -40,6 +42,7 @@ impl Wire {
             coverage: Coverage::default(),
             directory: Vec::new(),
             pace,
+            a_disk_is_lost: false,
             random: Random::stream(seed, "scheduling", 0),
             trace,
         }

@@ -164,7 +164,11 @@ impl Machine {
     /// The machine died inside a disk operation.
     pub fn died_in_disk(&mut self, wire: &mut Wire) {
         wire.note(Kind::CrashInWrite);
-        let fate = Fate::ALL[self.random.below(4) as usize];
+        let fate = match Fate::ALL[self.random.below(4) as usize] {
+            // The half that was written would be there.
+            Fate::Kept if wire.a_disk_is_lost => Fate::Lost,
+            fate => fate,
+        };
         self.crash(wire, fate, RESTART_NS);
     }
 

@@ -15,6 +15,7 @@ impl World {
         let down_ns = self.down_ns();
         let machine = &mut self.machines[at];
         let Some(member) = machine.member else { return };
+        self.wire.a_disk_is_lost = true;
         if fault == Fault::EmptyDisk {
             return machine.pretend(&mut self.wire, &mut self.checks);
         }

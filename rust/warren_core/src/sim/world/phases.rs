@@ -100,6 +100,8 @@ impl World {
     /// member has been removed is switched off.
     pub(super) fn repair(&mut self) {
         self.switch_off_removed();
+        let lost = |machine: &Machine| machine.damaged && machine.life != Life::Gone;
+        self.wire.a_disk_is_lost = self.machines.iter().any(lost);
         let mut replace = Vec::new();
         for machine in &mut self.machines {
             let Some(member) = machine.member else {
