@@ -269,6 +269,10 @@ class Session:
         except* (grpc.RpcError, SessionEndedError, TimeoutError) as errors:
             # One fault ends the stream, and shows in each of its tasks; the manager's own refusal
             # says where to go next.
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                # Of a group that is cancelled and fails, only the failure comes out.
+                raise asyncio.CancelledError from None
             refusals = (one for one in errors.exceptions if isinstance(one, grpc.RpcError))
             raise next(refusals, errors.exceptions[0]) from None
 
