@@ -131,7 +131,9 @@ impl Workers {
     /// Every host that is there talks with a manager: none measures how long it has been alone.
     pub fn are_in_session(&self) -> bool {
         let talks = |worker: &Worker| worker.session.as_ref().is_some_and(|s| s.id.is_some());
-        self.workers.iter().all(|worker| worker.gone || talks(worker))
+        self.workers
+            .iter()
+            .all(|worker| worker.gone || talks(worker))
     }
 
     /// A singleton that runs on two hosts at this moment.
