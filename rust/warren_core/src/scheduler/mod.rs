@@ -16,7 +16,7 @@ mod score;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::fsm::{Node, Resources, State};
+use crate::fsm::{Node, Resources, Service, State};
 use crate::ids::{NodeId, ServiceId};
 
 pub use explain::{Explanation, Reason};
@@ -33,6 +33,43 @@ pub struct Ask<'a> {
     pub image_digest: &'a str,
     /// Containers of the service that each node has and keeps.
     pub spread: &'a BTreeMap<NodeId, u32>,
+    pub rules: Rules<'a>,
+}
+
+/// What keeps containers off a node beside the room on it: the placement of their service, ports and
+/// devices. Nothing, by default.
+#[derive(Clone, Copy, Default)]
+pub struct Rules<'a>(Option<(&'a State, &'a Service)>);
+
+impl<'a> Rules<'a> {
+    pub fn of(state: &'a State, service: &'a Service) -> Self {
+        Self(Some((state, service)))
+    }
+
+    fn refusal(&self, id: NodeId) -> Option<String> {
+        let (state, service) = self.0?;
+        state.refusal(service, state.node(id)?)
+    }
+
+    /// As if what the service itself holds on the node were free.
+    fn refusal_of_successor(&self, id: NodeId) -> Option<String> {
+        let (state, service) = self.0?;
+        service.rules.refusal(state.node(id)?)
+    }
+
+    /// Containers of the service that one node may have.
+    fn most(&self) -> u32 {
+        self.0
+            .map_or(u32::MAX, |(_, service)| service.per_node_max())
+    }
+}
+
+impl std::fmt::Debug for Rules<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Rules")
+            .field(&self.0.map(|(_, service)| service.id))
+            .finish()
+    }
 }
 
 /// Where they go. Invariant: the counts in `binds` and `refused` add up to what was asked.
@@ -98,7 +135,7 @@ impl Scheduler {
         let known = self.nodes.get(&node.id);
         let candidate = Candidate {
             refusal: node.refusal(),
-            allocatable: node.allocatable(),
+            allocatable: state.allocatable(node),
             allocated: state.node_allocated(node.id),
             containers: state.container_count_of_node(node.id) as u32,
             images: node
@@ -126,6 +163,8 @@ impl Scheduler {
         node.containers = state.container_count_of_node(id) as u32;
         node.allocated.cpu_milli < before.cpu_milli
             || node.allocated.memory_bytes < before.memory_bytes
+            || node.allocated.disk_bytes < before.disk_bytes
+            || node.allocated.pids < before.pids
     }
 
     pub fn node_remove(&mut self, id: NodeId) {

@@ -2,6 +2,7 @@
 //! words, an independent check of the state's invariants, and the runner of golden scenarios.
 #![allow(dead_code, reason = "each test crate uses its part of it")]
 
+pub mod asking;
 pub mod commands;
 pub mod invariants;
 pub mod scenario;
@@ -73,6 +74,7 @@ pub fn put_node(name: &str, cpu_milli: u64, memory_mib: u64, images: &[&str]) ->
             capacity: Some(pb::Resources {
                 cpu_milli,
                 memory_bytes,
+                ..Default::default()
             }),
             images: images.iter().map(image).collect(),
             ..Default::default()
