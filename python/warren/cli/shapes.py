@@ -9,6 +9,8 @@ from __future__ import annotations
 from msgspec import Struct
 
 __all__ = [
+    "AffinityView",
+    "AntiAffinityView",
     "BackupView",
     "ClusterChanged",
     "ClusterCreated",
@@ -21,6 +23,9 @@ __all__ = [
     "ContainerSpecView",
     "ContainerView",
     "DaemonView",
+    "DeviceAskView",
+    "DeviceShareView",
+    "DevicesView",
     "ImageRemoved",
     "ImageView",
     "Leadership",
@@ -33,12 +38,18 @@ __all__ = [
     "NodeChanged",
     "NodeDetail",
     "NodeRemoved",
+    "NodeUpdated",
     "NodeView",
+    "OvercommitView",
+    "PlacementView",
     "ResourcesView",
     "ServiceChanged",
     "ServiceRemoved",
     "ServiceView",
     "SlotView",
+    "SpreadView",
+    "TaintView",
+    "TolerationView",
     "VersionView",
     "WalDamage",
     "WalFrame",
@@ -51,6 +62,68 @@ __all__ = [
 class ResourcesView(Struct, frozen=True):
     cpu_milli: int
     memory_bytes: int
+    disk_bytes: int
+    pids: int
+
+
+class DevicesView(Struct, frozen=True):
+    kind: str
+    model: str | None
+    count: int
+
+
+class DeviceAskView(Struct, frozen=True):
+    kind: str
+    milli: int
+    models: list[str]
+
+
+class DeviceShareView(Struct, frozen=True):
+    kind: str
+    number: int
+    milli: int
+
+
+class TaintView(Struct, frozen=True):
+    key: str
+    value: str
+    effect: str | None
+
+
+class TolerationView(Struct, frozen=True):
+    key: str
+    value: str | None
+    effect: str | None
+
+
+class AffinityView(Struct, frozen=True):
+    expression: str
+    weight: int
+
+
+class SpreadView(Struct, frozen=True):
+    attribute: str
+    targets: dict[str, int]
+    max_skew: int | None
+
+
+class AntiAffinityView(Struct, frozen=True):
+    service: str
+    attribute: str
+
+
+class PlacementView(Struct, frozen=True):
+    constraints: list[str]
+    affinities: list[AffinityView]
+    spreads: list[SpreadView]
+    max_replicas_per_node: int | None
+    distinct: list[str]
+    anti_affinities: list[AntiAffinityView]
+    priority: int
+    preempt: bool
+    strategy: str
+    platforms: list[str]
+    tolerations: list[TolerationView]
 
 
 class MemberView(Struct, frozen=True):
@@ -94,11 +167,20 @@ class ClusterView(Struct, frozen=True):
     node_grace_ms: int
     frozen_since: str | None
     frozen_reason: str | None
+    overcommit: OvercommitView
+
+
+class OvercommitView(Struct, frozen=True):
+    cpu_percent: int
+    memory_percent: int
+    disk_percent: int
+    pids_percent: int
 
 
 class ClusterChanged(Struct, frozen=True):
     lost_nodes_freeze_percent: int
     node_grace_ms: int
+    overcommit: OvercommitView
 
 
 class ClusterCreated(Struct, frozen=True):
@@ -212,6 +294,13 @@ class NodeView(Struct, frozen=True):
     joined_at: str | None
     member_id: str | None
     voter: bool
+    reserved: ResourcesView
+    allocatable: ResourcesView
+    labels_set: dict[str, str]
+    taints: list[TaintView]
+    taints_set: list[TaintView]
+    devices: list[DevicesView]
+    disk_free_bytes: int
 
 
 class NodeChanged(Struct, frozen=True):
@@ -219,6 +308,13 @@ class NodeChanged(Struct, frozen=True):
     name: str
     role: str
     member_id: str | None
+
+
+class NodeUpdated(Struct, frozen=True):
+    id: str
+    name: str
+    labels_set: dict[str, str]
+    taints_set: list[TaintView]
 
 
 class NodeRemoved(Struct, frozen=True):
@@ -250,6 +346,9 @@ class ContainerSpecView(Struct, frozen=True):
     labels: dict[str, str]
     partition: str
     partition_stop_after_ms: int | None
+    limits: ResourcesView
+    host_ports: list[str]
+    devices: list[DeviceAskView]
 
 
 class ServiceView(Struct, frozen=True):
@@ -266,6 +365,7 @@ class ServiceView(Struct, frozen=True):
     container: ContainerSpecView
     created_at: str | None
     updated_at: str | None
+    placement: PlacementView
 
 
 class ServiceChanged(Struct, frozen=True):
@@ -300,10 +400,12 @@ class ContainerView(Struct, frozen=True):
     started_at: str | None
     finished_at: str | None
     retry_at: str | None
+    devices: list[DeviceShareView]
 
 
 class NodeDetail(NodeView, frozen=True):
     assigned: list[ContainerView]
+    attributes: dict[str, str]
 
 
 class ContainerDetail(ContainerView, frozen=True):

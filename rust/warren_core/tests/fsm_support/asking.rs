@@ -79,7 +79,7 @@ pub fn update_node(rng: &mut Rng, node_id: Vec<u8>) -> Body {
             .then(|| "zone".to_owned())
             .into_iter()
             .collect(),
-        taints_add: rng.chance(20).then(|| taint(rng)).into_iter().collect(),
+        taints_add: rng.chance(6).then(|| taint(rng)).into_iter().collect(),
         taints_remove: rng.chance(40).then(|| taint(rng)).into_iter().collect(),
     })
 }

@@ -178,7 +178,7 @@ impl Commands {
             container.partition = self.small(5).into();
             container.partition_stop_after_ms = self.small(4) as u32 * 4_000;
         }
-        if self.rng.chance(40) {
+        if self.rng.chance(25) {
             asking::ask(&mut self.rng, &mut spec);
         }
         let container = spec.container.as_mut().unwrap();

@@ -10,7 +10,7 @@ pub mod words;
 
 use std::collections::BTreeMap;
 
-use warren_core::fsm::{Applied, State, snapshot};
+use warren_core::fsm::{Applied, FEATURE_LEVEL_MAX, State, snapshot};
 use warren_core::ids::{Index, NodeId, Term};
 use warren_core::pb::{self, command::Body};
 
@@ -121,6 +121,21 @@ pub struct Replica {
 }
 
 impl Replica {
+    /// One that belongs to a cluster at the newest level.
+    pub fn at_newest_level() -> Self {
+        let mut replica = Self::in_cluster();
+        let level = FEATURE_LEVEL_MAX;
+        let known = member(1, "m1", true, level);
+        let put = pb::PutMember {
+            member: Some(known),
+        };
+        let raise = pb::RaiseFeatureLevel { level };
+        for body in [Body::PutMember(put), Body::RaiseFeatureLevel(raise)] {
+            replica.apply(body).response.expect("it is allowed");
+        }
+        replica
+    }
+
     /// One that belongs to a cluster.
     pub fn in_cluster() -> Self {
         let mut replica = Self::default();

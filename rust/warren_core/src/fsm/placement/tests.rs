@@ -506,3 +506,21 @@ fn affinities_add_up() {
     };
     assert_eq!(rules.affinity(&node), 30);
 }
+
+/// Everything in `docs/scheduling.md` that looks like an expression or an attribute is one.
+#[test]
+fn the_page_names_what_there_is() {
+    let page = include_str!("../../../../../docs/scheduling.md");
+    let spans = page.split('`').skip(1).step_by(2);
+    let (mut expressions, mut attributes) = (0, 0);
+    for span in spans.filter(|span| span.starts_with("node.") && !span.contains("KEY")) {
+        if span.contains([' ', '=', '>', '~']) {
+            term(span);
+            expressions += 1;
+        } else if !["node.platform.arch", "node.hostname"].contains(&span) {
+            Attribute::parse(span).unwrap();
+            attributes += 1;
+        }
+    }
+    assert!(expressions > 8 && attributes > 12, "{expressions} {attributes}");
+}
