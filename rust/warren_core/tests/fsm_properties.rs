@@ -62,7 +62,7 @@ fn apply_is_total_and_keeps_the_invariants() {
         "{binds} binds, {refusals} refusals"
     );
     assert!(
-        with_ports > 200 && with_devices > 200,
+        with_ports > 200 && with_devices > 60,
         "{with_ports} with ports, {with_devices} with devices"
     );
     for code in [

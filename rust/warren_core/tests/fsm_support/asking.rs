@@ -18,7 +18,7 @@ pub fn ask(rng: &mut Rng, spec: &mut pb::ServiceSpec) {
             container.host_ports = vec![pb::HostPort { port, protocol }];
         }
         1 => {
-            let kind = (*rng.pick(&["gpu", "gpu", "fpga", ""])).to_owned();
+            let kind = (*rng.pick(&["gpu", "gpu", "gpu", "gpu", "fpga", ""])).to_owned();
             let milli = *rng.pick(&[300, 500, 1_000, 2_000, 1_500]);
             let models = rng.chance(30).then(|| "A100".to_owned());
             container.devices = vec![pb::DeviceAsk {
@@ -85,7 +85,7 @@ pub fn update_node(rng: &mut Rng, node_id: Vec<u8>) -> Body {
 }
 
 pub fn describe(rng: &mut Rng, description: &mut pb::NodeDescription) {
-    if rng.chance(50) {
+    if rng.chance(25) {
         return;
     }
     let device = |model: &str, count| pb::Device {

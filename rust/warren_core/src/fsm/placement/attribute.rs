@@ -76,17 +76,19 @@ impl Attribute {
                 ))
             };
         }
-        let named = NAMED.iter().find(|(known, _)| *known == name);
-        named
-            .map(|(_, attribute)| attribute.clone())
-            .ok_or_else(|| {
-                let shown: String = name.chars().take(60).collect();
-                let known: Vec<_> = NAMED.iter().map(|(name, _)| *name).collect();
-                format!(
-                    "`{shown}` is no attribute of nodes; there are {LABELS}KEY, {}",
-                    known.join(", ")
-                )
-            })
+        if let Some((_, named)) = NAMED.iter().find(|(known, _)| *known == name) {
+            return Ok(named.clone());
+        }
+        let shown: String = name.chars().take(60).collect();
+        let hint = match name.split_once('.') {
+            Some(("node", _)) => String::new(),
+            _ => format!("did you mean {LABELS}{shown}? "),
+        };
+        let known: Vec<_> = NAMED.iter().map(|(name, _)| *name).collect();
+        Err(format!(
+            "`{shown}` is no attribute of nodes; {hint}there are {LABELS}KEY, {}",
+            known.join(", ")
+        ))
     }
 
     /// Its value on a node; `None` where the node has none.

@@ -154,7 +154,10 @@ fn what_operators_set_comes_before_what_the_node_says() {
 fn what_cannot_be_read_is_said() {
     for (text, why) in [
         ("", "names no attribute"),
-        ("zone==eu", "there are node.labels.KEY"),
+        (
+            "zone==eu",
+            "did you mean node.labels.zone? there are node.labels.KEY",
+        ),
         ("node.labels.==eu", "no key of a label"),
         ("node.labels.zone=eu", "write == for equal"),
         ("node.labels.zone", "is followed by one of =="),
@@ -522,5 +525,8 @@ fn the_page_names_what_there_is() {
             attributes += 1;
         }
     }
-    assert!(expressions > 8 && attributes > 12, "{expressions} {attributes}");
+    assert!(
+        expressions > 8 && attributes > 12,
+        "{expressions} {attributes}"
+    );
 }
