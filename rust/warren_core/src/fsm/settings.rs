@@ -70,9 +70,14 @@ impl Overcommit {
 
     /// What may be reserved of `amount`.
     pub fn of_amount(self, amount: Resources) -> Resources {
-        let scale = |amount: u64, percent: u32| {
-            let scaled = u128::from(amount) * u128::from(percent) / 100;
-            u64::try_from(scaled).unwrap_or(u64::MAX)
+        // Amounts are below 2^61, so that nothing overflows before the division; and mostly there is
+        // none, which counts where every bind asks.
+        let scale = |amount: u64, percent: u32| match percent {
+            OVERCOMMIT_PERCENT => amount,
+            percent => {
+                (amount / 100).saturating_mul(percent.into())
+                    + amount % 100 * u64::from(percent) / 100
+            }
         };
         Resources {
             cpu_milli: scale(amount.cpu_milli, self.cpu),
@@ -291,5 +296,53 @@ impl State {
             cx.events.push(Event::Cluster);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fsm::objects::{CPU_MILLI_MAX, DISK_BYTES_MAX, MEMORY_BYTES_MAX, PIDS_MAX};
+
+    #[test]
+    fn what_may_be_reserved_is_a_share_rounded_down() {
+        let most = Resources {
+            cpu_milli: CPU_MILLI_MAX,
+            memory_bytes: MEMORY_BYTES_MAX,
+            disk_bytes: DISK_BYTES_MAX,
+            pids: PIDS_MAX,
+        };
+        let odd = Resources {
+            cpu_milli: 199,
+            memory_bytes: 12_345_678_901,
+            disk_bytes: 1,
+            pids: 99,
+        };
+        for percent in [10, 33, 99, 100, 101, 250, 1_000] {
+            let overcommit = Overcommit::of([percent; 4]);
+            for amount in [most, odd] {
+                let told = overcommit.of_amount(amount);
+                for (told, of) in [
+                    (told.cpu_milli, amount.cpu_milli),
+                    (told.memory_bytes, amount.memory_bytes),
+                    (told.disk_bytes, amount.disk_bytes),
+                    (told.pids, amount.pids),
+                ] {
+                    let exact = u128::from(of) * u128::from(percent) / 100;
+                    assert_eq!(u128::from(told), exact, "{percent} % of {of}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_nobody_changed_is_stored_as_before_there_was_overcommit() {
+        let settings = Settings::default();
+        let stored = pb::ClusterSettings::from(settings);
+        assert_eq!(stored.overcommit_cpu_percent, 0);
+        assert_eq!(Settings::from(stored), settings);
+        let changed = settings.overcommit.changed([200, 0, 0, 0]);
+        assert_eq!((changed.cpu, changed.memory), (200, 100));
+        assert_eq!(changed.changed([100, 0, 0, 0]), Overcommit::default());
     }
 }
