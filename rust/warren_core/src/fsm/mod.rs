@@ -23,12 +23,14 @@
 //! | `settings` | what operators set for all of it; whether replacement is frozen |
 //! | `epoch` | how a state goes on with one member alone |
 //! | `resolve` | what people type → ids and digests |
+//! | `apart` | where a service may not go because of what is there |
 //! | `claims` | ports and devices that containers hold on a node |
 //! | `tally` | how far a service is from what is wanted |
 //! | `hash` | one number for the whole state |
 //! | `wire`, `parse` | encoding and decoding of what there is much of |
 //! | `snapshot` | the state as bytes, and back |
 
+mod apart;
 mod apply;
 pub mod asked;
 mod batch;
@@ -57,6 +59,7 @@ mod tally;
 pub mod validate;
 mod wire;
 
+pub use apart::Avoided;
 pub use apply::{Applied, FEATURE_LEVEL_MAX};
 pub use batch::BATCH_ITEMS_MAX;
 pub use description::clip as clip_description;

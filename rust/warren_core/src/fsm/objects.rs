@@ -120,15 +120,6 @@ impl Service {
         }
     }
 
-    /// Whether more than room on nodes can be in its way: then it may find a place when a container
-    /// ends, also where that held no resources.
-    pub fn waits_for_more_than_room(&self) -> bool {
-        let spec = self.container_spec();
-        self.rules.max_replicas_per_node > 0
-            || !spec.host_ports.is_empty()
-            || !spec.devices.is_empty()
-    }
-
     pub fn resources(&self) -> Resources {
         self.container_spec().resources.unwrap_or_default().into()
     }

@@ -236,8 +236,9 @@ impl Orchestrator {
                     gone,
                 } => {
                     let ended = gone || state.container(id).is_some_and(Container::is_terminal);
-                    let more = |service: &Service| service.waits_for_more_than_room();
-                    room |= ended && !room && state.service(service).is_some_and(more);
+                    // Who waits may wait for a port, a device, or for whom it is kept apart from, and
+                    // not for an amount.
+                    room |= ended;
                     if last_service.replace(service) != Some(service) {
                         self.mark(service);
                     }

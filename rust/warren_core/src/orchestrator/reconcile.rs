@@ -532,6 +532,6 @@ fn ask<'a>(
         image: &spec.image,
         image_digest: &spec.image_digest,
         spread,
-        rules: Rules::of(state, service),
+        rules: Rules::of(state, service, spread),
     }
 }

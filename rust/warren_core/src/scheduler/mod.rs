@@ -16,7 +16,7 @@ mod score;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::fsm::{Node, Resources, Service, State};
+use crate::fsm::{Avoided, Node, Resources, Service, State};
 use crate::ids::{NodeId, ServiceId};
 
 pub use explain::{Explanation, Reason};
@@ -38,17 +38,38 @@ pub struct Ask<'a> {
 
 /// What keeps containers off a node beside the room on it: the placement of their service, ports and
 /// devices. Nothing, by default.
-#[derive(Clone, Copy, Default)]
-pub struct Rules<'a>(Option<(&'a State, &'a Service)>);
+#[derive(Clone, Default)]
+pub struct Rules<'a>(Option<(&'a State, &'a Service)>, Vec<Avoided>);
 
 impl<'a> Rules<'a> {
-    pub fn of(state: &'a State, service: &'a Service) -> Self {
-        Self(Some((state, service)))
+    /// `spread`: as in the ask.
+    pub fn of(state: &'a State, service: &'a Service, spread: &BTreeMap<NodeId, u32>) -> Self {
+        let own = spread.iter().filter(|(_, count)| **count > 0);
+        let avoided = state.avoided(service, own.map(|(id, _)| *id));
+        Self(Some((state, service)), avoided)
     }
 
     fn refusal(&self, id: NodeId) -> Option<String> {
         let (state, service) = self.0?;
-        state.refusal(service, state.node(id)?)
+        let node = state.node(id)?;
+        let apart = || self.1.iter().find_map(|avoided| avoided.refusal(node));
+        state.refusal(service, node).or_else(apart)
+    }
+
+    /// What is avoided once a container goes to the node; `None` if it may not.
+    fn taken(&self, avoided: &mut [Avoided], id: NodeId) -> Option<()> {
+        let Some((state, _)) = self.0 else {
+            return Some(());
+        };
+        let node = state.node(id)?;
+        if avoided
+            .iter()
+            .any(|avoided| avoided.refusal(node).is_some())
+        {
+            return None;
+        }
+        avoided.iter_mut().for_each(|avoided| avoided.add_own(node));
+        Some(())
     }
 
     /// As if what the service itself holds on the node were free.

@@ -32,9 +32,13 @@ impl Scheduler {
         let mut heap: BinaryHeap<_> = ranks.collect();
         let mut binds = BTreeMap::new();
         let mut left = ask.count;
+        let mut avoided = ask.rules.1.clone();
         while left > 0
             && let Some(Reverse(best)) = heap.pop()
         {
+            if ask.rules.taken(&mut avoided, best.node).is_none() {
+                continue;
+            }
             left -= 1;
             *binds.entry(best.node).or_insert(0) += 1;
             self.hold(best.node, ask.resources);

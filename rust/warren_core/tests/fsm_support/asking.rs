@@ -169,13 +169,24 @@ fn clip_amount(amount: &mut pb::Resources) {
 
 type Options<'a> = BTreeMap<&'a str, &'a str>;
 
-/// `constraint=…` `max-per-node=1` `tolerate=key` `port=80/udp` `device=gpu:500:A100` `disk=5` (GiB)
+/// `constraint=…` `max-per-node=1` `distinct=node.labels.zone` `apart=web,node.labels.zone` `tolerate=key` `port=80/udp` `device=gpu:500:A100` `disk=5` (GiB)
 /// `pids=10` `cpu-limit=2`
 pub fn described(spec: &mut pb::ServiceSpec, options: &Options) {
     let text = |key: &str| options.get(key).map(|text| (*text).to_owned());
     let placement = pb::Placement {
         constraints: text("constraint").into_iter().collect(),
         max_replicas_per_node: super::words::number(options, "max-per-node") as u32,
+        distinct: text("distinct").into_iter().collect(),
+        anti_affinities: text("apart")
+            .map(|text| {
+                let (service, attribute) = text.split_once(',').unwrap_or((&text, ""));
+                pb::AntiAffinity {
+                    service: service.to_owned(),
+                    attribute: attribute.to_owned(),
+                }
+            })
+            .into_iter()
+            .collect(),
         tolerations: text("tolerate")
             .map(|key| pb::Toleration {
                 key,
