@@ -58,7 +58,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::error::Result;
-use crate::fsm::{Container, Event, NodeStatus, Overcommit, Service, State, ailing, tally};
+use crate::fsm::{Container, Event, NodeStatus, Overcommit, State, ailing, tally};
 use crate::ids::{NodeId, ServiceId};
 use crate::pb;
 use crate::scheduler::Scheduler;
