@@ -362,7 +362,8 @@ class Session:
             async with asyncio.timeout(PUBLISH_TIMEOUT_S):
                 while True:
                     answer = await manager.GetNode(request, timeout=PUBLISH_TIMEOUT_S)
-                    if answer.node.node.description == description:
+                    # The rest may be told in another form than it is kept in.
+                    if answer.node.node.description.images == description.images:
                         return True
                     await asyncio.sleep(PUBLISH_POLL_S)
         except (grpc.RpcError, TimeoutError):

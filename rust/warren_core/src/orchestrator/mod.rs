@@ -58,7 +58,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::error::Result;
-use crate::fsm::{Event, NodeStatus, State, ailing, tally};
+use crate::fsm::{Container, Event, NodeStatus, Overcommit, State, ailing, tally};
 use crate::ids::{NodeId, ServiceId};
 use crate::pb;
 use crate::scheduler::Scheduler;
@@ -143,6 +143,8 @@ pub struct Orchestrator {
     unplaced: BTreeMap<ServiceId, BTreeMap<Slot, u64>>,
     /// As the state had it when the cluster changed last.
     frozen: bool,
+    /// What the scheduler counts by, where that is known.
+    overcommit: Option<Overcommit>,
     stats: Stats,
     latencies_ms: Vec<u64>,
     looked: usize,
@@ -169,6 +171,7 @@ impl Orchestrator {
             blocked: BTreeMap::new(),
             unplaced: BTreeMap::new(),
             frozen: false,
+            overcommit: None,
             stats: Stats::default(),
             latencies_ms: Vec::new(),
             looked: 0,
@@ -200,6 +203,7 @@ impl Orchestrator {
         self.blocked.clear();
         self.unplaced.clear();
         self.frozen = false;
+        self.overcommit = None;
     }
 
     /// Marks what an applied entry makes worth looking at. `state` has it applied.
@@ -225,7 +229,16 @@ impl Orchestrator {
                     self.observe_node(state, id);
                     room = true;
                 }
-                Event::Container { service, node, .. } => {
+                Event::Container {
+                    id,
+                    service,
+                    node,
+                    gone,
+                } => {
+                    let ended = gone || state.container(id).is_some_and(Container::is_terminal);
+                    // Who waits may wait for a port, a device, or for whom it is kept apart from, and
+                    // not for an amount.
+                    room |= ended;
                     if last_service.replace(service) != Some(service) {
                         self.mark(service);
                     }

@@ -11,7 +11,7 @@ use crate::orchestrator::pass::{Pass, Vacancy, is_to_go};
 use crate::orchestrator::plan::{Found, Slot, Verdict, is_vacant};
 use crate::orchestrator::{Orchestrator, PendingSlot};
 use crate::pb;
-use crate::scheduler::Ask;
+use crate::scheduler::{Ask, Rules};
 
 /// What waits for a node to have been silent for long is looked at no more often.
 const FENCE_POLL_MS: u64 = 1_000;
@@ -295,12 +295,12 @@ impl Orchestrator {
                     is_vacant(state, service, liveness, vacancy.slot, vacancy.replaces)
                 })
                 .collect();
-            let placed = self
-                .scheduler
-                .place(&ask(service, &pass.spread, slice.len() as u32));
+            let placed =
+                self.scheduler
+                    .place(&ask(state, service, &pass.spread, slice.len() as u32));
             let nodes = dealt(placed.binds);
             for (vacancy, node) in slice.iter().zip(&nodes) {
-                self.propose_bind(service, pass, vacancy, *node, meter);
+                self.propose_bind(state, service, pass, vacancy, *node, meter);
             }
             // Where one found no room, nor would those that come after.
             pass.full = placed.refused > 0;
@@ -308,10 +308,16 @@ impl Orchestrator {
                 pass.vacant.push_front(*vacancy);
             }
         }
-        self.pend_replicas(service, pass, meter)
+        self.pend_replicas(state, service, pass, meter)
     }
 
-    fn pend_replicas(&mut self, service: &Service, pass: &mut Pass, meter: &mut Meter) -> Turn {
+    fn pend_replicas(
+        &mut self,
+        state: &State,
+        service: &Service,
+        pass: &mut Pass,
+        meter: &mut Meter,
+    ) -> Turn {
         while let Some(vacancy) = pass.vacant.front().copied() {
             let why = match &pass.why {
                 Some(why) => why.clone(),
@@ -321,7 +327,9 @@ impl Orchestrator {
                         return Turn::Next;
                     }
                     meter.look(nodes);
-                    let why = self.scheduler.explain(&ask(service, &pass.spread, 1));
+                    let why = self
+                        .scheduler
+                        .explain(&ask(state, service, &pass.spread, 1));
                     pass.why.insert(why.to_string().into()).clone()
                 }
             };
@@ -368,9 +376,9 @@ impl Orchestrator {
             let node = vacancy.slot.node.expect("the node is the slot");
             match self
                 .scheduler
-                .place_on(node, &ask(service, &pass.spread, 1))
+                .place_on(node, &ask(state, service, &pass.spread, 1))
             {
-                Ok(()) => self.propose_bind(service, pass, &vacancy, node, meter),
+                Ok(()) => self.propose_bind(state, service, pass, &vacancy, node, meter),
                 Err(reason) => self.pend(service, pass, vacancy.slot, reason.why.into()),
             }
         }
@@ -379,6 +387,7 @@ impl Orchestrator {
 
     fn propose_bind(
         &mut self,
+        state: &State,
         service: &Service,
         pass: &mut Pass,
         vacancy: &Vacancy,
@@ -397,6 +406,8 @@ impl Orchestrator {
             slot: vacancy.slot.number,
             node_id: node.to_vec(),
             replaces: vacancy.replaces.map(|id| id.to_vec()).unwrap_or_default(),
+            // Those that a bind in flight takes are refused at apply, and chosen anew.
+            devices: state.choose_devices(service, node).unwrap_or_default(),
         };
         self.outbox.bind(
             item,
@@ -432,7 +443,7 @@ impl Orchestrator {
             }
             let freed = state.container(container).map(|c| c.held());
             let freed = freed.unwrap_or_default();
-            let ask = ask(service, &pass.spread, 1);
+            let ask = ask(state, service, &pass.spread, 1);
             if !fits_somewhere && !self.scheduler.would_fit(&ask, node, freed) {
                 let scan = 2 * self.scheduler.node_count();
                 if !meter.affords(scan) {
@@ -507,7 +518,12 @@ fn dealt(mut binds: Vec<(NodeId, u32)>) -> Vec<NodeId> {
     nodes
 }
 
-fn ask<'a>(service: &'a Service, spread: &'a BTreeMap<NodeId, u32>, count: u32) -> Ask<'a> {
+fn ask<'a>(
+    state: &'a State,
+    service: &'a Service,
+    spread: &'a BTreeMap<NodeId, u32>,
+    count: u32,
+) -> Ask<'a> {
     let spec = service.container_spec();
     Ask {
         service: service.id,
@@ -516,5 +532,6 @@ fn ask<'a>(service: &'a Service, spread: &'a BTreeMap<NodeId, u32>, count: u32) 
         image: &spec.image,
         image_digest: &spec.image_digest,
         spread,
+        rules: Rules::of(state, service, spread),
     }
 }

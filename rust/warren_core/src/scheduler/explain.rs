@@ -23,11 +23,18 @@ pub struct Explanation {
 }
 
 /// A filter that turns a node away; in the order in which they are asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Filter {
     Refusal(&'static str),
     Image,
-    Capacity { cpu: bool, memory: bool },
+    Rules(String),
+    Most,
+    Capacity {
+        cpu: bool,
+        memory: bool,
+    },
+    /// Disk or processes.
+    Rest,
 }
 
 impl Scheduler {
@@ -35,13 +42,13 @@ impl Scheduler {
     pub fn explain(&self, ask: &Ask) -> Explanation {
         let workers = self
             .nodes
-            .values()
-            .filter(|node| node.refusal != Some(NO_WORKER));
+            .iter()
+            .filter(|(_, node)| node.refusal != Some(NO_WORKER));
         explain(workers, ask)
     }
 
     pub(super) fn why_not(&self, id: NodeId, ask: &Ask) -> Reason {
-        let mut explanation = explain(self.nodes.get(&id).into_iter(), ask);
+        let mut explanation = explain(self.nodes.get_key_value(&id).into_iter(), ask);
         explanation.reasons.pop().unwrap_or_else(|| Reason {
             nodes: 1,
             why: "the node is gone".to_owned(),
@@ -52,10 +59,10 @@ impl Scheduler {
 /// As `Node::refusal` says it; managers that run nothing are no reason worth telling.
 const NO_WORKER: &str = "it is no worker";
 
-fn explain<'a>(nodes: impl Iterator<Item = &'a Candidate>, ask: &Ask) -> Explanation {
+fn explain<'a>(nodes: impl Iterator<Item = (&'a NodeId, &'a Candidate)>, ask: &Ask) -> Explanation {
     let mut groups: BTreeMap<Filter, (u32, Resources)> = BTreeMap::new();
-    for node in nodes {
-        let Some(filter) = first_filter(node, ask) else {
+    for (id, node) in nodes {
+        let Some(filter) = first_filter(*id, node, ask) else {
             continue;
         };
         let (count, most_free) = groups.entry(filter).or_default();
@@ -75,17 +82,26 @@ fn explain<'a>(nodes: impl Iterator<Item = &'a Candidate>, ask: &Ask) -> Explana
     Explanation { reasons }
 }
 
-fn first_filter(node: &Candidate, ask: &Ask) -> Option<Filter> {
+fn first_filter(id: NodeId, node: &Candidate, ask: &Ask) -> Option<Filter> {
     if let Some(why) = node.refusal {
         return Some(Filter::Refusal(why));
     }
     if !node.images.contains(ask.image_digest) {
         return Some(Filter::Image);
     }
+    if let Some(why) = ask.rules.refusal(id) {
+        return Some(Filter::Rules(why));
+    }
+    if ask.spread.get(&id).copied().unwrap_or_default() >= ask.rules.most() {
+        return Some(Filter::Most);
+    }
     let (asked, free) = (ask.resources, node.free());
     let cpu = asked.cpu_milli > free.cpu_milli && asked.cpu_milli > 0;
     let memory = asked.memory_bytes > free.memory_bytes && asked.memory_bytes > 0;
-    (cpu || memory).then_some(Filter::Capacity { cpu, memory })
+    if cpu || memory {
+        return Some(Filter::Capacity { cpu, memory });
+    }
+    (!asked.fits(free)).then_some(Filter::Rest)
 }
 
 impl Filter {
@@ -101,6 +117,9 @@ impl Filter {
         };
         match self {
             Filter::Refusal(why) => why.trim_start_matches("it is ").to_owned(),
+            Filter::Rules(why) => why,
+            Filter::Most => "has as many containers of the service as one node may".to_owned(),
+            Filter::Rest => "not enough disk or processes".to_owned(),
             Filter::Image => format!("no image {}", ask.image),
             Filter::Capacity {
                 cpu: true,

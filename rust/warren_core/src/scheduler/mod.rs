@@ -16,7 +16,7 @@ mod score;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::fsm::{Node, Resources, State};
+use crate::fsm::{Avoided, Node, Resources, Service, State};
 use crate::ids::{NodeId, ServiceId};
 
 pub use explain::{Explanation, Reason};
@@ -33,6 +33,64 @@ pub struct Ask<'a> {
     pub image_digest: &'a str,
     /// Containers of the service that each node has and keeps.
     pub spread: &'a BTreeMap<NodeId, u32>,
+    pub rules: Rules<'a>,
+}
+
+/// What keeps containers off a node beside the room on it: the placement of their service, ports and
+/// devices. Nothing, by default.
+#[derive(Clone, Default)]
+pub struct Rules<'a>(Option<(&'a State, &'a Service)>, Vec<Avoided>);
+
+impl<'a> Rules<'a> {
+    /// `spread`: as in the ask.
+    pub fn of(state: &'a State, service: &'a Service, spread: &BTreeMap<NodeId, u32>) -> Self {
+        let own = spread.iter().filter(|(_, count)| **count > 0);
+        let avoided = state.avoided(service, own.map(|(id, _)| *id));
+        Self(Some((state, service)), avoided)
+    }
+
+    fn refusal(&self, id: NodeId) -> Option<String> {
+        let (state, service) = self.0?;
+        let node = state.node(id)?;
+        let apart = || self.1.iter().find_map(|avoided| avoided.refusal(node));
+        state.refusal(service, node).or_else(apart)
+    }
+
+    /// What is avoided once a container goes to the node; `None` if it may not.
+    fn taken(&self, avoided: &mut [Avoided], id: NodeId) -> Option<()> {
+        let Some((state, _)) = self.0 else {
+            return Some(());
+        };
+        let node = state.node(id)?;
+        if avoided
+            .iter()
+            .any(|avoided| avoided.refusal(node).is_some())
+        {
+            return None;
+        }
+        avoided.iter_mut().for_each(|avoided| avoided.add_own(node));
+        Some(())
+    }
+
+    /// As if what the service itself holds on the node were free.
+    fn refusal_of_successor(&self, id: NodeId) -> Option<String> {
+        let (state, service) = self.0?;
+        service.rules.refusal(state.node(id)?)
+    }
+
+    /// Containers of the service that one node may have.
+    fn most(&self) -> u32 {
+        self.0
+            .map_or(u32::MAX, |(_, service)| service.per_node_max())
+    }
+}
+
+impl std::fmt::Debug for Rules<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Rules")
+            .field(&self.0.map(|(_, service)| service.id))
+            .finish()
+    }
 }
 
 /// Where they go. Invariant: the counts in `binds` and `refused` add up to what was asked.
@@ -98,7 +156,7 @@ impl Scheduler {
         let known = self.nodes.get(&node.id);
         let candidate = Candidate {
             refusal: node.refusal(),
-            allocatable: node.allocatable(),
+            allocatable: state.allocatable(node),
             allocated: state.node_allocated(node.id),
             containers: state.container_count_of_node(node.id) as u32,
             images: node
@@ -126,6 +184,8 @@ impl Scheduler {
         node.containers = state.container_count_of_node(id) as u32;
         node.allocated.cpu_milli < before.cpu_milli
             || node.allocated.memory_bytes < before.memory_bytes
+            || node.allocated.disk_bytes < before.disk_bytes
+            || node.allocated.pids < before.pids
     }
 
     pub fn node_remove(&mut self, id: NodeId) {

@@ -23,22 +23,27 @@ impl Scheduler {
     /// Finds nodes for what is asked and holds the room there, once per bind.
     pub fn place(&mut self, ask: &Ask) -> Placed {
         let mix = self.mix(ask);
-        let feasible = self.nodes.iter().filter(|(_, node)| node.takes(ask));
-        let ranks = feasible.map(|(id, node)| {
-            let of_service = ask.spread.get(id).copied().unwrap_or_default();
-            Reverse(self.rank(&mix, ask, *id, node, of_service))
+        let most = ask.rules.most();
+        let has = |id: &NodeId| ask.spread.get(id).copied().unwrap_or_default();
+        let feasible = self.nodes.iter().filter(|(id, node)| {
+            node.takes(ask) && has(id) < most && ask.rules.refusal(**id).is_none()
         });
+        let ranks = feasible.map(|(id, node)| Reverse(self.rank(&mix, ask, *id, node, has(id))));
         let mut heap: BinaryHeap<_> = ranks.collect();
         let mut binds = BTreeMap::new();
         let mut left = ask.count;
+        let mut avoided = ask.rules.1.clone();
         while left > 0
             && let Some(Reverse(best)) = heap.pop()
         {
+            if ask.rules.taken(&mut avoided, best.node).is_none() {
+                continue;
+            }
             left -= 1;
             *binds.entry(best.node).or_insert(0) += 1;
             self.hold(best.node, ask.resources);
             let node = &self.nodes[&best.node];
-            if node.takes(ask) {
+            if node.takes(ask) && best.of_service + 1 < most {
                 heap.push(Reverse(self.rank(
                     &mix,
                     ask,
@@ -57,7 +62,7 @@ impl Scheduler {
     /// Holds room for one on this very node, or says why it cannot take it.
     pub fn place_on(&mut self, id: NodeId, ask: &Ask) -> Result<(), Reason> {
         match self.nodes.get(&id).map(|node| node.takes(ask)) {
-            Some(true) => {
+            Some(true) if ask.rules.refusal(id).is_none() => {
                 self.hold(id, ask.resources);
                 Ok(())
             }
@@ -71,12 +76,14 @@ impl Scheduler {
             let allocated = candidate.allocated.saturating_sub(freed);
             let free = candidate.allocatable.saturating_sub(allocated);
             candidate.takes_given(ask, free.saturating_sub(candidate.held))
+                && ask.rules.refusal_of_successor(node).is_none()
         })
     }
 
     /// Whether one of these would find a place somewhere as things are. A scan.
     pub fn fits_somewhere(&self, ask: &Ask) -> bool {
-        self.nodes.values().any(|candidate| candidate.takes(ask))
+        let mut nodes = self.nodes.iter();
+        nodes.any(|(id, node)| node.takes(ask) && ask.rules.refusal(*id).is_none())
     }
 
     fn rank(&self, mix: &Mix, ask: &Ask, id: NodeId, node: &Candidate, of_service: u32) -> Rank {
@@ -105,6 +112,7 @@ impl Scheduler {
             (Some(cpu_milli), Some(memory_bytes)) => Resources {
                 cpu_milli,
                 memory_bytes,
+                ..Resources::default()
             },
             _ => ask.resources,
         };

@@ -50,6 +50,7 @@ mod tests {
         Resources {
             cpu_milli,
             memory_bytes,
+            ..Resources::default()
         }
     }
 

@@ -295,6 +295,7 @@ impl Worker {
                 capacity: Some(pb::Resources {
                     cpu_milli: self.cpu_milli,
                     memory_bytes: 4 << 30,
+                    ..Default::default()
                 }),
                 images: vec![image],
                 ..Default::default()
