@@ -68,6 +68,12 @@ impl Rank {
         fits.then(|| (place, self.choices[place]))
     }
 
+    /// Every key, choice and winner, for comparison with a rank that was built anew.
+    #[cfg(test)]
+    pub fn order(&self) -> (&[u64], &[u8], &[u32]) {
+        (&self.keys, &self.choices, &self.winners)
+    }
+
     fn winner(&self, vertex: usize) -> u32 {
         let (left, right) = (self.winners[2 * vertex], self.winners[2 * vertex + 1]);
         let key = |place: u32| self.keys.get(place as usize).copied().unwrap_or(NEVER);
