@@ -126,7 +126,8 @@ impl Table {
             if view.classes & group.admitted == 0 {
                 continue;
             }
-            let (next, copies) = group.reach(view);
+            let reach = group.reach(view);
+            let copies = reach.copies;
             if copies == 0 {
                 continue;
             }
@@ -141,7 +142,7 @@ impl Table {
                 let all = cpu.saturating_mul(copies) <= view.cpu_milli
                     && memory.saturating_mul(copies) <= view.memory_bytes;
                 let run = if all {
-                    group.run(view, copies)
+                    reach.used
                 } else {
                     let by_cpu = view.cpu_milli.checked_div(cpu).unwrap_or(copies);
                     let by_memory = view.memory_bytes.checked_div(memory).unwrap_or(copies);
@@ -149,7 +150,7 @@ impl Table {
                 };
                 found(
                     shape,
-                    next * (UNITS - self.run_percent) + run * self.run_percent,
+                    reach.next * (UNITS - self.run_percent) + run * self.run_percent,
                 );
             }
         }
@@ -167,24 +168,40 @@ pub enum Scarcity {
     Full,
 }
 
+/// What a group could use of a node's devices, in 1/1000.
+#[derive(Clone, Copy, Debug, Default)]
+struct Reach {
+    /// All that is left on the devices that are open to the next container.
+    next: u64,
+    /// How many containers the devices can take.
+    copies: u64,
+    /// What so many use up, as [`Group::run`] counts it.
+    used: u64,
+}
+
 impl Group {
-    /// What the next container could use of devices, CPU and memory granted, in 1/1000: all that
-    /// is left on those devices that are open to it; and how many containers the devices can take.
-    fn reach(&self, view: &View) -> (u64, u64) {
+    /// What devices allow, CPU and memory granted.
+    fn reach(&self, view: &View) -> Reach {
+        let mut reach = Reach::default();
         match self.want {
-            Want::Nothing => (0, 0),
+            Want::Nothing => {}
             Want::Whole(count) => {
                 let whole = view.open(self.admitted, DEVICE_MILLI).count() as u64;
-                let copies = whole / u64::from(count);
-                let next = if copies == 0 { 0 } else { whole };
-                (next * u64::from(DEVICE_MILLI), copies)
+                reach.copies = whole / u64::from(count);
+                if reach.copies > 0 {
+                    reach.next = whole * u64::from(DEVICE_MILLI);
+                    reach.used = reach.copies * self.want.milli();
+                }
             }
-            Want::Share(milli) => view
-                .open(self.admitted, milli)
-                .fold((0, 0), |(next, copies), free| {
-                    (next + u64::from(free), copies + u64::from(free / milli))
-                }),
+            Want::Share(milli) => {
+                for free in view.open(self.admitted, milli) {
+                    reach.next += u64::from(free);
+                    reach.copies += u64::from(free / milli);
+                }
+                reach.used = reach.next;
+            }
         }
+        reach
     }
 
     /// What `copies` of them use up, in 1/1000. A device that can take no further share counts as
