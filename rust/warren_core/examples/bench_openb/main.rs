@@ -154,7 +154,7 @@ fn replay(name: &str, options: &Options, seed: u64, found: &mut Found) {
             let seed = random.next();
             Contender::Peer(Cluster::new(policy, &options.nodes, &options.pods, seed))
         }
-        None => Contender::Warren(Warren::new(options, random.next())),
+        None => Contender::Warren(Box::new(Warren::new(options, random.next()))),
     };
     let thread_began_ns = thread_ns();
     let (mut arrived, mut allocated) = (0, 0);
@@ -185,7 +185,7 @@ fn replay(name: &str, options: &Options, seed: u64, found: &mut Found) {
 }
 
 enum Contender {
-    Warren(Warren),
+    Warren(Box<Warren>),
     Peer(Cluster),
 }
 

@@ -137,6 +137,6 @@ impl Random {
 
     /// Below `bound`, by multiplication: the bias is below one in 2^40 here.
     pub fn below(&mut self, bound: u64) -> u64 {
-        (u128::from(self.next()) * u128::from(bound) >> 64) as u64
+        ((u128::from(self.next()) * u128::from(bound)) >> 64) as u64
     }
 }
