@@ -19,17 +19,25 @@ pub enum Policy {
     GpuClustering,
     GpuPacking,
     BestFit,
+    /// As published: to its fragmentation memory does not count.
     Fgd,
+    /// With memory counted as CPU is, which suits a trace where memory runs short.
+    FgdMemory,
 }
 
 impl Policy {
-    pub const ALL: [(&'static str, Self); 6] = [
+    fn by_gradient(self) -> bool {
+        matches!(self, Self::Fgd | Self::FgdMemory)
+    }
+
+    pub const ALL: [(&'static str, Self); 7] = [
         ("random", Self::Random),
         ("dot_product", Self::DotProduct),
         ("gpu_clustering", Self::GpuClustering),
         ("gpu_packing", Self::GpuPacking),
         ("best_fit", Self::BestFit),
         ("fgd", Self::Fgd),
+        ("fgd_with_memory", Self::FgdMemory),
     ];
 }
 
@@ -74,7 +82,7 @@ impl Cluster {
         Self {
             policy,
             hosts: hosts.collect(),
-            typical: typical(pods),
+            typical: typical(pods, policy == Policy::FgdMemory),
             scores: BTreeMap::new(),
             random,
         }
@@ -91,7 +99,9 @@ impl Cluster {
                 let drawn = self.random.below(open.len() as u64) as usize;
                 vec![open[drawn]]
             }
-            Policy::Fgd if pod.gpu_milli < 1000 && pod.gpus == 1 => vec![choice],
+            policy if policy.by_gradient() && pod.gpu_milli < 1000 && pod.gpus == 1 => {
+                vec![choice]
+            }
             _ => self.hosts[host].tightest(pod),
         };
         self.hosts[host].take(pod, &gpus);
@@ -99,7 +109,7 @@ impl Cluster {
     }
 
     fn best(&mut self, pod: &Pod) -> Option<(usize, usize)> {
-        let fgd = self.policy == Policy::Fgd;
+        let fgd = self.policy.by_gradient();
         let mut cached = if fgd {
             let unknown = || vec![(0, None); self.hosts.len()];
             self.scores.remove(pod).unwrap_or_else(unknown)
@@ -134,13 +144,16 @@ impl Cluster {
     }
 }
 
-fn typical(pods: &[Pod]) -> Vec<(Pod, f64)> {
-    let mut counts: BTreeMap<&Pod, u32> = BTreeMap::new();
+/// Pods that differ in memory alone are one where memory does not count.
+fn typical(pods: &[Pod], memory: bool) -> Vec<(Pod, f64)> {
+    let mut counts: BTreeMap<Pod, u32> = BTreeMap::new();
     for pod in pods {
+        let mut pod = pod.clone();
+        pod.memory_mib *= u64::from(memory);
         *counts.entry(pod).or_default() += 1;
     }
     let mut by_count: Vec<_> = counts.into_iter().collect();
-    by_count.sort_by(|a, b| b.1.cmp(&a.1).then(b.0.cmp(a.0)));
+    by_count.sort_by(|a, b| b.1.cmp(&a.1).then(b.0.cmp(&a.0)));
     let wanted = TYPICAL * pods.len() as f64;
     let mut sum = 0.0;
     let mut found = Vec::new();
@@ -149,7 +162,7 @@ fn typical(pods: &[Pod]) -> Vec<(Pod, f64)> {
             break;
         }
         sum += f64::from(count);
-        found.push((pod.clone(), f64::from(count)));
+        found.push((pod, f64::from(count)));
     }
     found.iter_mut().for_each(|(_, share)| *share /= sum);
     found
@@ -199,7 +212,7 @@ impl Host {
 
     fn score(&self, pod: &Pod, policy: Policy) -> i64 {
         match policy {
-            Policy::Random | Policy::Fgd => 0,
+            Policy::Random | Policy::Fgd | Policy::FgdMemory => 0,
             Policy::DotProduct => {
                 let cpu = self.cpu_milli as f64 * pod.cpu_milli as f64 / CPU_MILLI_MAX.powi(2);
                 let gpu = self.gpu_free() as f64 * pod.demand_milli() as f64;
@@ -285,9 +298,7 @@ impl Host {
     fn fragments(&self, typical: &[(Pod, f64)]) -> f64 {
         let all = self.gpu_free() as f64;
         let of = |pod: &Pod| {
-            // As published, memory does not count here.
-            let open = self.open(pod).len() >= usize::from(pod.gpus);
-            if pod.gpus == 0 || !open || !self.admits(pod) || self.cpu_milli < pod.cpu_milli {
+            if pod.gpus == 0 || !self.fits(pod) {
                 return all;
             }
             let small = self.free_milli.iter().filter(|free| **free < pod.gpu_milli);
