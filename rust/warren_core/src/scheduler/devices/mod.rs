@@ -8,8 +8,8 @@
 //! The likely shapes are those that arrived ([`mix`]), told by [`DeviceFleet::arrived`]: once for
 //! each container that is to run, placed or not, and not again when it is retried; a new leader
 //! tells those that live. Frequencies and scarcity are read into weights anew when there are half
-//! as many arrivals again, when the fleet's free capacity has changed by a quarter, and when a model of
-//! devices appears. In between weights are constant, so that scores can be kept.
+//! as many arrivals again, when the fleet's free capacity has changed by a quarter, and when a
+//! model of devices appears. In between weights are constant, so that scores can be kept.
 //!
 //! Equal scores are common, and scores closer than [`Tuning::step_milli`] count as equal. Among
 //! these a draw decides that is fixed for each node and seed. Containers that might go to many
