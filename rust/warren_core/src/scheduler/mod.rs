@@ -10,6 +10,7 @@
 //! containers of the service, then the one that strands least (see `score`), then the emptiest,
 //! then by a seeded draw. It is a plain scan, O(nodes + count log nodes).
 
+mod devices;
 mod explain;
 mod place;
 mod score;
@@ -19,6 +20,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::fsm::{Avoided, Node, Resources, Service, State};
 use crate::ids::{NodeId, ServiceId};
 
+pub use devices::{
+    DEVICE_MILLI, DEVICES_MAX, DeviceAsk, DeviceFleet, DeviceGrant, DeviceNode, DeviceShare,
+    MODELS_MAX, Scarcity, Tuning, Want,
+};
 pub use explain::{Explanation, Reason};
 
 /// What is to be placed: `count` containers alike.
