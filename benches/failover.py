@@ -230,7 +230,7 @@ async def forward(bench: Bench, report: Report, creates: int) -> None:
         report.note(f"no swarm beside creates through a follower: {absent}")
     elif swarm.times["leader"].count:
         beside = f"swarm {against_leader(report, swarm.times, 'swarm: '):.2f} ×"
-        report.note(f"swarm: Docker {swarm.version}, three managers, {TURN} creates at a time")
+        report.note(f"swarm: Docker {swarm.version}, three managers, turns of {min(TURN, creates)}")
     if swarm is not None and swarm.left_out:
         report.note(f"swarm: leadership moved {swarm.left_out} times, so fewer creates count")
     met = ratio <= 1.5
