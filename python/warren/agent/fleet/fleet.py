@@ -22,6 +22,7 @@ __all__ = ["Fleet", "Measured"]
 CONNECTIONS: Final = 8
 CALL_TIMEOUT_S: Final = 60.0
 CREATES_AT_ONCE: Final = 16
+OVERLOADED_PAUSE_S: Final = 0.1
 #: Of what a service had first, it is scaled up or down by as much at most.
 SCALED_PART: Final = 10
 
@@ -146,9 +147,20 @@ class Fleet:
         request = api_pb2.CreateServiceRequest(spec=spec)
         self._name(request)
         began = time.perf_counter()
-        made = await self.manager.CreateService(request, timeout=CALL_TIMEOUT_S)
+        made = await self._ask(self.manager.CreateService, request)
         self._asked_at[made.service_id] = began
         self._services.append((made.service_id, made.version, spec))
+
+    async def _ask(self, call: Any, request: Any) -> Any:
+        """The answer; asked again, under the same id, while the manager takes no more calls."""
+        until = time.perf_counter() + CALL_TIMEOUT_S
+        while True:
+            try:
+                return await call(request, timeout=CALL_TIMEOUT_S)
+            except grpc.RpcError as error:
+                if rpc.failure(error).code != "overloaded" or time.perf_counter() > until:
+                    raise
+            await asyncio.sleep(OVERLOADED_PAUSE_S)
 
     def _name(self, request: Any) -> None:
         self._sequence += 1
@@ -202,7 +214,7 @@ class Fleet:
             self._name(request)
             if more:
                 self._asked_at[service] = time.perf_counter()
-            changed = await self.manager.UpdateService(request, timeout=CALL_TIMEOUT_S)
+            changed = await self._ask(self.manager.UpdateService, request)
             self._services[at] = (service, changed.version, spec)
             self.seen.scalings += 1
 
