@@ -122,7 +122,8 @@ async def _simulate(plan: Plan) -> dict[str, Any]:
             await _until(lambda: fleet.seen.connected, plan.nodes, stop, CONNECT_TIMEOUT_S)
             connect_s = time.perf_counter() - began
             deploy_began = time.perf_counter()
-            await fleet.deploy()
+            if not stop.is_set():
+                await fleet.deploy()
             await _until(lambda: fleet.seen.placed.count, fleet.wanted, stop, STUCK_S)
             deploy_s = time.perf_counter() - deploy_began
             cpu, since = manager.cpu_seconds(), time.perf_counter()
