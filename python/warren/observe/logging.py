@@ -46,6 +46,7 @@ LEVELS: Final = {
 }
 """The level names of the log, as configured and as written. The core's `trace` counts as debug."""
 
+_GRPC: Final = "grpc._cython.cygrpc"
 _ROOT: Final = "warren"
 _NAMES: Final = {number: name for name, number in LEVELS.items()}
 _OWN_KEYS: Final = frozenset({"level", "time", "component", "message"})
@@ -192,6 +193,7 @@ class LogPipeline(logging.Handler):
         root.setLevel(logging.WARNING)
         logging.getLogger(_ROOT).setLevel(self._threshold)
         logging.captureWarnings(True)
+        logging.getLogger(_GRPC).addFilter(_is_news)
 
     @property
     def log_level(self) -> str:
@@ -324,3 +326,8 @@ def _message(record: logging.LogRecord) -> str:
         return record.getMessage()
     except Exception:  # noqa: BLE001 - logging must not raise
         return f"{_text(record.msg)} {_text(record.args)}"
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Not that an answer met nobody any more: its caller has gone, and knows it."""
+    return "ExecuteBatchError" not in record.getMessage()

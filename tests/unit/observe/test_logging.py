@@ -153,6 +153,13 @@ def test_other_libraries_show_their_warnings_only(debug_log: Log) -> None:
     assert len(messages) == 2
 
 
+def test_an_answer_that_met_nobody_is_no_news(log: Log) -> None:
+    grpc = logging.getLogger("grpc._cython.cygrpc")
+    grpc.error("ExecuteBatchError raised in core by servicer method [%s]", "/warren.v1.Manager/X")
+    grpc.error("Servicer method raised")
+    assert [line["message"] for line in log.lines()] == ["Servicer method raised"]
+
+
 def test_the_level_changes_at_run_time(log: Log) -> None:
     heard: list[str] = []
     log.pipeline.on_level(heard.append)
