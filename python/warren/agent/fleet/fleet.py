@@ -35,7 +35,6 @@ class Measured:
 
     connected: int = 0
     sessions_lost: int = 0
-    running: int = 0
     started: int = 0
     failures: int = 0
     hosts_lost: int = 0
@@ -230,9 +229,7 @@ class Fleet:
     def count(self) -> int:
         """Containers that run on hosts that are there."""
         here = (host for host in self.hosts if not host.away)
-        running = sum(one.runs and one.wanted for host in here for one in host.held.values())
-        self.seen.running = running
-        return running
+        return sum(one.runs and one.wanted for host in here for one in host.held.values())
 
     def per_host(self) -> list[int]:
         """How many containers each host that is there runs."""
