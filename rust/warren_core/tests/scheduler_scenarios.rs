@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use support::{Replica, Rng, digest, node_id, options, put_node, scenario, words};
 use warren_core::fsm::{Resources, State};
 use warren_core::ids::{NodeId, ServiceId};
-use warren_core::scheduler::{Ask, Scheduler};
+use warren_core::scheduler::{Ask, Rules, Scheduler};
 
 struct World {
     replica: Replica,
@@ -98,6 +98,7 @@ fn ask(given: &BTreeMap<&str, &str>) -> (String, Ask<'static>) {
         image: "",
         image_digest: digest(image).leak(),
         spread: &NOWHERE,
+        rules: Rules::default(),
     };
     (format!("docker.io/library/{image}:latest"), ask)
 }
@@ -151,6 +152,7 @@ fn replicas_fit_and_never_pile_up() {
             image: "web",
             image_digest: &image_digest,
             spread: &spread,
+            rules: Rules::default(),
         };
         let placed = scheduler.place(&ask);
         let counts: BTreeMap<_, _> = placed.binds.iter().copied().collect();
@@ -203,6 +205,7 @@ fn released_room_is_room_again() {
         image: "web",
         image_digest: &image_digest,
         spread: &spread,
+        rules: Rules::default(),
     };
     assert_eq!(scheduler.place(&ask(9)).refused, 5);
     scheduler.release(node_id("n1"), ask(1).resources);

@@ -11,7 +11,7 @@ use crate::orchestrator::pass::{Pass, Vacancy, is_to_go};
 use crate::orchestrator::plan::{Found, Slot, Verdict, is_vacant};
 use crate::orchestrator::{Orchestrator, PendingSlot};
 use crate::pb;
-use crate::scheduler::Ask;
+use crate::scheduler::{Ask, Rules};
 
 /// What waits for a node to have been silent for long is looked at no more often.
 const FENCE_POLL_MS: u64 = 1_000;
@@ -277,15 +277,10 @@ impl Orchestrator {
         meter: &mut Meter,
     ) -> Turn {
         while !pass.vacant.is_empty() && !pass.full {
-            let nodes = self.scheduler.node_count();
-            if meter.items == 0 {
+            if meter.items == 0 || meter.looks == 0 {
                 return Turn::Later;
             }
-            if !meter.affords(nodes + 1) {
-                return Turn::Next;
-            }
-            meter.look(nodes);
-            let count = pass.vacant.len().min(meter.items).min(meter.looks.max(1));
+            let count = pass.vacant.len().min(meter.items).min(meter.looks);
             meter.look(count);
             let slice: Vec<_> = pass
                 .vacant
@@ -434,7 +429,7 @@ impl Orchestrator {
             let freed = freed.unwrap_or_default();
             let ask = ask(service, &pass.spread, 1);
             if !fits_somewhere && !self.scheduler.would_fit(&ask, node, freed) {
-                let scan = 2 * self.scheduler.node_count();
+                let scan = self.scheduler.node_count();
                 if !meter.affords(scan) {
                     return Turn::Next;
                 }
@@ -516,5 +511,6 @@ fn ask<'a>(service: &'a Service, spread: &'a BTreeMap<NodeId, u32>, count: u32) 
         image: &spec.image,
         image_digest: &spec.image_digest,
         spread,
+        rules: Rules::default(),
     }
 }

@@ -6,7 +6,7 @@ use std::fmt;
 
 use crate::fsm::Resources;
 use crate::ids::NodeId;
-use crate::scheduler::{Ask, Candidate, Scheduler};
+use crate::scheduler::{Ask, NodeSet, Scheduler};
 
 /// Nodes that a filter turned away, and what it says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,71 +24,109 @@ pub struct Explanation {
 
 /// A filter that turns a node away; in the order in which they are asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Filter {
+enum Filter<'a> {
     Refusal(&'static str),
     Image,
-    Capacity { cpu: bool, memory: bool },
+    /// Which of the ask's rules, and what it says.
+    Rule(usize, &'a str),
+    MaxPerNode,
+    Capacity {
+        cpu: bool,
+        memory: bool,
+    },
 }
 
 impl Scheduler {
     /// What keeps one of these from being placed now. Nodes that would take it do not count.
     pub fn explain(&self, ask: &Ask) -> Explanation {
         let workers = self
-            .nodes
+            .numbers
             .values()
-            .filter(|node| node.refusal != Some(NO_WORKER));
-        explain(workers, ask)
+            .filter(|node| self.refusals[**node as usize] != Some(NO_WORKER));
+        self.explain_nodes(workers.copied(), ask)
+    }
+
+    /// The first reason against one node; `None` if it would take one of these.
+    pub fn explain_node(&self, id: NodeId, ask: &Ask) -> Option<Reason> {
+        match self.number(id) {
+            Some(node) => {
+                let mut explanation = self.explain_nodes(std::iter::once(node), ask);
+                explanation.reasons.pop()
+            }
+            None => Some(gone()),
+        }
     }
 
     pub(super) fn why_not(&self, id: NodeId, ask: &Ask) -> Reason {
-        let mut explanation = explain(self.nodes.get(&id).into_iter(), ask);
-        explanation.reasons.pop().unwrap_or_else(|| Reason {
-            nodes: 1,
-            why: "the node is gone".to_owned(),
-        })
+        self.explain_node(id, ask).unwrap_or_else(gone)
+    }
+
+    fn explain_nodes(&self, nodes: impl Iterator<Item = u32>, ask: &Ask) -> Explanation {
+        let image = self.images.nodes(ask.image_digest);
+        let mut groups: BTreeMap<Filter, (u32, Resources)> = BTreeMap::new();
+        for node in nodes {
+            let Some(filter) = self.first_filter(node, ask, image) else {
+                continue;
+            };
+            let (count, most_free) = groups.entry(filter).or_default();
+            let free = self.index.free[node as usize];
+            *count += 1;
+            most_free.cpu_milli = most_free.cpu_milli.max(free.cpu_milli);
+            most_free.memory_bytes = most_free.memory_bytes.max(free.memory_bytes);
+        }
+        let mut reasons: Vec<_> = groups
+            .into_iter()
+            .map(|(filter, (nodes, free))| Reason {
+                nodes,
+                why: filter.why(ask, free),
+            })
+            .collect();
+        reasons.sort_by_key(|reason| std::cmp::Reverse(reason.nodes));
+        Explanation { reasons }
+    }
+
+    fn first_filter<'a>(
+        &self,
+        node: u32,
+        ask: &Ask<'a>,
+        image: Option<&NodeSet>,
+    ) -> Option<Filter<'a>> {
+        if let Some(why) = self.refusals[node as usize] {
+            return Some(Filter::Refusal(why));
+        }
+        if !image.is_some_and(|nodes| nodes.contains(node)) {
+            return Some(Filter::Image);
+        }
+        let rules = &ask.rules;
+        let all = rules.within.iter().map(|rule| (rule, true));
+        let all = all.chain(rules.without.iter().map(|rule| (rule, false)));
+        for (at, (rule, wanted)) in all.enumerate() {
+            if rule.nodes.contains(node) != wanted {
+                return Some(Filter::Rule(at, rule.why));
+            }
+        }
+        let count = ask.spread.get(&self.ids[node as usize]);
+        if rules.max_per_node.is_some_and(|max| count.copied().unwrap_or_default() >= max) {
+            return Some(Filter::MaxPerNode);
+        }
+        let (asked, free) = (ask.resources, self.index.free[node as usize]);
+        let cpu = asked.cpu_milli > free.cpu_milli && asked.cpu_milli > 0;
+        let memory = asked.memory_bytes > free.memory_bytes && asked.memory_bytes > 0;
+        (!asked.fits(free)).then_some(Filter::Capacity { cpu, memory })
     }
 }
 
 /// As `Node::refusal` says it; managers that run nothing are no reason worth telling.
 const NO_WORKER: &str = "it is no worker";
 
-fn explain<'a>(nodes: impl Iterator<Item = &'a Candidate>, ask: &Ask) -> Explanation {
-    let mut groups: BTreeMap<Filter, (u32, Resources)> = BTreeMap::new();
-    for node in nodes {
-        let Some(filter) = first_filter(node, ask) else {
-            continue;
-        };
-        let (count, most_free) = groups.entry(filter).or_default();
-        let free = node.free();
-        *count += 1;
-        most_free.cpu_milli = most_free.cpu_milli.max(free.cpu_milli);
-        most_free.memory_bytes = most_free.memory_bytes.max(free.memory_bytes);
+fn gone() -> Reason {
+    Reason {
+        nodes: 1,
+        why: "the node is gone".to_owned(),
     }
-    let mut reasons: Vec<_> = groups
-        .into_iter()
-        .map(|(filter, (nodes, free))| Reason {
-            nodes,
-            why: filter.why(ask, free),
-        })
-        .collect();
-    reasons.sort_by_key(|reason| std::cmp::Reverse(reason.nodes));
-    Explanation { reasons }
 }
 
-fn first_filter(node: &Candidate, ask: &Ask) -> Option<Filter> {
-    if let Some(why) = node.refusal {
-        return Some(Filter::Refusal(why));
-    }
-    if !node.images.contains(ask.image_digest) {
-        return Some(Filter::Image);
-    }
-    let (asked, free) = (ask.resources, node.free());
-    let cpu = asked.cpu_milli > free.cpu_milli && asked.cpu_milli > 0;
-    let memory = asked.memory_bytes > free.memory_bytes && asked.memory_bytes > 0;
-    (cpu || memory).then_some(Filter::Capacity { cpu, memory })
-}
-
-impl Filter {
+impl Filter<'_> {
     fn why(self, ask: &Ask, most_free: Resources) -> String {
         let cpus = || {
             let (asked, free) = (Cpus(ask.resources.cpu_milli), Cpus(most_free.cpu_milli));
@@ -106,8 +144,14 @@ impl Filter {
                 cpu: true,
                 memory: true,
             } => format!("{} and {}", cpus(), memory()),
+            Filter::Rule(_, why) => why.to_owned(),
+            Filter::MaxPerNode => {
+                let max = ask.rules.max_per_node.unwrap_or_default();
+                format!("it has {max} of the service, as many as a node may have")
+            }
             Filter::Capacity { cpu: true, .. } => cpus(),
-            Filter::Capacity { .. } => memory(),
+            Filter::Capacity { memory: true, .. } => memory(),
+            Filter::Capacity { .. } => "not enough of what else is asked for".to_owned(),
         }
     }
 }

@@ -1,0 +1,181 @@
+//! Containers over the parts of a division: zones, racks, whatever a label tells apart.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use crate::scheduler::BalanceRule;
+use crate::scheduler::fill::{Counts, Fill, release};
+use crate::scheduler::index::Index;
+use crate::scheduler::lists::NONE;
+use crate::scheduler::search::{Area, Query};
+
+/// A part of the division.
+#[derive(Debug, Default)]
+struct Part {
+    /// Of the service, those placed now with them.
+    count: u32,
+    /// Its share; 0: nothing goes there.
+    weight: u32,
+    /// Has no more room.
+    closed: bool,
+    have: Counts,
+    placed: Counts,
+    /// To be placed in this round.
+    allotted: u32,
+}
+
+/// Many containers of one service over all parts of one layer.
+pub(super) struct Balancing<'a> {
+    pub layer: usize,
+    pub rule: BalanceRule<'a>,
+    pub query: Query<'a>,
+    /// Containers of the service that nodes have already, by node.
+    pub have: &'a [(u32, u32)],
+    pub max_per_node: u32,
+}
+
+impl Balancing<'_> {
+    /// Like [`Fill::run`]. A part that turns out to have no room is passed over from then on.
+    pub fn run(&self, index: &mut Index, count: u32, out: &mut Counts) -> u32 {
+        let mut parts = self.parts(index);
+        let mut left = count;
+        while left > 0 {
+            let allotted = self.allot(&mut parts, left);
+            if allotted == 0 {
+                break;
+            }
+            left -= allotted;
+            for (number, part) in parts.iter_mut().enumerate() {
+                left += self.fill(index, number, part);
+            }
+            left += self.take_back(index, &mut parts);
+        }
+        for part in parts {
+            out.extend(part.placed);
+        }
+        left
+    }
+
+    fn parts(&self, index: &Index) -> Vec<Part> {
+        let lists = index.lists(self.layer, self.query.order());
+        let mut parts = Vec::new();
+        for number in 0..index.part_count(self.layer) {
+            let open = lists.part(number).is_some_and(|square| square.nodes > 0);
+            let weight = match self.rule {
+                BalanceRule::MaxSkew(_) => 1,
+                BalanceRule::Weights(weights) => {
+                    let weight = weights.get(number as usize);
+                    weight.copied().unwrap_or_default()
+                }
+            };
+            parts.push(Part {
+                weight: if open { weight } else { 0 },
+                ..Part::default()
+            });
+        }
+        for (node, count) in self.have {
+            let part = index.part_of(self.layer, *node);
+            if part != NONE {
+                let part = &mut parts[part as usize];
+                part.count += count;
+                part.have.push((*node, *count));
+            }
+        }
+        parts
+    }
+
+    /// Shares `count` out among parts that are not closed, one by one to the one furthest below its
+    /// share; how many.
+    fn allot(&self, parts: &mut [Part], count: u32) -> u32 {
+        let limit = self.limit(parts);
+        let key = |part: &Part| {
+            let next = u64::from(part.count + part.allotted) + 1;
+            Reverse((next << 24) / u64::from(part.weight))
+        };
+        let open = parts.iter().enumerate().filter(|(_, part)| part.is_open());
+        let mut heap: BinaryHeap<_> = open
+            .map(|(number, part)| (key(part), Reverse(number)))
+            .collect();
+        let mut allotted = 0;
+        while allotted < count
+            && let Some((_, Reverse(number))) = heap.pop()
+        {
+            let part = &mut parts[number];
+            if part.count + part.allotted < limit {
+                part.allotted += 1;
+                allotted += 1;
+                heap.push((key(part), Reverse(number)));
+            }
+        }
+        allotted
+    }
+
+    /// What no part may have more than: those that are closed stay where they are.
+    fn limit(&self, parts: &[Part]) -> u32 {
+        let BalanceRule::MaxSkew(skew) = self.rule else {
+            return u32::MAX;
+        };
+        let closed = parts.iter().filter(|part| part.weight > 0 && part.closed);
+        let least = closed.map(|part| part.count).min();
+        least.map_or(u32::MAX, |least| least.saturating_add(skew))
+    }
+
+    /// Places what is allotted to a part; how many found no node.
+    fn fill(&self, index: &mut Index, number: usize, part: &mut Part) -> u32 {
+        let count = std::mem::take(&mut part.allotted);
+        let fill = Fill {
+            area: Area {
+                layer: self.layer,
+                part: number as u32,
+            },
+            query: self.query,
+            have: &part.with_placed(),
+            max_per_node: self.max_per_node,
+        };
+        let refused = fill.run(index, count, &mut part.placed);
+        part.count += count - refused;
+        if refused > 0 {
+            part.closed = true;
+            // Where nothing of the service may ever go, nothing has to be even with.
+            let possible = index.any_listed(fill.area, fill.query.order(), |node| {
+                self.query.may_go(node)
+            });
+            part.weight = if possible { part.weight } else { 0 };
+        }
+        refused
+    }
+
+    /// A part that closed may leave others with too many more than it: they are filled anew with
+    /// fewer. How many lost their place.
+    fn take_back(&self, index: &mut Index, parts: &mut [Part]) -> u32 {
+        let limit = self.limit(parts);
+        let mut lost = 0;
+        for (number, part) in parts.iter_mut().enumerate() {
+            let placed: u32 = part.placed.iter().map(|(_, count)| count).sum();
+            let surplus = part.count.saturating_sub(limit).min(placed);
+            if surplus == 0 {
+                continue;
+            }
+            for (node, count) in part.placed.drain(..).rev() {
+                release(index, node, self.query.need, count);
+            }
+            part.count -= placed;
+            part.allotted = placed - surplus;
+            lost += surplus + self.fill(index, number, part);
+        }
+        lost
+    }
+}
+
+impl Part {
+    fn is_open(&self) -> bool {
+        self.weight > 0 && !self.closed
+    }
+
+    /// By node, those that are there with those that were placed now.
+    fn with_placed(&self) -> Counts {
+        let mut all = self.have.clone();
+        all.extend(&self.placed);
+        crate::scheduler::fill::merged(&all, |node| node)
+    }
+}
