@@ -34,7 +34,10 @@ pub fn run(case: &Case) {
             rows.push(row(name, &each.collect::<Vec<_>>()));
         }
     }
-    println!("{{\"nodes\": {}, \"seeds\": {}, \"policies\": {{", case.nodes, case.seeds);
+    println!(
+        "{{\"nodes\": {}, \"seeds\": {}, \"policies\": {{",
+        case.nodes, case.seeds
+    );
     println!("{}", rows.join(",\n"));
     println!("}}}}");
 }

@@ -2,7 +2,8 @@
 //! standard output; benches/README.md says what it means.
 //!
 //!     cargo run --release --example bench_scheduler -- placement [--nodes N] [--containers N]
-//!         [--shape one-off|replicas|replicas-spread|constrained|spread] [--seed N]
+//!         [--shape one-off|replicas|replicas-spread|constrained|spread]
+//!         [--group N] [--seed N]
 //!     cargo run --release --example bench_scheduler -- density [--nodes N] [--mix equal|four]
 //!         [--seeds N] [--policies all|ours]
 //!
@@ -44,6 +45,7 @@ fn main() {
             nodes,
             containers: number("--containers", 1_000_000),
             shape: word("--shape", "one-off").parse().expect("a known shape"),
+            group: number("--group", 1_000) as u32,
             seed: number("--seed", 1),
         }),
         "density" => density::run(&density::Case {

@@ -37,6 +37,9 @@ pub(super) struct Balancing<'a> {
 impl Balancing<'_> {
     /// Like [`Fill::run`]. A part that turns out to have no room is passed over from then on.
     pub fn run(&self, index: &mut Index, count: u32, out: &mut Counts) -> u32 {
+        if count == 1 {
+            return self.run_one(index, out);
+        }
         let mut parts = self.parts(index);
         let mut left = count;
         while left > 0 {
@@ -56,23 +59,72 @@ impl Balancing<'_> {
         left
     }
 
-    fn parts(&self, index: &Index) -> Vec<Part> {
-        let lists = index.lists(self.layer, self.query.order());
-        let mut parts = Vec::new();
-        for number in 0..index.part_count(self.layer) {
-            let open = lists.part(number).is_some_and(|square| square.nodes > 0);
-            let weight = match self.rule {
-                BalanceRule::MaxSkew(_) => 1,
-                BalanceRule::Weights(weights) => {
-                    let weight = weights.get(number as usize);
-                    weight.copied().unwrap_or_default()
-                }
-            };
-            parts.push(Part {
-                weight: if open { weight } else { 0 },
-                ..Part::default()
-            });
+    /// [`Balancing::run`] for a single one, without a queue.
+    fn run_one(&self, index: &mut Index, out: &mut Counts) -> u32 {
+        let mut counts = vec![0; index.part_count(self.layer) as usize];
+        for (node, count) in self.have {
+            if let Some(part) = counts.get_mut(index.part_of(self.layer, *node) as usize) {
+                *part += count;
+            }
         }
+        let mut weights: Vec<_> = (0..counts.len()).map(|n| self.weight(index, n)).collect();
+        let mut limit = u32::MAX;
+        loop {
+            let open = (0..counts.len()).filter(|number| weights[*number] > 0);
+            let lowest = open.min_by_key(|number| next(counts[*number], weights[*number]));
+            let Some(number) = lowest.filter(|number| counts[*number] < limit) else {
+                return 1;
+            };
+            let here = |node: u32| index.part_of(self.layer, node) == number as u32;
+            let have: Counts = self
+                .have
+                .iter()
+                .copied()
+                .filter(|(n, _)| here(*n))
+                .collect();
+            let fill = self.fill_of(number, &have);
+            if fill.run(index, 1, out) == 0 {
+                return 0;
+            }
+            weights[number] = 0;
+            if let BalanceRule::MaxSkew(skew) = self.rule
+                && fill.is_possible(index)
+            {
+                limit = limit.min(counts[number].saturating_add(skew));
+            }
+        }
+    }
+
+    fn fill_of<'f>(&'f self, number: usize, have: &'f [(u32, u32)]) -> Fill<'f> {
+        Fill {
+            area: Area {
+                layer: self.layer,
+                part: number as u32,
+            },
+            query: self.query,
+            have,
+            max_per_node: self.max_per_node,
+        }
+    }
+
+    /// Of a part; 0 if it has no open node.
+    fn weight(&self, index: &Index, number: usize) -> u32 {
+        let lists = index.lists(self.layer, self.query.order());
+        let nodes = lists.part(number as u32).map_or(0, |square| square.nodes);
+        match self.rule {
+            _ if nodes == 0 => 0,
+            BalanceRule::MaxSkew(_) => 1,
+            BalanceRule::Weights(weights) => weights.get(number).copied().unwrap_or_default(),
+        }
+    }
+
+    fn parts(&self, index: &Index) -> Vec<Part> {
+        let part = |number| Part {
+            weight: self.weight(index, number),
+            ..Part::default()
+        };
+        let count = index.part_count(self.layer) as usize;
+        let mut parts: Vec<_> = (0..count).map(part).collect();
         for (node, count) in self.have {
             let part = index.part_of(self.layer, *node);
             if part != NONE {
@@ -88,10 +140,7 @@ impl Balancing<'_> {
     /// share; how many.
     fn allot(&self, parts: &mut [Part], count: u32) -> u32 {
         let limit = self.limit(parts);
-        let key = |part: &Part| {
-            let next = u64::from(part.count + part.allotted) + 1;
-            Reverse((next << 24) / u64::from(part.weight))
-        };
+        let key = |part: &Part| Reverse(next(part.count + part.allotted, part.weight));
         let open = parts.iter().enumerate().filter(|(_, part)| part.is_open());
         let mut heap: BinaryHeap<_> = open
             .map(|(number, part)| (key(part), Reverse(number)))
@@ -123,24 +172,16 @@ impl Balancing<'_> {
     /// Places what is allotted to a part; how many found no node.
     fn fill(&self, index: &mut Index, number: usize, part: &mut Part) -> u32 {
         let count = std::mem::take(&mut part.allotted);
-        let fill = Fill {
-            area: Area {
-                layer: self.layer,
-                part: number as u32,
-            },
-            query: self.query,
-            have: &part.with_placed(),
-            max_per_node: self.max_per_node,
-        };
+        let have = part.with_placed();
+        let fill = self.fill_of(number, &have);
         let refused = fill.run(index, count, &mut part.placed);
         part.count += count - refused;
         if refused > 0 {
             part.closed = true;
             // Where nothing of the service may ever go, nothing has to be even with.
-            let possible = index.any_listed(fill.area, fill.query.order(), |node| {
-                self.query.may_go(node)
-            });
-            part.weight = if possible { part.weight } else { 0 };
+            if !fill.is_possible(index) {
+                part.weight = 0;
+            }
         }
         refused
     }
@@ -165,6 +206,11 @@ impl Balancing<'_> {
         }
         lost
     }
+}
+
+/// How far a part would be with one more, by its share.
+fn next(count: u32, weight: u32) -> u64 {
+    ((u64::from(count) + 1) << 24) / u64::from(weight)
 }
 
 impl Part {

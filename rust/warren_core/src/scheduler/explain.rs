@@ -106,7 +106,10 @@ impl Scheduler {
             }
         }
         let count = ask.spread.get(&self.ids[node as usize]);
-        if rules.max_per_node.is_some_and(|max| count.copied().unwrap_or_default() >= max) {
+        if rules
+            .max_per_node
+            .is_some_and(|max| count.copied().unwrap_or_default() >= max)
+        {
             return Some(Filter::MaxPerNode);
         }
         let (asked, free) = (ask.resources, self.index.free[node as usize]);

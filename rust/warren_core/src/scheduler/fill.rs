@@ -43,6 +43,12 @@ impl Fill<'_> {
         }
     }
 
+    /// Whether some node of the area could ever take one.
+    pub fn is_possible(&self, index: &Index) -> bool {
+        let may_go = |node| self.query.may_go(node);
+        index.any_listed(self.area, self.order(), may_go)
+    }
+
     fn order(&self) -> Order {
         self.query.order()
     }
@@ -73,7 +79,11 @@ impl Fill<'_> {
         let vessels = levels.map(|(node, level)| Vessel {
             node: *node,
             level: *level,
-            room: self.room(index, *node, left.min(self.max_per_node.saturating_sub(*level))),
+            room: self.room(
+                index,
+                *node,
+                left.min(self.max_per_node.saturating_sub(*level)),
+            ),
             given: 0,
         });
         let mut vessels: Vec<_> = vessels.collect();

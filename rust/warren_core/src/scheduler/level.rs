@@ -1,12 +1,13 @@
-//! Amounts in 64 levels whose width grows with the amount: two containers that differ by a tenth
-//! of what is free are told apart on a full node as on an empty one.
+//! Amounts in 64 levels whose width grows with the amount: two nodes that differ by a quarter are
+//! told apart when little is free as when much is.
 
 /// Levels of an axis: the bits of a word.
 pub(super) const LEVELS: usize = 64;
 
-/// Levels that an octave is divided into, as a power of two. With three, ten octaves are told
-/// apart below the largest amount; what is smaller shares the lowest levels evenly.
-const MANTISSA_BITS: u32 = 3;
+/// Levels that an octave is divided into, as a power of two. With two, seventeen octaves are told
+/// apart; with three, ten, and what many containers ask for would lie on the lowest levels, where
+/// nodes that have not quite enough are many.
+const MANTISSA_BITS: u32 = 2;
 const MANTISSA: u64 = (1 << MANTISSA_BITS) - 1;
 /// Bits of the largest amount that still has a level of its own.
 const RANGE_BITS: u32 = LEVELS as u32 / (MANTISSA as u32 + 1) + MANTISSA_BITS - 1;
@@ -74,10 +75,15 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_amount_is_told_from_one_an_eighth_smaller() {
+    fn amounts_a_quarter_apart_are_told_apart() {
         for max in [1_000, 64_000, 192_000, 384 << 30, 1 << 60] {
             let axis = Axis::covering(max);
-            assert!(axis.level(max) > axis.level(max - max / 8 - 1), "{max}");
+            for amount in [max, max / 2, max / 100] {
+                assert!(
+                    axis.level(amount) > axis.level(amount - amount / 4 - 1),
+                    "{amount}"
+                );
+            }
         }
     }
 }

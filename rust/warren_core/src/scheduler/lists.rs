@@ -219,7 +219,10 @@ mod tests {
         let square = lists.part(0).unwrap().clone();
         let places: Vec<_> = [2, 3, 0, 5, 4, 1].map(|n| lists.unlink(n).unwrap()).into();
         assert!(lists.unlink(2).is_none());
-        assert_eq!((of(&lists, 70), lists.part(0).unwrap().any_row), (vec![], 0));
+        assert_eq!(
+            (of(&lists, 70), lists.part(0).unwrap().any_row),
+            (vec![], 0)
+        );
         for place in places.into_iter().rev() {
             lists.restore(place);
         }
@@ -237,7 +240,10 @@ mod tests {
         assert_eq!(lists.part(0).unwrap().rows[1], 0b110);
         lists.shift(1, 66);
         let square = lists.part(0).unwrap();
-        assert_eq!((square.rows[1], square.columns[1], square.columns[2]), (0b100, 0, 0b10));
+        assert_eq!(
+            (square.rows[1], square.columns[1], square.columns[2]),
+            (0b100, 0, 0b10)
+        );
         assert_eq!(of(&lists, 66), [1, 0]);
     }
 }

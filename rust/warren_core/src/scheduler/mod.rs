@@ -22,7 +22,6 @@ mod ask;
 mod balance;
 mod explain;
 mod fill;
-mod images;
 mod index;
 mod level;
 mod lists;
@@ -30,6 +29,7 @@ mod place;
 mod score;
 mod search;
 mod sets;
+mod tags;
 #[cfg(test)]
 mod tests;
 
@@ -38,13 +38,14 @@ use std::collections::BTreeMap;
 use crate::fsm::{Node, Resources, State};
 use crate::ids::NodeId;
 use crate::scheduler::fill::Counts;
-use crate::scheduler::images::Images;
 use crate::scheduler::index::{Index, Load};
 use crate::scheduler::lists::NONE;
+use crate::scheduler::tags::Tags;
 
 pub use ask::{Affinity, Ask, Balance, BalanceRule, Division, Placed, Rule, Rules, Strategy};
 pub use explain::{Explanation, Reason};
 pub use sets::NodeSet;
+pub use tags::Labels;
 
 /// What placement goes by of a node, its images apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -68,7 +69,9 @@ pub struct Scheduler {
     ids: Vec<NodeId>,
     spare: Vec<u32>,
     refusals: Vec<Option<&'static str>>,
-    images: Images,
+    /// By manifest digest.
+    images: Tags,
+    labels: Labels,
     index: Index,
     /// For the containers that nodes have of a service, and for those they get.
     scratch: (Counts, Counts),
@@ -169,9 +172,24 @@ impl Scheduler {
         if let Some(number) = self.numbers.remove(&id) {
             self.index.remove(number);
             self.images.put(number, std::iter::empty());
+            self.labels.put(number, std::iter::empty());
             self.refusals[number as usize] = None;
             self.spare.push(number);
         }
+    }
+
+    /// Takes over a node's labels, each with its value. True if that is news.
+    pub fn labels_put<'a>(
+        &mut self,
+        id: NodeId,
+        labels: impl Iterator<Item = (&'a str, &'a str)>,
+    ) -> bool {
+        let number = self.number(id);
+        number.is_some_and(|number| self.labels.put(number, labels))
+    }
+
+    pub fn labels(&self) -> &Labels {
+        &self.labels
     }
 
     /// The dense number that sets know a node by; another node's once it is removed.

@@ -4,9 +4,9 @@ use crate::fsm::Resources;
 use crate::ids::NodeId;
 use crate::scheduler::balance::Balancing;
 use crate::scheduler::fill::{Fill, hold, merged};
-use crate::scheduler::images::Images;
 use crate::scheduler::index::{EVERYWHERE, Index};
 use crate::scheduler::search::{Area, Query, mixed};
+use crate::scheduler::tags::Tags;
 use crate::scheduler::{Ask, Placed, Reason, Scheduler, Strategy};
 
 impl Scheduler {
@@ -114,7 +114,7 @@ impl Scheduler {
     }
 }
 
-fn query<'a>(index: &Index, images: &'a Images, seed: u64, ask: &Ask<'a>) -> Query<'a> {
+fn query<'a>(index: &Index, images: &'a Tags, seed: u64, ask: &Ask<'a>) -> Query<'a> {
     let id = u128::from_le_bytes(ask.service.0);
     let mut query = Query::new(index, ask.resources, ask.rules.strategy);
     query.within = ask.rules.within;

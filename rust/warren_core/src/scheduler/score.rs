@@ -116,7 +116,10 @@ impl Scale {
 
     #[inline]
     fn stranded(&self, (x, y): (i64, i64)) -> i64 {
-        let (over_y, over_x) = (y - times(self.ratio.rows, x), x - times(self.ratio.columns, y));
+        let (over_y, over_x) = (
+            y - times(self.ratio.rows, x),
+            x - times(self.ratio.columns, y),
+        );
         if self.ratio.is_flat() {
             0
         } else {

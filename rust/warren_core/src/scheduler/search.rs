@@ -2,7 +2,7 @@
 //!
 //! Along a line of cells the score has one best place (see `score`), so that a search looks at one
 //! cell of each line: the ask's lean says whether lines are rows or columns. The nodes of a cell
-//! differ by less than an eighth; a few of them are scored exactly. Cells on the ask's own level
+//! differ by less than a quarter; a few of them are scored exactly. Cells on the ask's own level
 //! may hold nodes that have not quite enough, and any cell may hold nodes that a rule excludes:
 //! after a few cells in vain every node that may fit is looked at, so that nothing is refused
 //! while some node would take it.
@@ -16,7 +16,7 @@ use crate::scheduler::sets::NodeSet;
 use crate::scheduler::{Affinity, Rule, Strategy};
 
 /// Nodes of a cell that are scored, of those that may take the ask.
-const SCORED_MAX: u32 = 4;
+const SCORED_MAX: u32 = 2;
 /// Nodes of a cell that are looked at, before the next cell's turn.
 const LOOKED_MAX: u32 = 8;
 /// Cells that are tried of those whose nodes may have enough.
@@ -27,9 +27,9 @@ const CELLS_MAX: u32 = 12;
 const NARROW_MAX: usize = 64;
 
 /// Leans of the strategies, in 1/1024 of what is left free.
-const PULL_PACK: i64 = 6;
-const PULL_CONSOLIDATE: i64 = 96;
-const PULL_SPREAD: i64 = -6;
+const PULL_PACK: i64 = 4;
+const PULL_CONSOLIDATE: i64 = 24;
+const PULL_SPREAD: i64 = -4;
 
 /// One container's ask, ready to be searched for.
 #[derive(Clone, Copy, Debug)]
@@ -334,7 +334,11 @@ impl Index {
         let lines = Lines::of(self, square, query, by_rows);
         let (line, across) = lines.best(&query.scale, tried)?;
         tried[line] |= 1 << across;
-        let (row, column) = if by_rows { (line, across) } else { (across, line) };
+        let (row, column) = if by_rows {
+            (line, across)
+        } else {
+            (across, line)
+        };
         Some((row * LEVELS + column) as u16)
     }
 }

@@ -38,7 +38,11 @@ impl NodeSet {
             self.words.resize(word + 1, 0);
         }
         self.words[word] ^= 1 << bit;
-        self.count = if within { self.count + 1 } else { self.count - 1 };
+        self.count = if within {
+            self.count + 1
+        } else {
+            self.count - 1
+        };
         true
     }
 

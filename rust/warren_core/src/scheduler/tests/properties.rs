@@ -68,7 +68,11 @@ impl World {
     /// A node that is new or has changed.
     fn put(&mut self, id: NodeId) {
         let random = &mut self.random;
-        let refusals = [Some("it is down"), Some("it is no worker"), Some("it is being drained")];
+        let refusals = [
+            Some("it is down"),
+            Some("it is no worker"),
+            Some("it is being drained"),
+        ];
         let facts = NodeFacts {
             refusal: match random.one_in(8) {
                 true => refusals[random.below(3) as usize],
@@ -114,7 +118,11 @@ impl World {
         let at = self.random.below(self.held.len() as u64) as usize;
         let (id, resources) = self.held.swap_remove(at);
         self.scheduler.release(id, resources);
-        self.twin.nodes.get_mut(&id).expect("held").release(resources);
+        self.twin
+            .nodes
+            .get_mut(&id)
+            .expect("held")
+            .release(resources);
     }
 
     fn ask(&mut self) -> (TwinAsk, Strategy, u32) {
@@ -128,7 +136,8 @@ impl World {
             2 => of(0, random.below(1 << 31)),
             _ => of(random.up_to_bits(13), random.up_to_bits(33)),
         };
-        let spread = (0..random.below(self.nodes)).map(|number| (id(number * 2), (mixed(number) % 9) as u32 / 2));
+        let spread = (0..random.below(self.nodes))
+            .map(|number| (id(number * 2), (mixed(number) % 9) as u32 / 2));
         let ask = TwinAsk {
             resources,
             image: IMAGES[random.below(3) as usize].to_owned(),
@@ -202,12 +211,19 @@ impl World {
             self.asked(&twin_ask, how, |scheduler, ask| {
                 let before = scheduler.index.picture();
                 let planned = scheduler.plan(|scheduler| scheduler.place(ask));
-                assert_eq!(scheduler.index.picture(), before, "a plan changed something");
+                assert_eq!(
+                    scheduler.index.picture(),
+                    before,
+                    "a plan changed something"
+                );
                 planned
             })
         });
         let placed = self.asked(&twin_ask, how, Scheduler::place);
-        assert!(planned.is_none_or(|planned| planned == placed), "a plan is what happens");
+        assert!(
+            planned.is_none_or(|planned| planned == placed),
+            "a plan is what happens"
+        );
         let total: u32 = placed.binds.iter().map(|(_, count)| count).sum();
         assert_eq!(total + placed.refused, count);
         let have = self.twin.follow(&twin_ask, &placed);
@@ -219,7 +235,8 @@ impl World {
             self.twin.assert_level(&twin_ask, &placed, &have);
         }
         for (id, count) in &placed.binds {
-            self.held.extend((0..*count).map(|_| (*id, twin_ask.resources)));
+            self.held
+                .extend((0..*count).map(|_| (*id, twin_ask.resources)));
         }
         placed
     }

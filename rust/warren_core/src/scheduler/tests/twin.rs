@@ -95,7 +95,10 @@ impl Twin {
     /// Returns what nodes have of the service then.
     pub fn follow(&mut self, ask: &TwinAsk, placed: &Placed) -> BTreeMap<NodeId, u32> {
         let mut have = ask.spread.clone();
-        assert!(placed.binds.is_sorted_by(|a, b| a.0 < b.0), "each node once");
+        assert!(
+            placed.binds.is_sorted_by(|a, b| a.0 < b.0),
+            "each node once"
+        );
         for (id, count) in &placed.binds {
             assert!(*count > 0);
             for _ in 0..*count {
@@ -131,7 +134,10 @@ impl Twin {
             let count = have.get(id).copied().unwrap_or_default();
             for (other, _) in &placed.binds {
                 let comparable = ask.max_skew.is_none() || self.nodes[other].zone == node.zone;
-                assert!(!comparable || have[other] <= count + 1, "{other} before {id}");
+                assert!(
+                    !comparable || have[other] <= count + 1,
+                    "{other} before {id}"
+                );
             }
         }
     }

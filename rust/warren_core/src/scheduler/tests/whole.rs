@@ -15,11 +15,7 @@ impl Index {
         (format!("{:?} {:?}", self.sums(), self.free), lists)
     }
 
-    fn each_list(
-        &self,
-        empty_too: bool,
-        mut see: impl FnMut(usize, Order, (u32, u16), Vec<u32>),
-    ) {
+    fn each_list(&self, empty_too: bool, mut see: impl FnMut(usize, Order, (u32, u16), Vec<u32>)) {
         for layer in 0..self.layer_count() {
             for order in [Order::Room, Order::Count] {
                 let lists = self.lists(layer, order);
@@ -57,7 +53,10 @@ impl Index {
             assert_eq!(square.rows[row] >> column & 1 == 1, any);
             assert_eq!(square.columns[column] >> row & 1 == 1, any);
             assert_eq!(square.any_row >> row & 1 == 1, square.rows[row] != 0);
-            assert_eq!(square.any_column >> column & 1 == 1, square.columns[column] != 0);
+            assert_eq!(
+                square.any_column >> column & 1 == 1,
+                square.columns[column] != 0
+            );
             for node in nodes {
                 assert_eq!(self.cell(order, node), cell, "node {node}");
                 assert_eq!(self.part_of(layer, node), part);
