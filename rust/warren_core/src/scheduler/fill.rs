@@ -90,9 +90,6 @@ impl Fill<'_> {
         let poured = self.pour(index, &mut vessels, left);
         let fresh_from = self.have.len();
         for (at, vessel) in vessels.iter().enumerate() {
-            if vessel.given > 0 {
-                hold(index, vessel.node, self.query.need, vessel.given);
-            }
             let given = vessel.given + u32::from(at >= fresh_from);
             if given > 0 {
                 out.push((vessel.node, given));
@@ -141,8 +138,12 @@ impl Fill<'_> {
         found
     }
 
-    /// A whole cell at a time.
+    /// A whole cell at a time, where nodes are many.
     fn fresh_by_cell(&self, index: &Index, count: u32, found: &mut Counts) {
+        if let Some(few) = index.few_by_rank(self.area, &self.query) {
+            found.extend(few.iter().take(count as usize).map(|node| (*node, 1)));
+            return;
+        }
         let order = self.order();
         let lists = index.lists(self.area.layer, order);
         let Some(square) = lists.part(self.area.part) else {
@@ -163,8 +164,9 @@ impl Fill<'_> {
         }
     }
 
-    /// Gives `count` out, the lowest first; how many found room. O(vessels · log `count`).
-    fn pour(&self, index: &Index, vessels: &mut [Vessel], count: u32) -> u32 {
+    /// Gives `count` out, the lowest first, and holds the room; how many found some.
+    /// O(vessels · log `count`).
+    fn pour(&self, index: &mut Index, vessels: &mut [Vessel], count: u32) -> u32 {
         let up_to = |level: u32, vessels: &[Vessel]| {
             let below = |v: &Vessel| u64::from(v.room.min(level.saturating_sub(v.level)));
             vessels.iter().map(below).sum::<u64>()
@@ -186,6 +188,9 @@ impl Fill<'_> {
         for vessel in vessels.iter_mut() {
             vessel.given = vessel.room.min(full.saturating_sub(vessel.level));
             poured += vessel.given;
+            if vessel.given > 0 {
+                hold(index, vessel.node, self.query.need, vessel.given);
+            }
         }
         let mut best: Vec<_> = vessels
             .iter()
@@ -200,6 +205,7 @@ impl Fill<'_> {
         }
         for (_, _, at) in &best {
             vessels[*at].given += 1;
+            hold(index, vessels[*at].node, self.query.need, 1);
         }
         poured + best.len() as u32
     }

@@ -78,6 +78,8 @@ pub(super) struct Axes {
 #[derive(Debug)]
 pub(super) struct Index {
     pub free: Vec<Resources>,
+    /// What each node's draws come from: it keeps them whatever its number.
+    pub draws: Vec<[u64; 2]>,
     loads: Vec<Load>,
     /// Takes containers, whatever these are.
     open: Vec<bool>,
@@ -100,6 +102,7 @@ impl Default for Index {
         };
         let mut index = Self {
             free: Vec::new(),
+            draws: Vec::new(),
             loads: Vec::new(),
             open: Vec::new(),
             axes: Axes::covering(Resources::default(), &Sums::default()),
@@ -177,6 +180,7 @@ impl Index {
     pub fn put(&mut self, node: u32, load: Load, open: bool) {
         let nodes = self.loads.len().max(node as usize + 1);
         self.free.resize(nodes, Resources::default());
+        self.draws.resize(nodes, [0; 2]);
         self.loads.resize(nodes, Load::default());
         self.open.resize(nodes, false);
         for (layer, lists) in self.layers.iter_mut().zip(self.lists.chunks_exact_mut(2)) {

@@ -47,6 +47,12 @@ pub use explain::{Explanation, Reason};
 pub use sets::NodeSet;
 pub use tags::Labels;
 
+/// An id as two numbers to draw by.
+fn words(id: [u8; 16]) -> [u64; 2] {
+    let id = u128::from_le_bytes(id);
+    [id as u64, (id >> 64) as u64]
+}
+
 /// What placement goes by of a node, its images apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct NodeFacts {
@@ -132,6 +138,7 @@ impl Scheduler {
         if news || load != *self.index.load(number) || facts.refusal != *refusal {
             *refusal = facts.refusal;
             self.index.put(number, load, facts.refusal.is_none());
+            self.index.draws[number as usize] = words(id.0);
             news = true;
         }
         news | self.images.put(number, images)

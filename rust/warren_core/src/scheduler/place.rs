@@ -5,9 +5,9 @@ use crate::ids::NodeId;
 use crate::scheduler::balance::Balancing;
 use crate::scheduler::fill::{Fill, hold, merged};
 use crate::scheduler::index::{EVERYWHERE, Index};
-use crate::scheduler::search::{Area, Query, mixed};
+use crate::scheduler::search::{Area, Query, drawn};
 use crate::scheduler::tags::Tags;
-use crate::scheduler::{Ask, Placed, Reason, Scheduler, Strategy};
+use crate::scheduler::{Ask, Placed, Reason, Scheduler, Strategy, words};
 
 impl Scheduler {
     /// Finds nodes for what is asked and holds the room there, once per bind.
@@ -115,13 +115,12 @@ impl Scheduler {
 }
 
 fn query<'a>(index: &Index, images: &'a Tags, seed: u64, ask: &Ask<'a>) -> Query<'a> {
-    let id = u128::from_le_bytes(ask.service.0);
     let mut query = Query::new(index, ask.resources, ask.rules.strategy);
     query.within = ask.rules.within;
     query.without = ask.rules.without;
     query.image = images.nodes(ask.image_digest);
     query.affinities = ask.rules.affinities;
-    query.draw = mixed(seed ^ mixed(id as u64 ^ (id >> 64) as u64));
+    query.draw = drawn(seed, words(ask.service.0));
     query
 }
 

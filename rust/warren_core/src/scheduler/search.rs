@@ -146,7 +146,7 @@ impl<'a> Query<'a> {
             (Strategy::Spread, _) | (_, Order::Count) => index.count(node),
             _ => 0,
         };
-        let draw = mixed(self.draw ^ u64::from(node));
+        let draw = drawn(self.draw, index.draws[node as usize]);
         Rank {
             score,
             containers,
@@ -254,12 +254,28 @@ impl Index {
 
     /// Walks a set of few nodes.
     fn best_of_set(&self, area: Area, query: &Query, set: &NodeSet) -> Option<u32> {
+        let nodes = self.accepting(area, query, set);
+        nodes.min_by_key(|node| (query.rank(self, *node), *node))
+    }
+
+    fn accepting(&self, area: Area, query: &Query, set: &NodeSet) -> impl Iterator<Item = u32> {
         let lists = self.lists(area.layer, query.order());
-        let nodes = set.iter().filter(|node| {
+        set.iter().filter(move |node| {
             let listed = lists.cell(*node).is_some_and(|(part, _)| part == area.part);
             listed && query.accepts(self, *node)
-        });
-        nodes.min_by_key(|node| (query.rank(self, *node), *node))
+        })
+    }
+
+    /// The nodes that take one, the best first, if only few come into question.
+    pub fn few_by_rank(&self, area: Area, query: &Query) -> Option<Vec<u32>> {
+        let narrow = query.narrowest()?;
+        if narrow.len() > NARROW_MAX {
+            return None;
+        }
+        let nodes = self.accepting(area, query, narrow);
+        let mut ranked: Vec<_> = nodes.map(|node| (query.rank(self, node), node)).collect();
+        ranked.sort_unstable();
+        Some(ranked.into_iter().map(|(_, node)| node).collect())
     }
 
     /// Looks at every node that may have room. O(nodes).
@@ -484,6 +500,12 @@ impl<'a> Lines<'a> {
         };
         lined.score(free)
     }
+}
+
+/// A draw by an id, from one that came before.
+#[inline]
+pub(super) fn drawn(before: u64, id: [u64; 2]) -> u64 {
+    mixed(mixed(before ^ id[0]) ^ id[1])
 }
 
 /// SplitMix64's finaliser (Steele, Lea, Flood, OOPSLA 2014).
