@@ -4,8 +4,8 @@ The example `bench_scheduler` places containers of forty shapes on nodes of four
 go before others come. Nothing is proposed, applied or stored. `per_second` counts containers by
 what the thread itself consumed; percentiles are of single calls by the wall clock, reading the
 clock included. Shapes: `one-off`, each container for itself; `replicas`, `--group` alike at once,
-packed, and `replicas-spread`, spread; `constrained`, one-off, kept to one of ten zones and away from
-one node in twenty; `spread`, ten of a service one by one, even over ten zones, at most one on a
+packed, and `replicas-spread`, spread; `constrained`, one-off, kept to one of ten zones and away
+from one node in twenty; `spread`, ten of a service one by one, even over ten zones, at most one on a
 node. Without `--nodes` or `--shape`: a table of all, among them swarmkit's shapes.
 
     python -m benches.placement [--nodes N] [--containers N] [--shape SHAPE] [--group N]

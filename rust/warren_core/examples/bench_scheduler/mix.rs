@@ -28,7 +28,6 @@ pub fn of(cpu_milli: u64, memory_bytes: u64) -> Resources {
     Resources {
         cpu_milli,
         memory_bytes,
-        ..Default::default()
     }
 }
 
