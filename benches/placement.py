@@ -5,8 +5,8 @@ go before others come. Nothing is proposed, applied or stored. `per_second` coun
 what the thread itself consumed; percentiles are of single calls by the wall clock, reading the
 clock included. Shapes: `one-off`, each container for itself; `replicas`, `--group` alike at once,
 packed, and `replicas-spread`, spread; `constrained`, one-off, kept to one of ten zones and away
-from one node in twenty; `spread`, ten of a service one by one, even over ten zones, at most one on a
-node. Without `--nodes` or `--shape`: a table of all, among them swarmkit's shapes.
+from one node in twenty; `spread`, ten of a service one by one, even over ten zones, at most one on
+a node. Without `--nodes` or `--shape`: a table of all, among them shapes of swarmkit's bench.
 
     python -m benches.placement [--nodes N] [--containers N] [--shape SHAPE] [--group N]
                                 [--json] [--quick] [--save DIR]
