@@ -173,7 +173,7 @@ impl Bench {
         let (shape, count) = (case.shape, case.shape.count(case.group));
         let nowhere = BTreeMap::new();
         let mut answers = Vec::with_capacity(asks.len());
-        let (began, decided) = (thread_ns(), asks.len() as u64);
+        let began = thread_ns();
         for asked in asks {
             let zone = &self.zones.each[asked.zone];
             let within = [Rule {
@@ -212,7 +212,10 @@ impl Bench {
         let took_ns = thread_ns() - began;
         if !singly {
             self.batch_ns += took_ns;
-            self.batch_decided += decided * u64::from(count);
+            let placed = answers
+                .iter()
+                .map(|(_, _, refused)| u64::from(count - refused));
+            self.batch_decided += placed.sum::<u64>();
         }
         for (asked, (bind, binds, refused)) in asks.iter().zip(answers) {
             let binds = if bind.1 > 0 { vec![bind] } else { binds };
@@ -244,7 +247,7 @@ impl Bench {
                     let began = thread_ns();
                     self.scheduler.place_into(&ask, answer);
                     self.batch_ns += thread_ns() - began;
-                    self.batch_decided += 1;
+                    self.batch_decided += u64::from(1 - answer.refused);
                 }
                 for (id, count) in &answer.binds {
                     *spread.entry(*id).or_insert(0) += count;
