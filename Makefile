@@ -25,8 +25,8 @@ tools: ## the first part of setup: .venv with the pinned requirements, nothing b
 	@python=$$(sh scripts/prerequisites.sh) && "$$python" scripts/setup.py --requirements
 
 .PHONY: dev
-dev: ## rebuild in place, quickly, for work on Warren (PROFILE=release for a fast result)
-	@python=$$(sh scripts/prerequisites.sh) && "$$python" scripts/setup.py --dev --profile $(or $(PROFILE),dev)
+dev: ## rebuild in place, quickly, for work on Warren (PROFILE=release for a fast result, kept until PROFILE=dev)
+	@python=$$(sh scripts/prerequisites.sh) && "$$python" scripts/setup.py --dev $(if $(PROFILE),--profile $(PROFILE))
 
 .PHONY: run
 run: setup ## start a one-node cluster, deploy a sample service, show it serving

@@ -35,7 +35,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dev", action="store_true", help="point .venv at the checkout")
     parser.add_argument("--requirements", action="store_true", help="stop before building Warren")
-    parser.add_argument("--profile", default="dev", help="cargo profile of --dev (default: dev)")
+    parser.add_argument("--profile", help="cargo profile of --dev (default: as before, or dev)")
     arguments = parser.parse_args()
     os.chdir(ROOT)
     os.environ["PYTHONPATH"] = str(ROOT / "build_backend")
@@ -53,7 +53,9 @@ def main() -> None:
     if arguments.requirements:
         return
     if arguments.dev or done.get("mode") == "dev":
-        install_checkout(done, arguments.profile)
+        # `make bench` goes on with the fast build that it was given.
+        done["profile"] = arguments.profile or done.get("profile", "dev")
+        install_checkout(done, done["profile"])
     else:
         install_wheel(done)
     write_stamp(done)

@@ -11,12 +11,13 @@ import json
 import socket
 import tomllib
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
+from warren import amounts
 from warren.errors import StartupError
 from warren.tls_files import Files
 
@@ -66,6 +67,19 @@ def _number(description: str, lowest: int, highest: int, step: int = 1) -> msgsp
 
 def _address(description: str) -> msgspec.Meta:
     return _text(description, "an address as host:port", _ADDRESS)
+
+
+def _list(description: str, each: str) -> msgspec.Meta:
+    expects = f"a list of texts, each {each} (as flag or variable: with commas between them)"
+    return msgspec.Meta(description=description, extra={"expects": expects})
+
+
+def _cpus(description: str) -> msgspec.Meta:
+    return _text(description, "a text like 0.5, or nothing")
+
+
+def _size(description: str) -> msgspec.Meta:
+    return _text(description, "a text like 512m or 1.5g, or nothing")
 
 
 def _hostname() -> str:
@@ -125,6 +139,20 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
             extra={"expects": "a table of texts (as flag or variable: name=value,name=value)"},
         ),
     ] = msgspec.field(default_factory=dict)
+    taints: Annotated[
+        list[str],
+        _list("taints of this node", "key=value:no-schedule or key=value:prefer-no-schedule"),
+    ] = msgspec.field(default_factory=list)
+    devices: Annotated[
+        list[str],
+        _list("devices of this node that containers can ask for", "kind=count or kind=count:model"),
+    ] = msgspec.field(default_factory=list)
+    reserved_cpus: Annotated[str, _cpus("CPUs that are kept for the system")] = ""
+    reserved_memory: Annotated[str, _size("memory that is kept for the system")] = ""
+    reserved_disk: Annotated[str, _size("disk that is kept for the system")] = ""
+    capacity_cpus: Annotated[str, _cpus("CPUs of this node; empty: what the host has")] = ""
+    capacity_memory: Annotated[str, _size("memory of this node; empty: what the host has")] = ""
+    capacity_disk: Annotated[str, _size("disk of this node; empty: what the host has")] = ""
     containerd_address: Annotated[Path, _path("containerd's socket")] = Path(
         "/run/containerd/containerd.sock"
     )
@@ -252,10 +280,11 @@ def _converted(key: str, raw: Any, source: str) -> Any:
     # Flags and variables are always text, so "8" has to pass for 8 there, but not in the file.
     lax = not source.startswith("file ")
     try:
-        given = _pairs(raw) if lax and key == "labels" else raw
+        given = _split(key, raw) if lax else raw
         value = msgspec.convert(given, _annotation(key), strict=not lax, dec_hook=_path_from)
         if isinstance(value, str) and key.endswith("_addr") and value:
             _check_port(value)
+        _check_words(key, value)
     except (msgspec.ValidationError, ValueError):
         expects = described(key)[1]
         raise StartupError(f"{key} = {raw!r} ({source}): expected {expects}", 2) from None
@@ -266,6 +295,34 @@ def _path_from(kind: type, raw: Any) -> Any:
     if kind is not Path or not isinstance(raw, str) or not raw.startswith("/") or "\0" in raw:
         raise ValueError("not an absolute path")
     return Path(raw)
+
+
+_PARSERS: Final[dict[str, Callable[[str], object]]] = {
+    "taints": amounts.taint,
+    "devices": amounts.devices,
+    "reserved_cpus": amounts.cpu_milli,
+    "reserved_memory": amounts.memory_bytes,
+    "reserved_disk": amounts.memory_bytes,
+    "capacity_cpus": amounts.cpu_milli,
+    "capacity_memory": amounts.memory_bytes,
+    "capacity_disk": amounts.memory_bytes,
+}
+
+
+def _split(key: str, raw: Any) -> Any:
+    """What one text has to be for a key that holds several."""
+    if key == "labels":
+        return _pairs(raw)
+    if key in ("taints", "devices"):
+        return [word.strip() for word in raw.split(",") if word.strip()]
+    return raw
+
+
+def _check_words(key: str, value: Any) -> None:
+    parse = _PARSERS.get(key)
+    if parse is not None:
+        for word in value if isinstance(value, list) else [value] if value else []:
+            parse(word)
 
 
 def _pairs(raw: str) -> dict[str, str]:
@@ -283,6 +340,8 @@ def _check_port(address: str) -> None:
 def _shown(value: Any) -> str:
     if isinstance(value, dict):
         return ",".join(f"{name}={text}" for name, text in sorted(value.items())) or "-"
+    if isinstance(value, list):
+        return ",".join(value) or "-"
     return str(value) or "-"
 
 

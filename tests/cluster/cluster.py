@@ -27,7 +27,7 @@ from tests.cluster import remains
 from tests.cluster.certificates import Authority, Files, Role, node_id
 from tests.cluster.client import Client, Door
 from tests.cluster.disk import SmallDisk
-from tests.cluster.host import API_PORT, Host, Place
+from tests.cluster.host import API_PORT, ROOT, Host, Place
 from tests.cluster.network import Network
 from tests.cluster.waiting import T, wait_until
 from tests.support.containerd import Containerd, runtime_tasks, tiny_archive
@@ -48,6 +48,7 @@ class Cluster:
     `runtime`: simulated containers, or real ones on one private containerd with a namespace for
     each host. `small_disks`: managers' data is on a file system of 64 MiB that `fill_disk` fills.
     `spare`: hosts that are started and join nothing (s1, s2, …, with a manager's certificate).
+    `tree`: of the release that all hosts begin with; see `release`.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Cluster:
         spare: int = 0,
         runtime: Runtime = "simulated",
         small_disks: bool = False,
+        tree: Path = ROOT,
         root: Path | None = None,
     ) -> None:
         self.managers = [f"m{number}" for number in range(1, managers + 1)]
@@ -75,6 +77,7 @@ class Cluster:
         self.authority = Authority()
         self._runtime = runtime
         self._small_disks = small_disks
+        self._tree = tree
         self._containerd: Containerd | None = None
         self._clients: dict[tuple[str, str], Client] = {}
         self._people: Files | None = None
@@ -183,8 +186,9 @@ class Cluster:
             containerd_address=self._containerd.address if self._containerd else None,
             disk=disk,
         )
-        self.hosts[name] = Host(place, SEGMENT_BYTES if not disk else 1 << 20)
-        return self.hosts[name]
+        host = self.hosts[name] = Host(place, SEGMENT_BYTES if not disk else 1 << 20)
+        host.tree = self._tree
+        return host
 
     async def add_host(self, name: str, role: Role) -> Host:
         """One more host, started; it has joined nothing yet."""

@@ -59,6 +59,8 @@ class Host:
         self.paused = False
         #: For variables of the daemon's environment.
         self.env: dict[str, str] = {}
+        #: The tree of the release that its next daemon is of; see `release`.
+        self.tree = ROOT
         self._simulated = place.folder / "simulated"
         self._process: subprocess.Popen[bytes] | None = None
         self._config = place.folder / "warrend.toml"
@@ -105,7 +107,9 @@ class Host:
 
     def command(self) -> list[str]:
         """What starts its daemon: the installed program, or the one with simulated containers."""
-        program = [str(BIN / "warrend")]
+        program = [sys.executable, "-m", "warren.daemon"]
+        if self.tree == ROOT:
+            program = [str(BIN / "warrend")]
         if self.place.containerd_address is None:
             program = [sys.executable, "-m", "tests.cluster.daemon", str(self.place.folder)]
         return [*network.inside(self.place.namespace), *program, "--config", str(self._config)]
@@ -120,10 +124,13 @@ class Host:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                cwd=ROOT,
-                env={**os.environ, **self.env},
+                cwd=self.tree,
+                env={**os.environ, **self._of_release(), **self.env},
                 start_new_session=True,
             )
+
+    def _of_release(self) -> dict[str, str]:
+        return {} if self.tree == ROOT else {"PYTHONPATH": str(self.tree / "python")}
 
     async def start(self) -> None:
         """Starts its daemon and waits until it answers on its socket and its health port."""

@@ -149,6 +149,31 @@ async def test_limits_reach_the_kernel(bench: Bench) -> None:
     await bench.runtime.delete(request.id)
 
 
+async def test_limits_apart_from_reservations_reach_the_kernel(bench: Bench) -> None:
+    request = bench.request(
+        "sleep",
+        "1000",
+        resources=objects_pb2.Resources(memory_bytes=16 << 20, cpu_milli=500, pids=10),
+        limits=objects_pb2.Resources(memory_bytes=64 << 20, pids=50),
+    )
+    await bench.run(request)
+    root = Path("/sys/fs/cgroup")
+    v1 = root / "memory/warren" / request.id
+    if v1.is_dir():
+        assert (v1 / "memory.limit_in_bytes").read_text().strip() == str(64 << 20)
+        cpu = root / "cpu/warren" / request.id
+        assert (cpu / "cpu.cfs_quota_us").read_text().strip() == "-1"
+        assert (cpu / "cpu.shares").read_text().strip() == "512"
+        pids = root / "pids/warren" / request.id
+        assert (pids / "pids.max").read_text().strip() == "50"
+    else:
+        v2 = root / "warren" / request.id
+        assert (v2 / "memory.max").read_text().strip() == str(64 << 20)
+        assert (v2 / "cpu.max").read_text().split() == ["max", "100000"]
+        assert (v2 / "pids.max").read_text().strip() == "50"
+    await bench.runtime.delete(request.id)
+
+
 async def test_both_streams_are_complete(bench: Bench) -> None:
     for _ in range(5):
         request = bench.request(

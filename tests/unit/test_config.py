@@ -61,16 +61,21 @@ def test_every_key_in_every_place(tmp_path: Path) -> None:
         "advertise_addr": "h:2", "peer_addr": "127.0.0.1:2", "tls_ca": "/ca", "tls_cert": "/cert",
         "tls_key": "/key", "metrics_addr": "127.0.0.1:0", "log_level": "debug",
         "log_format": "json", "node_name": "n", "labels": "zone=eu,disk=ssd",
+        "taints": "gpu=yes:no-schedule,old:prefer-no-schedule", "devices": "gpu=2:A100,fpga=1",
+        "reserved_cpus": "0.5", "reserved_memory": "512m", "reserved_disk": "10g",
+        "capacity_cpus": "4", "capacity_memory": "8g", "capacity_disk": "1t",
         "containerd_address": "/c", "containerd_namespace": "ns", "log_max_bytes": "4096",
         "log_max_files": "1", "wal_segment_bytes": "1048576", "worker_concurrency": "2",
     }  # fmt: skip
     assert tuple(samples) == config.KEYS
     by_flag = resolve(samples, {}).config
     by_env = resolve({}, {config.env_name(key): text for key, text in samples.items()}).config
-    numbers = {key for key, text in samples.items() if text.isdigit()}
+    numbers = {key for key, text in samples.items() if text.isdigit()} - {"capacity_cpus"}
+    lists = {"taints", "devices"}
+    typed = {key: text.split(",") if key in lists else text for key, text in samples.items()}
     lines = [
-        f"{key} = {text if key in numbers else json.dumps(text)}"
-        for key, text in samples.items()
+        f"{key} = {value if key in numbers else json.dumps(value)}"
+        for key, value in typed.items()
         if key != "labels"
     ]
     lines.append('labels = { zone = "eu", disk = "ssd" }')
@@ -78,6 +83,8 @@ def test_every_key_in_every_place(tmp_path: Path) -> None:
     assert by_flag == by_env == by_file
     assert by_flag.labels == {"zone": "eu", "disk": "ssd"}
     assert by_flag.worker_concurrency == 2
+    assert by_flag.taints == ["gpu=yes:no-schedule", "old:prefer-no-schedule"]
+    assert by_flag.devices == ["gpu=2:A100", "fpga=1"]
 
 
 def test_an_unknown_key_names_the_nearest(tmp_path: Path) -> None:
@@ -105,6 +112,12 @@ def test_an_unknown_key_names_the_nearest(tmp_path: Path) -> None:
         ("worker_concurrency", "many", "a whole number from 1 to 128"),
         ("log_max_bytes", "1.5", "a whole number"),
         ("labels", "zone", "name=value"),
+        ("taints", "gpu=yes", "key=value:no-schedule"),
+        ("taints", "gpu:never", "key=value:no-schedule"),
+        ("devices", "gpu", "kind=count"),
+        ("devices", "gpu=0", "kind=count"),
+        ("reserved_cpus", "half", "like 0.5"),
+        ("reserved_memory", "lots", "like 512m"),
         ("containerd_namespace", "a/b", "letters, digits"),
     ],
 )
@@ -174,7 +187,7 @@ def test_the_document_names_every_key_and_default() -> None:
     for key, (default, meaning) in rows.items():
         described, expects = config.described(key)
         assert meaning == f"{described}: {expects}"
-        if key not in ("node_name", "labels"):
+        if key not in ("node_name", "labels", "taints", "devices"):
             value = getattr(Config(), key)
             assert default == (f"`{value}`" if value != "" else "empty")
 

@@ -7,18 +7,105 @@ import os
 import platform
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple, Protocol
 
-from warren import __version__
+from warren import __version__, amounts
 from warren.agent.runtime.base import Runtime, RuntimeUnavailable
 from warren.pb.v1 import objects_pb2
 
-__all__ = ["Describer", "ManagerAddresses", "architecture", "memory_total_bytes", "os_name"]
+__all__ = [
+    "Declared",
+    "Describer",
+    "ManagerAddresses",
+    "architecture",
+    "disk_free",
+    "memory_total_bytes",
+    "os_name",
+]
 
 _log = logging.getLogger("warren.session")
 
 # Linux' names, where OCI image specs have others.
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm"}
+
+
+# Where containerd keeps what containers write, unless it was told otherwise.
+_CONTAINER_DATA: Final = Path("/var/lib/containerd")
+# What Warren's managers take as a number of processes.
+_PIDS_MAX: Final = 1 << 22
+_GIB: Final = 1 << 30
+
+_EFFECTS: Final = {
+    "no-schedule": objects_pb2.TAINT_EFFECT_NO_SCHEDULE,
+    "prefer-no-schedule": objects_pb2.TAINT_EFFECT_PREFER_NO_SCHEDULE,
+}
+
+
+class Settings(Protocol):
+    """The keys of the configuration that are about what a host has."""
+
+    @property
+    def labels(self) -> Mapping[str, str]: ...
+    @property
+    def taints(self) -> Iterable[str]: ...
+    @property
+    def devices(self) -> Iterable[str]: ...
+    @property
+    def reserved_cpus(self) -> str: ...
+    @property
+    def reserved_memory(self) -> str: ...
+    @property
+    def reserved_disk(self) -> str: ...
+    @property
+    def capacity_cpus(self) -> str: ...
+    @property
+    def capacity_memory(self) -> str: ...
+    @property
+    def capacity_disk(self) -> str: ...
+
+
+class Declared(NamedTuple):
+    """What the configuration says of this host. `capacity`: 0 where the host itself is asked."""
+
+    labels: Mapping[str, str]
+    taints: tuple[amounts.Taint, ...] = ()
+    devices: tuple[amounts.Devices, ...] = ()
+    reserved: objects_pb2.Resources = objects_pb2.Resources()
+    capacity: objects_pb2.Resources = objects_pb2.Resources()
+
+    @classmethod
+    def of(cls, settings: Settings) -> Declared:
+        def amount(cpus: str, memory: str, disk: str) -> objects_pb2.Resources:
+            return objects_pb2.Resources(
+                cpu_milli=amounts.cpu_milli(cpus or "0"),
+                memory_bytes=amounts.memory_bytes(memory or "0"),
+                disk_bytes=amounts.memory_bytes(disk or "0"),
+            )
+
+        # Of a key and effect the last one counts, as with managers.
+        taints = {(it.key, it.effect): it for it in map(amounts.taint, settings.taints)}
+        return cls(
+            labels=settings.labels,
+            taints=tuple(sorted(taints.values(), key=lambda it: (it.key, _EFFECTS[it.effect]))),
+            devices=tuple(map(amounts.devices, settings.devices)),
+            reserved=amount(
+                settings.reserved_cpus, settings.reserved_memory, settings.reserved_disk
+            ),
+            capacity=amount(
+                settings.capacity_cpus, settings.capacity_memory, settings.capacity_disk
+            ),
+        )
+
+    def describe(self, described: objects_pb2.NodeDescription) -> None:
+        """Add it to what the host says of itself."""
+        described.labels.update(self.labels)
+        for taint in self.taints:
+            described.taints.add(key=taint.key, value=taint.value, effect=_EFFECTS[taint.effect])
+        for row in self.devices:
+            described.devices.add(kind=row.kind, model=row.model, count=row.number)
+        if self.reserved != objects_pb2.Resources():
+            described.reserved.CopyFrom(self.reserved)
+        described.capacity.MergeFrom(self.capacity)
 
 
 class ManagerAddresses(NamedTuple):
@@ -32,6 +119,7 @@ class ManagerAddresses(NamedTuple):
 class Describer:
     """Describes this node. What containerd said last is kept while it does not answer.
 
+    `disk` is asked where containerd's own directory is not there.
     `as_manager`: None where this host's certificate does not allow it to manage.
     """
 
@@ -39,7 +127,8 @@ class Describer:
         self,
         *,
         name: str,
-        labels: Mapping[str, str],
+        declared: Declared,
+        disk: Path,
         runtime: Runtime,
         images: Callable[[], Awaitable[Iterable[objects_pb2.NodeImage]]],
         as_manager: Callable[[], ManagerAddresses | None] = lambda: None,
@@ -47,22 +136,27 @@ class Describer:
         self._runtime = runtime
         self._images = images
         self._as_manager = as_manager
+        self._disk = _CONTAINER_DATA if _CONTAINER_DATA.is_dir() else disk
         self._described = objects_pb2.NodeDescription(
             name=name,
-            labels=dict(labels),
             capacity=objects_pb2.Resources(
                 cpu_milli=len(os.sched_getaffinity(0)) * 1000,
                 memory_bytes=memory_total_bytes(Path("/proc/meminfo").read_text()),
+                disk_bytes=_disk_bytes(self._disk)[0],
+                pids=_pids(),
             ),
             architecture=architecture(platform.machine()),
             os_name=os_name(_text_of(Path("/etc/os-release"))),
             kernel=platform.release(),
             warren_version=__version__,
         )
+        declared.describe(self._described)
 
     async def describe(self) -> objects_pb2.NodeDescription:
         """The present description; `containerd_version` is empty while containerd is away."""
         described = objects_pb2.NodeDescription()
+        total, free = _disk_bytes(self._disk)
+        self._described.disk_free_bytes = disk_free(free, total, self._described.disk_free_bytes)
         described.CopyFrom(self._described)
         if (manager := self._as_manager()) is not None:
             described.peer_address = manager.peer
@@ -81,6 +175,34 @@ class Describer:
         described.images.extend(images)
         self._described.CopyFrom(described)
         return described
+
+
+def disk_free(free: int, total: int, told: int) -> int:
+    """Free bytes in coarse steps: what was `told` last, until it is off by more than one.
+
+    Managers write every change down, and a disk that is in use changes all the time.
+    """
+    step = max(total // 64, _GIB)
+    if told and -step < free - told < 2 * step:
+        return told
+    return free - free % step
+
+
+def _disk_bytes(path: Path) -> tuple[int, int]:
+    """Size and free bytes of the file system; zeros where it cannot be asked."""
+    try:
+        of = os.statvfs(path)
+    except OSError:
+        return 0, 0
+    return of.f_blocks * of.f_frsize, of.f_bavail * of.f_frsize
+
+
+def _pids() -> int:
+    limits = [_PIDS_MAX]
+    for name in ("pid_max", "threads-max"):
+        text = _text_of(Path("/proc/sys/kernel") / name).strip()
+        limits += [int(text)] if text.isdigit() else []
+    return min(limits)
 
 
 def architecture(machine: str) -> str:

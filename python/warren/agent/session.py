@@ -12,7 +12,7 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, Final, Protocol
 
 import grpc
@@ -256,21 +256,17 @@ class Session:
         interval_s = max(welcome.heartbeat_interval_ms, HEARTBEAT_MIN_MS) / 1000
         self._sent_s.clear()
         self._acknowledged.clear()
-        try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._read(call))
-                group.create_task(self._report(call))
-                group.create_task(self._beat(call, interval_s))
-                group.create_task(self._keep_describing(call))
-                group.create_task(self._end_when_asked())
-                # A release that says who manages acknowledges heartbeats too.
-                if welcome.HasField("managers"):
-                    group.create_task(self._watch_silence(interval_s))
-        except* (grpc.RpcError, SessionEndedError, TimeoutError) as errors:
-            # One fault ends the stream, and shows in each of its tasks; the manager's own refusal
-            # says where to go next.
-            refusals = (one for one in errors.exceptions if isinstance(one, grpc.RpcError))
-            raise next(refusals, errors.exceptions[0]) from None
+        parts = [
+            self._read(call),
+            self._report(call),
+            self._beat(call, interval_s),
+            self._keep_describing(call),
+            self._end_when_asked(),
+        ]
+        # A release that says who manages acknowledges heartbeats too.
+        if welcome.HasField("managers"):
+            parts.append(self._watch_silence(interval_s))
+        raise _the_fault(await _until_one_ends(parts))
 
     async def _read(self, call: Any) -> None:
         while True:
@@ -366,7 +362,8 @@ class Session:
             async with asyncio.timeout(PUBLISH_TIMEOUT_S):
                 while True:
                     answer = await manager.GetNode(request, timeout=PUBLISH_TIMEOUT_S)
-                    if answer.node.node.description == description:
+                    # The rest may be told in another form than it is kept in.
+                    if answer.node.node.description.images == description.images:
                         return True
                     await asyncio.sleep(PUBLISH_POLL_S)
         except (grpc.RpcError, TimeoutError):
@@ -404,3 +401,30 @@ def _is_news(memory: Memory) -> bool:
     """Somebody waits for this one."""
     running = memory.state == objects_pb2.CONTAINER_STATE_RUNNING
     return running or is_terminal(memory) or memory.removed
+
+
+async def _until_one_ends(parts: Iterable[Coroutine[Any, Any, None]]) -> list[BaseException]:
+    """Run all until one fails; what each that failed says, the others being cancelled.
+
+    No task group: of one that fails while it is cancelled only the failure would come out.
+    """
+    tasks = [asyncio.create_task(part) for part in parts]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+    finally:
+        for task in tasks:
+            task.cancel()
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    return [one for one in outcomes if isinstance(one, Exception)]
+
+
+def _the_fault(faults: list[BaseException]) -> BaseException:
+    """One fault ends the stream, and shows in each of its tasks: what nobody expects is the most
+    telling, then the manager's own refusal, which says where to go next.
+    """
+
+    def telling(fault: BaseException) -> int:
+        expected = isinstance(fault, grpc.RpcError | SessionEndedError | TimeoutError)
+        return 0 if not expected else 1 if isinstance(fault, grpc.RpcError) else 2
+
+    return min(faults, key=telling, default=SessionEndedError("the call was cancelled"))

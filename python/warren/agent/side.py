@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Final
 
 from warren.agent.board import Board
 from warren.agent.contact import ContactWatch, boot_id, uptime_s
-from warren.agent.description import Describer, ManagerAddresses
+from warren.agent.description import Declared, Describer, ManagerAddresses
 from warren.agent.outbox import Outbox
 from warren.agent.route import Route
 from warren.agent.runtime.base import Runtime
@@ -75,7 +75,7 @@ class WorkerSide:
         metrics: WorkerMetrics,
         node_id: str,
         node_name: str,
-        labels: Mapping[str, str],
+        declared: Declared,
         logs_dir: Path,
         concurrency: int,
         on_runtime_change: Callable[[], None],
@@ -105,7 +105,12 @@ class WorkerSide:
             contact=self.contact,
         )
         describer = Describer(
-            name=node_name, labels=labels, runtime=runtime, images=images, as_manager=as_manager
+            name=node_name,
+            declared=declared,
+            disk=logs_dir,
+            runtime=runtime,
+            images=images,
+            as_manager=as_manager,
         )
         self.session = Session(
             route=route,

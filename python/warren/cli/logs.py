@@ -10,7 +10,7 @@ import click
 
 from warren.cli import parse
 from warren.cli.common import Command, Settings, read_options
-from warren.cli.options import Parsed
+from warren.cli.params import Parsed
 
 if TYPE_CHECKING:
     from warren.cli.client import Client

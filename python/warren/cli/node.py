@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from warren.cli.common import Group, Settings, read_options
-from warren.cli.node_changes import demote, promote, remove
+from warren.cli.node_changes import demote, promote, remove, update
 
 if TYPE_CHECKING:
     from warren.cli.shapes import NodeView
@@ -21,7 +21,7 @@ def node() -> None:
     """Look at the hosts of the cluster, and see to who manages."""
 
 
-for command in (demote, promote, remove):
+for command in (demote, promote, update, remove):
     node.add_command(command)
 
 
@@ -53,7 +53,7 @@ def _row(each: NodeView) -> tuple[str, ...]:
         plain = "manager" if each.voter else "learner"
         roles.append("leader" if each.leader else plain)
     roles += ["worker"] if each.worker else []
-    used, whole = each.allocated, each.capacity
+    used, whole = each.allocated, each.allocatable
     return (
         short(each.id),
         each.name,

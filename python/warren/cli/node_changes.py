@@ -1,4 +1,4 @@
-"""`warrenctl node promote|demote|rm`: who manages, and who belongs to the cluster at all."""
+"""`warrenctl node promote|demote|update|rm`: roles, labels, and who belongs to the cluster."""
 
 from __future__ import annotations
 
@@ -7,21 +7,28 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import click
 
+from warren import amounts
+from warren.cli import parse
 from warren.cli.common import Command, Settings, common_options, detach_option
+from warren.cli.params import Parsed
 
 if TYPE_CHECKING:
     import msgspec
 
+    from warren.amounts import Taint
     from warren.cli.client import Client
-    from warren.cli.shapes import NodeChanged, NodeRemoved
+    from warren.cli.shapes import NodeChanged, NodeRemoved, NodeUpdated
     from warren.pb.v1 import objects_pb2
 
     T = TypeVar("T", bound=msgspec.Struct)
 
-__all__ = ["demote", "promote", "remove"]
+__all__ = ["demote", "promote", "remove", "update"]
 
 # A name that is not there any more is often the beginning of another node's id.
 _DIGITS_MIN: Final = 4
+
+_LABEL: Final = Parsed("name=value", parse.label)
+_TAINT: Final = Parsed("taint", amounts.taint)
 
 _NODES = click.argument("nodes", metavar="NODE...", nargs=-1, required=True)
 
@@ -85,6 +92,90 @@ def demote(settings: Settings, nodes: tuple[str, ...], detach: bool) -> None:
         return shapes.NodeChanged(node.id.hex(), name, "worker", None), f"node {name} is a worker"
 
     _each(settings, nodes, change)
+
+
+@click.command(cls=Command)
+@_NODES
+@click.option(
+    "--label-add",
+    "--label",
+    "-l",
+    "label",
+    type=_LABEL,
+    multiple=True,
+    help="Add or replace a label.",
+)
+@click.option("--label-rm", multiple=True, metavar="NAME", help="Remove a label.")
+@click.option(
+    "--taint-add",
+    "--taint",
+    "taint",
+    type=_TAINT,
+    multiple=True,
+    help="KEY[=VALUE]:no-schedule keeps containers off that do not tolerate it, "
+    "KEY[=VALUE]:prefer-no-schedule while there is another node.",
+)
+@click.option("--taint-rm", multiple=True, metavar="KEY[:EFFECT]", help="Remove a taint.")
+@common_options
+@click.pass_obj
+def update(
+    settings: Settings,
+    nodes: tuple[str, ...],
+    label: tuple[tuple[str, str], ...],
+    label_rm: tuple[str, ...],
+    taint: tuple[Taint, ...],
+    taint_rm: tuple[str, ...],
+) -> None:
+    """Set labels and taints of nodes.
+
+    They are the cluster's, apart from what a host is configured with, and come before that. What
+    already runs on a node stays there.
+    """
+    if not (label or label_rm or taint or taint_rm):
+        raise click.UsageError("nothing to change; give --label, --label-rm, --taint or --taint-rm")
+
+    def change(client: Client, node: objects_pb2.Node) -> tuple[NodeUpdated, str]:
+        from warren.cli import shapes
+        from warren.cli.placement import EFFECTS
+        from warren.cli.views_placement import taints
+        from warren.pb.v1 import api_pb2, objects_pb2
+
+        removed = [text.partition(":") for text in taint_rm]
+        request = api_pb2.UpdateNodeRequest(
+            request=client.request_id(),
+            ref=node.id.hex(),
+            labels_add=dict(label),
+            labels_remove=label_rm,
+            taints_add=[
+                objects_pb2.Taint(key=it.key, value=it.value, effect=EFFECTS[it.effect])
+                for it in taint
+            ],
+            taints_remove=[
+                objects_pb2.Taint(key=key.partition("=")[0], effect=_effect(effect))
+                for key, _, effect in removed
+            ],
+        )
+        answer: api_pb2.UpdateNodeResponse = client.call("UpdateNode", request)
+        name, now = node.description.name, answer.node
+        view = shapes.NodeUpdated(
+            node.id.hex(), name, dict(sorted(now.labels.items())), taints(now.taints)
+        )
+        words = [f"{key}={value}" for key, value in view.labels_set.items()]
+        words += [
+            f"{it.key}={it.value}:{it.effect}" if it.value else f"{it.key}:{it.effect}"
+            for it in view.taints_set
+        ]
+        return view, f"node {name}: {', '.join(words) or 'no labels or taints are set'}"
+
+    _each(settings, nodes, change)
+
+
+def _effect(word: str) -> objects_pb2.TaintEffect:
+    from warren.cli.placement import EFFECTS
+
+    if word not in EFFECTS:
+        raise click.UsageError(f"'{word}' is no effect; write no-schedule or prefer-no-schedule")
+    return EFFECTS[word]
 
 
 @click.command("rm", cls=Command)

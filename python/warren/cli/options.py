@@ -8,28 +8,12 @@ from typing import Any, Final, TypeVar
 import click
 
 from warren.cli import parse
+from warren.cli.options_placement import placement_options
+from warren.cli.params import Parsed
 
 __all__ = ["Parsed", "spec_options"]
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-class Parsed(click.ParamType[object]):
-    """An option whose text one of `warren.cli.parse`'s functions reads."""
-
-    def __init__(self, name: str, read: Callable[[str], object]) -> None:
-        self.name = name
-        self._read = read
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> object:
-        if not isinstance(value, str):
-            return value
-        try:
-            return self._read(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
 
 
 _COUNT: Final = Parsed("n", parse.count)
@@ -156,7 +140,8 @@ def spec_options(*, update: bool) -> Callable[[F], F]:
     """The flags that make up a spec; the parameters are the fields of `spec.SpecFlags`."""
 
     def decorate(function: F) -> F:
-        for option in reversed(_UPDATE if update else _CREATE):
+        own = _UPDATE if update else _CREATE
+        for option in reversed((*own, *placement_options(update=update))):
             function = option(function)
         return function
 

@@ -9,6 +9,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
+from warren.amounts import cpu_milli, memory_bytes
+
 __all__ = [
     "MountFlag",
     "Partition",
@@ -35,9 +37,6 @@ __all__ = [
 _UINT64_MAX: Final = 2**64 - 1
 _UINT32_MAX: Final = 2**32 - 1
 
-_MEMORY: Final = re.compile(r"(\d+)(?:\.(\d+))?\s*([kmgtp]?)(i?b)?", re.IGNORECASE | re.ASCII)
-_MEMORY_SHIFT: Final = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40, "p": 50}
-_CPUS: Final = re.compile(r"(\d*)(?:\.(\d*))?", re.ASCII)
 _DURATION: Final = re.compile(
     r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+)(?:\.(\d{1,3}))?s)?(?:(\d+)ms)?", re.ASCII
 )
@@ -57,38 +56,11 @@ _TRUE: Final = {"", "1", "t", "true"}
 _FALSE: Final = {"0", "f", "false"}
 
 
-def memory_bytes(text: str) -> int:
-    """Bytes of `64m`, `1.5GiB`, `4096`; units are powers of 1,024 as in Docker."""
-    match = _MEMORY.fullmatch(text.strip())
-    if not match or (match[4] and not match[3] and match[4].lower() != "b"):
-        raise ValueError(f"'{text}' is no size; write a number and a unit, as in 64m or 1.5g")
-    shift = _MEMORY_SHIFT[match[3].lower()]
-    fraction = match[2] or ""
-    total: int = (int(match[1] + fraction) << shift) // 10 ** len(fraction)
-    if total > _UINT64_MAX:
-        raise ValueError(f"'{text}' is more memory than can be counted")
-    return total
-
-
 def count(text: str) -> int:
     """A number of things: 0 or more."""
     if not re.fullmatch(r"\d+", text, re.ASCII) or int(text) > _UINT32_MAX:
         raise ValueError(f"'{text}' is no count; write a whole number, 0 or more")
     return int(text)
-
-
-def cpu_milli(text: str) -> int:
-    """Thousandths of a CPU of `0.5`, `2`, `.25`."""
-    match = _CPUS.fullmatch(text.strip())
-    if not match or not (match[1] or match[2]):
-        raise ValueError(f"'{text}' is no number of CPUs; write it as in 0.5 or 2")
-    fraction = (match[2] or "").rstrip("0")
-    if len(fraction) > 3:
-        raise ValueError(f"'{text}' is too fine; the smallest step is 0.001 of a CPU")
-    total = int(match[1] or "0") * 1000 + int(fraction.ljust(3, "0"))
-    if total > _UINT64_MAX:
-        raise ValueError(f"'{text}' is more CPUs than can be counted")
-    return total
 
 
 def duration_ms(text: str) -> int:

@@ -8,7 +8,8 @@ import click
 
 from warren.cli import parse
 from warren.cli.common import Command, Settings, common_options, detach_option
-from warren.cli.options import Parsed, spec_options
+from warren.cli.options import spec_options
+from warren.cli.params import Parsed
 
 if TYPE_CHECKING:
     from warren.cli.client import Client

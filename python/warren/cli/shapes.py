@@ -8,7 +8,22 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from warren.cli.shapes_placement import (
+    AffinityView,
+    AntiAffinityView,
+    DeviceAskView,
+    DeviceShareView,
+    DevicesView,
+    PlacementView,
+    ResourcesView,
+    SpreadView,
+    TaintView,
+    TolerationView,
+)
+
 __all__ = [
+    "AffinityView",
+    "AntiAffinityView",
     "BackupView",
     "ClusterChanged",
     "ClusterCreated",
@@ -21,6 +36,9 @@ __all__ = [
     "ContainerSpecView",
     "ContainerView",
     "DaemonView",
+    "DeviceAskView",
+    "DeviceShareView",
+    "DevicesView",
     "ImageRemoved",
     "ImageView",
     "Leadership",
@@ -33,12 +51,18 @@ __all__ = [
     "NodeChanged",
     "NodeDetail",
     "NodeRemoved",
+    "NodeUpdated",
     "NodeView",
+    "OvercommitView",
+    "PlacementView",
     "ResourcesView",
     "ServiceChanged",
     "ServiceRemoved",
     "ServiceView",
     "SlotView",
+    "SpreadView",
+    "TaintView",
+    "TolerationView",
     "VersionView",
     "WalDamage",
     "WalFrame",
@@ -46,11 +70,6 @@ __all__ = [
     "WalPlace",
     "WalReport",
 ]
-
-
-class ResourcesView(Struct, frozen=True):
-    cpu_milli: int
-    memory_bytes: int
 
 
 class MemberView(Struct, frozen=True):
@@ -94,11 +113,20 @@ class ClusterView(Struct, frozen=True):
     node_grace_ms: int
     frozen_since: str | None
     frozen_reason: str | None
+    overcommit: OvercommitView
+
+
+class OvercommitView(Struct, frozen=True):
+    cpu_percent: int
+    memory_percent: int
+    disk_percent: int
+    pids_percent: int
 
 
 class ClusterChanged(Struct, frozen=True):
     lost_nodes_freeze_percent: int
     node_grace_ms: int
+    overcommit: OvercommitView
 
 
 class ClusterCreated(Struct, frozen=True):
@@ -212,6 +240,13 @@ class NodeView(Struct, frozen=True):
     joined_at: str | None
     member_id: str | None
     voter: bool
+    reserved: ResourcesView
+    allocatable: ResourcesView
+    labels_set: dict[str, str]
+    taints: list[TaintView]
+    taints_set: list[TaintView]
+    devices: list[DevicesView]
+    disk_free_bytes: int
 
 
 class NodeChanged(Struct, frozen=True):
@@ -219,6 +254,13 @@ class NodeChanged(Struct, frozen=True):
     name: str
     role: str
     member_id: str | None
+
+
+class NodeUpdated(Struct, frozen=True):
+    id: str
+    name: str
+    labels_set: dict[str, str]
+    taints_set: list[TaintView]
 
 
 class NodeRemoved(Struct, frozen=True):
@@ -250,6 +292,9 @@ class ContainerSpecView(Struct, frozen=True):
     labels: dict[str, str]
     partition: str
     partition_stop_after_ms: int | None
+    limits: ResourcesView
+    host_ports: list[str]
+    devices: list[DeviceAskView]
 
 
 class ServiceView(Struct, frozen=True):
@@ -266,6 +311,7 @@ class ServiceView(Struct, frozen=True):
     container: ContainerSpecView
     created_at: str | None
     updated_at: str | None
+    placement: PlacementView
 
 
 class ServiceChanged(Struct, frozen=True):
@@ -300,10 +346,12 @@ class ContainerView(Struct, frozen=True):
     started_at: str | None
     finished_at: str | None
     retry_at: str | None
+    devices: list[DeviceShareView]
 
 
 class NodeDetail(NodeView, frozen=True):
     assigned: list[ContainerView]
+    attributes: dict[str, str]
 
 
 class ContainerDetail(ContainerView, frozen=True):

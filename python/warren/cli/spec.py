@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 from msgspec import Struct
 
-from warren.cli import parse
+from warren.cli import asks, parse, placement
 from warren.pb.v1 import objects_pb2
 
 __all__ = ["SpecFlags", "apply", "variables"]
@@ -61,6 +61,35 @@ class SpecFlags(Struct, frozen=True, kw_only=True):
     container_label: Sequence[tuple[str, str]] = ()
     container_label_rm: Sequence[str] = ()
     command: Sequence[str] = ()
+    constraint: Sequence[str] = ()
+    constraint_rm: Sequence[str] = ()
+    affinity: Sequence[asks.AffinityFlag] = ()
+    affinity_rm: Sequence[str] = ()
+    spread: Sequence[asks.SpreadFlag] = ()
+    spread_rm: Sequence[str] = ()
+    distinct: Sequence[str] = ()
+    distinct_rm: Sequence[str] = ()
+    anti_affinity: Sequence[asks.AntiAffinityFlag] = ()
+    anti_affinity_rm: Sequence[str] = ()
+    platform: Sequence[tuple[str, str]] = ()
+    platform_rm: Sequence[str] = ()
+    tolerate: Sequence[asks.TolerationFlag] = ()
+    tolerate_rm: Sequence[str] = ()
+    host_port: Sequence[asks.HostPortFlag] = ()
+    host_port_rm: Sequence[str] = ()
+    device: Sequence[asks.DeviceFlag] = ()
+    device_rm: Sequence[str] = ()
+    max_replicas_per_node: int | None = None
+    priority: int | None = None
+    preempt: bool | None = None
+    strategy: str | None = None
+    reserve_cpu: int | None = None
+    reserve_memory: int | None = None
+    reserve_disk: int | None = None
+    reserve_pids: int | None = None
+    limit_cpu: int | None = None
+    limit_memory: int | None = None
+    limit_pids: int | None = None
 
 
 def variables(files: Sequence[str], given: Sequence[str], environ: Mapping[str, str]) -> list[str]:
@@ -97,6 +126,8 @@ def apply(spec: objects_pb2.ServiceSpec, flags: SpecFlags) -> None:
     _change_map(spec.labels, flags.label, flags.label_rm)
     _apply_container(spec.container, flags)
     _apply_lists(spec.container, flags)
+    placement.apply_asks(spec.container, flags)
+    placement.apply_placement(spec, flags)
 
 
 def _apply_container(container: objects_pb2.ContainerSpec, flags: SpecFlags) -> None:
@@ -104,10 +135,6 @@ def _apply_container(container: objects_pb2.ContainerSpec, flags: SpecFlags) -> 
         container.image = flags.image
         # The digest is of the former image; the manager finds the new one's.
         container.image_digest = ""
-    if flags.cpus is not None:
-        container.resources.cpu_milli = flags.cpus
-    if flags.memory is not None:
-        container.resources.memory_bytes = flags.memory
     if flags.restart is not None:
         container.restart = _RESTARTS[flags.restart]
     if flags.restart_max_attempts is not None:

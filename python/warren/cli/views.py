@@ -16,9 +16,19 @@ from warren.cli.shapes import (
     MountView,
     NodeDetail,
     NodeView,
-    ResourcesView,
+    OvercommitView,
     ServiceView,
     SlotView,
+)
+from warren.cli.views_placement import (
+    device_asks,
+    device_shares,
+    devices,
+    host_ports,
+    limits,
+    placement,
+    resources,
+    taints,
 )
 from warren.pb.v1.objects_pb2 import (
     SERVICE_MODE_REPLICATED,
@@ -49,6 +59,7 @@ __all__ = [
     "mount",
     "node",
     "node_detail",
+    "overcommit",
     "reason",
     "resources",
     "service",
@@ -75,10 +86,6 @@ def word(enum: Any, number: int) -> str:
     except ValueError:
         return str(number)
     return name.removeprefix(prefix).lower().replace("_", "-")
-
-
-def resources(message: objects_pb2.Resources) -> ResourcesView:
-    return ResourcesView(cpu_milli=message.cpu_milli, memory_bytes=message.memory_bytes)
 
 
 def members(answer: api_pb2.ListMembersResponse, node_names: Mapping[str, str]) -> list[MemberView]:
@@ -153,6 +160,17 @@ def cluster(
         node_grace_ms=answer.cluster.settings.node_grace_ms,
         frozen_since=time_text(answer.cluster.freeze.since_ms),
         frozen_reason=answer.frozen_reason or None,
+        overcommit=overcommit(answer.cluster.settings),
+    )
+
+
+def overcommit(settings: objects_pb2.ClusterSettings) -> OvercommitView:
+    """In percent; what nobody has changed is 100."""
+    return OvercommitView(
+        cpu_percent=settings.overcommit_cpu_percent or 100,
+        memory_percent=settings.overcommit_memory_percent or 100,
+        disk_percent=settings.overcommit_disk_percent or 100,
+        pids_percent=settings.overcommit_pids_percent or 100,
     )
 
 
@@ -176,7 +194,8 @@ def _node_fields(view: api_pb2.NodeView, of_members: Iterable[MemberView]) -> di
         "allocated": resources(view.allocated),
         "containers": view.containers,
         "containers_running": view.containers_running,
-        "labels": dict(sorted(about.labels.items())),
+        # What operators have set wins, as it does where constraints are judged.
+        "labels": dict(sorted({**about.labels, **node.labels}.items())),
         "images": [image(message) for message in about.images],
         "architecture": about.architecture,
         "os_name": about.os_name,
@@ -186,6 +205,15 @@ def _node_fields(view: api_pb2.NodeView, of_members: Iterable[MemberView]) -> di
         "joined_at": time_text(node.joined_at_ms),
         "member_id": own[0].id if own else None,
         "voter": any(each.role != "learner" for each in own),
+        "reserved": resources(about.reserved),
+        "allocatable": resources(
+            view.allocatable if view.HasField("allocatable") else about.capacity
+        ),
+        "labels_set": dict(sorted(node.labels.items())),
+        "taints": taints((*about.taints, *node.taints)),
+        "taints_set": taints(node.taints),
+        "devices": devices(about.devices),
+        "disk_free_bytes": about.disk_free_bytes,
     }
 
 
@@ -197,7 +225,9 @@ def node_detail(answer: api_pb2.GetNodeResponse, of_members: Iterable[MemberView
     name = answer.node.node.description.name
     assigned = [ContainerView(**_container_fields(each, name)) for each in answer.containers]
     assigned.sort(key=lambda each: (each.service, each.slot, each.id))
-    return NodeDetail(**_node_fields(answer.node, of_members), assigned=assigned)
+    attributes = dict(sorted(answer.node.attributes.items()))
+    fields = _node_fields(answer.node, of_members)
+    return NodeDetail(**fields, assigned=assigned, attributes=attributes)
 
 
 def mount(message: objects_pb2.Mount) -> MountView:
@@ -227,6 +257,9 @@ def container_spec(spec: objects_pb2.ContainerSpec) -> ContainerSpecView:
         labels=dict(sorted(spec.labels.items())),
         partition=_partition(spec.partition),
         partition_stop_after_ms=spec.partition_stop_after_ms or None,
+        limits=limits(spec),
+        host_ports=host_ports(spec),
+        devices=device_asks(spec),
     )
 
 
@@ -252,6 +285,7 @@ def service(view: api_pb2.ServiceView) -> ServiceView:
         container=container_spec(record.spec.container),
         created_at=time_text(record.created_at_ms),
         updated_at=time_text(record.updated_at_ms),
+        placement=placement(record.spec),
     )
 
 
@@ -294,6 +328,7 @@ def _container_fields(record: objects_pb2.Container, node_name: str) -> dict[str
         "node": node_name or None,
         "resources": resources(record.resources),
         "spec_digest": record.spec_digest.hex(),
+        "devices": device_shares(record.devices),
     }
 
 

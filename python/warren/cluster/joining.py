@@ -53,19 +53,27 @@ async def leave(here: Membership, request: node_pb2.LeaveClusterRequest) -> None
 
     `request.force`: also where no manager can be told. WarrenError, with what to do.
     """
-    async with here.lock:
-        if not here.in_cluster:
-            raise WarrenError("not_in_cluster", "this host belongs to no cluster")
-        try:
-            await _say_goodbye(here)
-        except WarrenError as error:
-            if not request.force:
-                raise _unheard(error) from None
-            _log.warning("leaving without a manager knowing: %s", error)
-        if not await here.worker.empty(EMPTY_TIMEOUT_S):
-            _log.warning("not all containers could be removed; they are when this host joins again")
-        await here.forget()
-        _log.info("this host has left its cluster")
+    here.leaving.set()
+    try:
+        async with here.lock:
+            await _leave(here, force=request.force)
+    finally:
+        here.leaving.clear()
+
+
+async def _leave(here: Membership, *, force: bool) -> None:
+    if not here.in_cluster:
+        raise WarrenError("not_in_cluster", "this host belongs to no cluster")
+    try:
+        await _say_goodbye(here)
+    except WarrenError as error:
+        if not force:
+            raise _unheard(error) from None
+        _log.warning("leaving without a manager knowing: %s", error)
+    if not await here.worker.empty(EMPTY_TIMEOUT_S):
+        _log.warning("not all containers could be removed; they are when this host joins again")
+    await here.forget()
+    _log.info("this host has left its cluster")
 
 
 def _check(here: Membership, request: node_pb2.JoinClusterRequest) -> None:

@@ -86,6 +86,8 @@ class Membership:
     ) -> None:
         self.problem = ""
         self.lock = asyncio.Lock()
+        #: Set while somebody waits to leave: nobody needs what this host has promised to keep.
+        self.leaving = asyncio.Event()
         self.settings = settings
         self.data = data
         self.credentials = credentials
@@ -311,7 +313,10 @@ class Membership:
         self._vacancy()
         self._on_change()
         try:
-            await asyncio.sleep(grace_s)
+            async with asyncio.timeout(grace_s):
+                await self.leaving.wait()
+        except TimeoutError:
+            pass
         finally:
             if core is not None:
                 await core.close()

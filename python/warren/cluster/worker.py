@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable
 from typing import Final
 
+from warren.agent.description import Declared
 from warren.agent.route import Route
 from warren.agent.runtime.containerd.runtime import ContainerdRuntime
 from warren.agent.side import WorkerMetrics, WorkerSide
@@ -72,7 +73,7 @@ class HostWorker:
             metrics=self._metrics,
             node_id=self._data.node_id,
             node_name=settings.node_name,
-            labels=settings.labels,
+            declared=Declared.of(settings),
             logs_dir=self._data.logs_dir,
             concurrency=settings.worker_concurrency,
             on_runtime_change=self._on_runtime_change,

@@ -36,6 +36,7 @@ _PAUSE_S: Final = 0.05
 # Between two looks at the term while an answer is awaited: a part of what an election takes.
 _LOOK_S: Final = 0.1
 _NOT_CONNECTED: Final = "failed to connect"
+_LEADER_IN_DOUBT: Final = frozenset({"not_leader", "no_leader", "outcome_unknown"})
 _READS: Final = ("Get", "List", "Watch", "Ping")
 
 
@@ -65,6 +66,8 @@ class Forwarder:
         self._outcomes = outcomes
         self._term = term
         self._clock = clock or asyncio.get_running_loop().time
+        # Of a term: who leads in it, which is never another one.
+        self._leader_of: tuple[int, str] = (0, "")
 
     async def call(self, caller: Caller, method: str, body: bytes, timeout_s: float) -> bytes:
         """The answer to one call, within `timeout_s`; refusals are `WarrenError`."""
@@ -74,20 +77,31 @@ class Forwarder:
             left = deadline - self._clock()
             if left <= 0:
                 break
+            leader = self._known_leader(caller, method)
             try:
-                return await self._core.call(
-                    caller.identity, method, body, left, stale=caller.stale
-                )
+                if not leader:
+                    return await self._core.call(
+                        caller.identity, method, body, left, stale=caller.stale
+                    )
             except WarrenError as error:
                 leader = _elsewhere(caller, error)
+                self._leader_of = (self._term(), leader)
             try:
                 return await self._ask(leader, caller, method, body, deadline - self._clock())
             except WarrenError as error:
+                if error.code in _LEADER_IN_DOUBT:
+                    self._leader_of = (0, "")
                 if error.code != "not_leader":
                     raise
                 last = error
             await asyncio.sleep(_PAUSE_S)
         raise last or _too_late(method)
+
+    def _known_leader(self, caller: Caller, method: str) -> str:
+        """Whom to pass a write on to without asking the core once more; empty if not known."""
+        term, leader = self._leader_of
+        fits = term and term == self._term() and not caller.forwarded
+        return leader if fits and not method.startswith(_READS) else ""
 
     async def stream(self, caller: Caller, method: str, body: bytes) -> AsyncGenerator[bytes, None]:
         """The items of a stream, the core's or the leader's; closing it ends it there too."""

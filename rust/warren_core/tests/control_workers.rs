@@ -129,3 +129,75 @@ fn older_releases_are_told_nothing_that_they_would_not_understand() {
     let told = cluster.call(1, "UpdateCluster", &update);
     assert!(matches!(told, Err(Error::LevelNotReached { .. })));
 }
+
+#[test]
+fn what_came_with_level_4_waits_for_it() {
+    let mut cluster = Cluster::founded_with(1, |host| host.feature_level_max = 3);
+    cluster.until("level 3", 5_000, |cluster| {
+        cluster.status(1).feature_level == 3
+    });
+    let refused = |cluster: &mut Cluster, change: fn(&mut pb::ServiceSpec)| {
+        let mut request = create("one", 1);
+        change(request.spec.as_mut().unwrap());
+        let told = cluster.call(1, "CreateService", &request);
+        assert!(matches!(told, Err(Error::LevelNotReached { .. })));
+    };
+    refused(&mut cluster, |spec| {
+        spec.placement = Some(pb::Placement {
+            max_replicas_per_node: 1,
+            ..Default::default()
+        });
+    });
+    refused(&mut cluster, |spec| {
+        let container = spec.container.as_mut().unwrap();
+        container.host_ports = vec![pb::HostPort {
+            port: 80,
+            protocol: 0,
+        }];
+    });
+    let overcommit = pb::UpdateClusterRequest {
+        overcommit_cpu_percent: 200,
+        ..Default::default()
+    };
+    let told = cluster.call(1, "UpdateCluster", &overcommit);
+    assert!(matches!(told, Err(Error::LevelNotReached { .. })));
+    let told = cluster.call(1, "UpdateNode", &pb::UpdateNodeRequest::default());
+    assert!(matches!(told, Err(Error::LevelNotReached { .. })));
+}
+
+#[test]
+fn labels_and_taints_are_set_and_shown() {
+    let mut cluster = Cluster::of(3);
+    at_the_newest_level(&mut cluster);
+    let leader = cluster.leader();
+    let nodes = cluster.call(leader, "ListNodes", &pb::ListNodesRequest {});
+    let nodes = pb::ListNodesResponse::decode(&nodes.unwrap()[..]).unwrap();
+    let node = nodes.nodes[0].node.as_ref().unwrap();
+    let r#ref = node.description.as_ref().unwrap().name.clone();
+    let mut update = pb::UpdateNodeRequest {
+        r#ref: r#ref.clone(),
+        ..Default::default()
+    };
+    update.labels_add.insert("zone".into(), "eu".into());
+    update.taints_add.push(pb::Taint {
+        key: "gpu".into(),
+        effect: pb::TaintEffect::NoSchedule.into(),
+        ..Default::default()
+    });
+    let answer = cluster.call(leader, "UpdateNode", &update).unwrap();
+    let answer = pb::UpdateNodeResponse::decode(&answer[..]).unwrap();
+    let told = answer.node.unwrap();
+    assert_eq!(told.labels["zone"], "eu");
+    let request = pb::GetNodeRequest { r#ref };
+    let shown = cluster.call(leader, "GetNode", &request).unwrap();
+    let shown = pb::GetNodeResponse::decode(&shown[..]).unwrap();
+    let view = shown.node.unwrap();
+    assert_eq!(view.attributes["node.labels.zone"], "eu");
+    assert_eq!(view.node.unwrap().taints, told.taints);
+    update.labels_add.insert("a b".into(), String::new());
+    let refused = cluster.call(leader, "UpdateNode", &update).unwrap_err();
+    assert_eq!(refused.code(), "invalid");
+    update.r#ref = "nobody".into();
+    let refused = cluster.call(leader, "UpdateNode", &update).unwrap_err();
+    assert_eq!(refused.code(), "not_found");
+}

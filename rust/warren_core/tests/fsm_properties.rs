@@ -20,13 +20,14 @@ const COMMANDS: u64 = 400;
 #[test]
 fn apply_is_total_and_keeps_the_invariants() {
     let (mut binds, mut refusals, mut codes) = (0, 0, BTreeMap::new());
+    let (mut with_ports, mut with_devices) = (0, 0);
     for seed in 0..SEEDS {
         println!("seed {seed}");
         let mut commands = Commands { rng: Rng(seed) };
-        let mut replica = if seed % 8 == 0 {
-            Replica::default()
-        } else {
-            Replica::in_cluster()
+        let mut replica = match seed % 8 {
+            0 => Replica::default(),
+            1..4 => Replica::in_cluster(),
+            _ => Replica::at_newest_level(),
         };
         let mut history = invariants::History::default();
         for _ in 0..COMMANDS {
@@ -44,6 +45,11 @@ fn apply_is_total_and_keeps_the_invariants() {
                     "{command:?} was refused and changed something"
                 );
             }
+            let nodes = || replica.state.nodes().map(|node| node.id);
+            with_ports += nodes().flat_map(|id| replica.state.port_claims(id)).count();
+            with_devices += nodes()
+                .flat_map(|id| replica.state.device_claims(id))
+                .count();
             binds += replica
                 .state
                 .container_count()
@@ -52,8 +58,12 @@ fn apply_is_total_and_keeps_the_invariants() {
     }
     // The generator must reach what it is to test.
     assert!(
-        binds > 400 && refusals > 1000,
+        binds > 250 && refusals > 1000,
         "{binds} binds, {refusals} refusals"
+    );
+    assert!(
+        with_ports > 200 && with_devices > 60,
+        "{with_ports} with ports, {with_devices} with devices"
     );
     for code in [
         "name_taken",
@@ -76,12 +86,14 @@ fn no_bind_overcommits(before: &State, after: &State) {
             before.node_allocated(node.id),
             after.node_allocated(node.id),
         );
-        if is.cpu_milli > was.cpu_milli {
-            assert!(
-                is.cpu_milli <= node.allocatable().cpu_milli,
-                "{} overcommitted",
-                node.name()
-            );
+        let has = after.allocatable(node);
+        for (was, is, has) in [
+            (was.cpu_milli, is.cpu_milli, has.cpu_milli),
+            (was.memory_bytes, is.memory_bytes, has.memory_bytes),
+            (was.disk_bytes, is.disk_bytes, has.disk_bytes),
+            (was.pids, is.pids, has.pids),
+        ] {
+            assert!(is <= was || is <= has, "{} overcommitted", node.name());
         }
     }
 }
@@ -93,7 +105,10 @@ fn replicas_stay_equal_through_snapshots() {
     for seed in 1000..1000 + SEEDS / 2 {
         println!("seed {seed}");
         let mut commands = Commands { rng: Rng(seed) };
-        let mut first = Replica::in_cluster();
+        let mut first = match seed % 2 {
+            0 => Replica::in_cluster(),
+            _ => Replica::at_newest_level(),
+        };
         let mut second = first.clone();
         for n in 0..COMMANDS {
             let bytes = commands.next(&first).encode_to_vec();

@@ -24,5 +24,5 @@ macro_rules! scenarios {
 }
 
 scenarios!(
-    services, binding, statuses, replacing, requests, members, levels, hash, nodes
+    services, binding, statuses, replacing, requests, members, levels, hash, nodes, placing, claims
 );

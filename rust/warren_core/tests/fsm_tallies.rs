@@ -24,6 +24,7 @@ fn bind_all(replica: &mut Replica, service: ServiceId) {
             slot,
             node_id: node_id(NODES[slot as usize % NODES.len()]).to_vec(),
             replaces: Vec::new(),
+            ..Default::default()
         })
         .collect();
     for items in items.chunks(BATCH_ITEMS_MAX) {

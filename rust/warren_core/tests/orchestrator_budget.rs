@@ -257,6 +257,7 @@ fn what_finds_no_room_waits_within_the_budget() {
     large.container.as_mut().unwrap().resources = Some(pb::Resources {
         cpu_milli: 0,
         memory_bytes: 600 * MIB,
+        ..Default::default()
     });
     let mut fleet = Fleet::new(1_024);
     fleet.create(large.clone());

@@ -164,6 +164,7 @@ fn updates_keep_three_quarters_running() {
         next.container.as_mut().unwrap().resources = Some(pb::Resources {
             cpu_milli,
             memory_bytes: 0,
+            ..Default::default()
         });
         let (service_id, expected_version) = (service.id.to_vec(), service.version);
         let update = pb::UpdateService {

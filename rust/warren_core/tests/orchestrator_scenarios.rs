@@ -63,7 +63,7 @@ impl World {
             "progress" => return self.progress(name),
             "stats" => return vec![format!("{:?}", self.orchestrator.stats())],
             "show" => return words::show(state),
-            "cluster?" => return words::execute(&mut self.replica, line),
+            "cluster?" | "node?" => return words::execute(&mut self.replica, line),
             _ => return self.command(line),
         }
         Vec::new()
@@ -161,7 +161,11 @@ impl World {
                     } else {
                         ", replacing"
                     };
-                    format!("bind {service}.{}@{node}{replaces}", item.slot)
+                    let share = |it: &pb::DeviceShare| {
+                        format!(", {} of {} {}", it.milli, it.kind, it.number)
+                    };
+                    let devices: String = item.devices.iter().map(share).collect();
+                    format!("bind {service}.{}@{node}{replaces}{devices}", item.slot)
                 });
                 each.collect()
             }
@@ -230,5 +234,5 @@ macro_rules! scenarios {
 }
 
 scenarios!(
-    replicated, global, updates, restarts, pending, lost_node, partition, freeze
+    replicated, global, updates, restarts, pending, lost_node, partition, freeze, placing
 );

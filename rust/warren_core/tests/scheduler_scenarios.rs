@@ -143,6 +143,7 @@ fn replicas_fit_and_never_pile_up() {
         let asked = Resources {
             cpu_milli: rng.below(5) * 100,
             memory_bytes: rng.below(64) << 20,
+            ..Default::default()
         };
         let (image_digest, spread) = (digest("web"), BTreeMap::new());
         let ask = Ask {
@@ -200,6 +201,7 @@ fn released_room_is_room_again() {
         resources: Resources {
             cpu_milli: 250,
             memory_bytes: 0,
+            ..Default::default()
         },
         count,
         image: "web",

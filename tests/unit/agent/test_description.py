@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from warren.agent.description import Describer, architecture, memory_total_bytes, os_name
+from warren.agent.description import (
+    Declared,
+    Describer,
+    architecture,
+    disk_free,
+    memory_total_bytes,
+    os_name,
+)
 from warren.agent.runtime.simulated import RealClock, SimulatedRuntime
+from warren.config import Config
 from warren.pb.v1 import objects_pb2
 
 
@@ -22,12 +32,18 @@ async def test_what_containerd_said_last_is_kept() -> None:
             raise OSError("no")
         return images
 
-    describer = Describer(name="n1", labels={"zone": "eu"}, runtime=runtime, images=listed)
+    declared = Declared(labels={"zone": "eu"})
+    describer = Describer(
+        name="n1", declared=declared, disk=Path("/"), runtime=runtime, images=listed
+    )
     first = await describer.describe()
     assert first.name == "n1"
     assert first.labels == {"zone": "eu"}
     assert first.capacity.cpu_milli >= 1000
     assert first.capacity.memory_bytes > 1 << 26
+    assert first.capacity.disk_bytes > first.disk_free_bytes
+    assert first.capacity.pids > 100
+    assert not first.HasField("reserved")
     assert [image.reference for image in first.images] == ["a", "b"]
     assert first.containerd_version == "simulated"
 
@@ -42,6 +58,42 @@ async def test_what_containerd_said_last_is_kept() -> None:
     assert (await describer.describe()).images == first.images
     broken = False
     assert list((await describer.describe()).images) == []
+
+
+def test_what_is_configured_comes_before_what_is_found() -> None:
+    settings = Config(
+        labels={"zone": "eu"},
+        taints=["old:no-schedule", "gpu=a:no-schedule", "gpu=b:no-schedule"],
+        devices=["gpu=2:A100", "gpu=1"],
+        reserved_cpus="0.5",
+        reserved_memory="1g",
+        capacity_cpus="4",
+        capacity_disk="10g",
+    )
+    described = objects_pb2.NodeDescription()
+    described.capacity.cpu_milli = 1000
+    described.capacity.memory_bytes = 5
+    Declared.of(settings).describe(described)
+    assert dict(described.labels) == {"zone": "eu"}
+    assert [(it.key, it.value) for it in described.taints] == [("gpu", "b"), ("old", "")]
+    assert [(it.model, it.count) for it in described.devices] == [("A100", 2), ("", 1)]
+    assert described.reserved == objects_pb2.Resources(cpu_milli=500, memory_bytes=1 << 30)
+    assert described.capacity == objects_pb2.Resources(
+        cpu_milli=4000, memory_bytes=5, disk_bytes=10 << 30
+    )
+
+
+def test_free_disk_is_told_in_coarse_steps() -> None:
+    gib, total = 1 << 30, 640 << 30
+    told = disk_free(105 * gib, total, 0)
+    assert told == 100 * gib
+    # It wavers about a step: nothing new is told.
+    for free in (105 * gib, 99 * gib, 111 * gib, 100 * gib):
+        assert disk_free(free, total, told) == told
+    assert disk_free(80 * gib, total, told) == 80 * gib
+    assert disk_free(200 * gib, total, told) == 200 * gib
+    assert disk_free(0, total, told) == 0
+    assert disk_free(5 * gib + 1, 10 * gib, 0) == 5 * gib
 
 
 def test_parsers() -> None:

@@ -127,12 +127,18 @@ class FakeManager:
         settings = objects_pb2.ClusterSettings(
             lost_nodes_freeze_percent=request.lost_nodes_freeze_percent or 30,
             node_grace_ms=request.node_grace_ms or 30_000,
+            overcommit_cpu_percent=request.overcommit_cpu_percent,
+            overcommit_pids_percent=request.overcommit_pids_percent,
         )
         return api_pb2.UpdateClusterResponse(settings=settings)
 
     def GetNode(self, _: api_pb2.GetNodeRequest) -> api_pb2.GetNodeResponse:
         containers = [slot.container for slot in self.slots if slot.HasField("container")]
         return api_pb2.GetNodeResponse(node=_node(), containers=containers)
+
+    def UpdateNode(self, request: api_pb2.UpdateNodeRequest) -> api_pb2.UpdateNodeResponse:
+        node = objects_pb2.Node(id=NODE_ID, labels=request.labels_add, taints=request.taints_add)
+        return api_pb2.UpdateNodeResponse(node=node)
 
     def ListNodes(self, _: api_pb2.ListNodesRequest) -> api_pb2.ListNodesResponse:
         return api_pb2.ListNodesResponse(nodes=[_node()])
@@ -347,9 +353,16 @@ def _node() -> api_pb2.NodeView:
     node.description.name = "a"
     node.description.capacity.cpu_milli = 2000
     node.description.capacity.memory_bytes = 4 << 30
+    node.description.reserved.cpu_milli = 500
+    node.description.labels.update({"disk": "ssd", "zone": "us"})
+    node.description.devices.add(kind="gpu", model="A100", count=2)
+    node.labels["zone"] = "eu"
+    node.taints.add(key="gpu", effect=objects_pb2.TAINT_EFFECT_NO_SCHEDULE)
     return api_pb2.NodeView(
         node=node,
         allocated=objects_pb2.Resources(cpu_milli=500, memory_bytes=64 << 20),
+        allocatable=objects_pb2.Resources(cpu_milli=3000, memory_bytes=4 << 30),
+        attributes={"node.arch": "amd64"},
         containers=2,
         containers_running=1,
         leader=True,

@@ -97,6 +97,7 @@ Fields may be added; none is renamed or removed within a major release.
 | `node inspect` | `NodeDetail` |
 | `node promote`, `node demote` | list of `NodeChanged` |
 | `node rm` | list of `NodeRemoved` |
+| `node update` | list of `NodeUpdated` |
 | `service create`, `service update` | `ServiceChanged` |
 | `service scale` | list of `ServiceChanged` |
 | `service rm` | list of `ServiceRemoved` |

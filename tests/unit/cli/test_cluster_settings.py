@@ -22,7 +22,9 @@ def test_what_is_said_is_sent_and_the_rest_stays(ctl: Run, manager: FakeManager)
 
 def test_thaw(ctl: Run, manager: FakeManager) -> None:
     done = ctl("cluster", "thaw", "--format=json")
-    assert json.loads(done.out) == {"lost_nodes_freeze_percent": 30, "node_grace_ms": 30_000}
+    shown = json.loads(done.out)
+    assert (shown["lost_nodes_freeze_percent"], shown["node_grace_ms"]) == (30, 30_000)
+    assert set(shown["overcommit"].values()) == {100}
     (request,) = manager.requests("UpdateCluster")
     assert (request.thaw, request.lost_nodes_freeze_percent, request.node_grace_ms) == (True, 0, 0)
 

@@ -43,7 +43,7 @@ def test_nodes(ctl: Run, manager: FakeManager) -> None:
     assert ctl("node", "ls").out == (
         "ID             NAME   STATUS   AVAILABILITY   ROLES            CONTAINERS   "
         "CPUS    MEMORY\n"
-        "a0a0a0a0a0a0   a      ready    active         leader, worker   1/2          0.5/2   "
+        "a0a0a0a0a0a0   a      ready    active         leader, worker   1/2          0.5/3   "
         "64 MiB/4 GiB\n"
     )
 

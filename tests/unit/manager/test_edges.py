@@ -17,7 +17,13 @@ from warren.agent.board import Board
 from warren.agent.converge import Memory
 from warren.agent.outbox import Outbox
 from warren.agent.route import Route
-from warren.agent.session import REDIRECTS_MAX, REMOVED_ANSWERS, Session, reconnect_pause_s
+from warren.agent.session import (
+    REDIRECTS_MAX,
+    REMOVED_ANSWERS,
+    Session,
+    SessionEndedError,
+    reconnect_pause_s,
+)
 from warren.agent.store import Fence, Journal, Store
 from warren.channels import Channels
 from warren.errors import WarrenError
@@ -473,6 +479,29 @@ async def test_the_cores_stream_ends_with_the_workers(edges: Edges, worker: Work
     await worker.close()
     await until(lambda: edges.core.ended == 1)
     await until(lambda: edges.sessions == 0)
+
+
+async def test_a_session_that_breaks_while_it_is_cancelled_ends(
+    edges: Edges, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading = asyncio.Event()
+
+    async def breaks_when_cancelled(_: Any) -> None:
+        try:
+            reading.set()
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise SessionEndedError("at the same moment") from None
+
+    await until(lambda: worker.session.connected)
+    monkeypatch.setattr(worker.session, "_read", breaks_when_cancelled)
+    worker.session.begin_anew()
+    await asyncio.wait_for(reading.wait(), DEADLINE_S)
+    await until(lambda: worker.session.connected)
+    session = worker.tasks[1]
+    session.cancel()
+    await asyncio.wait({session}, timeout=DEADLINE_S)
+    assert session.cancelled()
 
 
 def test_pauses_double_to_five_seconds_and_spread() -> None:

@@ -28,6 +28,7 @@ pub fn of(cpu_milli: u64, memory_bytes: u64) -> Resources {
     Resources {
         cpu_milli,
         memory_bytes,
+        ..Resources::default()
     }
 }
 

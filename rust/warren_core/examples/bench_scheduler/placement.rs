@@ -12,9 +12,7 @@ use std::time::Instant;
 use rustix::time::{ClockId, clock_gettime};
 use warren_core::fsm::Resources;
 use warren_core::ids::{NodeId, ServiceId};
-use warren_core::scheduler::{
-    Ask, Balance, BalanceRule, Division, NodeSet, Placed, Rule, Rules, Scheduler, Strategy,
-};
+use warren_core::scheduler::{Ask, Balance, Division, NodeSet, Placed, Rules, Scheduler, Strategy};
 
 use crate::mix::{self, Random};
 
@@ -176,11 +174,7 @@ impl Bench {
         let began = thread_ns();
         for asked in asks {
             let zone = &self.zones.each[asked.zone];
-            let within = [Rule {
-                nodes: &zone.1,
-                why: "label zone is another",
-            }];
-            let without = [self.zones.avoided_rule()];
+            let (within, without) = ([&zone.1], [&self.zones.avoided]);
             let mut rules = Rules {
                 strategy: Strategy::Pack,
                 ..Rules::default()
@@ -228,13 +222,14 @@ impl Bench {
         for asked in asks {
             let mut spread = BTreeMap::new();
             for _ in 0..SPREAD_REPLICAS {
-                let without = [self.zones.avoided_rule()];
+                let without = [&self.zones.avoided];
                 let rules = Rules {
                     without: &without,
                     max_per_node: Some(1),
                     balance: Some(Balance {
                         over: self.zones.all,
-                        rule: BalanceRule::MaxSkew(1),
+                        weights: &[],
+                        max_skew: Some(1),
                     }),
                     ..Rules::default()
                 };
@@ -328,13 +323,6 @@ impl Bench {
 }
 
 impl Zones {
-    fn avoided_rule(&self) -> Rule<'_> {
-        Rule {
-            nodes: &self.avoided,
-            why: "it runs what this is to be kept from",
-        }
-    }
-
     /// Node by node, in blocks of one of each type.
     fn new(scheduler: &mut Scheduler, case: &Case) -> Self {
         let all = scheduler.division_add();

@@ -48,6 +48,7 @@ impl Filled {
                 slot: (n % SERVICE_CONTAINERS) as u64 + 1,
                 node_id: filled.nodes[n % filled.nodes.len()].to_vec(),
                 replaces: Vec::new(),
+                ..Default::default()
             })
             .collect();
         for items in items.chunks(BIND_ITEMS_MAX) {
@@ -98,6 +99,7 @@ fn node(id: NodeId, name: &str, image_digest: &str) -> Body {
             capacity: Some(pb::Resources {
                 cpu_milli: 1_000_000,
                 memory_bytes: 1 << 44,
+                ..Default::default()
             }),
             images: vec![pb::NodeImage {
                 reference: "docker.io/library/web:latest".to_owned(),
@@ -124,6 +126,7 @@ fn service(name: &str, image_digest: &str) -> Option<pb::ServiceSpec> {
             resources: Some(pb::Resources {
                 cpu_milli: 100,
                 memory_bytes: 64 << 20,
+                ..Default::default()
             }),
             ..Default::default()
         }),

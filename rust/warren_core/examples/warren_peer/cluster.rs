@@ -236,6 +236,7 @@ impl Cluster {
                 capacity: Some(pb::Resources {
                     cpu_milli: 1000 * u64::from(containers),
                     memory_bytes: u64::from(containers) << 30,
+                    ..Default::default()
                 }),
                 images: vec![pb::NodeImage {
                     reference: IMAGE.into(),

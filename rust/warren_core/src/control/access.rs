@@ -43,6 +43,7 @@ methods! {
     UpdateCluster: Call, People;
     ListNodes: Call, People;
     GetNode: Call, Nodes;
+    UpdateNode: Call, People;
     CreateService: Call, People;
     UpdateService: Call, People;
     RemoveService: Call, People;

@@ -6,6 +6,7 @@ use super::CallId;
 use super::access::Method;
 use super::requests::decode;
 use crate::error::Error;
+use crate::fsm::placement::Attribute;
 use crate::fsm::{Container, ContainerState, DesiredState, Node, NodeStatus, Resources, Service};
 use crate::fsm::{State, tally};
 use crate::ids::{Index, MemberId, NodeId, ServiceId, Term};
@@ -200,6 +201,8 @@ fn node_view(state: &State, view: &LeaderView, node: &Node) -> pb::NodeView {
         containers: state.container_count_of_node(node.id) as u32,
         containers_running: state.containers_of_node(node.id).filter(running).count() as u32,
         leader: Some(node.id) == view.leader,
+        allocatable: Some(state.allocatable(node).into()),
+        attributes: <_>::default(),
     }
 }
 
@@ -209,7 +212,10 @@ fn get_node(
     request: &pb::GetNodeRequest,
 ) -> Result<pb::GetNodeResponse, Error> {
     let id = state.resolve_node(&request.r#ref)?;
-    let node = state.node(id).map(|node| node_view(state, view, node));
+    let node = state.node(id).map(|node| pb::NodeView {
+        attributes: Attribute::all_of(node).collect(),
+        ..node_view(state, view, node)
+    });
     let containers = state.containers_of_node(id).map(Into::into).collect();
     Ok(pb::GetNodeResponse { node, containers })
 }

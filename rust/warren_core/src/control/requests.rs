@@ -2,7 +2,7 @@
 
 use super::access::Method;
 use crate::error::Error;
-use crate::fsm::{self, RequestKey, State, partition, validate};
+use crate::fsm::{self, RequestKey, State, settings, validate};
 use crate::ids::ServiceId;
 use crate::pb;
 use crate::pb::command::Body;
@@ -29,6 +29,7 @@ pub fn prepare(state: &State, method: Method, body: &[u8]) -> Result<Prepared, E
         Method::UpdateService => update_service(state, body),
         Method::RemoveService => remove_service(state, body),
         Method::UpdateCluster => update_cluster(state, body),
+        Method::UpdateNode => update_node(state, body),
         _ => Err(Error::UnknownMethod {
             method: format!("{method:?}"),
         }),
@@ -99,28 +100,45 @@ fn update_cluster(state: &State, body: &[u8]) -> Result<Prepared, Error> {
         Ok(id) => id,
         Err(answer) => return Ok(Prepared::Answered(answer)),
     };
-    check_level(state)?;
-    let pb::UpdateClusterRequest {
-        lost_nodes_freeze_percent,
-        node_grace_ms,
-        thaw,
-        ..
-    } = request;
-    fsm::check_settings(lost_nodes_freeze_percent, node_grace_ms)?;
     let update = pb::UpdateClusterSettings {
-        lost_nodes_freeze_percent,
-        node_grace_ms,
-        thaw,
+        lost_nodes_freeze_percent: request.lost_nodes_freeze_percent,
+        node_grace_ms: request.node_grace_ms,
+        thaw: request.thaw,
+        overcommit_cpu_percent: request.overcommit_cpu_percent,
+        overcommit_memory_percent: request.overcommit_memory_percent,
+        overcommit_disk_percent: request.overcommit_disk_percent,
+        overcommit_pids_percent: request.overcommit_pids_percent,
     };
+    let overcommits = settings::needs_level_4(&update);
+    check_level(state, if overcommits { 4 } else { 3 })?;
+    fsm::check_settings(&update)?;
     Ok(Prepared::Propose(
         id,
         Box::new(Body::UpdateClusterSettings(update)),
     ))
 }
 
+fn update_node(state: &State, body: &[u8]) -> Result<Prepared, Error> {
+    let mut request: pb::UpdateNodeRequest = decode(body)?;
+    let id = match identify(state, "UpdateNode", request.request.take(), &request)? {
+        Ok(id) => id,
+        Err(answer) => return Ok(Prepared::Answered(answer)),
+    };
+    check_level(state, 4)?;
+    let update = pb::UpdateNode {
+        node_id: state.resolve_node(&request.r#ref)?.to_vec(),
+        labels_add: request.labels_add,
+        labels_remove: request.labels_remove,
+        taints_add: request.taints_add,
+        taints_remove: request.taints_remove,
+    };
+    fsm::check_node_update(&update)?;
+    Ok(Prepared::Propose(id, Box::new(Body::UpdateNode(update))))
+}
+
 /// Refuses what a member of an older release would not understand.
-fn check_level(state: &State) -> Result<(), Error> {
-    let (level, current) = (3, state.feature_level());
+fn check_level(state: &State, level: u32) -> Result<(), Error> {
+    let current = state.feature_level();
     if current < level {
         return Err(Error::LevelNotReached { level, current });
     }
@@ -129,9 +147,7 @@ fn check_level(state: &State) -> Result<(), Error> {
 
 fn check_spec(state: &State, spec: Option<pb::ServiceSpec>) -> Result<pb::ServiceSpec, Error> {
     let spec = validate::check_service_spec(&spec.unwrap_or_default())?;
-    if partition::needs_level_3(&spec) {
-        check_level(state)?;
-    }
+    check_level(state, validate::level_of(&spec))?;
     Ok(spec)
 }
 

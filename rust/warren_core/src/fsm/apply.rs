@@ -7,10 +7,9 @@ use prost::Message;
 use crate::error::{Error, Result};
 use crate::fsm::content::Content;
 use crate::fsm::convert::specified;
-use crate::fsm::objects::{
-    Availability, CPU_MILLI_MAX, Cluster, Event, MEMORY_BYTES_MAX, Member, Node, NodeStatus,
-    Service,
-};
+use crate::fsm::description;
+use crate::fsm::objects::{Availability, Cluster, Event, Member, Node, NodeStatus, Service};
+use crate::fsm::placement::Rules;
 use crate::fsm::requests::RequestKey;
 use crate::fsm::state::State;
 use crate::fsm::validate;
@@ -19,11 +18,7 @@ use crate::mutant::{self, Mutant};
 use crate::pb::{self, command::Body};
 
 /// The newest feature level this release knows.
-pub const FEATURE_LEVEL_MAX: u32 = 3;
-
-/// Limits of what a node says of itself.
-const NODE_NAME_BYTES_MAX: usize = 253;
-const NODE_DESCRIPTION_BYTES_MAX: usize = 256 << 10;
+pub const FEATURE_LEVEL_MAX: u32 = 4;
 
 /// What came of a command.
 #[derive(Clone, Debug, PartialEq)]
@@ -183,6 +178,7 @@ impl State {
             Body::RemoveNode(c) => self.remove_node(context, c),
             Body::UpdateClusterSettings(c) => self.update_cluster_settings(context, c),
             Body::FreezeReplacement(c) => self.freeze_replacement(context, c),
+            Body::UpdateNode(c) => self.update_node(context, c),
         }
     }
 
@@ -278,6 +274,7 @@ impl State {
         self.insert_service(Service {
             id,
             name: spec.name.as_str().into(),
+            rules: Rules::of(spec.placement.as_ref())?,
             spec: Arc::new(spec),
             version,
             spec_digest: digest,
@@ -322,7 +319,9 @@ impl State {
             ));
         }
         let (id, version, time_ms) = (service.id, service.version + 1, self.time_ms);
+        let rules = Rules::of(spec.placement.as_ref())?;
         self.update_service(id, |service| {
+            service.rules = rules;
             service.spec = Arc::new(spec);
             service.spec_digest = digest;
             service.version = version;
@@ -363,7 +362,8 @@ impl State {
     fn describe_node(&mut self, cx: &mut Context, command: &pb::PutNode) -> Result<Vec<u8>> {
         let id = NodeId::from_slice(&command.node_id)?;
         self.check_not_removed(id)?;
-        let description = checked_description(command.description.as_ref())?;
+        let level = self.feature_level();
+        let description = description::checked(command.description.as_ref(), level)?;
         let known = self.node(id);
         let node = Node {
             id,
@@ -375,6 +375,8 @@ impl State {
             availability: known.map_or(Availability::Active, |node| node.availability),
             joined_at_ms: known.map_or(self.time_ms, |node| node.joined_at_ms),
             advertise_addr: command.advertise_addr.as_str().into(),
+            labels: known.map(|node| node.labels.clone()).unwrap_or_default(),
+            taints: known.map(|node| node.taints.clone()).unwrap_or_default(),
         };
         if known != Some(&node) {
             self.put_node(node);
@@ -451,12 +453,7 @@ fn checked_spec(
     let mut spec = spec
         .cloned()
         .ok_or_else(|| invalid("service spec", "there is none"))?;
-    if level < 3
-        && let Some(container) = &mut spec.container
-    {
-        // What older releases do not know they do not read either.
-        (container.partition, container.partition_stop_after_ms) = (0, 0);
-    }
+    validate::clip(&mut spec, level);
     let spec = validate::check_service_spec(&spec)?;
     let container = spec
         .container
@@ -465,35 +462,4 @@ fn checked_spec(
     validate::check_image_digest(&container.image_digest)?;
     let digest = validate::spec_digest(container);
     Ok((spec, digest))
-}
-
-fn checked_description(description: Option<&pb::NodeDescription>) -> Result<pb::NodeDescription> {
-    let mut description = description
-        .cloned()
-        .ok_or_else(|| invalid("node description", "there is none"))?;
-    let size = description.encoded_len();
-    if size > NODE_DESCRIPTION_BYTES_MAX {
-        return Err(Error::TooLarge {
-            what: "node description",
-            actual_bytes: size,
-            limit_bytes: NODE_DESCRIPTION_BYTES_MAX,
-        });
-    }
-    if description.name.is_empty() || description.name.len() > NODE_NAME_BYTES_MAX {
-        return Err(invalid(
-            "node description",
-            "its name must have 1 to 253 bytes",
-        ));
-    }
-    let capacity = description.capacity.unwrap_or_default();
-    if capacity.cpu_milli > CPU_MILLI_MAX || capacity.memory_bytes > MEMORY_BYTES_MAX {
-        return Err(invalid(
-            "node description",
-            "its capacity exceeds a million CPUs or 1 PiB",
-        ));
-    }
-    description
-        .images
-        .sort_by(|a, b| (&a.reference, &a.digest).cmp(&(&b.reference, &b.digest)));
-    Ok(description)
 }

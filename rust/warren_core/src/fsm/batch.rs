@@ -56,15 +56,21 @@ impl State {
             .get(&node_id)
             .ok_or_else(|| not_found(NodeId::KIND, node_id))?;
         let service = &self.services.get(service_at).service;
-        let NodeRow {
-            node, allocated, ..
-        } = self.nodes.get(node_at);
+        let row = self.nodes.get(node_at);
+        let node = &row.node;
         if self.container_ids.contains_key(&id) {
             return Err(invalid("command", "its entropy has been used before"));
         }
         judge_service(service, item)?;
         let replaced = self.judge_slot(service, node, item)?;
-        judge_node(service, node, *allocated)?;
+        judge_node(service, node, self.free(row))?;
+        judge_count(service, row, replaced)?;
+        let devices = match self.feature_level() {
+            // Older releases do not know them.
+            ..4 => &[],
+            _ => &item.devices[..],
+        };
+        row.claims.judge(service, node, devices)?;
         let container = Container {
             id,
             service: service_id,
@@ -77,6 +83,7 @@ impl State {
             status: assigned.clone(),
             created_at_ms: self.time_ms,
             resources: service.resources(),
+            devices: (!devices.is_empty()).then(|| Arc::new(devices.to_vec())),
         };
         if let Some(replaced) = replaced {
             self.retire(cx, replaced);
@@ -91,6 +98,10 @@ impl State {
             gone: false,
         });
         Ok(id)
+    }
+
+    fn free(&self, row: &NodeRow) -> Resources {
+        self.allocatable(&row.node).saturating_sub(row.allocated)
     }
 
     /// The slot is free but for what the item replaces: a terminal container, or one whose node
@@ -308,7 +319,7 @@ fn judge_service(service: &Service, item: &pb::BindItem) -> Result<()> {
     }
 }
 
-fn judge_node(service: &Service, node: &Node, allocated: Resources) -> Result<()> {
+fn judge_node(service: &Service, node: &Node, free: Resources) -> Result<()> {
     if let Some(why) = node.refusal() {
         return Err(Error::NodeNotEligible { why });
     }
@@ -317,12 +328,35 @@ fn judge_node(service: &Service, node: &Node, allocated: Resources) -> Result<()
             why: "it has not the image",
         });
     }
-    let free = node.allocatable().saturating_sub(allocated);
+    if service.rules.refusal(node).is_some() {
+        return Err(Error::NodeNotEligible {
+            why: "the placement of the service keeps it away from there",
+        });
+    }
     if service.resources().fits(free) {
         Ok(())
     } else {
         Err(Error::NoCapacity)
     }
+}
+
+/// O(containers of the node), for services that limit how many they have on one.
+fn judge_count(service: &Service, row: &NodeRow, replaced: Option<ContainerId>) -> Result<()> {
+    let most = service.rules.max_replicas_per_node as usize;
+    if most == 0 {
+        return Ok(());
+    }
+    let of_service = |it: &&Container| {
+        let meant = it.desired == DesiredState::Run && !it.is_terminal();
+        it.service == service.id && meant && Some(it.id) != replaced
+    };
+    let containers = row.records.iter().map(|record| &record.container);
+    if containers.filter(of_service).count() < most {
+        return Ok(());
+    }
+    Err(Error::NodeNotEligible {
+        why: "it has as many containers of the service as that allows",
+    })
 }
 
 fn bounded<T>(items: &[T]) -> Result<&[T]> {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use imbl::OrdMap;
 use imbl::ordmap::Entry;
 
+use crate::fsm::claims::Claims;
 use crate::fsm::hash;
 use crate::fsm::objects::{Container, Node, Resources, Service};
 use crate::fsm::state::{NodeRow, Place, Record, ServiceRow, SpecRow, State};
@@ -65,6 +66,7 @@ impl State {
     pub(super) fn put_node(&mut self, node: Node) {
         self.sum.add(hash::node(&node));
         self.accepting_nodes += u32::from(node.accepts_work());
+        self.tainted_nodes += u32::from(node.is_tainted());
         self.workers.add(&node);
         let Some(handle) = self.node_ids.get(&node.id).copied() else {
             let id = node.id;
@@ -73,6 +75,7 @@ impl State {
                 records: Table::default(),
                 containers: OrdMap::new(),
                 allocated: Resources::default(),
+                claims: Claims::default(),
             };
             let handle = self.nodes.insert(row);
             self.node_ids.insert(id, handle);
@@ -82,6 +85,7 @@ impl State {
         let before = std::mem::replace(&mut row.node, node);
         self.sum.take(hash::node(&before));
         self.accepting_nodes -= u32::from(before.accepts_work());
+        self.tainted_nodes -= u32::from(before.is_tainted());
         self.workers.take(&before);
         let (was, is) = (is_ready(&before), is_ready(&row.node));
         if was != is {
@@ -99,6 +103,7 @@ impl State {
         );
         self.sum.take(hash::node(&row.node));
         self.accepting_nodes -= u32::from(row.node.accepts_work());
+        self.tainted_nodes -= u32::from(row.node.is_tainted());
         self.workers.take(&row.node);
     }
 
@@ -143,12 +148,16 @@ impl State {
         spec: impl FnOnce() -> pb::ContainerSpec,
     ) -> Place {
         let (digest, slot) = (container.spec_digest, container.slot);
-        self.use_spec(digest, spec);
+        let ports = self.use_spec(digest, spec);
         self.by_state[container.status.state as usize] += 1;
         let element = hash::container(&container, &mut self.scratch.0);
         self.sum.add(element);
         let row = self.nodes.get_mut(node);
         row.allocated = row.allocated.saturating_add(container.held());
+        if !container.is_terminal() {
+            let ports = ports.as_ref().map_or(&[][..], |spec| &spec.host_ports);
+            row.claims.take(ports, container.devices());
+        }
         let counts = Counts::of(&container, is_ready(&row.node));
         let record = row.records.insert(Record { container, element });
         let row = self.services.get_mut(service);
@@ -166,6 +175,7 @@ impl State {
         let ready = is_ready(&row.node);
         let Record { container, element } = row.records.get_mut(place.record);
         let (state_before, held_before) = (container.status.state, container.held());
+        let held_any_before = !container.is_terminal();
         let counts_before = Counts::of(container, ready);
         self.sum.take(*element);
         change(container);
@@ -177,6 +187,10 @@ impl State {
             .allocated
             .saturating_sub(held_before)
             .saturating_add(container.held());
+        if held_any_before && container.is_terminal() {
+            let spec = &self.specs[&container.spec_digest].spec;
+            row.claims.give(&spec.host_ports, container.devices());
+        }
         let counts = Counts::of(container, ready);
         if counts != counts_before {
             let service = self.service_ids[&container.service];
@@ -195,6 +209,10 @@ impl State {
         let Record { container, element } = row.records.remove(place.record);
         row.containers.remove(&id);
         row.allocated = row.allocated.saturating_sub(container.held());
+        if !container.is_terminal() {
+            let spec = &self.specs[&container.spec_digest].spec;
+            row.claims.give(&spec.host_ports, container.devices());
+        }
         let counts = Counts::of(&container, is_ready(&row.node));
         self.by_state[container.status.state as usize] -= 1;
         self.sum.take(element);
@@ -205,15 +223,24 @@ impl State {
         self.drop_spec(digest);
     }
 
-    fn use_spec(&mut self, digest: SpecDigest, spec: impl FnOnce() -> pb::ContainerSpec) {
+    /// The spec, if it claims ports: most do not, and it is not looked up again for those.
+    fn use_spec(
+        &mut self,
+        digest: SpecDigest,
+        spec: impl FnOnce() -> pb::ContainerSpec,
+    ) -> Option<Arc<pb::ContainerSpec>> {
         match self.specs.entry(digest) {
-            Entry::Occupied(mut row) => row.get_mut().users += 1,
+            Entry::Occupied(mut row) => {
+                let row = row.get_mut();
+                row.users += 1;
+                (!row.spec.host_ports.is_empty()).then(|| Arc::clone(&row.spec))
+            }
             Entry::Vacant(place) => {
-                place.insert(SpecRow {
-                    spec: Arc::new(spec()),
-                    users: 1,
-                });
+                let spec = Arc::new(spec());
+                let used = (!spec.host_ports.is_empty()).then(|| Arc::clone(&spec));
+                place.insert(SpecRow { spec, users: 1 });
                 self.sum.add(hash::spec(&digest));
+                used
             }
         }
     }

@@ -15,6 +15,7 @@ fn level_of(body: &Body) -> u32 {
         | Body::RemoveNode(_)
         | Body::UpdateClusterSettings(_)
         | Body::FreezeReplacement(_) => 3,
+        Body::UpdateNode(_) => 4,
         _ => 1,
     }
 }

@@ -10,6 +10,7 @@ use crate::fsm::objects::{
     Status,
 };
 use crate::fsm::parse::ContainerFields;
+use crate::fsm::placement::Rules;
 use crate::ids::{ClusterId, ContainerId, MemberId, NodeId, ServiceId, SpecDigest};
 use crate::pb;
 
@@ -30,6 +31,8 @@ impl From<pb::Resources> for Resources {
         Self {
             cpu_milli: r.cpu_milli,
             memory_bytes: r.memory_bytes,
+            disk_bytes: r.disk_bytes,
+            pids: r.pids,
         }
     }
 }
@@ -39,6 +42,8 @@ impl From<Resources> for pb::Resources {
         Self {
             cpu_milli: r.cpu_milli,
             memory_bytes: r.memory_bytes,
+            disk_bytes: r.disk_bytes,
+            pids: r.pids,
         }
     }
 }
@@ -109,6 +114,7 @@ impl TryFrom<pb::Service> for Service {
             id: ServiceId::from_slice(&s.id)?,
             name: spec.name.as_str().into(),
             spec_digest: spec_digest(&s.spec_digest)?,
+            rules: Rules::of(spec.placement.as_ref())?,
             spec: Arc::new(spec),
             version: s.version,
             created_at_ms: s.created_at_ms,
@@ -243,6 +249,7 @@ impl From<&Container> for pb::Container {
             status: Some((&c.status).into()),
             created_at_ms: c.created_at_ms,
             resources: Some(c.resources.into()),
+            devices: c.devices().to_vec(),
         }
     }
 }
@@ -261,6 +268,7 @@ impl<'a> From<&'a pb::Container> for ContainerFields<'a> {
             status: c.status.as_ref().map(StatusFields::from),
             created_at_ms: c.created_at_ms,
             resources: c.resources.unwrap_or_default().into(),
+            devices: &c.devices,
         }
     }
 }
@@ -291,6 +299,7 @@ impl Container {
             status: Status::sharing(message, status)?,
             created_at_ms: c.created_at_ms,
             resources: c.resources,
+            devices: (!c.devices.is_empty()).then(|| Arc::new(c.devices.to_vec())),
         })
     }
 }
@@ -306,6 +315,8 @@ impl From<&Node> for pb::Node {
             availability: n.availability.into(),
             joined_at_ms: n.joined_at_ms,
             advertise_addr: n.advertise_addr.to_string(),
+            labels: (*n.labels).clone(),
+            taints: (*n.taints).clone(),
         }
     }
 }
@@ -330,6 +341,8 @@ impl TryFrom<pb::Node> for Node {
             )?,
             joined_at_ms: n.joined_at_ms,
             advertise_addr: n.advertise_addr.as_str().into(),
+            labels: Arc::new(n.labels),
+            taints: Arc::new(n.taints),
         })
     }
 }

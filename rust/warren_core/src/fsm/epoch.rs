@@ -106,6 +106,8 @@ impl State {
             availability: Availability::Active,
             joined_at_ms: self.time_ms,
             advertise_addr: Arc::default(),
+            labels: Arc::default(),
+            taints: Arc::default(),
         });
         self.put_node(Node {
             manager: true,

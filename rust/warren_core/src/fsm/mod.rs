@@ -9,6 +9,7 @@
 //! | file | idea |
 //! |---|---|
 //! | `objects` | the nouns, and the rules of one object alone |
+//! | `description` | what a node may say of itself |
 //! | `convert` | nouns ⇄ messages |
 //! | `table` | records that clone in O(1) |
 //! | `state`, `changes` | all objects, with their indexes and totals; how they change |
@@ -16,30 +17,41 @@
 //! | `apply`, `batch`, `members` | what each command does |
 //! | `validate`, `reference` | what a spec may say, before and at `apply` |
 //! | `partition` | what becomes of a container whose worker hears from no manager |
+//! | `asked` | amounts, limits, ports and devices that a container asks for |
+//! | `placement` | which nodes a service may go to, and which are the better ones |
+//! | `labels` | labels and taints that operators give to nodes |
 //! | `settings` | what operators set for all of it; whether replacement is frozen |
 //! | `epoch` | how a state goes on with one member alone |
 //! | `resolve` | what people type → ids and digests |
+//! | `apart` | where a service may not go because of what is there |
+//! | `claims` | ports and devices that containers hold on a node |
 //! | `tally` | how far a service is from what is wanted |
 //! | `hash` | one number for the whole state |
 //! | `wire`, `parse` | encoding and decoding of what there is much of |
 //! | `snapshot` | the state as bytes, and back |
 
+mod apart;
 mod apply;
+pub mod asked;
 mod batch;
 mod changes;
+mod claims;
 mod content;
 mod convert;
+mod description;
 mod epoch;
 mod hash;
+mod labels;
 mod members;
 mod nodes;
 mod objects;
 mod parse;
 pub mod partition;
+pub mod placement;
 mod reference;
 mod requests;
 mod resolve;
-mod settings;
+pub mod settings;
 pub mod snapshot;
 mod state;
 mod table;
@@ -47,15 +59,19 @@ mod tally;
 pub mod validate;
 mod wire;
 
+pub use apart::Avoided;
 pub use apply::{Applied, FEATURE_LEVEL_MAX};
 pub use batch::BATCH_ITEMS_MAX;
+pub use description::clip as clip_description;
 pub use epoch::Survivor;
 pub use hash::StateHash;
+pub use labels::{NODE_LABELS_MAX, check_node_update};
 pub use members::{MEMBERS_MAX, REMOVED_MEMBERS_MAX};
 pub use nodes::REMOVED_NODES_MAX;
 pub use objects::*;
+pub use placement::Rules;
 pub use reference::normalise_reference;
 pub use requests::{Remembered, RequestKey, request_digest};
-pub use settings::{Freeze, NODE_GRACE_MS, Settings, check_settings};
+pub use settings::{Freeze, NODE_GRACE_MS, Overcommit, Settings, check_settings};
 pub use state::{State, Workers};
 pub use tally::{Tally, ailing, is_wanted, rests, tally};

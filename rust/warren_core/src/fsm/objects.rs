@@ -1,8 +1,10 @@
 //! The objects of the replicated state, as the core sees them: ids are types, enumerations are
 //! never unspecified. `convert` turns them into messages and back.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::fsm::placement::Rules;
 use crate::fsm::settings::{Freeze, Settings};
 use crate::ids::{ClusterId, ContainerId, MemberId, NodeId, ServiceId, SpecDigest};
 use crate::pb;
@@ -15,38 +17,49 @@ pub use crate::pb::{
 /// With them no sum or product of the scheduler leaves its integers.
 pub const CPU_MILLI_MAX: u64 = 1_000_000_000;
 pub const MEMORY_BYTES_MAX: u64 = 1 << 50;
-
-/// How much of a node's capacity may be allocated, in percent. One place to change when nodes
-/// get a setting of their own.
-pub const OVERCOMMIT_PERCENT: u64 = 100;
+/// An exbibyte, and what Linux can number on a host of 64 bits.
+pub const DISK_BYTES_MAX: u64 = 1 << 60;
+pub const PIDS_MAX: u64 = 1 << 22;
+/// Devices of one kind on a node.
+pub const DEVICES_PER_KIND_MAX: u64 = 1024;
 
 /// An amount of what nodes have and containers hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Resources {
     pub cpu_milli: u64,
     pub memory_bytes: u64,
+    pub disk_bytes: u64,
+    /// Processes and threads.
+    pub pids: u64,
 }
 
 impl Resources {
     pub fn saturating_add(self, other: Self) -> Self {
-        Self {
-            cpu_milli: self.cpu_milli.saturating_add(other.cpu_milli),
-            memory_bytes: self.memory_bytes.saturating_add(other.memory_bytes),
-        }
+        self.with(other, u64::saturating_add)
     }
 
     pub fn saturating_sub(self, other: Self) -> Self {
+        self.with(other, u64::saturating_sub)
+    }
+
+    /// Each of the amounts with that of `other`.
+    pub fn with(self, other: Self, join: impl Fn(u64, u64) -> u64) -> Self {
         Self {
-            cpu_milli: self.cpu_milli.saturating_sub(other.cpu_milli),
-            memory_bytes: self.memory_bytes.saturating_sub(other.memory_bytes),
+            cpu_milli: join(self.cpu_milli, other.cpu_milli),
+            memory_bytes: join(self.memory_bytes, other.memory_bytes),
+            disk_bytes: join(self.disk_bytes, other.disk_bytes),
+            pids: join(self.pids, other.pids),
         }
     }
 
     /// Whether `self` can be taken from `free`. Asking for none of a resource always fits, also
     /// on a node that is over-allocated in it since it shrank.
     pub fn fits(self, free: Self) -> bool {
-        (self.cpu_milli == 0 || self.cpu_milli <= free.cpu_milli)
-            && (self.memory_bytes == 0 || self.memory_bytes <= free.memory_bytes)
+        let one = |asked: u64, free: u64| asked == 0 || asked <= free;
+        one(self.cpu_milli, free.cpu_milli)
+            && one(self.memory_bytes, free.memory_bytes)
+            && one(self.disk_bytes, free.disk_bytes)
+            && one(self.pids, free.pids)
     }
 }
 
@@ -69,6 +82,8 @@ pub struct Service {
     pub name: Arc<str>,
     /// As `validate::check_service_spec` left it: complete and normal.
     pub spec: Arc<pb::ServiceSpec>,
+    /// What its placement means; derived from the spec.
+    pub rules: Arc<Rules>,
     /// Raised by each update; updates carry the one they expect.
     pub version: u64,
     pub spec_digest: SpecDigest,
@@ -93,6 +108,16 @@ impl Service {
             .container
             .as_ref()
             .expect("a stored spec has a container")
+    }
+
+    /// Containers of it that one node may have, whatever room there is: of those that claim the same
+    /// port no two.
+    pub fn per_node_max(&self) -> u32 {
+        match self.rules.max_replicas_per_node {
+            _ if !self.container_spec().host_ports.is_empty() => 1,
+            0 => u32::MAX,
+            most => most,
+        }
     }
 
     pub fn resources(&self) -> Resources {
@@ -135,6 +160,8 @@ pub struct Container {
     pub created_at_ms: u64,
     /// Held on the node until a terminal state.
     pub resources: Resources,
+    /// Held like them; `None` where there are none, as with most.
+    pub devices: Option<Arc<Vec<pb::DeviceShare>>>,
 }
 
 impl Container {
@@ -145,6 +172,10 @@ impl Container {
     /// Whether it keeps its slot from being filled: it is meant to run, or may still be running.
     pub fn occupies(&self) -> bool {
         self.desired == DesiredState::Run || !self.is_terminal()
+    }
+
+    pub fn devices(&self) -> &[pb::DeviceShare] {
+        self.devices.as_ref().map_or(&[], |devices| devices)
     }
 
     /// What it holds of its node now.
@@ -173,6 +204,9 @@ pub struct Node {
     pub availability: Availability,
     pub joined_at_ms: u64,
     pub advertise_addr: Arc<str>,
+    /// What operators have set, apart from what the node says of itself.
+    pub labels: Arc<BTreeMap<String, String>>,
+    pub taints: Arc<Vec<pb::Taint>>,
 }
 
 impl Node {
@@ -184,17 +218,37 @@ impl Node {
         self.description.capacity.unwrap_or_default().into()
     }
 
-    /// Capacity times what may be allocated of it.
+    /// What its host keeps for the system.
+    pub fn reserved(&self) -> Resources {
+        self.description.reserved.unwrap_or_default().into()
+    }
+
+    /// What it has for containers: its capacity without what is reserved for the system. How much
+    /// of that may be given away is [`State::allocatable`](crate::fsm::State::allocatable)'s to say.
     pub fn allocatable(&self) -> Resources {
-        let Resources {
-            cpu_milli,
-            memory_bytes,
-        } = self.capacity();
-        let scale = |amount: u64| amount.saturating_mul(OVERCOMMIT_PERCENT) / 100;
-        Resources {
-            cpu_milli: scale(cpu_milli),
-            memory_bytes: scale(memory_bytes),
-        }
+        self.capacity().saturating_sub(self.reserved())
+    }
+
+    /// The value of a label; what operators have set comes first.
+    pub fn label(&self, key: &str) -> Option<&str> {
+        let own = || self.description.labels.get(key);
+        self.labels.get(key).or_else(own).map(String::as_str)
+    }
+
+    /// Keys of its labels, each once: those that operators have set, then the others.
+    pub fn label_keys(&self) -> impl Iterator<Item = &str> {
+        let own = self.description.labels.keys();
+        let own = own.filter(|key| !self.labels.contains_key(*key));
+        self.labels.keys().chain(own).map(String::as_str)
+    }
+
+    pub(super) fn is_tainted(&self) -> bool {
+        self.all_taints().next().is_some()
+    }
+
+    /// Those of its host and those that operators have set.
+    pub fn all_taints(&self) -> impl Iterator<Item = &pb::Taint> {
+        self.description.taints.iter().chain(self.taints.iter())
     }
 
     /// Whether new containers may be bound to it, whatever they are.

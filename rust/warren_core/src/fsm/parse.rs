@@ -9,6 +9,7 @@
 use crate::fsm::convert::StatusFields;
 use crate::fsm::objects::Resources;
 use crate::fsm::wire::{self, BYTES, VARINT};
+use crate::pb;
 
 /// An encoded [`pb::StatusItem`](crate::pb::StatusItem), where it lies.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -38,6 +39,8 @@ pub(super) struct ContainerFields<'a> {
     pub status: Option<StatusFields<'a>>,
     pub created_at_ms: u64,
     pub resources: Resources,
+    /// None in what is understood here: containers that hold some are few.
+    pub devices: &'a [pb::DeviceShare],
 }
 
 /// Of `Command`, where a report stands.
@@ -126,6 +129,7 @@ pub(super) fn container(bytes: &[u8]) -> Option<ContainerFields<'_>> {
         },
         created_at_ms: number(rest, 10)?,
         resources: resources(content(rest, 11)?)?,
+        devices: &[],
     };
     rest.is_empty().then_some(container)
 }
@@ -135,6 +139,8 @@ fn resources(bytes: &[u8]) -> Option<Resources> {
     let resources = Resources {
         cpu_milli: number(rest, 1)?,
         memory_bytes: number(rest, 2)?,
+        disk_bytes: number(rest, 3)?,
+        pids: number(rest, 4)?,
     };
     rest.is_empty().then_some(resources)
 }

@@ -6,7 +6,7 @@ use prost::Message;
 
 use crate::error::{Error, Result};
 use crate::fsm::apply::{Context, invalid};
-use crate::fsm::objects::{Cluster, Event};
+use crate::fsm::objects::{Cluster, Event, Node, Resources};
 use crate::fsm::state::State;
 use crate::pb;
 
@@ -16,12 +16,84 @@ pub const NODE_GRACE_MS: u32 = 30_000;
 /// Less is shorter than a few heartbeats; more, and nobody would notice a lost host.
 pub const NODE_GRACE_MS_MIN: u32 = 5_000;
 pub const NODE_GRACE_MS_MAX: u32 = 3_600_000;
+pub const OVERCOMMIT_PERCENT: u32 = 100;
+pub const OVERCOMMIT_PERCENT_MIN: u32 = 10;
+pub const OVERCOMMIT_PERCENT_MAX: u32 = 1_000;
+
+/// How much of what nodes have for containers may be reserved on them, in percent: 10 to 1,000.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Overcommit {
+    pub cpu: u32,
+    pub memory: u32,
+    pub disk: u32,
+    pub pids: u32,
+}
+
+impl Default for Overcommit {
+    fn default() -> Self {
+        Self::of([0; 4])
+    }
+}
+
+impl Overcommit {
+    /// From a message: CPU, memory, disk, pids; 0 stands for what holds until somebody changes it.
+    fn of(percents: [u32; 4]) -> Self {
+        let [cpu, memory, disk, pids] = percents.map(|percent| match percent {
+            0 => OVERCOMMIT_PERCENT,
+            percent => percent,
+        });
+        Self {
+            cpu,
+            memory,
+            disk,
+            pids,
+        }
+    }
+
+    /// For a message: 0 where nothing was changed, so that a state in which nobody overcommits is
+    /// what it was to releases that could not.
+    fn stored(self) -> [u32; 4] {
+        [self.cpu, self.memory, self.disk, self.pids].map(|percent| match percent {
+            OVERCOMMIT_PERCENT => 0,
+            percent => percent,
+        })
+    }
+
+    /// Where `asked` is not 0, that.
+    fn changed(self, asked: [u32; 4]) -> Self {
+        let mut percents = [self.cpu, self.memory, self.disk, self.pids];
+        for (percent, asked) in percents.iter_mut().zip(asked) {
+            *percent = if asked == 0 { *percent } else { asked };
+        }
+        Self::of(percents)
+    }
+
+    /// What may be reserved of `amount`.
+    pub fn of_amount(self, amount: Resources) -> Resources {
+        // Amounts are below 2^61, so that nothing overflows before the division; and mostly there is
+        // none, which counts where every bind asks.
+        let scale = |amount: u64, percent: u32| match percent {
+            OVERCOMMIT_PERCENT => amount,
+            percent => {
+                (amount / 100).saturating_mul(percent.into())
+                    + amount % 100 * u64::from(percent) / 100
+            }
+        };
+        Resources {
+            cpu_milli: scale(amount.cpu_milli, self.cpu),
+            memory_bytes: scale(amount.memory_bytes, self.memory),
+            disk_bytes: scale(amount.disk_bytes, self.disk),
+            pids: scale(amount.pids, self.pids),
+        }
+    }
+}
 
 /// See [`pb::ClusterSettings`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
     pub lost_nodes_freeze_percent: u32,
     pub node_grace_ms: u32,
+    pub overcommit: Overcommit,
 }
 
 impl Default for Settings {
@@ -29,15 +101,21 @@ impl Default for Settings {
         Self {
             lost_nodes_freeze_percent: LOST_NODES_FREEZE_PERCENT,
             node_grace_ms: NODE_GRACE_MS,
+            overcommit: Overcommit::default(),
         }
     }
 }
 
 impl From<Settings> for pb::ClusterSettings {
     fn from(settings: Settings) -> Self {
+        let [cpu, memory, disk, pids] = settings.overcommit.stored();
         Self {
             lost_nodes_freeze_percent: settings.lost_nodes_freeze_percent,
             node_grace_ms: settings.node_grace_ms,
+            overcommit_cpu_percent: cpu,
+            overcommit_memory_percent: memory,
+            overcommit_disk_percent: disk,
+            overcommit_pids_percent: pids,
         }
     }
 }
@@ -47,6 +125,12 @@ impl From<pb::ClusterSettings> for Settings {
         Self {
             lost_nodes_freeze_percent: settings.lost_nodes_freeze_percent,
             node_grace_ms: settings.node_grace_ms,
+            overcommit: Overcommit::of([
+                settings.overcommit_cpu_percent,
+                settings.overcommit_memory_percent,
+                settings.overcommit_disk_percent,
+                settings.overcommit_pids_percent,
+            ]),
         }
     }
 }
@@ -94,7 +178,8 @@ impl From<pb::Freeze> for Freeze {
 }
 
 /// Refuses what makes no sense; 0 leaves a setting as it is.
-pub fn check_settings(percent: u32, node_grace_ms: u32) -> Result<()> {
+pub fn check_settings(update: &pb::UpdateClusterSettings) -> Result<()> {
+    let (percent, node_grace_ms) = (update.lost_nodes_freeze_percent, update.node_grace_ms);
     if percent > 100 {
         let why = "a share is 1 to 100 percent; 100 means that nothing is ever frozen";
         return Err(invalid("lost nodes freeze", why));
@@ -102,7 +187,37 @@ pub fn check_settings(percent: u32, node_grace_ms: u32) -> Result<()> {
     if node_grace_ms != 0 && !(NODE_GRACE_MS_MIN..=NODE_GRACE_MS_MAX).contains(&node_grace_ms) {
         return Err(invalid("node grace", "give 5 s to 1 h"));
     }
+    let allowed = OVERCOMMIT_PERCENT_MIN..=OVERCOMMIT_PERCENT_MAX;
+    let bad = |percent: &u32| *percent != 0 && !allowed.contains(percent);
+    if overcommit(update).iter().any(bad) {
+        return Err(invalid("overcommit", "give 10 to 1,000 percent"));
+    }
     Ok(())
+}
+
+/// CPU, memory, disk, pids.
+fn overcommit(update: &pb::UpdateClusterSettings) -> [u32; 4] {
+    [
+        update.overcommit_cpu_percent,
+        update.overcommit_memory_percent,
+        update.overcommit_disk_percent,
+        update.overcommit_pids_percent,
+    ]
+}
+
+/// Whether releases below feature level 4 would read the update as it is meant.
+pub fn needs_level_4(update: &pb::UpdateClusterSettings) -> bool {
+    overcommit(update) != [0; 4]
+}
+
+/// Without what releases below feature level 4 do not know.
+fn clipped(update: &pb::UpdateClusterSettings) -> pb::UpdateClusterSettings {
+    pb::UpdateClusterSettings {
+        lost_nodes_freeze_percent: update.lost_nodes_freeze_percent,
+        node_grace_ms: update.node_grace_ms,
+        thaw: update.thaw,
+        ..Default::default()
+    }
 }
 
 impl State {
@@ -110,6 +225,12 @@ impl State {
     pub fn settings(&self) -> Settings {
         let settings = self.cluster().and_then(|cluster| cluster.settings);
         settings.unwrap_or_default()
+    }
+
+    /// What containers may hold of a node, all together: what it has for them, times what may be
+    /// given away of that.
+    pub fn allocatable(&self, node: &Node) -> Resources {
+        self.settings().overcommit.of_amount(node.allocatable())
     }
 
     /// There while containers of workers that are down are not replaced.
@@ -122,13 +243,18 @@ impl State {
         cx: &mut Context,
         update: &pb::UpdateClusterSettings,
     ) -> Result<Vec<u8>> {
-        check_settings(update.lost_nodes_freeze_percent, update.node_grace_ms)?;
+        let update = match self.feature_level() {
+            ..4 => clipped(update),
+            _ => *update,
+        };
+        check_settings(&update)?;
         let before = self.settings();
         let or = |asked: u32, known: u32| if asked == 0 { known } else { asked };
         let percent = before.lost_nodes_freeze_percent;
         let settings = Settings {
             lost_nodes_freeze_percent: or(update.lost_nodes_freeze_percent, percent),
             node_grace_ms: or(update.node_grace_ms, before.node_grace_ms),
+            overcommit: before.overcommit.changed(overcommit(&update)),
         };
         self.change_cluster(cx, |cluster| {
             if settings != before {
@@ -170,5 +296,53 @@ impl State {
             cx.events.push(Event::Cluster);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fsm::objects::{CPU_MILLI_MAX, DISK_BYTES_MAX, MEMORY_BYTES_MAX, PIDS_MAX};
+
+    #[test]
+    fn what_may_be_reserved_is_a_share_rounded_down() {
+        let most = Resources {
+            cpu_milli: CPU_MILLI_MAX,
+            memory_bytes: MEMORY_BYTES_MAX,
+            disk_bytes: DISK_BYTES_MAX,
+            pids: PIDS_MAX,
+        };
+        let odd = Resources {
+            cpu_milli: 199,
+            memory_bytes: 12_345_678_901,
+            disk_bytes: 1,
+            pids: 99,
+        };
+        for percent in [10, 33, 99, 100, 101, 250, 1_000] {
+            let overcommit = Overcommit::of([percent; 4]);
+            for amount in [most, odd] {
+                let told = overcommit.of_amount(amount);
+                for (told, of) in [
+                    (told.cpu_milli, amount.cpu_milli),
+                    (told.memory_bytes, amount.memory_bytes),
+                    (told.disk_bytes, amount.disk_bytes),
+                    (told.pids, amount.pids),
+                ] {
+                    let exact = u128::from(of) * u128::from(percent) / 100;
+                    assert_eq!(u128::from(told), exact, "{percent} % of {of}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_nobody_changed_is_stored_as_before_there_was_overcommit() {
+        let settings = Settings::default();
+        let stored = pb::ClusterSettings::from(settings);
+        assert_eq!(stored.overcommit_cpu_percent, 0);
+        assert_eq!(Settings::from(stored), settings);
+        let changed = settings.overcommit.changed([200, 0, 0, 0]);
+        assert_eq!((changed.cpu, changed.memory), (200, 100));
+        assert_eq!(changed.changed([100, 0, 0, 0]), Overcommit::default());
     }
 }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 
+use crate::fsm::claims::Claims;
 use crate::fsm::hash::{Element, Sum};
 use crate::fsm::members::Members;
 use crate::fsm::nodes::RemovedNodes;
@@ -31,7 +32,7 @@ const CONTAINER_STATES: usize = ContainerState::Lost as usize + 1;
 /// Invariants, besides those of the objects:
 /// - what a container names (service, node, spec) exists;
 /// - a slot of a service has at most one container that occupies it;
-/// - `allocated` of a node is the sum of what its containers hold.
+/// - `allocated` and `claims` of a node are what its containers hold.
 #[derive(Clone, Default)]
 pub struct State {
     pub(super) cluster: Option<Arc<Cluster>>,
@@ -49,6 +50,8 @@ pub struct State {
     pub(super) by_state: [u64; CONTAINER_STATES],
     /// Nodes that accept work.
     pub(super) accepting_nodes: u32,
+    /// Nodes with taints.
+    pub(super) tainted_nodes: u32,
     /// Workers that are ready, and that are down.
     pub(super) workers: Workers,
     /// Of services, nodes, containers and specs.
@@ -116,6 +119,7 @@ pub(super) struct NodeRow {
     pub records: Table<Record, CONTAINERS_PER_PAGE>,
     pub containers: OrdMap<ContainerId, Handle>,
     pub allocated: Resources,
+    pub claims: Claims,
 }
 
 /// A container, and what it adds to the hash of the state.
@@ -382,7 +386,7 @@ impl State {
             .map(|handle| self.services.get(*handle))
     }
 
-    fn node_row(&self, id: NodeId) -> Option<&NodeRow> {
+    pub(super) fn node_row(&self, id: NodeId) -> Option<&NodeRow> {
         self.node_ids.get(&id).map(|handle| self.nodes.get(*handle))
     }
 }

@@ -177,11 +177,16 @@ pub fn ailing<'a>(state: &'a State, service: &Service) -> Option<&'a Container> 
 }
 
 fn wanted_slots(state: &State, service: &Service) -> u32 {
-    if service.is_global() {
-        state.accepting_nodes
-    } else {
-        service.spec.replicas
+    if !service.is_global() {
+        return service.spec.replicas;
     }
+    let rules = &service.rules;
+    if state.tainted_nodes == 0 && rules.constraints.is_empty() && rules.platforms.is_empty() {
+        return state.accepting_nodes;
+    }
+    // O(nodes), for services that not every node suits.
+    let suits = |node: &&Node| node.accepts_work() && rules.refusal(node).is_none();
+    state.nodes().filter(suits).count() as u32
 }
 
 /// The slots of a global service are its nodes; all have the number 0.

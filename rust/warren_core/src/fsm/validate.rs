@@ -6,9 +6,9 @@ use prost::Message;
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
-use crate::fsm::objects::{CPU_MILLI_MAX, MEMORY_BYTES_MAX, RestartCondition, ServiceMode};
-use crate::fsm::partition;
+use crate::fsm::objects::{MEMORY_BYTES_MAX, RestartCondition, ServiceMode};
 use crate::fsm::reference::{is_digest, normalise_reference};
+use crate::fsm::{asked, partition, placement};
 use crate::ids::SpecDigest;
 use crate::pb;
 
@@ -25,8 +25,6 @@ pub const USER_BYTES_MAX: usize = 256;
 pub const PATH_BYTES_MAX: usize = 4096;
 pub const STOP_TIMEOUT_MS_DEFAULT: u32 = 10_000;
 pub const STOP_TIMEOUT_MS_MAX: u32 = 3_600_000;
-/// Less than the kernel's smallest useful cgroup limit: a container could not even start.
-pub const MEMORY_BYTES_MIN: u64 = 4 << 20;
 
 fn refuse<T>(what: &'static str, why: impl Into<String>) -> Result<T> {
     Err(Error::Invalid {
@@ -51,12 +49,41 @@ pub fn check_service_spec(spec: &pb::ServiceSpec) -> Result<pb::ServiceSpec> {
     check_labels(&spec.labels)?;
     let mut spec = spec.clone();
     check_mode(&mut spec)?;
+    placement::complete(&mut spec)?;
     let Some(container) = spec.container.as_mut() else {
         return refuse("service spec", "it does not say what to run; give an image");
     };
     complete_container(container)?;
     check_container(container)?;
     Ok(spec)
+}
+
+/// Takes out what releases of an older level do not know, and so do not read either.
+pub(super) fn clip(spec: &mut pb::ServiceSpec, level: u32) {
+    if level < 4 {
+        spec.placement = None;
+    }
+    let Some(container) = &mut spec.container else {
+        return;
+    };
+    if level < 3 {
+        (container.partition, container.partition_stop_after_ms) = (0, 0);
+    }
+    if level < 4 {
+        asked::clip(container);
+    }
+}
+
+/// The level from which on the spec is read as it is meant.
+pub fn level_of(spec: &pb::ServiceSpec) -> u32 {
+    let container = spec.container.as_ref();
+    if placement::needs_level_4(spec) || container.is_some_and(asked::needs_level_4) {
+        4
+    } else if partition::needs_level_3(spec) {
+        3
+    } else {
+        1
+    }
 }
 
 /// SHA-256 of the canonical encoding: fields in order, maps sorted by key.
@@ -77,7 +104,7 @@ pub fn check_image_digest(digest: &str) -> Result<()> {
 }
 
 /// A DNS label (RFC 1123).
-fn check_name(name: &str) -> Result<()> {
+pub(super) fn check_name(name: &str) -> Result<()> {
     let inside = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
     if (1..=NAME_BYTES_MAX).contains(&name.len())
         && name.bytes().all(inside)
@@ -126,18 +153,13 @@ fn complete_container(spec: &mut pb::ContainerSpec) -> Result<()> {
         spec.stop_timeout_ms = STOP_TIMEOUT_MS_DEFAULT;
     }
     partition::complete(spec);
-    // One form for "nothing asked", so that equal specs have equal digests.
-    spec.resources = spec
-        .resources
-        .filter(|asked| *asked != pb::Resources::default());
-    Ok(())
+    asked::complete(spec)
 }
 
 fn check_container(spec: &pb::ContainerSpec) -> Result<()> {
     check_command(&spec.command)?;
     check_env(&spec.env)?;
     check_mounts(&spec.mounts)?;
-    check_resources(&spec.resources.unwrap_or_default())?;
     check_labels(&spec.labels)?;
     if RestartCondition::try_from(spec.restart).is_err() {
         return refuse("restart", format!("{} is no known condition", spec.restart));
@@ -238,22 +260,6 @@ fn check_path(what: &'static str, path: &str) -> Result<()> {
     Ok(())
 }
 
-fn check_resources(asked: &pb::Resources) -> Result<()> {
-    if asked.cpu_milli > CPU_MILLI_MAX {
-        return refuse("cpus", "it is more than a million");
-    }
-    if asked.memory_bytes > MEMORY_BYTES_MAX {
-        return refuse("memory", "it is more than 1 PiB");
-    }
-    if (1..MEMORY_BYTES_MIN).contains(&asked.memory_bytes) {
-        return refuse(
-            "memory",
-            "it is less than 4 MiB, with which no container starts",
-        );
-    }
-    Ok(())
-}
-
 fn check_labels(labels: &BTreeMap<String, String>) -> Result<()> {
     if labels.len() > LABELS_MAX {
         return refuse("label", format!("there are more than {LABELS_MAX}"));
@@ -304,6 +310,25 @@ mod tests {
             source,
             target,
             ..Default::default()
+        }
+    }
+
+    fn memory(memory_bytes: u64) -> pb::Resources {
+        pb::Resources {
+            memory_bytes,
+            ..Default::default()
+        }
+    }
+
+    fn port(port: u32) -> pb::HostPort {
+        pb::HostPort { port, protocol: 0 }
+    }
+
+    fn device(kind: &str, milli: u32) -> pb::DeviceAsk {
+        pb::DeviceAsk {
+            kind: kind.to_owned(),
+            milli,
+            models: Vec::new(),
         }
     }
 
@@ -374,6 +399,35 @@ mod tests {
             (
                 "stop timeout",
                 Box::new(|c| c.stop_timeout_ms = STOP_TIMEOUT_MS_MAX + 1),
+            ),
+            ("host port", Box::new(|c| c.host_ports = vec![port(0)])),
+            (
+                "host port",
+                Box::new(|c| c.host_ports = vec![port(80), port(80)]),
+            ),
+            (
+                "limit",
+                Box::new(|c| {
+                    c.resources = Some(memory(64 << 20));
+                    c.limits = Some(memory(32 << 20));
+                }),
+            ),
+            ("memory", Box::new(|c| c.limits = Some(memory(1 << 20)))),
+            ("memory", Box::new(|c| c.resources = Some(memory(1 << 51)))),
+            (
+                "limit",
+                Box::new(|c| {
+                    c.limits = Some(pb::Resources {
+                        disk_bytes: 1,
+                        ..Default::default()
+                    });
+                }),
+            ),
+            ("device", Box::new(|c| c.devices = vec![device("gpu", 0)])),
+            ("device", Box::new(|c| c.devices = vec![device("", 1000)])),
+            (
+                "device",
+                Box::new(|c| c.devices = vec![device("gpu", 1500)]),
             ),
             (
                 "label",

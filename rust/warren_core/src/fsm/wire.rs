@@ -5,6 +5,8 @@
 //! The encoding is the canonical one that `prost` gives (fields in order, what is zero or empty
 //! left out); tests hold the two against each other.
 
+use prost::Message;
+
 use crate::fsm::objects::{Container, Resources, Status};
 
 /// Wire types.
@@ -23,6 +25,9 @@ pub(super) fn container(c: &Container, out: &mut Vec<u8>) {
     put_message(9, |out| status(&c.status, out), out);
     put_number(10, c.created_at_ms, out);
     put_message(11, |out| resources(c.resources, out), out);
+    for share in c.devices() {
+        put_message(12, |out| share.encode_raw(out), out);
+    }
 }
 
 /// Bytes of a fixed number, which is neither 0 nor above 127, in a field below 16.
@@ -49,6 +54,8 @@ fn status(s: &Status, out: &mut Vec<u8>) {
 fn resources(r: Resources, out: &mut Vec<u8>) {
     put_number(1, r.cpu_milli, out);
     put_number(2, r.memory_bytes, out);
+    put_number(3, r.disk_bytes, out);
+    put_number(4, r.pids, out);
 }
 
 fn zigzag(number: i32) -> u64 {
@@ -142,7 +149,6 @@ mod tests {
     use super::*;
     use crate::fsm::objects::{ContainerState, DesiredState};
     use crate::ids::{ContainerId, NodeId, ServiceId, SpecDigest};
-    use prost::Message;
 
     fn sample(number: u64, message: &str, exit_code: Option<i32>) -> Container {
         Container {
@@ -170,7 +176,17 @@ mod tests {
             resources: Resources {
                 cpu_milli: number,
                 memory_bytes: number / 5,
+                disk_bytes: number / 7,
+                pids: number / 11,
             },
+            devices: (number % 2 == 1).then(|| {
+                let share = |number| crate::pb::DeviceShare {
+                    kind: "gpu".into(),
+                    number,
+                    milli: 1000,
+                };
+                std::sync::Arc::new(vec![share(0), share(300)])
+            }),
         }
     }
 

@@ -66,6 +66,12 @@ impl Orchestrator {
             self.walks.room();
         }
         self.frozen = frozen;
+        let overcommit = Some(state.settings().overcommit);
+        if self.overcommit != overcommit {
+            self.overcommit = overcommit;
+            // Every node has another amount to give away.
+            self.walks.lead();
+        }
     }
 }
 

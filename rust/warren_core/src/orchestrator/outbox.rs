@@ -87,6 +87,7 @@ mod tests {
             slot: u64::MAX,
             node_id: vec![0xff; 16],
             replaces: vec![0xff; 16],
+            ..Default::default()
         };
         let bind = pb::Bind {
             items: vec![item; BIND_ITEMS_MAX],

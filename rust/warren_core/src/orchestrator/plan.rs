@@ -201,7 +201,12 @@ impl Walk {
                 .occupants
                 .get(&node)
                 .and_then(|id| state.container(*id));
-            if container.is_none() && !accepts {
+            let refused = || {
+                let node = state.node(node);
+                node.is_none_or(|node| service.rules.refusal(node).is_some())
+            };
+            // What it may not go to is none of its slots.
+            if container.is_none() && (!accepts || refused()) {
                 continue;
             }
             let slot = Slot::on(node);

@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use crate::fsm::{Service, State};
 use crate::ids::{ContainerId, NodeId, ServiceId};
+use crate::orchestrator::asking::{self, Placement, Reasons};
 use crate::orchestrator::budget::Meter;
 use crate::orchestrator::in_flight::Bound;
 use crate::orchestrator::pass::{Pass, Vacancy, is_to_go};
 use crate::orchestrator::plan::{Found, Slot, Verdict, is_vacant};
 use crate::orchestrator::{Orchestrator, PendingSlot};
 use crate::pb;
-use crate::scheduler::{Ask, Rules};
+use crate::scheduler::Why;
 
 /// What waits for a node to have been silent for long is looked at no more often.
 const FENCE_POLL_MS: u64 = 1_000;
@@ -280,7 +281,11 @@ impl Orchestrator {
             if meter.items == 0 || meter.looks == 0 {
                 return Turn::Later;
             }
-            let count = pass.vacant.len().min(meter.items).min(meter.looks);
+            if !self.learn(state, service, meter) {
+                return Turn::Next;
+            }
+            let most = self.asking.at_a_time(service).min(meter.items);
+            let count = pass.vacant.len().min(most).min(meter.looks.max(1));
             meter.look(count);
             let slice: Vec<_> = pass
                 .vacant
@@ -290,12 +295,11 @@ impl Orchestrator {
                     is_vacant(state, service, liveness, vacancy.slot, vacancy.replaces)
                 })
                 .collect();
-            let placed = self
-                .scheduler
-                .place(&ask(service, &pass.spread, slice.len() as u32));
+            let placement = placement(state, service, pass, slice.len());
+            let placed = asking::place(&self.asking, &mut self.scheduler, &placement);
             let nodes = dealt(placed.binds);
             for (vacancy, node) in slice.iter().zip(&nodes) {
-                self.propose_bind(service, pass, vacancy, *node, meter);
+                self.propose_bind(state, service, pass, vacancy, *node, meter);
             }
             // Where one found no room, nor would those that come after.
             pass.full = placed.refused > 0;
@@ -303,10 +307,16 @@ impl Orchestrator {
                 pass.vacant.push_front(*vacancy);
             }
         }
-        self.pend_replicas(service, pass, meter)
+        self.pend_replicas(state, service, pass, meter)
     }
 
-    fn pend_replicas(&mut self, service: &Service, pass: &mut Pass, meter: &mut Meter) -> Turn {
+    fn pend_replicas(
+        &mut self,
+        state: &State,
+        service: &Service,
+        pass: &mut Pass,
+        meter: &mut Meter,
+    ) -> Turn {
         while let Some(vacancy) = pass.vacant.front().copied() {
             let why = match &pass.why {
                 Some(why) => why.clone(),
@@ -316,8 +326,8 @@ impl Orchestrator {
                         return Turn::Next;
                     }
                     meter.look(nodes);
-                    let why = self.scheduler.explain(&ask(service, &pass.spread, 1));
-                    pass.why.insert(why.to_string().into()).clone()
+                    let why = self.explain(&placement(state, service, pass, 1));
+                    pass.why.insert(why.into()).clone()
                 }
             };
             self.pend(service, pass, vacancy.slot, why);
@@ -351,6 +361,7 @@ impl Orchestrator {
         pass: &mut Pass,
         meter: &mut Meter,
     ) -> Turn {
+        let reasons = Reasons::on_one_node(state, service);
         while !pass.vacant.is_empty() {
             if meter.items == 0 || !meter.try_look() {
                 return Turn::Later;
@@ -361,11 +372,12 @@ impl Orchestrator {
                 continue;
             }
             let node = vacancy.slot.node.expect("the node is the slot");
-            match self
-                .scheduler
-                .place_on(node, &ask(service, &pass.spread, 1))
-            {
-                Ok(()) => self.propose_bind(service, pass, &vacancy, node, meter),
+            let why = |id| reasons.against(id);
+            let mut ask = placement(state, service, pass, 1).ask();
+            ask.rules.max_per_node = None;
+            ask.rules.why = Some(Why(&why));
+            match self.scheduler.place_on(node, &ask) {
+                Ok(()) => self.propose_bind(state, service, pass, &vacancy, node, meter),
                 Err(reason) => self.pend(service, pass, vacancy.slot, reason.why.into()),
             }
         }
@@ -374,6 +386,7 @@ impl Orchestrator {
 
     fn propose_bind(
         &mut self,
+        state: &State,
         service: &Service,
         pass: &mut Pass,
         vacancy: &Vacancy,
@@ -392,6 +405,8 @@ impl Orchestrator {
             slot: vacancy.slot.number,
             node_id: node.to_vec(),
             replaces: vacancy.replaces.map(|id| id.to_vec()).unwrap_or_default(),
+            // Those that a bind in flight takes are refused at apply, and chosen anew.
+            devices: state.choose_devices(service, node).unwrap_or_default(),
         };
         self.outbox.bind(
             item,
@@ -415,29 +430,42 @@ impl Orchestrator {
         meter: &mut Meter,
     ) -> Turn {
         let mut fits_somewhere = false;
+        let reasons = Reasons::on_one_node(state, service);
         while pass.away < pass.away_max
             && let Some(&(container, node)) = pass.outdated.front()
         {
             if meter.items == 0 || !meter.try_look() {
                 return Turn::Later;
             }
-            if !is_to_go(state, service, container, false) {
+            let outgoing = state.container(container);
+            let Some(outgoing) = outgoing.filter(|_| is_to_go(state, service, container, false))
+            else {
+                pass.outdated.pop_front();
+                continue;
+            };
+            let placement = placement(state, service, pass, 1);
+            let mut ask = placement.ask();
+            ask.rules.max_per_node = None;
+            let fits = self.scheduler.would_fit(&ask, node, outgoing.held())
+                && reasons.against_successor(node, outgoing).is_none();
+            if !fits && service.is_global() {
+                let why = |id| reasons.against_successor(id, outgoing);
+                ask.rules.why = Some(Why(&why));
+                let why = self.scheduler.explain_node(node, &ask);
+                pass.blocked = why.map(|why| keeps_running(why.why));
                 pass.outdated.pop_front();
                 continue;
             }
-            let freed = state.container(container).map(|c| c.held());
-            let freed = freed.unwrap_or_default();
-            let ask = ask(service, &pass.spread, 1);
-            if !fits_somewhere && !self.scheduler.would_fit(&ask, node, freed) {
-                let scan = self.scheduler.node_count();
+            if !fits && !fits_somewhere {
+                let scan = self.scheduler.node_count() * (1 + self.asking.walks(service));
                 if !meter.affords(scan) {
                     return Turn::Next;
                 }
                 meter.look(scan);
-                fits_somewhere = self.scheduler.fits_somewhere(&ask);
+                self.asking.learn(&mut self.scheduler, state, service);
+                fits_somewhere = asking::fits_somewhere(&self.asking, &self.scheduler, &placement);
                 if !fits_somewhere {
-                    let why = self.scheduler.explain(&ask);
-                    pass.blocked = Some(format!("keeps running the version before: {why}").into());
+                    pass.blocked = Some(keeps_running(self.explain(&placement)));
                     break;
                 }
             }
@@ -447,6 +475,28 @@ impl Orchestrator {
         }
         pass.outdated.clear();
         Turn::Done
+    }
+
+    /// Makes what the service asks of nodes known. False if that takes more looks than are left.
+    fn learn(&mut self, state: &State, service: &Service, meter: &mut Meter) -> bool {
+        let looks = self.asking.walks(service) * self.scheduler.node_count();
+        let affords = looks == 0 || meter.affords(looks);
+        if affords {
+            meter.look(looks);
+            self.asking.learn(&mut self.scheduler, state, service);
+        }
+        affords
+    }
+
+    /// What is against every node that takes no container of the service.
+    fn explain(&self, placement: &Placement) -> String {
+        let (state, service) = (placement.state, placement.service);
+        let (asking, scheduler) = (&self.asking, &self.scheduler);
+        let reasons = Reasons::new(asking, scheduler, state, service, placement.spread);
+        let why = |id| reasons.against(id);
+        let mut ask = placement.ask();
+        ask.rules.why = Some(Why(&why));
+        scheduler.explain(&ask).to_string()
     }
 
     fn forget_removed(&mut self, state: &State, service: &Service, meter: &mut Meter) -> Turn {
@@ -502,15 +552,20 @@ fn dealt(mut binds: Vec<(NodeId, u32)>) -> Vec<NodeId> {
     nodes
 }
 
-fn ask<'a>(service: &'a Service, spread: &'a BTreeMap<NodeId, u32>, count: u32) -> Ask<'a> {
-    let spec = service.container_spec();
-    Ask {
-        service: service.id,
-        resources: service.resources(),
-        count,
-        image: &spec.image,
-        image_digest: &spec.image_digest,
-        spread,
-        rules: Rules::default(),
+fn keeps_running(why: String) -> Arc<str> {
+    format!("keeps running the version before: {why}").into()
+}
+
+fn placement<'a>(
+    state: &'a State,
+    service: &'a Service,
+    pass: &'a Pass,
+    count: usize,
+) -> Placement<'a> {
+    Placement {
+        state,
+        service,
+        spread: &pass.spread,
+        count: count as u32,
     }
 }

@@ -1,6 +1,7 @@
 //! What is asked of the scheduler, and what it answers.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use crate::fsm::Resources;
 use crate::ids::{NodeId, ServiceId};
@@ -40,9 +41,11 @@ pub enum Strategy {
 pub struct Rules<'a> {
     pub strategy: Strategy,
     /// Only nodes that are in each of these.
-    pub within: &'a [Rule<'a>],
-    /// No node that is in one of these: ports that are taken, what is not to be neighbours.
-    pub without: &'a [Rule<'a>],
+    pub within: &'a [&'a NodeSet],
+    /// No node that is in one of these: what is not to be neighbours.
+    pub without: &'a [&'a NodeSet],
+    /// What the sets say no to, in words; they stand for the nodes that it is silent about.
+    pub why: Option<Why<'a>>,
     /// Containers of the service on one node, those that are there with them.
     pub max_per_node: Option<u32>,
     /// A division whose part 0 holds every node of `within`, if one was made: an ask that few
@@ -52,12 +55,15 @@ pub struct Rules<'a> {
     pub affinities: &'a [Affinity<'a>],
 }
 
-/// Nodes that a rule is about.
-#[derive(Clone, Copy, Debug)]
-pub struct Rule<'a> {
-    pub nodes: &'a NodeSet,
-    /// What is said of the nodes that it turns away: "label zone is not eu".
-    pub why: &'a str,
+/// Says why a node takes none of these whatever room it has: `label zone is us, asked eu`; `None`
+/// if it may. Asked where reasons are, not where a place is looked for.
+#[derive(Clone, Copy)]
+pub struct Why<'a>(pub &'a dyn Fn(NodeId) -> Option<String>);
+
+impl fmt::Debug for Why<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Why")
+    }
 }
 
 /// A division of nodes into numbered parts: a label, and its values. Made by
@@ -70,16 +76,11 @@ pub struct Division(pub(super) usize);
 #[derive(Clone, Copy, Debug)]
 pub struct Balance<'a> {
     pub over: Division,
-    pub rule: BalanceRule<'a>,
-}
-
-#[derive(Clone, Copy, Debug)]
-pub enum BalanceRule<'a> {
-    /// No part with an open node ever has so many more than another.
-    MaxSkew(u32),
-    /// Weights by part, 0 where there is none: containers go to the part that is furthest below
-    /// its share. One that has no room leaves its share to the others.
-    Weights(&'a [u32]),
+    /// By part: containers go to the part that is furthest below its share. One that has no room
+    /// leaves its share to the others; one without a weight gets nothing. Empty: all alike.
+    pub weights: &'a [u32],
+    /// No part with a weight and an open node ever has more than so many more than another.
+    pub max_skew: Option<u32>,
 }
 
 /// Nodes that are better than others by as much as the weight says, or worse.

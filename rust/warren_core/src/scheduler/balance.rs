@@ -3,7 +3,6 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use crate::scheduler::BalanceRule;
 use crate::scheduler::fill::{Counts, Fill, release};
 use crate::scheduler::index::Index;
 use crate::scheduler::lists::NONE;
@@ -27,7 +26,8 @@ struct Part {
 /// Many containers of one service over all parts of one layer.
 pub(super) struct Balancing<'a> {
     pub layer: usize,
-    pub rule: BalanceRule<'a>,
+    pub weights: &'a [u32],
+    pub max_skew: Option<u32>,
     pub query: Query<'a>,
     /// Containers of the service that nodes have already, by node.
     pub have: &'a [(u32, u32)],
@@ -87,7 +87,7 @@ impl Balancing<'_> {
                 return 0;
             }
             weights[number] = 0;
-            if let BalanceRule::MaxSkew(skew) = self.rule
+            if let Some(skew) = self.max_skew
                 && fill.is_possible(index)
             {
                 limit = limit.min(counts[number].saturating_add(skew));
@@ -111,10 +111,10 @@ impl Balancing<'_> {
     fn weight(&self, index: &Index, number: usize) -> u32 {
         let lists = index.lists(self.layer, self.query.order());
         let nodes = lists.part(number as u32).map_or(0, |square| square.nodes);
-        match self.rule {
-            _ if nodes == 0 => 0,
-            BalanceRule::MaxSkew(_) => 1,
-            BalanceRule::Weights(weights) => weights.get(number).copied().unwrap_or_default(),
+        match nodes {
+            0 => 0,
+            _ if self.weights.is_empty() => 1,
+            _ => self.weights.get(number).copied().unwrap_or_default(),
         }
     }
 
@@ -161,7 +161,7 @@ impl Balancing<'_> {
 
     /// What no part may have more than: those that are closed stay where they are.
     fn limit(&self, parts: &[Part]) -> u32 {
-        let BalanceRule::MaxSkew(skew) = self.rule else {
+        let Some(skew) = self.max_skew else {
             return u32::MAX;
         };
         let closed = parts.iter().filter(|part| part.weight > 0 && part.closed);

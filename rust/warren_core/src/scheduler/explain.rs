@@ -23,17 +23,18 @@ pub struct Explanation {
 }
 
 /// A filter that turns a node away; in the order in which they are asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Filter<'a> {
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Filter {
     Refusal(&'static str),
     Image,
-    /// Which of the ask's rules, and what it says.
-    Rule(usize, &'a str),
+    Rule(String),
     MaxPerNode,
     Capacity {
         cpu: bool,
         memory: bool,
     },
+    /// Disk or processes.
+    Rest,
 }
 
 impl Scheduler {
@@ -85,12 +86,7 @@ impl Scheduler {
         Explanation { reasons }
     }
 
-    fn first_filter<'a>(
-        &self,
-        node: u32,
-        ask: &Ask<'a>,
-        image: Option<&NodeSet>,
-    ) -> Option<Filter<'a>> {
+    fn first_filter(&self, node: u32, ask: &Ask, image: Option<&NodeSet>) -> Option<Filter> {
         if let Some(why) = self.refusals[node as usize] {
             return Some(Filter::Refusal(why));
         }
@@ -98,14 +94,15 @@ impl Scheduler {
             return Some(Filter::Image);
         }
         let rules = &ask.rules;
-        let all = rules.within.iter().map(|rule| (rule, true));
-        let all = all.chain(rules.without.iter().map(|rule| (rule, false)));
-        for (at, (rule, wanted)) in all.enumerate() {
-            if rule.nodes.contains(node) != wanted {
-                return Some(Filter::Rule(at, rule.why));
-            }
+        let id = self.ids[node as usize];
+        if let Some(why) = rules.why.and_then(|why| why.0(id)) {
+            return Some(Filter::Rule(why));
         }
-        let count = ask.spread.get(&self.ids[node as usize]);
+        let outside = rules.within.iter().any(|set| !set.contains(node));
+        if outside || rules.without.iter().any(|set| set.contains(node)) {
+            return Some(Filter::Rule(NOT_ASKED.to_owned()));
+        }
+        let count = ask.spread.get(&id);
         if rules
             .max_per_node
             .is_some_and(|max| count.copied().unwrap_or_default() >= max)
@@ -115,9 +112,15 @@ impl Scheduler {
         let (asked, free) = (ask.resources, self.index.free[node as usize]);
         let cpu = asked.cpu_milli > free.cpu_milli && asked.cpu_milli > 0;
         let memory = asked.memory_bytes > free.memory_bytes && asked.memory_bytes > 0;
-        (!asked.fits(free)).then_some(Filter::Capacity { cpu, memory })
+        if cpu || memory {
+            return Some(Filter::Capacity { cpu, memory });
+        }
+        (!asked.fits(free)).then_some(Filter::Rest)
     }
 }
+
+/// Of a node that a set excludes for no reason that is known.
+const NOT_ASKED: &str = "is none of those that are asked for";
 
 /// As `Node::refusal` says it; managers that run nothing are no reason worth telling.
 const NO_WORKER: &str = "it is no worker";
@@ -129,7 +132,7 @@ fn gone() -> Reason {
     }
 }
 
-impl Filter<'_> {
+impl Filter {
     fn why(self, ask: &Ask, most_free: Resources) -> String {
         let cpus = || {
             let (asked, free) = (Cpus(ask.resources.cpu_milli), Cpus(most_free.cpu_milli));
@@ -147,14 +150,14 @@ impl Filter<'_> {
                 cpu: true,
                 memory: true,
             } => format!("{} and {}", cpus(), memory()),
-            Filter::Rule(_, why) => why.to_owned(),
+            Filter::Rule(why) => why,
             Filter::MaxPerNode => {
-                let max = ask.rules.max_per_node.unwrap_or_default();
-                format!("it has {max} of the service, as many as a node may have")
+                "has as many containers of the service as one node may".to_owned()
             }
+            Filter::Rest => "not enough disk or processes".to_owned(),
             Filter::Capacity { cpu: true, .. } => cpus(),
             Filter::Capacity { memory: true, .. } => memory(),
-            Filter::Capacity { .. } => "not enough of what else is asked for".to_owned(),
+            Filter::Capacity { .. } => "not enough CPU and memory".to_owned(),
         }
     }
 }

@@ -20,6 +20,7 @@
 
 mod ask;
 mod balance;
+mod devices;
 mod explain;
 mod fill;
 mod index;
@@ -42,10 +43,13 @@ use crate::scheduler::index::{Index, Load};
 use crate::scheduler::lists::NONE;
 use crate::scheduler::tags::Tags;
 
-pub use ask::{Affinity, Ask, Balance, BalanceRule, Division, Placed, Rule, Rules, Strategy};
+pub use ask::{Affinity, Ask, Balance, Division, Placed, Rules, Strategy, Why};
+pub use devices::{
+    DEVICE_MILLI, DEVICES_MAX, DeviceAsk, DeviceFleet, DeviceGrant, DeviceNode, DeviceShare,
+    MODELS_MAX, Scarcity, Tuning, Want,
+};
 pub use explain::{Explanation, Reason};
 pub use sets::NodeSet;
-pub use tags::Labels;
 
 /// An id as two numbers to draw by.
 fn words(id: [u8; 16]) -> [u64; 2] {
@@ -77,7 +81,6 @@ pub struct Scheduler {
     refusals: Vec<Option<&'static str>>,
     /// By manifest digest.
     images: Tags,
-    labels: Labels,
     index: Index,
     /// For the containers that nodes have of a service, and for those they get.
     scratch: (Counts, Counts),
@@ -110,7 +113,7 @@ impl Scheduler {
     pub fn node_put(&mut self, state: &State, node: &Node) -> bool {
         let facts = NodeFacts {
             refusal: node.refusal(),
-            allocatable: node.allocatable(),
+            allocatable: state.allocatable(node),
             allocated: state.node_allocated(node.id),
             containers: state.container_count_of_node(node.id) as u32,
         };
@@ -179,24 +182,9 @@ impl Scheduler {
         if let Some(number) = self.numbers.remove(&id) {
             self.index.remove(number);
             self.images.put(number, std::iter::empty());
-            self.labels.put(number, std::iter::empty());
             self.refusals[number as usize] = None;
             self.spare.push(number);
         }
-    }
-
-    /// Takes over a node's labels, each with its value. True if that is news.
-    pub fn labels_put<'a>(
-        &mut self,
-        id: NodeId,
-        labels: impl Iterator<Item = (&'a str, &'a str)>,
-    ) -> bool {
-        let number = self.number(id);
-        number.is_some_and(|number| self.labels.put(number, labels))
-    }
-
-    pub fn labels(&self) -> &Labels {
-        &self.labels
     }
 
     /// The dense number that sets know a node by; another node's once it is removed.
@@ -208,6 +196,12 @@ impl Scheduler {
     pub fn node(&self, number: u32) -> Option<NodeId> {
         let id = self.ids.get(number as usize)?;
         (self.numbers.get(id) == Some(&number)).then_some(*id)
+    }
+
+    /// Whether the node with that number takes containers with this image, whatever else they are.
+    pub fn is_open(&self, number: u32, image_digest: &str) -> bool {
+        let image = self.images.nodes(image_digest);
+        self.index.is_open(number) && image.is_some_and(|nodes| nodes.contains(number))
     }
 
     /// Sets room for one container aside. [`Scheduler::place`] does so by itself.

@@ -36,7 +36,8 @@ impl Scheduler {
         placed.refused = match rules.balance {
             Some(balance) => Balancing {
                 layer: balance.over.0,
-                rule: balance.rule,
+                weights: balance.weights,
+                max_skew: balance.max_skew,
                 query,
                 have: &have,
                 max_per_node,
@@ -74,7 +75,8 @@ impl Scheduler {
             return Err(self.why_not(id, ask));
         };
         let free = self.index.free[number as usize];
-        if !self.takes(number, ask, free) {
+        let refused = ask.rules.why.is_some_and(|why| why.0(id).is_some());
+        if refused || !self.takes(number, ask, free) {
             return Err(self.why_not(id, ask));
         }
         hold(&mut self.index, number, ask.resources, 1);

@@ -13,7 +13,7 @@ use crate::scheduler::level::LEVELS;
 use crate::scheduler::lists::{Lists, NONE, Square};
 use crate::scheduler::score::{Scale, WHOLE, times};
 use crate::scheduler::sets::NodeSet;
-use crate::scheduler::{Affinity, Rule, Strategy};
+use crate::scheduler::{Affinity, Strategy};
 
 /// Nodes of a cell that are scored, of those that may take the ask.
 const SCORED_MAX: u32 = 2;
@@ -39,8 +39,8 @@ pub(super) struct Query<'a> {
     /// Lowest levels that may take it, of CPU and memory.
     levels: (u32, u32),
     pub strategy: Strategy,
-    pub within: &'a [Rule<'a>],
-    pub without: &'a [Rule<'a>],
+    pub within: &'a [&'a NodeSet],
+    pub without: &'a [&'a NodeSet],
     /// The image's; `None` if no node has it.
     pub image: Option<&'a NodeSet>,
     pub affinities: &'a [Affinity<'a>],
@@ -124,8 +124,8 @@ impl<'a> Query<'a> {
     #[inline]
     pub fn may_go(&self, node: u32) -> bool {
         self.image.is_some_and(|set| set.contains(node))
-            && self.within.iter().all(|rule| rule.nodes.contains(node))
-            && !self.without.iter().any(|rule| rule.nodes.contains(node))
+            && self.within.iter().all(|set| set.contains(node))
+            && !self.without.iter().any(|set| set.contains(node))
     }
 
     pub fn shares(&self, index: &Index, node: u32) -> (i64, i64) {
@@ -164,7 +164,7 @@ impl<'a> Query<'a> {
 
     /// The smallest set that all nodes have to be in.
     fn narrowest(&self) -> Option<&'a NodeSet> {
-        let sets = self.within.iter().map(|rule| rule.nodes).chain(self.image);
+        let sets = self.within.iter().copied().chain(self.image);
         sets.min_by_key(|set| set.len())
     }
 }
@@ -235,11 +235,7 @@ impl Index {
             };
         };
         for affinity in query.affinities {
-            let own = Rule {
-                nodes: affinity.to,
-                why: "",
-            };
-            let mut buffer = [own; RULES_MAX];
+            let mut buffer = [affinity.to; RULES_MAX];
             let mut narrowed = *query;
             if affinity.weight > 0 {
                 narrowed.within = extended(query.within, &mut buffer);
@@ -365,9 +361,9 @@ const RULES_MAX: usize = 8;
 
 /// `rules` with one more, which `buffer` is full of; without it if there are too many.
 fn extended<'s, 'a>(
-    rules: &'s [Rule<'a>],
-    buffer: &'s mut [Rule<'a>; RULES_MAX],
-) -> &'s [Rule<'a>] {
+    rules: &'s [&'a NodeSet],
+    buffer: &'s mut [&'a NodeSet; RULES_MAX],
+) -> &'s [&'a NodeSet] {
     if rules.len() >= RULES_MAX {
         return rules;
     }

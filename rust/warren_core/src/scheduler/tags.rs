@@ -1,4 +1,4 @@
-//! Which nodes have which image, and which value of which label.
+//! Which nodes have which image.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -79,49 +79,6 @@ impl Tags {
     }
 }
 
-/// Between a label and its value; neither has it.
-const OF: char = '\u{0}';
-const AFTER_OF: char = '\u{1}';
-
-/// Labels of nodes: for each label its values, for each value its nodes. A constraint is judged
-/// once for each value, and the sets of those that satisfy it are united.
-#[derive(Debug, Default)]
-pub struct Labels {
-    tags: Tags,
-}
-
-impl Labels {
-    /// The nodes that have the label with this value; `None` if there are none.
-    pub fn nodes(&self, label: &str, value: &str) -> Option<&NodeSet> {
-        self.tags.nodes(&joined(label, value))
-    }
-
-    /// Values of a label, in order, each with its nodes.
-    pub fn values(&self, label: &str) -> impl Iterator<Item = (&str, &NodeSet)> {
-        let range: (Arc<str>, Arc<str>) = (
-            format!("{label}{OF}").into(),
-            format!("{label}{AFTER_OF}").into(),
-        );
-        let skipped = label.len() + OF.len_utf8();
-        let words = self.tags.numbers.range(range.0..range.1);
-        words.map(move |(word, number)| (&word[skipped..], &self.tags.sets[*number as usize]))
-    }
-
-    /// Takes over what a node has; a label more than once has more than one value.
-    pub(super) fn put<'a>(
-        &mut self,
-        node: u32,
-        labels: impl Iterator<Item = (&'a str, &'a str)>,
-    ) -> bool {
-        let words: Vec<_> = labels.map(|(label, value)| joined(label, value)).collect();
-        self.tags.put(node, words.iter().map(String::as_str))
-    }
-}
-
-fn joined(label: &str, value: &str) -> String {
-    format!("{label}{OF}{value}")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -141,27 +98,5 @@ mod tests {
         images.put(3, [].into_iter());
         images.put(70, [].into_iter());
         assert!(images.numbers.is_empty());
-    }
-
-    #[test]
-    fn a_label_has_its_own_values_and_no_others() {
-        let mut labels = Labels::default();
-        labels.put(
-            0,
-            [("zone", "eu"), ("zonecode", "7"), ("disk", "ssd")].into_iter(),
-        );
-        labels.put(1, [("zone", "us"), ("disk", "ssd")].into_iter());
-        labels.put(2, [("zone", "eu")].into_iter());
-        let values = |labels: &Labels, label| -> Vec<(String, Vec<u32>)> {
-            let values = labels.values(label);
-            let owned = values.map(|(value, nodes)| (value.to_owned(), nodes.iter().collect()));
-            owned.collect()
-        };
-        let zones = [("eu".to_owned(), vec![0, 2]), ("us".to_owned(), vec![1])];
-        assert_eq!(values(&labels, "zone"), zones);
-        assert_eq!(values(&labels, "zon"), []);
-        labels.put(1, std::iter::empty());
-        assert_eq!(values(&labels, "zone"), zones[..1]);
-        assert_eq!(labels.nodes("disk", "ssd").map(NodeSet::len), Some(1));
     }
 }

@@ -451,7 +451,11 @@ impl Checks {
         let term_durable = message.term <= term;
         let backed = match kind {
             Type::VoteResponse if !message.reject => message.term < term || vote == out.to.0,
-            Type::AppendResponse if !message.reject => message.index <= known.durable.last(),
+            // What was durable in an older term may have been overwritten since by a newer leader,
+            // to whom whoever voted had shown it: as if the answer had been slow on its way.
+            Type::AppendResponse if !message.reject => {
+                message.term < term || message.index <= known.durable.last()
+            }
             _ => true,
         };
         let excused = known.excused;

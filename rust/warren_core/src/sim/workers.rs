@@ -128,6 +128,14 @@ impl Workers {
         Some(worker.end)
     }
 
+    /// Every host that is there talks with a manager: none measures how long it has been alone.
+    pub fn are_in_session(&self) -> bool {
+        let talks = |worker: &Worker| worker.session.as_ref().is_some_and(|s| s.id.is_some());
+        self.workers
+            .iter()
+            .all(|worker| worker.gone || talks(worker))
+    }
+
     /// A singleton that runs on two hosts at this moment.
     pub fn doubled(&self) -> Option<String> {
         let mut running = BTreeMap::new();
@@ -287,6 +295,7 @@ impl Worker {
                 capacity: Some(pb::Resources {
                     cpu_milli: self.cpu_milli,
                     memory_bytes: 4 << 30,
+                    ..Default::default()
                 }),
                 images: vec![image],
                 ..Default::default()

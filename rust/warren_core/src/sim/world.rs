@@ -220,7 +220,8 @@ impl World {
             && self.nemesis.is_over()
             && self.operator.is_idle()
             && self.leader().is_some()
-            && self.machines.iter().all(well);
+            && self.machines.iter().all(well)
+            && self.workers.are_in_session();
         if now_ns < self.freezes_again_ns || !idle {
             return;
         }

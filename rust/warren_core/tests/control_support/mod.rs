@@ -388,6 +388,7 @@ fn hello(images: &[&str]) -> pb::Hello {
             capacity: Some(pb::Resources {
                 cpu_milli: 4000,
                 memory_bytes: 1 << 32,
+                ..Default::default()
             }),
             images: images.iter().map(image).collect(),
             ..Default::default()

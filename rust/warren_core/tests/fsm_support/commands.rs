@@ -3,7 +3,7 @@
 use warren_core::fsm::State;
 use warren_core::pb::{self, command::Body};
 
-use super::{Replica, Rng, member, node_id, put_node, spec};
+use super::{Replica, Rng, asking, member, node_id, put_node, spec};
 
 /// Commands that often make sense and as often do not: ids, versions, slots and states from small
 /// pools, and now and then no sense at all.
@@ -27,7 +27,7 @@ impl Commands {
         command.time_ms = self.rng.below(1 << 40);
         command.level = match self.rng.below(50) {
             0 => 9,
-            1..=3 => 2 + u32::from(self.small(2)),
+            1..=4 => 2 + u32::from(self.small(3)),
             _ => replica.state.feature_level(),
         };
         command
@@ -63,7 +63,7 @@ impl Commands {
     fn body(&mut self, state: &State) -> Body {
         let service_id = self.service(state);
         let node_id = self.node();
-        match self.rng.below(30) {
+        match self.rng.below(32) {
             0 => {
                 let cluster_id = if self.rng.chance(80) {
                     vec![7; 16]
@@ -77,7 +77,7 @@ impl Commands {
                 })
             }
             1 => Body::RaiseFeatureLevel(pb::RaiseFeatureLevel {
-                level: self.small(4).into(),
+                level: self.small(5).into(),
             }),
             2..=4 => Body::CreateService(pb::CreateService { spec: self.spec() }),
             5..=6 => {
@@ -123,6 +123,7 @@ impl Commands {
             27 => Body::AdmitNode(pb::AdmitNode { node_id }),
             28 if self.rng.chance(40) => Body::RemoveNode(pb::RemoveNode { node_id }),
             29 => self.settings(),
+            30 => asking::update_node(&mut self.rng, node_id),
             18 => Body::PutMember(pb::PutMember {
                 member: (!self.rng.chance(2)).then(|| self.member()),
             }),
@@ -142,6 +143,9 @@ impl Commands {
                 lost_nodes_freeze_percent: self.rng.below(120) as u32,
                 node_grace_ms: self.rng.below(20_000) as u32,
                 thaw: self.rng.chance(50),
+                overcommit_cpu_percent: *self.rng.pick(&[0, 0, 9, 50, 100, 250]),
+                overcommit_memory_percent: *self.rng.pick(&[0, 0, 200, 1_001]),
+                ..Default::default()
             });
         }
         let freeze = pb::Freeze {
@@ -165,7 +169,7 @@ impl Commands {
         let container = spec.container.as_mut().unwrap();
         container.resources = Some(pb::Resources {
             cpu_milli: self.rng.below(3) * 400,
-            memory_bytes: 0,
+            ..Default::default()
         });
         if self.rng.chance(20) {
             (spec.mode, spec.replicas) = (pb::ServiceMode::Global.into(), 0);
@@ -174,6 +178,10 @@ impl Commands {
             container.partition = self.small(5).into();
             container.partition_stop_after_ms = self.small(4) as u32 * 4_000;
         }
+        if self.rng.chance(25) {
+            asking::ask(&mut self.rng, &mut spec);
+        }
+        let container = spec.container.as_mut().unwrap();
         if self.rng.chance(5) {
             container.image_digest = String::from_utf8_lossy(&self.bytes(9)).into_owned();
         }
@@ -187,7 +195,7 @@ impl Commands {
     fn member(&mut self) -> pb::Member {
         let id = self.rng.below(12);
         let name = format!("m{id}");
-        let mut member = member(id, &name, self.rng.chance(60), self.rng.below(4) as u32);
+        let mut member = member(id, &name, self.rng.chance(60), self.rng.below(5) as u32);
         if self.rng.chance(10) {
             member.data_dir = vec![self.small(12); 16];
         }
@@ -209,6 +217,9 @@ impl Commands {
         let mut body = put_node(name, self.rng.below(6) * 500, 64, images);
         if let Body::PutNode(put) = &mut body {
             put.worker = self.rng.chance(95);
+            if let Some(description) = put.description.as_mut() {
+                asking::describe(&mut self.rng, description);
+            }
             if self.rng.chance(3) {
                 put.description = None;
             }
@@ -261,12 +272,15 @@ impl Commands {
         } else {
             Vec::new()
         };
+        let node_id = self.node();
+        let devices = asking::devices(&mut self.rng, state, &service_id, &node_id);
         pb::BindItem {
             service_id,
             service_version: version.unwrap_or_default() + u64::from(self.rng.chance(5)),
             slot: self.rng.below(6),
-            node_id: self.node(),
+            node_id,
             replaces,
+            devices,
         }
     }
 

@@ -11,6 +11,7 @@ use warren_core::ids::{ContainerId, MemberId, NodeId};
 /// Panics with what is wrong.
 pub fn check(state: &State) {
     totals(state);
+    claims(state);
     references(state);
     slots(state);
     members(state);
@@ -43,9 +44,10 @@ pub fn tallies(state: &State) {
                 _ => {}
             }
         }
+        let suits = |node: &&Node| node.accepts_work() && service.rules.refusal(node).is_none();
         let slots = match service.is_global() {
             _ if service.removing => 0,
-            true => state.nodes().filter(|node| node.accepts_work()).count() as u32,
+            true => state.nodes().filter(suits).count() as u32,
             false => service.spec.replicas,
         };
         counted.desired = slots.saturating_sub(resting);
@@ -89,6 +91,39 @@ fn totals(state: &State) {
             .map(|c| c.id);
         assert_eq!(on_node, scanned.collect::<Vec<_>>());
     }
+}
+
+/// No port is held twice, of no device more than all of it; what is held is what is listed.
+fn claims(state: &State) {
+    let mut ports = BTreeSet::new();
+    let mut devices: BTreeMap<_, u32> = BTreeMap::new();
+    for container in state.containers().filter(|c| !is_terminal(c.status.state)) {
+        let spec = state.spec(&container.spec_digest).expect("it has one");
+        for port in &spec.host_ports {
+            let claim = (container.node, port.port, port.protocol);
+            assert!(ports.insert(claim), "claimed twice: {claim:?}");
+        }
+        for share in container.devices() {
+            let device = (container.node, share.kind.clone(), share.number);
+            *devices.entry(device).or_default() += share.milli;
+        }
+        let asked = spec.devices.iter().map(|ask| ask.milli).sum::<u32>();
+        let held = container.devices().iter().map(|share| share.milli).sum();
+        assert_eq!(asked, held, "{container:?}");
+    }
+    assert!(devices.values().all(|milli| *milli <= 1_000), "{devices:?}");
+    let nodes = || state.nodes().map(|node| node.id);
+    let listed = |node| {
+        state
+            .port_claims(node)
+            .map(move |it| (node, it.port, it.protocol))
+    };
+    assert!(nodes().flat_map(listed).eq(ports));
+    let listed = |node| {
+        let claims = state.device_claims(node);
+        claims.map(move |(kind, number, milli)| ((node, kind.to_owned(), number), milli))
+    };
+    assert!(nodes().flat_map(listed).eq(devices));
 }
 
 fn references(state: &State) {

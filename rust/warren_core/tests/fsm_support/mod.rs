@@ -2,6 +2,7 @@
 //! words, an independent check of the state's invariants, and the runner of golden scenarios.
 #![allow(dead_code, reason = "each test crate uses its part of it")]
 
+pub mod asking;
 pub mod commands;
 pub mod invariants;
 pub mod scenario;
@@ -9,7 +10,7 @@ pub mod words;
 
 use std::collections::BTreeMap;
 
-use warren_core::fsm::{Applied, State, snapshot};
+use warren_core::fsm::{Applied, FEATURE_LEVEL_MAX, State, snapshot};
 use warren_core::ids::{Index, NodeId, Term};
 use warren_core::pb::{self, command::Body};
 
@@ -73,6 +74,7 @@ pub fn put_node(name: &str, cpu_milli: u64, memory_mib: u64, images: &[&str]) ->
             capacity: Some(pb::Resources {
                 cpu_milli,
                 memory_bytes,
+                ..Default::default()
             }),
             images: images.iter().map(image).collect(),
             ..Default::default()
@@ -119,6 +121,21 @@ pub struct Replica {
 }
 
 impl Replica {
+    /// One that belongs to a cluster at the newest level.
+    pub fn at_newest_level() -> Self {
+        let mut replica = Self::in_cluster();
+        let level = FEATURE_LEVEL_MAX;
+        let known = member(1, "m1", true, level);
+        let put = pb::PutMember {
+            member: Some(known),
+        };
+        let raise = pb::RaiseFeatureLevel { level };
+        for body in [Body::PutMember(put), Body::RaiseFeatureLevel(raise)] {
+            replica.apply(body).response.expect("it is allowed");
+        }
+        replica
+    }
+
     /// One that belongs to a cluster.
     pub fn in_cluster() -> Self {
         let mut replica = Self::default();

@@ -5,6 +5,7 @@
 //! `update web version=1 …` · `remove web` · `forget web` ·
 //! `bind web.1@n1 web.2@n1 version=1 replaces=web.1` · `desired web.1 remove` ·
 //! `member 2 on=m2 voter level=2` · `remove-member 2` · `raise 2` · `members` · `hash` ·
+//! `update-node n1 label=zone:eu taint=key:value` · `asks web` · `node? n1` ·
 //! `availability n1 drain built-for=2` ·
 //! `admit n1` · `remove-node n1` · `settings freeze=30 grace=30000 thaw` · `freeze lost=3 ready=9 down=1` ·
 //! `unfreeze` · `cluster?` ·
@@ -15,10 +16,12 @@
 use std::collections::BTreeMap;
 
 use prost::Message;
-use warren_core::fsm::{Applied, Container, ContainerState, DesiredState, Event, Member, State};
+use warren_core::fsm::{
+    Applied, Container, ContainerState, DesiredState, Event, Member, Node, State,
+};
 use warren_core::pb::{self, command::Body};
 
-use super::{MIB, Replica, digest, member, node_id, options, put_node, spec};
+use super::{MIB, Replica, asking, digest, member, node_id, options, put_node, spec};
 
 type Options<'a> = BTreeMap<&'a str, &'a str>;
 
@@ -93,7 +96,9 @@ fn body(state: &State, words: &[&str], options: &Options) -> Body {
                 .into_iter()
                 .flat_map(|list| list.split(','))
                 .collect();
-            put_node(name, asked.cpu_milli, asked.memory_bytes / MIB, &images)
+            let mut put = put_node(name, asked.cpu_milli, asked.memory_bytes / MIB, &images);
+            asking::put(&mut put, options);
+            put
         }
         "node-status" => {
             let status = if words[2] == "down" { 2 } else { 1 };
@@ -102,6 +107,7 @@ fn body(state: &State, words: &[&str], options: &Options) -> Body {
                 status,
             })
         }
+        "update-node" => asking::update(node_id(name).to_vec(), options),
         "admit" => Body::AdmitNode(pb::AdmitNode {
             node_id: node_id(name).to_vec(),
         }),
@@ -112,6 +118,8 @@ fn body(state: &State, words: &[&str], options: &Options) -> Body {
             lost_nodes_freeze_percent: number(options, "freeze") as u32,
             node_grace_ms: number(options, "grace") as u32,
             thaw: options.contains_key("thaw"),
+            overcommit_cpu_percent: number(options, "overcommit-cpu") as u32,
+            ..Default::default()
         }),
         "freeze" => Body::FreezeReplacement(pb::FreezeReplacement {
             freeze: Some(pb::Freeze {
@@ -195,10 +203,11 @@ fn described(name: &str, options: &Options) -> pb::ServiceSpec {
     container.set_partition(partition);
     let seconds: u32 = seconds.trim_end_matches('s').parse().expect("seconds");
     container.partition_stop_after_ms = seconds * 1_000;
+    asking::described(&mut spec, options);
     spec
 }
 
-fn number(options: &Options, key: &str) -> u64 {
+pub fn number(options: &Options, key: &str) -> u64 {
     options
         .get(key)
         .map_or(0, |text| text.parse().expect("a number"))
@@ -215,6 +224,7 @@ pub fn resources(options: &Options) -> pb::Resources {
     pb::Resources {
         cpu_milli: (cpus * 1000.0) as u64,
         memory_bytes: memory,
+        ..Default::default()
     }
 }
 
@@ -249,6 +259,7 @@ fn binds(state: &State, words: &[&str], options: &Options) -> Vec<pb::BindItem> 
             replaces: options
                 .get("replaces")
                 .map_or(Vec::new(), |old| container(state, old)),
+            devices: asking::shares(options),
         }
     };
     places.map(item).collect()
@@ -285,6 +296,12 @@ pub fn execute(replica: &mut Replica, line: &str) -> Vec<String> {
     }
     if line == "hash" {
         return vec![replica.state.hash().to_string()];
+    }
+    if let Some(name) = line.strip_prefix("node? ") {
+        return show_node(&replica.state, name);
+    }
+    if let Some(name) = line.strip_prefix("asks ") {
+        return show_asks(&replica.state, name);
     }
     if line == "cluster?" {
         return show_cluster(&replica.state);
@@ -359,6 +376,41 @@ fn show_cluster(state: &State) -> Vec<String> {
     );
     let why = state.freeze().map(|freeze| freeze.why());
     std::iter::once(said).chain(why).collect()
+}
+
+/// What it has to give away, and what is held of it one by one.
+fn show_node(state: &State, name: &str) -> Vec<String> {
+    let node = state.node(node_id(name)).expect("it is there");
+    let has = state.allocatable(node);
+    let mut lines = vec![format!(
+        "{} milli-CPU, {} GiB of disk, {} processes to give away",
+        has.cpu_milli,
+        has.disk_bytes >> 30,
+        has.pids
+    )];
+    let labels = node
+        .label_keys()
+        .map(|key| (key, node.label(key).unwrap_or_default()));
+    lines.extend(labels.map(|(key, value)| format!("label {key} is {value}")));
+    let taint = |it: &pb::Taint| format!("taint {}={}", it.key, it.value);
+    lines.extend(node.all_taints().map(taint));
+    let port = |it: pb::HostPort| format!("port {} {} is held", it.port, it.protocol);
+    lines.extend(state.port_claims(node.id).map(port));
+    let device = |(kind, number, milli)| format!("{milli} of {kind} {number} is held");
+    lines.extend(state.device_claims(node.id).map(device));
+    lines
+}
+
+/// Node by node, why a container of the service cannot go there.
+fn show_asks(state: &State, name: &str) -> Vec<String> {
+    let service = state.service_by_name(name).expect("it is there");
+    let told = |node| {
+        state
+            .refusal(service, node)
+            .unwrap_or_else(|| "may".to_owned())
+    };
+    let line = |node| format!("{}: {}", Node::name(node), told(node));
+    state.nodes().map(line).collect()
 }
 
 fn show_members(state: &State) -> Vec<String> {

@@ -90,6 +90,7 @@ impl Client {
         let capacity = pb::Resources {
             cpu_milli: 4000,
             memory_bytes: 4 << 30,
+            ..Default::default()
         };
         let hello = pb::Hello {
             node_id: NODE.to_vec(),

@@ -134,6 +134,7 @@ impl World {
                 container.resources = Some(pb::Resources {
                     cpu_milli,
                     memory_bytes: 0,
+                    ..Default::default()
                 });
                 if self.rng.chance(20) {
                     (spec.mode, spec.replicas) = (pb::ServiceMode::Global.into(), 0);
@@ -164,6 +165,7 @@ impl World {
                 container.resources = Some(pb::Resources {
                     cpu_milli,
                     memory_bytes: 0,
+                    ..Default::default()
                 });
             }
         }

@@ -111,6 +111,19 @@ def test_cpu_is_quota_and_weight(cpu_milli: int, quota: int, shares: int) -> Non
     assert cpu == {"quota": quota, "period": 100_000, "shares": shares}
 
 
+def test_what_is_reserved_is_the_limit_unless_limits_are_said() -> None:
+    reserved = objects_pb2.Resources(cpu_milli=250, memory_bytes=32 << 20, pids=10)
+    limits = objects_pb2.Resources(cpu_milli=500, memory_bytes=64 << 20)
+    both = made(resources=reserved, limits=limits)["linux"]["resources"]
+    assert both["cpu"] == {"shares": 256, "quota": 50_000, "period": 100_000}
+    assert both["memory"]["limit"] == 64 << 20
+    assert "pids" not in both
+    assert made(resources=reserved)["linux"]["resources"]["pids"] == {"limit": 10}
+    unlimited = made(resources=reserved, limits=objects_pb2.Resources())["linux"]["resources"]
+    assert unlimited["cpu"] == {"shares": 256}
+    assert "memory" not in unlimited
+
+
 def namespaces(document: dict[str, Any]) -> set[str]:
     return {entry["type"] for entry in document["linux"]["namespaces"]}
 

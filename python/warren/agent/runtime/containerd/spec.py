@@ -118,7 +118,7 @@ def build(
         "linux": {
             "cgroupsPath": f"{CGROUP_PARENT}/{request.id}",
             "namespaces": _namespaces(host, on_host_network),
-            "resources": _resources(spec.resources, host),
+            "resources": _resources(spec, host),
             "maskedPaths": list(MASKED_PATHS),
             "readonlyPaths": list(READ_ONLY_PATHS),
         },
@@ -198,18 +198,25 @@ def _mount(target: str, kind: str, source: str, *options: str) -> dict[str, Any]
     return {"destination": target, "type": kind, "source": source, "options": list(options)}
 
 
-def _resources(asked: objects_pb2.Resources, host: Host) -> Mapping[str, Any]:
+def _resources(spec: objects_pb2.ContainerSpec, host: Host) -> Mapping[str, Any]:
+    reserved = spec.resources
+    # Where nothing is said of limits, what is reserved is all that there is.
+    limits = spec.limits if spec.HasField("limits") else reserved
     # runc adds the default devices (null, zero, random, tty, …) to an empty list of exceptions.
     resources: dict[str, Any] = {"devices": [{"allow": False, "access": "rwm"}]}
-    if asked.memory_bytes:
-        memory = {"limit": asked.memory_bytes}
+    if limits.memory_bytes:
+        memory = {"limit": limits.memory_bytes}
         if host.swap_limit:
-            memory["swap"] = asked.memory_bytes
+            memory["swap"] = limits.memory_bytes
         resources["memory"] = memory
-    if asked.cpu_milli:
-        resources["cpu"] = {
-            "shares": max(2, asked.cpu_milli * 1024 // 1000),
-            "quota": max(_CPU_QUOTA_US_MIN, asked.cpu_milli * CPU_PERIOD_US // 1000),
-            "period": CPU_PERIOD_US,
-        }
+    cpu: dict[str, int] = {}
+    if reserved.cpu_milli:
+        cpu["shares"] = max(2, reserved.cpu_milli * 1024 // 1000)
+    if limits.cpu_milli:
+        cpu["quota"] = max(_CPU_QUOTA_US_MIN, limits.cpu_milli * CPU_PERIOD_US // 1000)
+        cpu["period"] = CPU_PERIOD_US
+    if cpu:
+        resources["cpu"] = cpu
+    if limits.pids:
+        resources["pids"] = {"limit": limits.pids}
     return resources

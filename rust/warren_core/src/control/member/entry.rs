@@ -40,6 +40,7 @@ impl Member {
             | Method::UpdateService
             | Method::RemoveService
             | Method::UpdateCluster
+            | Method::UpdateNode
             | Method::AddMember
             | Method::RemoveMember
             | Method::AdmitNode

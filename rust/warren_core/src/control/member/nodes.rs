@@ -7,7 +7,7 @@ use super::super::requests::{decode, identify};
 use super::super::{Call, Now, Outputs};
 use super::Member;
 use crate::error::Error;
-use crate::fsm::{Node, NodeStatus};
+use crate::fsm::{self, Node, NodeStatus};
 use crate::ids::{MemberId, NodeId};
 use crate::pb;
 use crate::pb::command::Body;
@@ -40,11 +40,7 @@ impl Member {
 
     /// What an older release would not write into the state is left out until all know it.
     pub(super) fn clip_description(&self, description: &mut pb::NodeDescription) {
-        if self.state.feature_level() < LEVEL {
-            description.peer_address.clear();
-            description.api_address.clear();
-            description.data_dir.clear();
-        }
+        fsm::clip_description(description, self.state.feature_level());
     }
 
     /// A host wants to be a worker. One that was removed is let in again; for others there is

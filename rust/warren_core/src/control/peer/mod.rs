@@ -8,7 +8,7 @@
 pub mod frame;
 mod refusals;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use prost::Message;
 
@@ -146,6 +146,12 @@ impl Peers {
                 (false, until) => until,
             };
         }
+        // Whose address is another member's by now is not to be reached there any more: it would
+        // only take the connections that the other one needs.
+        let taken: BTreeSet<&str> = state.members().map(|member| &*member.address).collect();
+        self.links.retain(|_, link| {
+            link.stranger_until_ms.is_none() || !taken.contains(link.address.as_str())
+        });
     }
 
     /// The frame, if it is one of this cluster, for this member, from a sender that may be one.

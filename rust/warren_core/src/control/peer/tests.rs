@@ -273,3 +273,22 @@ fn links_are_bounded_and_strangers_forgotten() {
     ours.tick(STRANGER_KEPT_MS, &mut out);
     assert_eq!(ours.stats().links, 1, "the other member");
 }
+
+#[test]
+fn whose_address_is_another_members_by_now_is_forgotten_at_once() {
+    let (mut ours, mut out) = (peers(US), Outputs::default());
+    for (id, address) in [(100, "host-2:1"), (101, "elsewhere:1")] {
+        let hello = pb::PeerHello {
+            format_min: 1,
+            format_max: 1,
+            address: address.into(),
+            ..Default::default()
+        };
+        ours.hello(MemberId(id), &hello, 0, &mut out);
+    }
+    ours.follow(&state(), &conf(), 1);
+    ours.tick(1, &mut out);
+    let reached = out.peers.expect("they have changed");
+    let ids: Vec<u64> = reached.iter().map(|peer| peer.member.0).collect();
+    assert_eq!(ids, [2, 101]);
+}

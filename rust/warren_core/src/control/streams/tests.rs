@@ -89,6 +89,7 @@ impl World {
             slot,
             node_id: NODE.to_vec(),
             replaces: Vec::new(),
+            ..Default::default()
         });
         let items = items.collect();
         self.apply(Body::Bind(pb::Bind { items }));

@@ -81,7 +81,10 @@ impl Random {
             resources: (self.below(4) > 0).then(|| pb::Resources {
                 cpu_milli: self.number(),
                 memory_bytes: self.number(),
+                disk_bytes: self.number(),
+                pids: self.number(),
             }),
+            devices: Vec::new(),
         }
     }
 

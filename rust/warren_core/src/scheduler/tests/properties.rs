@@ -5,8 +5,7 @@ use crate::fsm::Resources;
 use crate::ids::{NodeId, ServiceId};
 use crate::scheduler::search::mixed;
 use crate::scheduler::{
-    Affinity, Ask, Balance, BalanceRule, Division, NodeFacts, NodeSet, Placed, Rule, Rules,
-    Scheduler, Strategy,
+    Affinity, Ask, Balance, Division, NodeFacts, NodeSet, Placed, Rules, Scheduler, Strategy,
 };
 
 const TAGS: [&str; 3] = ["ssd", "eu", "port 80 taken"];
@@ -163,12 +162,9 @@ impl World {
         (strategy, count): (Strategy, u32),
         act: impl FnOnce(&mut Scheduler, &Ask) -> T,
     ) -> T {
-        let rule = |tag: &&'static str| Rule {
-            nodes: &self.sets[tag],
-            why: tag,
-        };
-        let within: Vec<_> = twin.within.iter().map(rule).collect();
-        let without: Vec<_> = twin.without.iter().map(rule).collect();
+        let set = |tag: &&'static str| &self.sets[tag];
+        let within: Vec<_> = twin.within.iter().map(set).collect();
+        let without: Vec<_> = twin.without.iter().map(set).collect();
         let affinities = [
             Affinity {
                 to: &self.sets["eu"],
@@ -184,11 +180,13 @@ impl World {
             strategy,
             within: &within,
             without: &without,
+            why: None,
             max_per_node: twin.max_per_node,
             pool: pooled.then_some(self.pool),
             balance: twin.max_skew.map(|skew| Balance {
                 over: self.zones,
-                rule: BalanceRule::MaxSkew(skew),
+                weights: &[],
+                max_skew: Some(skew),
             }),
             affinities: &affinities[..count as usize % 3],
         };
@@ -307,6 +305,7 @@ fn of(cpu_milli: u64, memory_bytes: u64) -> Resources {
     Resources {
         cpu_milli,
         memory_bytes,
+        ..Resources::default()
     }
 }
 

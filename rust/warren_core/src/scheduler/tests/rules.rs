@@ -3,8 +3,7 @@ use std::collections::BTreeMap;
 use crate::fsm::Resources;
 use crate::ids::{NodeId, ServiceId};
 use crate::scheduler::{
-    Affinity, Ask, Balance, BalanceRule, NodeFacts, NodeSet, Placed, Rule, Rules, Scheduler,
-    Strategy,
+    Affinity, Ask, Balance, NodeFacts, NodeSet, Placed, Rules, Scheduler, Strategy, Why,
 };
 
 const IMAGE: &str = "sha256:a";
@@ -17,6 +16,7 @@ fn of(cpu_milli: u64, memory_bytes: u64) -> Resources {
     Resources {
         cpu_milli,
         memory_bytes,
+        ..Resources::default()
     }
 }
 
@@ -68,7 +68,8 @@ fn weights_are_kept_until_a_part_is_full() {
     let balance = |weights| Rules {
         balance: Some(Balance {
             over: zones,
-            rule: BalanceRule::Weights(weights),
+            weights,
+            max_skew: None,
         }),
         ..Rules::default()
     };
@@ -89,7 +90,8 @@ fn weights_for_one_are_those_for_many() {
     let rules = Rules {
         balance: Some(Balance {
             over: zones,
-            rule: BalanceRule::Weights(&[1, 3]),
+            weights: &[1, 3],
+            max_skew: None,
         }),
         ..Rules::default()
     };
@@ -139,17 +141,15 @@ fn a_rule_says_why_it_turned_nodes_away() {
     let mut scheduler = cluster(&[500; 5]);
     let (eu, taken): (NodeSet, NodeSet) =
         ([0, 1, 2].into_iter().collect(), [2].into_iter().collect());
-    let within = [Rule {
-        nodes: &eu,
-        why: "label zone is not eu",
-    }];
-    let without = [Rule {
-        nodes: &taken,
-        why: "port 80 is taken",
-    }];
+    let why = |node: NodeId| {
+        let taken = (node == id(2)).then(|| "port 80 is taken".to_owned());
+        let elsewhere = [3, 4].map(id).contains(&node);
+        taken.or_else(|| elsewhere.then(|| "label zone is not eu".to_owned()))
+    };
     let rules = Rules {
-        within: &within,
-        without: &without,
+        within: &[&eu],
+        without: &[&taken],
+        why: Some(Why(&why)),
         max_per_node: Some(1),
         ..Rules::default()
     };
@@ -157,8 +157,8 @@ fn a_rule_says_why_it_turned_nodes_away() {
     let why = scheduler.explain(&ask(&spread, 1, rules)).to_string();
     assert_eq!(
         why,
-        "2 nodes: label zone is not eu; 1: port 80 is taken; 1: it has 1 of the service, as many \
-         as a node may have"
+        "2 nodes: label zone is not eu; 1: port 80 is taken; 1: has as many containers of \
+         the service as one node may"
     );
     assert_eq!(counts(&scheduler.place(&ask(&spread, 2, rules))), [(0, 1)]);
 }

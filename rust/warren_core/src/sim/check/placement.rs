@@ -28,7 +28,7 @@ pub fn wrong(state: &State) -> Option<String> {
         if state.node_allocated(id) != sum {
             return Some(format!("{} holds {sum:?}, says another sum", node.name()));
         }
-        if !sum.fits(node.allocatable()) {
+        if !sum.fits(state.allocatable(node)) {
             return Some(format!("{} is overcommitted: {sum:?}", node.name()));
         }
     }

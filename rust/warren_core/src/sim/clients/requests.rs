@@ -106,6 +106,7 @@ fn spec(name: &str, tag: u64, random: &mut Random) -> pb::ServiceSpec {
         resources: Some(pb::Resources {
             cpu_milli: 100 + 300 * random.below(3),
             memory_bytes: 64 << 20,
+            ..Default::default()
         }),
         restart,
         partition: partition.into(),
@@ -122,6 +123,7 @@ fn spec(name: &str, tag: u64, random: &mut Random) -> pb::ServiceSpec {
             random.below(REPLICAS) as u32
         },
         container: Some(container),
+        ..Default::default()
     }
 }
 

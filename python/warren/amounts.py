@@ -1,0 +1,96 @@
+"""Amounts, taints and devices as people write them, in flags and in configuration. Pure.
+
+What cannot be read raises ValueError with a sentence that says what would do.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final, NamedTuple
+
+__all__ = [
+    "EFFECTS",
+    "Devices",
+    "Taint",
+    "cpu_milli",
+    "devices",
+    "memory_bytes",
+    "taint",
+]
+
+_UINT64_MAX: Final = 2**64 - 1
+_DEVICES_MAX: Final = 1024
+
+_MEMORY: Final = re.compile(r"(\d+)(?:\.(\d+))?\s*([kmgtp]?)(i?b)?", re.IGNORECASE | re.ASCII)
+_MEMORY_SHIFT: Final = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40, "p": 50}
+_CPUS: Final = re.compile(r"(\d*)(?:\.(\d*))?", re.ASCII)
+_WORD: Final = re.compile(r"[^\s=:,]{1,128}")
+_DEVICES: Final = re.compile(r"([A-Za-z0-9._-]{1,64})=(\d+)(?::([A-Za-z0-9._-]{1,64}))?", re.ASCII)
+
+EFFECTS: Final = ("no-schedule", "prefer-no-schedule")
+
+
+def memory_bytes(text: str) -> int:
+    """Bytes of `64m`, `1.5GiB`, `4096`; units are powers of 1,024 as in Docker."""
+    match = _MEMORY.fullmatch(text.strip())
+    if not match or (match[4] and not match[3] and match[4].lower() != "b"):
+        raise ValueError(f"'{text}' is no size; write a number and a unit, as in 64m or 1.5g")
+    shift = _MEMORY_SHIFT[match[3].lower()]
+    fraction = match[2] or ""
+    total: int = (int(match[1] + fraction) << shift) // 10 ** len(fraction)
+    if total > _UINT64_MAX:
+        raise ValueError(f"'{text}' is more memory than can be counted")
+    return total
+
+
+def cpu_milli(text: str) -> int:
+    """Thousandths of a CPU of `0.5`, `2`, `.25`."""
+    match = _CPUS.fullmatch(text.strip())
+    if not match or not (match[1] or match[2]):
+        raise ValueError(f"'{text}' is no number of CPUs; write it as in 0.5 or 2")
+    fraction = (match[2] or "").rstrip("0")
+    if len(fraction) > 3:
+        raise ValueError(f"'{text}' is too fine; the smallest step is 0.001 of a CPU")
+    total = int(match[1] or "0") * 1000 + int(fraction.ljust(3, "0"))
+    if total > _UINT64_MAX:
+        raise ValueError(f"'{text}' is more CPUs than can be counted")
+    return total
+
+
+class Taint(NamedTuple):
+    """What keeps containers off a node. `effect` is one of `EFFECTS`, or empty: every one."""
+
+    key: str
+    value: str
+    effect: str
+
+
+def taint(text: str) -> Taint:
+    """Of `key=value:no-schedule`, `key:prefer-no-schedule`."""
+    word, colon, effect = text.strip().rpartition(":")
+    key, _, value = word.partition("=")
+    if not colon or effect not in EFFECTS or not _WORD.fullmatch(key):
+        raise ValueError(
+            f"'{text}' is no taint; write KEY=VALUE:no-schedule or KEY=VALUE:prefer-no-schedule"
+        )
+    if value and not _WORD.fullmatch(value):
+        raise ValueError(f"'{text}': a value has no blanks, =, : or commas in it")
+    return Taint(key, value, effect)
+
+
+class Devices(NamedTuple):
+    """So many devices of a kind on a node; `model` is empty where that does not matter."""
+
+    kind: str
+    number: int
+    model: str
+
+
+def devices(text: str) -> Devices:
+    """Of `gpu=4`, `gpu=2:A100`."""
+    match = _DEVICES.fullmatch(text.strip())
+    if not match or not 0 < int(match[2]) <= _DEVICES_MAX:
+        raise ValueError(
+            f"'{text}' names no devices; write KIND=COUNT or KIND=COUNT:MODEL, as in gpu=2:A100"
+        )
+    return Devices(match[1], int(match[2]), match[3] or "")

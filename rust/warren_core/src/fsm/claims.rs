@@ -1,0 +1,267 @@
+//! What containers hold of their node one by one, rather than as an amount: host ports, and devices or
+//! shares of them. Held from bind until a terminal state, like resources.
+
+use imbl::OrdMap;
+
+use crate::error::{Error, Result};
+use crate::fsm::apply::invalid;
+use crate::fsm::asked::DEVICE_MILLI;
+use crate::fsm::objects::{Container, Node, Service};
+use crate::fsm::state::State;
+use crate::ids::NodeId;
+use crate::pb;
+
+/// What is claimed on a node. Invariants: no port is claimed twice, and of no device more than all of
+/// it; a port or device that nobody holds is not listed.
+#[derive(Clone, Default, Debug, PartialEq, Eq)]
+pub(super) struct Claims {
+    /// By number and protocol, how many containers claim it: one.
+    ports: OrdMap<(u32, i32), u32>,
+    /// By kind and number, in thousandths.
+    devices: OrdMap<(String, u32), u32>,
+}
+
+impl Claims {
+    pub fn take(&mut self, ports: &[pb::HostPort], devices: &[pb::DeviceShare]) {
+        for port in ports {
+            *self.ports.entry((port.port, port.protocol)).or_insert(0) += 1;
+        }
+        for share in devices {
+            let device = (share.kind.clone(), share.number);
+            *self.devices.entry(device).or_insert(0) += share.milli;
+        }
+    }
+
+    pub fn give(&mut self, ports: &[pb::HostPort], devices: &[pb::DeviceShare]) {
+        for port in ports {
+            take_off(&mut self.ports, (port.port, port.protocol), 1);
+        }
+        for share in devices {
+            take_off(
+                &mut self.devices,
+                (share.kind.clone(), share.number),
+                share.milli,
+            );
+        }
+    }
+
+    /// The first port that is taken.
+    fn taken(&self, ports: &[pb::HostPort]) -> Option<pb::HostPort> {
+        let held = |port: &&pb::HostPort| self.ports.contains_key(&(port.port, port.protocol));
+        ports.iter().find(held).copied()
+    }
+
+    /// Thousandths of a device that nobody holds.
+    fn free_milli(&self, kind: &str, number: u32) -> u32 {
+        let held = self.devices.get(&(kind.to_owned(), number)).copied();
+        DEVICE_MILLI.saturating_sub(held.unwrap_or_default())
+    }
+
+    /// Refuses what is taken, and devices that are not those that the service asks for.
+    pub fn judge(&self, service: &Service, node: &Node, devices: &[pb::DeviceShare]) -> Result<()> {
+        let spec = service.container_spec();
+        if self.taken(&spec.host_ports).is_some() {
+            return Err(Error::NodeNotEligible {
+                why: "a host port that is asked for is taken there",
+            });
+        }
+        let asked = |share: &pb::DeviceShare| spec.devices.iter().any(|ask| ask.kind == share.kind);
+        if !devices.iter().all(asked) {
+            return Err(invalid("device", "the service does not ask for it"));
+        }
+        spec.devices.iter().try_for_each(|ask| {
+            let of_kind = devices.iter().filter(|share| share.kind == ask.kind);
+            self.judge_kind(ask, node, &of_kind.collect::<Vec<_>>())
+        })
+    }
+
+    fn judge_kind(
+        &self,
+        ask: &pb::DeviceAsk,
+        node: &Node,
+        shares: &[&pb::DeviceShare],
+    ) -> Result<()> {
+        let each = ask.milli.min(DEVICE_MILLI);
+        let distinct = |share: &pb::DeviceShare| {
+            let same = shares.iter().filter(|other| other.number == share.number);
+            same.count() == 1
+        };
+        let fits = |share: &&pb::DeviceShare| share.milli == each && distinct(share);
+        if shares.len() != (ask.milli / each) as usize || !shares.iter().all(fits) {
+            return Err(invalid("device", "these are not what the service asks for"));
+        }
+        let suits = |share: &&pb::DeviceShare| suits(ask, node, share.number);
+        if !shares.iter().all(suits) {
+            return Err(Error::NodeNotEligible {
+                why: "it has no such device",
+            });
+        }
+        if shares
+            .iter()
+            .any(|share| self.free_milli(&ask.kind, share.number) < each)
+        {
+            return Err(Error::NoCapacity);
+        }
+        Ok(())
+    }
+
+    /// Why what the service claims is not there.
+    fn refusal(&self, service: &Service, node: &Node) -> Option<String> {
+        let spec = service.container_spec();
+        match self.taken(&spec.host_ports) {
+            Some(port) => Some(format!("host port {} is taken", port_text(port))),
+            None => self.choose(&spec.devices, node).err(),
+        }
+    }
+
+    /// The devices for one container, or why there are none: whole ones by number, a share where the
+    /// least is left after it.
+    fn choose(&self, asks: &[pb::DeviceAsk], node: &Node) -> Result<Vec<pb::DeviceShare>, String> {
+        let mut chosen = Vec::new();
+        for ask in asks {
+            let each = ask.milli.min(DEVICE_MILLI);
+            let count = (ask.milli / each) as usize;
+            let all = (0..device_count(node, &ask.kind)).filter(|number| suits(ask, node, *number));
+            let mut free: Vec<(u32, u32)> = all
+                .map(|number| (self.free_milli(&ask.kind, number), number))
+                .filter(|(free_milli, _)| *free_milli >= each)
+                .collect();
+            if free.len() < count {
+                return Err(missing(ask, free.len()));
+            }
+            free.sort_unstable();
+            chosen.extend(free[..count].iter().map(|(_, number)| pb::DeviceShare {
+                kind: ask.kind.clone(),
+                number: *number,
+                milli: each,
+            }));
+        }
+        Ok(chosen)
+    }
+}
+
+fn take_off<K: Ord + Clone>(held: &mut OrdMap<K, u32>, key: K, amount: u32) {
+    let left = held.get(&key).copied().unwrap_or_default();
+    match left.saturating_sub(amount) {
+        0 => drop(held.remove(&key)),
+        left => drop(held.insert(key, left)),
+    }
+}
+
+fn device_count(node: &Node, kind: &str) -> u32 {
+    let rows = node.description.devices.iter();
+    rows.filter(|row| row.kind == kind)
+        .map(|row| row.count)
+        .sum()
+}
+
+/// The model of the device, if the node has one of that number.
+fn model<'a>(node: &'a Node, kind: &str, number: u32) -> Option<&'a str> {
+    let mut before = 0;
+    let rows = node.description.devices.iter();
+    for row in rows.filter(|row| row.kind == kind) {
+        before += row.count;
+        if number < before {
+            return Some(&row.model);
+        }
+    }
+    None
+}
+
+fn suits(ask: &pb::DeviceAsk, node: &Node, number: u32) -> bool {
+    let of = model(node, &ask.kind, number);
+    of.is_some_and(|of| ask.models.is_empty() || ask.models.iter().any(|model| model == of))
+}
+
+/// Reads like "2 gpu asked, 1 free", "0.5 gpu of A100 or V100 asked, 0 have so much free".
+fn missing(ask: &pb::DeviceAsk, free: usize) -> String {
+    let of = match &ask.models[..] {
+        [] => String::new(),
+        models => format!(" of {}", models.join(" or ")),
+    };
+    match ask.milli / DEVICE_MILLI {
+        0 => {
+            let share = format!("0.{:03}", ask.milli);
+            let share = share.trim_end_matches('0');
+            format!("{share} {}{of} asked, no device has so much free", ask.kind)
+        }
+        whole => format!("{whole} {}{of} asked, {free} free", ask.kind),
+    }
+}
+
+/// As people write it.
+fn port_text(port: pb::HostPort) -> String {
+    let udp = port.protocol() == pb::PortProtocol::Udp;
+    format!("{}/{}", port.port, if udp { "udp" } else { "tcp" })
+}
+
+impl State {
+    /// Why no container of the service can go to the node as it is now, whatever room there is: the
+    /// rules of its placement that concern the node alone, taken ports, missing devices. `None` if
+    /// nothing speaks against it.
+    pub fn refusal(&self, service: &Service, node: &Node) -> Option<String> {
+        let refusal = service.rules.refusal(node);
+        refusal.or_else(|| self.claims_refusal(service, node.id))
+    }
+
+    /// [`State::refusal`] for the successor of a container on its node, which gives back what it holds.
+    pub fn refusal_of_successor(
+        &self,
+        service: &Service,
+        node: &Node,
+        outgoing: &Container,
+    ) -> Option<String> {
+        let refusal = || {
+            let row = self.node_row(node.id)?;
+            let mut claims = row.claims.clone();
+            if !outgoing.is_terminal() {
+                let held = self.spec(&outgoing.spec_digest);
+                let ports = held.map_or(&[][..], |spec| &spec.host_ports);
+                claims.give(ports, outgoing.devices());
+            }
+            claims.refusal(service, node)
+        };
+        service.rules.refusal(node).or_else(refusal)
+    }
+
+    fn claims_refusal(&self, service: &Service, node: NodeId) -> Option<String> {
+        let spec = service.container_spec();
+        if spec.host_ports.is_empty() && spec.devices.is_empty() {
+            return None;
+        }
+        let row = self.node_row(node)?;
+        row.claims.refusal(service, &row.node)
+    }
+
+    /// Devices of the node for one container of the service, none where it asks for none. `None` if
+    /// they are not there.
+    pub fn choose_devices(&self, service: &Service, node: NodeId) -> Option<Vec<pb::DeviceShare>> {
+        let asks = &service.container_spec().devices;
+        if asks.is_empty() {
+            return Some(Vec::new());
+        }
+        let row = self.node_row(node)?;
+        row.claims.choose(asks, &row.node).ok()
+    }
+
+    /// Thousandths that are held of each device of the node, by kind and number.
+    pub fn device_claims(&self, node: NodeId) -> impl Iterator<Item = (&str, u32, u32)> {
+        let row = self.node_row(node).into_iter();
+        row.flat_map(|row| {
+            let held = row.claims.devices.iter();
+            held.map(|((kind, number), milli)| (kind.as_str(), *number, *milli))
+        })
+    }
+
+    /// Host ports that are claimed on the node, by number and protocol.
+    pub fn port_claims(&self, node: NodeId) -> impl Iterator<Item = pb::HostPort> {
+        let row = self.node_row(node).into_iter();
+        row.flat_map(|row| {
+            let held = row.claims.ports.keys();
+            held.map(|(port, protocol)| pb::HostPort {
+                port: *port,
+                protocol: *protocol,
+            })
+        })
+    }
+}
