@@ -124,6 +124,7 @@ impl Asking {
         self.tainted.is_empty()
             && !keys::asks_of_nodes(service)
             && service.rules.affinities.is_empty()
+            && service.rules.anti_affinities.is_empty()
             && attributes(service).next().is_none()
     }
 
