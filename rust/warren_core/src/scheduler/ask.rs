@@ -25,8 +25,8 @@ pub struct Ask<'a> {
 /// Which of the nodes that could take a container gets it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum Strategy {
-    /// First the node with the fewest containers of the service, then the one that strands least,
-    /// then the emptiest.
+    /// First the node with the fewest containers of the service, then as [`Strategy::Pack`]: what is
+    /// spread is a service, not the cluster.
     #[default]
     Spread,
     /// The node that strands least, leaning a little toward fuller ones.

@@ -23,6 +23,14 @@ struct Part {
     allotted: u32,
 }
 
+/// Memory for the next answer.
+#[derive(Debug, Default)]
+pub(super) struct Scratch {
+    counts: Vec<u32>,
+    weights: Vec<u32>,
+    have: Counts,
+}
+
 /// Many containers of one service over all parts of one layer.
 pub(super) struct Balancing<'a> {
     pub layer: usize,
@@ -61,13 +69,28 @@ impl Balancing<'_> {
 
     /// [`Balancing::run`] for a single one, without a queue.
     fn run_one(&self, index: &mut Index, out: &mut Counts) -> u32 {
-        let mut counts = vec![0; index.part_count(self.layer) as usize];
+        let mut scratch = std::mem::take(&mut index.balance_scratch);
+        let left = self.run_one_with(index, out, &mut scratch);
+        index.balance_scratch = scratch;
+        left
+    }
+
+    fn run_one_with(&self, index: &mut Index, out: &mut Counts, scratch: &mut Scratch) -> u32 {
+        let Scratch {
+            counts,
+            weights,
+            have,
+        } = scratch;
+        let parts = index.part_count(self.layer) as usize;
+        counts.clear();
+        counts.resize(parts, 0);
         for (node, count) in self.have {
             if let Some(part) = counts.get_mut(index.part_of(self.layer, *node) as usize) {
                 *part += count;
             }
         }
-        let mut weights: Vec<_> = (0..counts.len()).map(|n| self.weight(index, n)).collect();
+        weights.clear();
+        weights.extend((0..parts).map(|n| self.weight(index, n)));
         let mut limit = u32::MAX;
         loop {
             let open = (0..counts.len()).filter(|number| weights[*number] > 0);
@@ -76,13 +99,9 @@ impl Balancing<'_> {
                 return 1;
             };
             let here = |node: u32| index.part_of(self.layer, node) == number as u32;
-            let have: Counts = self
-                .have
-                .iter()
-                .copied()
-                .filter(|(n, _)| here(*n))
-                .collect();
-            let fill = self.fill_of(number, &have);
+            have.clear();
+            have.extend(self.have.iter().filter(|(node, _)| here(*node)));
+            let fill = self.fill_of(number, have);
             if fill.run(index, 1, out) == 0 {
                 return 0;
             }

@@ -66,7 +66,17 @@ impl Fill<'_> {
     /// Nodes without one of the service get one first; then the lowest are filled, like vessels
     /// that are joined, up to one level.
     fn spread(&self, index: &mut Index, count: u32, out: &mut Counts) -> u32 {
-        let fresh = self.fresh(index, count);
+        if count == 1
+            && let Some(node) = self.fresh_one(index)
+        {
+            hold(index, node, self.query.need, 1);
+            out.push((node, 1));
+            return 0;
+        }
+        let fresh = match count {
+            1 => Counts::new(),
+            _ => self.fresh(index, count),
+        };
         for (node, _) in &fresh {
             hold(index, *node, self.query.need, 1);
         }
@@ -96,6 +106,24 @@ impl Fill<'_> {
             }
         }
         left - poured
+    }
+
+    /// [`Fill::fresh`] for a single one.
+    fn fresh_one(&self, index: &mut Index) -> Option<u32> {
+        if self.max_per_node == 0 {
+            return None;
+        }
+        if self.have.is_empty() {
+            return index.pick(self.area, &self.query);
+        }
+        let (layer, order) = (self.area.layer, self.order());
+        let hide = |(node, _): &(u32, u32)| index.hide(layer, order, *node);
+        let hidden: Vec<_> = self.have.iter().filter_map(hide).collect();
+        let found = index.pick(self.area, &self.query);
+        for place in hidden.into_iter().rev() {
+            index.unhide(layer, order, place);
+        }
+        found
     }
 
     /// Up to `count` nodes of the area that have none of the service, the best first, with 1 each.
@@ -212,6 +240,9 @@ impl Fill<'_> {
 
     /// The best node for as long as it stays the best, then the next.
     fn pack(&self, index: &mut Index, count: u32, out: &mut Counts) -> u32 {
+        if self.max_per_node == u32::MAX && count > 1 && self.query.affinities.is_empty() {
+            return self.pack_many(index, count, out);
+        }
         let limited = self.max_per_node != u32::MAX;
         let (layer, order) = (self.area.layer, self.order());
         let mut hidden = Vec::new();
@@ -231,13 +262,7 @@ impl Fill<'_> {
                 true => left.min(self.max_per_node - self.count_of(node)),
                 false => left.min(self.stays_best(index, node)),
             };
-            let run = fits(self.query.need, index.free[node as usize], run);
-            hold(index, node, self.query.need, run);
-            left -= run;
-            match out.last_mut() {
-                Some((last, given)) if *last == node => *given += run,
-                _ => out.push((node, run)),
-            }
+            left -= self.give(index, node, run, out);
             if limited {
                 hidden.extend(index.hide(layer, order, node).map(|_| node));
             }
@@ -246,6 +271,67 @@ impl Fill<'_> {
             index.show(layer, order, node);
         }
         left
+    }
+
+    /// Many alike, with no bound for a node. Where they only add to what is left over, a node gets no
+    /// more than half of them: filled up with these alone, it would have nothing left beside what is
+    /// left over, and nobody could ever use that.
+    fn pack_many(&self, index: &mut Index, count: u32, out: &mut Counts) -> u32 {
+        let (layer, order) = (self.area.layer, self.order());
+        let mut halved = Vec::new();
+        let mut left = count;
+        while left > 0
+            && let Some(node) = index.pick_near(self.area, &self.query)
+        {
+            let strands = self.strands(index, node);
+            let run = match strands {
+                true => self.half(index, node, left),
+                false => left.min(self.stays_best(index, node)),
+            };
+            left -= self.give(index, node, run, out);
+            if strands {
+                halved.extend(index.hide(layer, order, node).map(|_| node));
+            }
+        }
+        for node in halved.into_iter().rev() {
+            index.show(layer, order, node);
+        }
+        if left > 0 {
+            // Looked at once, not once for each.
+            let ranked = index.all_by_rank(self.area, &self.query);
+            for node in &ranked {
+                let run = self.half(index, *node, left);
+                left -= self.give(index, *node, run, out);
+            }
+            for node in &ranked {
+                left -= self.give(index, *node, left, out);
+            }
+        }
+        left
+    }
+
+    /// Up to `run` go to the node, as many as it has room for; how many.
+    fn give(&self, index: &mut Index, node: u32, run: u32, out: &mut Counts) -> u32 {
+        let run = fits(self.query.need, index.free[node as usize], run);
+        if run == 0 {
+            return 0;
+        }
+        hold(index, node, self.query.need, run);
+        match out.last_mut() {
+            Some((last, given)) if *last == node => *given += run,
+            _ => out.push((node, run)),
+        }
+        run
+    }
+
+    fn half(&self, index: &Index, node: u32, most: u32) -> u32 {
+        let all = fits(self.query.need, index.free[node as usize], u32::MAX);
+        most.min(all.div_ceil(2))
+    }
+
+    fn strands(&self, index: &Index, node: u32) -> bool {
+        let by_room = self.order() == Order::Room;
+        by_room && self.query.scale.strands(self.query.shares(index, node))
     }
 
     /// How many in a row are as well placed on the node as the first.

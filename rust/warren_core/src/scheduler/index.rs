@@ -4,6 +4,7 @@
 //! (`free`), so that a search touches nothing else.
 
 use crate::fsm::Resources;
+use crate::scheduler::balance::Scratch;
 use crate::scheduler::level::{Axis, LEVELS};
 use crate::scheduler::lists::{Lists, NONE, Place};
 use crate::scheduler::score::{Rate, Sums};
@@ -92,6 +93,7 @@ pub(super) struct Index {
     /// Two for each layer, in the order of [`Order`].
     lists: Vec<Lists>,
     journal: Option<Vec<Undo>>,
+    pub balance_scratch: Scratch,
 }
 
 impl Default for Index {
@@ -112,6 +114,7 @@ impl Default for Index {
             layers: vec![Some(everywhere)],
             lists: vec![Lists::default(), Lists::default()],
             journal: None,
+            balance_scratch: Scratch::default(),
         };
         for lists in &mut index.lists {
             lists.reserve(0, 1);

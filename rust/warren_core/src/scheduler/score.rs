@@ -11,7 +11,7 @@
 //! Placing shifts both arms of that V alike, so that along a line of nodes with the same `x` the
 //! difference `stranded(after) − stranded(before)` is flat, then rises or falls once, then is flat:
 //! an ask that is lean in `y` does best wherever `x` is left over before and after, and equally
-//! well there. The pull toward fuller or emptier nodes decides among those, and with it one cell of
+//! well there. The pull toward fuller nodes decides among those, and with it one cell of
 //! a line is the best of it (see `search`).
 
 use crate::fsm::Resources;
@@ -94,7 +94,7 @@ impl Ratio {
 }
 
 /// How much a lean toward fuller nodes weighs against stranding, in 1/1024 of what is left free.
-/// Negative: toward emptier ones.
+/// Not negative.
 pub(super) type Pull = i64;
 
 /// An ask as shares, and how nodes are to be scored for it.
@@ -131,6 +131,13 @@ impl Scale {
     #[inline]
     pub fn lean(&self) -> i64 {
         self.asked.1 - times(self.ratio.rows, self.asked.0)
+    }
+
+    /// Whether one more of these leaves more of what is left over on such a node already.
+    pub fn strands(&self, free: (i64, i64)) -> bool {
+        let lean = self.lean();
+        let left_over = times(self.ratio.rows, free.0) - free.1;
+        !self.ratio.is_flat() && lean != 0 && (lean > 0) == (left_over > 0)
     }
 
     /// How many more of these a node takes before its left-over changes sides: until then each

@@ -27,9 +27,8 @@ const CELLS_MAX: u32 = 12;
 const NARROW_MAX: usize = 64;
 
 /// Leans of the strategies, in 1/1024 of what is left free.
-const PULL_PACK: i64 = 4;
+const PULL: i64 = 4;
 const PULL_CONSOLIDATE: i64 = 24;
-const PULL_SPREAD: i64 = -4;
 
 /// One container's ask, ready to be searched for.
 #[derive(Clone, Copy, Debug)]
@@ -67,8 +66,7 @@ impl<'a> Query<'a> {
     pub fn new(index: &Index, need: Resources, strategy: Strategy) -> Self {
         let axes = index.axes();
         let pull = match strategy {
-            Strategy::Spread => PULL_SPREAD,
-            Strategy::Pack => PULL_PACK,
+            Strategy::Spread | Strategy::Pack => PULL,
             Strategy::Consolidate => PULL_CONSOLIDATE,
         };
         let (cpu, memory) = axes.rates;
@@ -180,6 +178,16 @@ impl Index {
     }
 
     fn pick_plain(&self, area: Area, query: &Query) -> Option<u32> {
+        let near = self.pick_near(area, query);
+        near.or_else(|| match query.narrowest() {
+            Some(set) if set.len() > NARROW_MAX => self.best_of_all(area, query),
+            _ => None,
+        })
+    }
+
+    /// The best node of a few cells, or of a set of few nodes. Where there is none, there may be some
+    /// all the same.
+    pub fn pick_near(&self, area: Area, query: &Query) -> Option<u32> {
         let narrow = query.narrowest()?;
         if narrow.len() <= NARROW_MAX {
             return self.best_of_set(area, query, narrow);
@@ -201,7 +209,20 @@ impl Index {
                 }
             }
         }
-        self.best_of_all(area, query)
+        None
+    }
+
+    /// Every node that takes one, the best first. O(nodes · log nodes).
+    pub fn all_by_rank(&self, area: Area, query: &Query) -> Vec<u32> {
+        let mut ranked = Vec::new();
+        self.each_feasible(area, query, |node| {
+            if query.accepts(self, node) {
+                ranked.push((query.rank(self, node), node));
+            }
+            true
+        });
+        ranked.sort_unstable();
+        ranked.into_iter().map(|(_, node)| node).collect()
     }
 
     /// The best of the first few nodes of a list that take it.
@@ -432,48 +453,24 @@ impl<'a> Lines<'a> {
             true => 0,
             false => times(self.ratio.1, self.asked.1) - self.asked.0,
         };
-        let upward = scale.pull >= 0;
         if self.from.0.max(self.from.1) >= LEVELS as u32 {
             return None;
         }
         let mut any = self.any & (!0 << self.from.0);
         let mut best = None;
         let mut best_score = i64::MAX;
-        let mut fold = LEVELS - 1;
         while any != 0 {
-            let line = match upward {
-                true => any.trailing_zeros(),
-                false => any.ilog2(),
-            } as usize;
+            let line = any.trailing_zeros() as usize;
             any ^= 1 << line;
             let own = self.shares.0[line].max(self.asked.0);
-            // Above this the other resource begins to be left over.
-            let folds_at = match flat {
-                true => i64::MAX,
-                false => self.asked.1 + times(self.ratio.0, own - self.asked.0),
-            };
-            let left = match upward {
-                true => own - self.asked.0,
-                false => own - self.asked.0 + folds_at.min(WHOLE) - self.asked.1,
-            };
-            if least + scale.pulled(left) >= best_score {
+            if least + scale.pulled(own - self.asked.0) >= best_score {
                 break;
             }
             let bits = self.bits[line] & (!0 << self.from.1) & !tried[line];
             if bits == 0 {
                 continue;
             }
-            let across = if upward {
-                bits.trailing_zeros() as usize
-            } else {
-                while fold > 0 && self.shares.1[fold] > folds_at {
-                    fold -= 1;
-                }
-                match bits & (!0 >> (LEVELS - 1 - fold)) {
-                    0 => bits.trailing_zeros() as usize,
-                    below => below.ilog2() as usize,
-                }
-            };
+            let across = bits.trailing_zeros() as usize;
             let other = self.shares.1[across].max(self.asked.1);
             let score = self.score(scale, (own, other));
             if score < best_score {
