@@ -19,7 +19,8 @@ pub(super) fn weights(spread: &Spread, column: &Column) -> Vec<u32> {
     let parts = 0..column.parts.len() as u32;
     let counts = |part: &u32| {
         let row = &column.parts[*part as usize];
-        !row.nodes.is_empty() && !(hard && *part == MISSING)
+        let out = row.nodes.is_empty() || hard && *part == MISSING;
+        !out
     };
     let others = parts.clone().filter(counts);
     let others = others.filter(|part| named(*part).is_none()).count().max(1) as u32;
