@@ -19,8 +19,6 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-import shutil
-import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -34,6 +32,7 @@ import msgspec
 import uvloop
 
 from benches._common import Report, arguments, median
+from benches._dockerd import Dockerd, missing, nothing_outside
 from benches._stack import IMAGE, containerd, one_node
 from tests.support import oci
 from tests.support.containerd import Containerd
@@ -54,7 +53,9 @@ from warren.pb.v1 import api_pb2, objects_pb2
 CONCURRENCY = Config().worker_concurrency
 COMMAND = ["/bin/sleep", "1000000"]
 # dockerd makes them and leaves them behind.
-BRIDGES = {"docker0", "docker_gwbridge"}
+BRIDGES = ("docker0", "docker_gwbridge")
+# What it would change on the host and not change back; containers here use the host's network.
+LEAVE_THE_HOST = ("--iptables=false", "--ip6tables=false", "--ip-forward=false")
 SPEC_TYPE = "types.containerd.io/opencontainers/runtime-spec/1/Spec"
 
 
@@ -229,17 +230,11 @@ def ctr(runtime: Containerd, namespace: str, count: int) -> float:
 @contextmanager
 def swarm(root: Path, wanted: bool) -> Iterator[Callable[[int], float] | None]:
     """A private dockerd in swarm mode; None where there is none, or none is wanted."""
-    if not wanted or shutil.which("dockerd") is None or shutil.which("docker") is None:
+    if not wanted or missing("docker"):
         yield None
         return
-    bridges = set(os.listdir("/sys/class/net"))
-    environment = {**os.environ, "DOCKER_HOST": f"unix://{root}/d.sock"}
-    with (root / "dockerd.log").open("wb") as log:
-        daemon = subprocess.Popen(
-            ["dockerd", "-H", f"unix://{root}/d.sock", "--data-root", str(root / "data"),
-             "--exec-root", str(root / "exec"), "-p", str(root / "pid")],
-            stdout=log, stderr=log, env=environment,
-        )  # fmt: skip
+    daemon = Dockerd(root, *LEAVE_THE_HOST)
+    environment = {**os.environ, "DOCKER_HOST": daemon.address}
 
     def docker(*words: str) -> str:
         done = subprocess.run(
@@ -263,26 +258,18 @@ def swarm(root: Path, wanted: bool) -> Iterator[Callable[[int], float] | None]:
         eventually(lambda: not docker("ps", "-aq").strip(), "the swarm removed all", 120)
         return took_s
 
-    try:
-        eventually(lambda: docker("version"), "dockerd answers", 60)
-        docker("swarm", "init", "--advertise-addr", "127.0.0.1")
-        archive = root / "tiny.tar"
-        archive.write_bytes(oci.docker_archive("tiny:1", [oci.busybox_layer()], {"Cmd": ["sh"]}))
-        docker("load", "-i", str(archive))
-        yield deploy
-    finally:
-        daemon.send_signal(signal.SIGTERM)
-        daemon.wait(60)
-        _remove_what_dockerd_left(root, BRIDGES - bridges)
-
-
-def _remove_what_dockerd_left(root: Path, bridges: set[str]) -> None:
-    for bridge in bridges & set(os.listdir("/sys/class/net")):
-        subprocess.run(["ip", "link", "del", bridge], check=False)
-    mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
-    for target in reversed(mounts):
-        if target.startswith(f"{root}/"):
-            subprocess.run(["umount", "-l", target], check=False)
+    with nothing_outside(*BRIDGES):
+        try:
+            daemon.start()
+            daemon.wait_ready()
+            docker("swarm", "init", "--advertise-addr", "127.0.0.1")
+            archive = root / "tiny.tar"
+            layers = [oci.busybox_layer()]
+            archive.write_bytes(oci.docker_archive("tiny:1", layers, {"Cmd": ["sh"]}))
+            docker("load", "-i", str(archive))
+            yield deploy
+        finally:
+            daemon.close()
 
 
 def main() -> None:

@@ -8,9 +8,11 @@ acknowledged after it.
 `--faults`: kill (kill -9 of the leader), pause (SIGSTOP), symmetric (the leader cut off), one-way
 (what it sends is lost), bridge (leader and one follower do not see each other), blocked (the
 leader's interpreter holds its lock for 10 s), forward (creates through a follower against the
-leader), or all. `lost`: acknowledged writes that were not there afterwards. `restarted`: containers
-that were started again or moved. `both`: rounds in which the old leader still acknowledged a write
-while a new one did.
+leader; where `dockerd` is installed, the same of a Docker swarm in turns with them), or all.
+
+`lost`: acknowledged writes that were not there afterwards. `restarted`: containers that were
+started again or moved. `both`: rounds in which the old leader still acknowledged a write while a
+new one did.
 """
 
 from __future__ import annotations
@@ -19,10 +21,12 @@ import argparse
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 
 from benches._common import Report, arguments
+from benches._dockerd import missing
+from benches._swarm import three_managers
 from benches._trickle import Ack, Writer, first_begun_after, last_before
 from tests.cluster import fleet
 from tests.cluster.cluster import Cluster
@@ -32,6 +36,8 @@ from warren._histogram import Histogram
 NOBODY_S = 30.0
 SETTLED_S = 0.3
 BLOCK_S = 10.0
+#: Creates through each manager before it is the swarm's turn: what they still cause is over soon.
+TURN = 100
 FAULTS = ("kill", "pause", "symmetric", "one-way", "bridge")
 ALL = (*FAULTS, "blocked", "forward")
 TITLES = {
@@ -209,20 +215,46 @@ async def nodes_down(cluster: Cluster, but: str) -> int:
 
 
 async def forward(bench: Bench, report: Report, creates: int) -> None:
-    """Creates through a follower and through the leader, in turns."""
-    leader = await bench.cluster.one_leads()
-    follower = next(name for name in bench.cluster.managers if name != leader)
+    """Creates through a follower and through the leader, in turns; beside them, a swarm's."""
     times = {"leader": Histogram(), "follower": Histogram()}
-    for number in range(creates):
+    absent = missing()
+    with nullcontext() if absent else three_managers() as swarm:
+        for first in range(0, creates, TURN):
+            numbers = range(first, min(first + TURN, creates))
+            await create(bench.cluster, numbers, times)
+            if swarm is not None:
+                swarm.create(numbers)
+    ratio = against_leader(report, times)
+    beside = ""
+    if swarm is None:
+        report.note(f"no swarm beside creates through a follower: {absent}")
+    elif swarm.times["leader"].count:
+        beside = f"swarm {against_leader(report, swarm.times, 'swarm: '):.2f} ×"
+        report.note(f"swarm: Docker {swarm.version}, three managers, turns of {min(TURN, creates)}")
+    if swarm is not None and swarm.left_out:
+        report.note(f"swarm: leadership moved {swarm.left_out} times, so fewer creates count")
+    met = ratio <= 1.5
+    report.goal("create through a follower", "p50 ≤ 1.5 × leader", f"{ratio:.2f} ×", met, beside)
+
+
+async def create(cluster: Cluster, numbers: range, times: dict[str, Histogram]) -> None:
+    """For each number a service through the leader and one through a follower, in turns."""
+    leader = await cluster.one_leads()
+    follower = next(name for name in cluster.managers if name != leader)
+    for number in numbers:
         for kind, name in (("leader", leader), ("follower", follower)):
             began = time.perf_counter()
-            await bench.cluster.local(name).create(f"{kind}-{number}", replicas=0)
+            await cluster.local(name).create(f"{kind}-{number}", replicas=0)
             times[kind].observe(time.perf_counter() - began)
+
+
+def against_leader(report: Report, times: dict[str, Histogram], whose: str = "") -> float:
+    """Rows of both, and how many times as long as through the leader the median takes."""
     for kind, histogram in times.items():
-        report.latency(f"service create through {kind}", histogram)
+        report.latency(f"{whose}service create through {kind}", histogram)
     ratio = times["follower"].quantile(0.5) / times["leader"].quantile(0.5)
-    report.row("follower against leader", p50_ratio=ratio)
-    report.goal("create through a follower", "p50 ≤ 1.5 × leader", f"{ratio:.2f} ×", ratio <= 1.5)
+    report.row(f"{whose}follower against leader", p50_ratio=ratio)
+    return ratio
 
 
 async def measure(options: argparse.Namespace, report: Report) -> None:

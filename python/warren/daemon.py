@@ -36,7 +36,12 @@ _log = logging.getLogger("warren.daemon")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The entry point of `warrend`; returns the exit code."""
-    arguments = _parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    if words[:1] == ["simulate"]:
+        from warren.agent.fleet import command
+
+        return command.main(words[1:])
+    arguments = _parser().parse_args(words)
     try:
         resolved = _resolve(arguments, os.environ)
         if arguments.check_config:
@@ -54,7 +59,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="warrend",
         description="Warren's daemon: runs containers, and manages the hosts that do.",
         epilog="Each option is also a key of the configuration file and a variable WARREN_… ; "
-        "an option wins over the variable, that over the file.",
+        "an option wins over the variable, that over the file. A fleet of simulated hosts, to "
+        "plan with: warrend simulate --help.",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"warrend {__version__}")

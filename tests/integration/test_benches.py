@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,10 +16,10 @@ BENCHES = sorted(
 )
 
 
-def run_quick(name: str) -> dict[str, dict[str, float]]:
+def run_quick(name: str, *more: str) -> dict[str, dict[str, float]]:
     """The rows that a small run prints."""
     done = subprocess.run(
-        [sys.executable, "-m", f"benches.{name}", "--json", "--quick"],
+        [sys.executable, "-m", f"benches.{name}", "--json", "--quick", *more],
         cwd=ROOT,
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -49,6 +50,20 @@ def test_a_killed_daemon_keeps_every_container() -> None:
     assert rows["start to /ready"]["p50"] > 0
     assert rows["containers"]["restarted"] == 0
     assert rows["containers"]["lost"] == 0
+
+
+def test_creates_through_a_follower_stand_beside_a_swarm_s() -> None:
+    rows = run_quick("failover", "--faults=forward")
+    systems = ["", "swarm: "] if shutil.which("dockerd") else [""]
+    assert [name for name in rows if name.endswith("follower against leader")] == [
+        f"{whose}follower against leader" for whose in systems
+    ]
+    for whose in systems:
+        leader, follower = (
+            rows[f"{whose}service create through {kind}"]["p50"] for kind in ("leader", "follower")
+        )
+        ratio = rows[f"{whose}follower against leader"]["p50_ratio"]
+        assert ratio == pytest.approx(follower / leader, rel=0.01)
 
 
 def test_the_small_ones_run_under_pytest() -> None:

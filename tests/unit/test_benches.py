@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from benches import _curves, _report
+from benches import _curves, _dockerd, _report, _swarm
 from benches._common import Report, arguments, raw_fdatasync
 from benches._peer import histogram, rate
 from warren._histogram import Histogram
@@ -109,3 +109,60 @@ def test_loads_of_processes_are_merged_and_a_refusal_is_no_figure() -> None:
 def test_the_disks_own_time_is_taken_and_nothing_stays(tmp_path: Path) -> None:
     assert raw_fdatasync(tmp_path, 5, raw_fdatasync(tmp_path, 5)).count == 10
     assert list(tmp_path.iterdir()) == []
+
+
+def node(address: str, **status: object) -> dict[str, object]:
+    """A manager as the Engine API lists it."""
+    return {"ManagerStatus": {"Addr": address, "Reachability": "reachable", **status}}
+
+
+def test_a_swarm_s_leader_is_whom_one_node_says_leads() -> None:
+    worker: dict[str, object] = {"Status": {"State": "ready"}}
+    nodes = [worker, node("a:2377"), node("b:2377", Leader=True), node("c:2377", Leader=False)]
+    assert _swarm.leads(nodes) == "b:2377"
+    with pytest.raises(ValueError, match="not enough"):
+        _swarm.leads([worker, node("a:2377")])
+
+
+def test_a_swarm_s_manager_counts_once_it_is_reachable() -> None:
+    nodes = [node("a:2377"), node("b:2377", Reachability="unreachable"), {}]
+    assert _swarm.reachable(nodes) == {"a:2377"}
+
+
+def test_without_dockerd_there_is_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert _dockerd.missing("docker") == "not installed: dockerd, docker"
+    program = tmp_path / "dockerd"
+    program.touch(0o755)
+    assert _dockerd.missing() is None
+
+
+def test_a_dockerd_that_ends_says_why(tmp_path: Path) -> None:
+    daemon = _dockerd.Dockerd(tmp_path, inside=["sh", "-c", "echo no room >&2; exit 3"])
+    daemon.start()
+    try:
+        with pytest.raises(RuntimeError, match="ended with 3:\nno room"):
+            daemon.wait_ready()
+    finally:
+        daemon.close()
+
+
+def test_what_a_dockerd_makes_outside_goes_and_what_was_there_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, there = tmp_path / "made", tmp_path / "there"
+    paths = [made / "key", made, there / "key", there / "new", there]
+    monkeypatch.setattr(_dockerd, "_OUTSIDE", tuple(map(str, paths)))
+    there.mkdir()
+    (there / "key").touch()
+
+    def fails() -> None:
+        with _dockerd.nothing_outside():
+            made.mkdir()
+            (made / "key").touch()
+            (there / "new").touch()
+            raise OSError("a bench fails")
+
+    with pytest.raises(OSError, match="a bench fails"):
+        fails()
+    assert sorted(tmp_path.rglob("*")) == [there, there / "key"]

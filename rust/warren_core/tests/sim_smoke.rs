@@ -55,7 +55,7 @@ fn a_planted_fault_is_caught_and_replays() {
     assert_eq!(run(setup(caught.seed, 3), None, None).violation, None);
 }
 
-/// `testdata/sim/regressions.txt`: a name, a seed and minutes a line.
+/// `testdata/sim/regressions.txt`: a name, a seed and minutes a line, and whether the hour is quiet.
 #[test]
 fn what_failed_once_does_not_fail_again() {
     let text = include_str!("../testdata/sim/regressions.txt");
@@ -64,13 +64,16 @@ fn what_failed_once_does_not_fail_again() {
         .filter(|line| !line.is_empty() && !line.starts_with('#'));
     for line in lines {
         let words: Vec<&str> = line.split_whitespace().collect();
-        let [name, seed, minutes] = words[..] else {
-            panic!("`{line}` is not a name, a seed and minutes");
+        let (name, seed, minutes, pace) = match words[..] {
+            [name, seed, minutes] => (name, seed, minutes, Pace::Dense),
+            [name, seed, minutes, "quiet"] => (name, seed, minutes, Pace::Quiet),
+            _ => panic!("`{line}` is not a name, a seed and minutes, and perhaps quiet"),
         };
-        let setup = setup(
-            seed.parse().expect("a seed"),
-            minutes.parse().expect("minutes"),
-        );
+        let seed = seed.parse().expect("a seed");
+        let setup = Setup {
+            pace,
+            ..setup(seed, minutes.parse().expect("minutes"))
+        };
         assert_eq!(
             run(setup, None, None).violation,
             None,

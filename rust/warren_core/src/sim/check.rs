@@ -4,7 +4,7 @@
 //! |---|---|
 //! | one leader | a term has one leader at most (Raft §5.2, election safety) |
 //! | log matching | entries of one index and term are the same, and so is all before them (§5.3) |
-//! | leader completeness | a leader's log holds every committed entry (§5.4) |
+//! | leader completeness | a leader's log holds every entry that was committed in an earlier term (§5.4) |
 //! | state machine | no two members commit different entries at an index (§5.4.3) |
 //! | quorum durable | what a leader commits is durable on a quorum then |
 //! | acks durable | no vote and no acknowledgement leaves before what it says is durable |
@@ -126,8 +126,8 @@ pub struct Checks {
     leaders: BTreeMap<u64, MemberId>,
     /// By (index, term): the entry's hash, and the term before it.
     entries: BTreeMap<(u64, u64), (u64, u64)>,
-    /// By index: term and hash.
-    committed: BTreeMap<u64, (u64, u64)>,
+    /// By index: term and hash, and the term in which the first member called it committed.
+    committed: BTreeMap<u64, ((u64, u64), u64)>,
     hashes: BTreeMap<u64, StateHash>,
     /// By applied index.
     confs: BTreeMap<u64, ConfState>,
@@ -337,7 +337,9 @@ impl Checks {
         });
         let log = &self.members[&member].handed;
         let mut later = self.committed.range(log.first()..);
-        let lacking = later.find(|(index, entry)| log.get(**index) != Some(**entry));
+        // One that was elected long ago and hears of it only now owes nothing to later terms.
+        let lacking = later
+            .find(|(index, (entry, in_term))| *in_term < term && log.get(**index) != Some(*entry));
         let lacking = lacking.map(|(index, _)| *index);
         self.look(Check::LeaderCompleteness, lacking.is_none(), || {
             format!(
@@ -358,7 +360,8 @@ impl Checks {
                 continue;
             };
             let is_new = !self.committed.contains_key(&index);
-            let first = *self.committed.entry(index).or_insert(entry);
+            let in_term = status.term.0;
+            let (first, _) = *self.committed.entry(index).or_insert((entry, in_term));
             self.look(Check::StateMachine, first == entry, || {
                 format!(
                     "member {} commits another entry {index} than was committed",

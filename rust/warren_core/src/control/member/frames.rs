@@ -44,6 +44,7 @@ impl Member {
             Kind::Hello => {
                 let news = self.peers.hello(from, &decode(body)?, now_ms, out);
                 self.members_changed |= news;
+                self.snapshots.sending.introduced(from, now_ms);
             }
             Kind::ReadAsk => {
                 let ask: pb::PeerReadAsk = decode(body)?;

@@ -176,6 +176,14 @@ impl Sending {
         }
     }
 
+    /// The follower introduces itself: an offer that it has not answered may have met nobody.
+    pub fn introduced(&mut self, follower: MemberId, now_ms: u64) {
+        let transfer = self.transfers.get_mut(&follower);
+        if let Some(transfer) = transfer.filter(|transfer| !transfer.open) {
+            transfer.retry_at_ms = now_ms;
+        }
+    }
+
     /// Who must be asked again, and who is given up.
     pub fn tick(&mut self, now_ms: u64) -> (Vec<(MemberId, Say)>, Vec<MemberId>) {
         let (mut say, mut failed) = (Vec::new(), Vec::new());

@@ -223,6 +223,24 @@ fn no_more_than_four_pieces_are_under_way() {
 }
 
 #[test]
+fn who_introduces_itself_is_offered_at_once_what_it_has_not_answered() {
+    let mut pair = Pair::new(1000);
+    pair.lost_percent = 100;
+    pair.begin(5);
+    pair.round();
+    pair.now_ms = 10;
+    assert!(pair.sending.tick(10).0.is_empty(), "not yet");
+    pair.sending.introduced(MemberId(3), 10);
+    assert!(pair.sending.tick(10).0.is_empty(), "somebody else");
+    pair.sending.introduced(FOLLOWER, 10);
+    assert!(matches!(
+        pair.sending.tick(10).0[..],
+        [(FOLLOWER, Say::Offer(_))]
+    ));
+    assert!(pair.sending.tick(10).0.is_empty(), "once");
+}
+
+#[test]
 fn a_follower_that_says_nothing_is_given_up() {
     let mut pair = Pair::new(FIVE_AND_A_BIT);
     pair.lost_percent = 100;

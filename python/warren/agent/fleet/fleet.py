@@ -1,0 +1,237 @@
+"""All hosts, what fails when, and what was measured."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import grpc
+
+from warren import rpc
+from warren._histogram import Histogram
+from warren.agent.fleet.held import Held
+from warren.agent.fleet.host import Host, exponential_s
+from warren.agent.fleet.plan import IMAGE, Plan
+from warren.pb.v1 import api_pb2, objects_pb2
+
+__all__ = ["Fleet", "Measured"]
+
+CONNECTIONS: Final = 8
+CALL_TIMEOUT_S: Final = 60.0
+CREATES_AT_ONCE: Final = 16
+#: Of what a service had first, it is scaled up or down by as much at most.
+SCALED_PART: Final = 10
+
+Slot = tuple[bytes, int]
+
+
+@dataclass
+class Measured:
+    """Counts only grow; times are in seconds."""
+
+    connected: int = 0
+    sessions_lost: int = 0
+    running: int = 0
+    started: int = 0
+    failures: int = 0
+    hosts_lost: int = 0
+    scalings: int = 0
+    heartbeats: Histogram = field(default_factory=Histogram)
+    #: From asking for a container (a service is created, or gets more replicas) until it runs.
+    placed: Histogram = field(default_factory=Histogram)
+    #: From the loss of a host until what ran there runs again, there or elsewhere.
+    replaced: Histogram = field(default_factory=Histogram)
+
+
+class Fleet:
+    """Hosts that are `Plan.nodes`, and services on them. Use as `async with`."""
+
+    def __init__(self, plan: Plan, target: str) -> None:
+        self.plan = plan
+        self.seen = Measured()
+        self.hosts: list[Host] = []
+        self._target = target
+        self._channels: list[grpc.aio.Channel] = []
+        self._tasks: list[asyncio.Task[None]] = []
+        self._client, self._sequence = secrets.token_bytes(16), 0
+        self._services: list[tuple[bytes, int, objects_pb2.ServiceSpec]] = []
+        #: When more of a service was asked for last.
+        self._asked_at: dict[bytes, float] = {}
+        #: Slots whose host is lost, since when.
+        self._lost_at: dict[Slot, float] = {}
+
+    async def __aenter__(self) -> Fleet:
+        # Otherwise gRPC shares one connection among channels of the same arguments.
+        self._channels = [
+            grpc.aio.insecure_channel(
+                self._target, options=[*rpc.CLIENT_OPTIONS, ("warren.number", number)]
+            )
+            for number in range(CONNECTIONS)
+        ]
+        stubs = [rpc.Stub(channel, rpc.DISPATCHER) for channel in self._channels]
+        self.hosts = [
+            Host(number, self.plan, stubs[number % CONNECTIONS], self)
+            for number in range(self.plan.nodes)
+        ]
+        self._tasks = [asyncio.create_task(host.run()) for host in self.hosts]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*(channel.close() for channel in self._channels))
+
+    @property
+    def manager(self) -> Any:
+        """Calls of the manager's API."""
+        return rpc.Stub(self._channels[0], rpc.MANAGER)
+
+    @property
+    def wanted(self) -> int:
+        """Containers that are asked for."""
+        return sum(spec.replicas for _, _, spec in self._services)
+
+    # What hosts tell (`host.Watch`)
+
+    def connected(self, by: int) -> None:
+        """A session stands, or no more."""
+        self.seen.connected += by
+        self.seen.sessions_lost += by < 0
+
+    def acknowledged(self, seconds: float) -> None:
+        """A heartbeat was."""
+        self.seen.heartbeats.observe(seconds)
+
+    def up(self, container: Held) -> None:
+        """It runs now."""
+        self.seen.started += 1
+        now = time.perf_counter()
+        slot = (container.service, container.slot)
+        if (lost_at := self._lost_at.pop(slot, None)) is not None:
+            self.seen.replaced.observe(now - lost_at)
+        elif container.attempt == 1 and container.service in self._asked_at:
+            self.seen.placed.observe(now - self._asked_at[container.service])
+
+    def failed(self, container: Held) -> None:
+        """It ended by itself."""
+        self.seen.failures += 1
+
+    # What is asked of the manager
+
+    async def deploy(self) -> None:
+        """Creates all services; returns when each is acknowledged."""
+        room = asyncio.Semaphore(CREATES_AT_ONCE)
+
+        async def create(number: int) -> None:
+            async with room:
+                await self._create(f"service-{number:04}")
+
+        await asyncio.gather(*(create(number) for number in range(self.plan.services)))
+
+    async def _create(self, name: str) -> None:
+        asked = objects_pb2.Resources(
+            cpu_milli=self.plan.container_cpu_milli,
+            memory_bytes=self.plan.container_memory_bytes,
+        )
+        spec = objects_pb2.ServiceSpec(
+            name=name,
+            mode=objects_pb2.SERVICE_MODE_REPLICATED,
+            replicas=self.plan.replicas,
+            container=objects_pb2.ContainerSpec(image=IMAGE, resources=asked),
+        )
+        request = api_pb2.CreateServiceRequest(spec=spec)
+        self._name(request)
+        began = time.perf_counter()
+        made = await self.manager.CreateService(request, timeout=CALL_TIMEOUT_S)
+        self._asked_at[made.service_id] = began
+        self._services.append((made.service_id, made.version, spec))
+
+    def _name(self, request: Any) -> None:
+        self._sequence += 1
+        request.request.client, request.request.sequence = self._client, self._sequence
+
+    # What goes wrong, and what changes
+
+    async def trouble(self) -> None:
+        """Hosts fail and come back, and services are scaled, until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            if self.plan.node_mtbf_h:
+                group.create_task(self._lose_hosts())
+            if self.plan.scalings_per_minute:
+                group.create_task(self._scale())
+
+    async def _lose_hosts(self) -> None:
+        source = self.plan.stream("hosts")
+        mean_s = self.plan.node_mtbf_h * 3600 / max(self.plan.nodes, 1)
+        while True:
+            await asyncio.sleep(exponential_s(source, mean_s))
+            host = source.choice(self.hosts)
+            if host.away:
+                continue
+            now = time.perf_counter()
+            for one in host.fail():
+                self._lost_at.setdefault((one.service, one.slot), now)
+            self.seen.hosts_lost += 1
+            down_s = exponential_s(source, self.plan.node_down_s)
+            asyncio.get_running_loop().call_later(down_s, self._bring_back, host)
+
+    @staticmethod
+    def _bring_back(host: Host) -> None:
+        if host.away:
+            host.recover()
+
+    async def _scale(self) -> None:
+        source = self.plan.stream("scalings")
+        while True:
+            await asyncio.sleep(exponential_s(source, 60 / self.plan.scalings_per_minute))
+            at = source.randrange(len(self._services))
+            service, version, spec = self._services[at]
+            most = max(1, self.plan.replicas // SCALED_PART)
+            replicas = max(1, self.plan.replicas + source.randint(-most, most))
+            if replicas == spec.replicas:
+                continue
+            more = replicas > spec.replicas
+            spec.replicas = replicas
+            request = api_pb2.UpdateServiceRequest(
+                service_id=service, expected_version=version, spec=spec
+            )
+            self._name(request)
+            if more:
+                self._asked_at[service] = time.perf_counter()
+            changed = await self.manager.UpdateService(request, timeout=CALL_TIMEOUT_S)
+            self._services[at] = (service, changed.version, spec)
+            self.seen.scalings += 1
+
+    def calm(self) -> None:
+        """Nothing fails any more, and every host is there."""
+        for host in self.hosts:
+            host.calm = True
+            if host.away:
+                host.recover()
+
+    # What there is
+
+    def count(self) -> int:
+        """Containers that run on hosts that are there."""
+        here = (host for host in self.hosts if not host.away)
+        running = sum(one.runs and one.wanted for host in here for one in host.held.values())
+        self.seen.running = running
+        return running
+
+    def per_host(self) -> list[int]:
+        """How many containers each host that is there runs."""
+        return [sum(one.runs for one in host.held.values()) for host in self.hosts if not host.away]
+
+    async def why_not(self) -> str:
+        """What the manager says of a service that does not run whole; empty if there is none."""
+        for service, _, spec in self._services:
+            request = api_pb2.WatchServiceRequest(service_id=service)
+            async for progress in self.manager.WatchService(request, timeout=CALL_TIMEOUT_S):
+                if progress.running < progress.desired:
+                    return f"{spec.name}: {progress.reason or 'on its way'}"
+                break
+        return ""
