@@ -30,6 +30,7 @@
 //! | `plan` | one service: what is there, what is missing. Pure, in slices |
 //! | `pass` | what a walk over a service has found and is to be done |
 //! | `reconcile` | a pass → placements → proposals |
+//! | `replace` | what is outdated → removals, if a successor finds room |
 //! | `settle` | outcomes of proposals → marks |
 //! | `walks` | events that concern many services → marks, in slices |
 //! | `asking` | what services ask of nodes → what the scheduler is asked |
@@ -52,6 +53,7 @@ mod outbox;
 mod pass;
 mod plan;
 mod reconcile;
+mod replace;
 mod settle;
 mod sweep;
 mod walks;

@@ -19,7 +19,7 @@ const FENCE_POLL_MS: u64 = 1_000;
 
 /// How far a pass has come in a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Turn {
+pub(super) enum Turn {
     Done,
     /// The budget is used up: others have their turn first.
     Later,
@@ -255,7 +255,7 @@ impl Orchestrator {
     }
 
     /// True unless that is on its way already.
-    fn propose_removal(
+    pub(super) fn propose_removal(
         &mut self,
         service: &Service,
         container: ContainerId,
@@ -420,65 +420,8 @@ impl Orchestrator {
         );
     }
 
-    /// Stops running containers of older specs, as few at a time as allowed, and only where the
-    /// successor would find room.
-    fn replace_outdated(
-        &mut self,
-        state: &State,
-        service: &Service,
-        pass: &mut Pass,
-        meter: &mut Meter,
-    ) -> Turn {
-        let mut fits_somewhere = false;
-        let reasons = Reasons::on_one_node(state, service);
-        while pass.away < pass.away_max
-            && let Some(&(container, node)) = pass.outdated.front()
-        {
-            if meter.items == 0 || !meter.try_look() {
-                return Turn::Later;
-            }
-            let outgoing = state.container(container);
-            let Some(outgoing) = outgoing.filter(|_| is_to_go(state, service, container, false))
-            else {
-                pass.outdated.pop_front();
-                continue;
-            };
-            let placement = placement(state, service, pass, 1);
-            let mut ask = placement.ask();
-            ask.rules.max_per_node = None;
-            let fits = self.scheduler.would_fit(&ask, node, outgoing.held())
-                && reasons.against_successor(node, outgoing).is_none();
-            if !fits && service.is_global() {
-                let why = |id| reasons.against_successor(id, outgoing);
-                ask.rules.why = Some(Why(&why));
-                let why = self.scheduler.explain_node(node, &ask);
-                pass.blocked = why.map(|why| keeps_running(why.why));
-                pass.outdated.pop_front();
-                continue;
-            }
-            if !fits && !fits_somewhere {
-                let scan = self.scheduler.node_count() * (1 + self.asking.walks(service));
-                if !meter.affords(scan) {
-                    return Turn::Next;
-                }
-                meter.look(scan);
-                self.asking.learn(&mut self.scheduler, state, service);
-                fits_somewhere = asking::fits_somewhere(&self.asking, &self.scheduler, &placement);
-                if !fits_somewhere {
-                    pass.blocked = Some(keeps_running(self.explain(&placement)));
-                    break;
-                }
-            }
-            self.propose_removal(service, container, meter);
-            pass.away += 1;
-            pass.outdated.pop_front();
-        }
-        pass.outdated.clear();
-        Turn::Done
-    }
-
     /// Makes what the service asks of nodes known. False if that takes more looks than are left.
-    fn learn(&mut self, state: &State, service: &Service, meter: &mut Meter) -> bool {
+    pub(super) fn learn(&mut self, state: &State, service: &Service, meter: &mut Meter) -> bool {
         let looks = self.asking.walks(service) * self.scheduler.node_count();
         let affords = looks == 0 || meter.affords(looks);
         if affords {
@@ -489,7 +432,7 @@ impl Orchestrator {
     }
 
     /// What is against every node that takes no container of the service.
-    fn explain(&self, placement: &Placement) -> String {
+    pub(super) fn explain(&self, placement: &Placement) -> String {
         let (state, service) = (placement.state, placement.service);
         let (asking, scheduler) = (&self.asking, &self.scheduler);
         let reasons = Reasons::new(asking, scheduler, state, service, placement.spread);
@@ -552,11 +495,7 @@ fn dealt(mut binds: Vec<(NodeId, u32)>) -> Vec<NodeId> {
     nodes
 }
 
-fn keeps_running(why: String) -> Arc<str> {
-    format!("keeps running the version before: {why}").into()
-}
-
-fn placement<'a>(
+pub(super) fn placement<'a>(
     state: &'a State,
     service: &'a Service,
     pass: &'a Pass,
