@@ -68,6 +68,22 @@ macro_rules! id {
             }
         }
 
+        impl $name {
+            /// Reads what `Display` writes.
+            pub fn parse(text: &str) -> Option<Self> {
+                let digit = |byte: u8| char::from(byte).to_digit(16);
+                let digits = text.bytes().map(digit).collect::<Option<Vec<_>>>()?;
+                let mut bytes = [0; 16];
+                if digits.len() != 2 * bytes.len() {
+                    return None;
+                }
+                for (byte, pair) in bytes.iter_mut().zip(digits.chunks(2)) {
+                    *byte = (pair[0] << 4 | pair[1]) as u8;
+                }
+                Some(Self(bytes))
+            }
+        }
+
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))

@@ -234,5 +234,6 @@ macro_rules! scenarios {
 }
 
 scenarios!(
-    replicated, global, updates, restarts, pending, lost_node, partition, freeze, placing
+    replicated, global, updates, restarts, pending, lost_node, partition, freeze, placing,
+    preferring
 );

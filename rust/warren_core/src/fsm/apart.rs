@@ -23,9 +23,16 @@ impl Avoided {
     pub fn refusal(&self, node: &Node) -> Option<String> {
         let said = self.attribute.said();
         match (self.attribute.value(node), &self.because_of) {
+            (Some(value), _) if !self.values.contains(&*value) => None,
+            // Alike for all nodes, so that reasons are few.
+            (Some(_), None) if self.attribute == Attribute::Id => {
+                Some("has a container of the service already".to_owned())
+            }
+            (Some(_), Some(other)) if self.attribute == Attribute::Id => {
+                Some(format!("{other} runs there"))
+            }
             (None, Some(_)) => None,
             (None, None) => Some(format!("{said} is not there, asked one container for each")),
-            (Some(value), _) if !self.values.contains(&*value) => None,
             (Some(value), None) => Some(format!("{said} is {value}, and has a container already")),
             (Some(value), Some(other)) => Some(format!(
                 "{said} is {value}, and so it is where {other} runs"

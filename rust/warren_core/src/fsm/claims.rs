@@ -6,7 +6,7 @@ use imbl::OrdMap;
 use crate::error::{Error, Result};
 use crate::fsm::apply::invalid;
 use crate::fsm::asked::DEVICE_MILLI;
-use crate::fsm::objects::{Node, Service};
+use crate::fsm::objects::{Container, Node, Service};
 use crate::fsm::state::State;
 use crate::ids::NodeId;
 use crate::pb;
@@ -105,6 +105,15 @@ impl Claims {
         Ok(())
     }
 
+    /// Why what the service claims is not there.
+    fn refusal(&self, service: &Service, node: &Node) -> Option<String> {
+        let spec = service.container_spec();
+        match self.taken(&spec.host_ports) {
+            Some(port) => Some(format!("host port {} is taken", port_text(port))),
+            None => self.choose(&spec.devices, node).err(),
+        }
+    }
+
     /// The devices for one container, or why there are none: whole ones by number, a share where the
     /// least is left after it.
     fn choose(&self, asks: &[pb::DeviceAsk], node: &Node) -> Result<Vec<pb::DeviceShare>, String> {
@@ -195,16 +204,33 @@ impl State {
         refusal.or_else(|| self.claims_refusal(service, node.id))
     }
 
+    /// [`State::refusal`] for the successor of a container on its node, which gives back what it holds.
+    pub fn refusal_of_successor(
+        &self,
+        service: &Service,
+        node: &Node,
+        outgoing: &Container,
+    ) -> Option<String> {
+        let refusal = || {
+            let row = self.node_row(node.id)?;
+            let mut claims = row.claims.clone();
+            if !outgoing.is_terminal() {
+                let held = self.spec(&outgoing.spec_digest);
+                let ports = held.map_or(&[][..], |spec| &spec.host_ports);
+                claims.give(ports, outgoing.devices());
+            }
+            claims.refusal(service, node)
+        };
+        service.rules.refusal(node).or_else(refusal)
+    }
+
     fn claims_refusal(&self, service: &Service, node: NodeId) -> Option<String> {
         let spec = service.container_spec();
         if spec.host_ports.is_empty() && spec.devices.is_empty() {
             return None;
         }
         let row = self.node_row(node)?;
-        match row.claims.taken(&spec.host_ports) {
-            Some(port) => Some(format!("host port {} is taken", port_text(port))),
-            None => row.claims.choose(&spec.devices, &row.node).err(),
-        }
+        row.claims.refusal(service, &row.node)
     }
 
     /// Devices of the node for one container of the service, none where it asks for none. `None` if

@@ -30,8 +30,10 @@
 //! | `plan` | one service: what is there, what is missing. Pure, in slices |
 //! | `pass` | what a walk over a service has found and is to be done |
 //! | `reconcile` | a pass → placements → proposals |
+//! | `replace` | what is outdated → removals, if a successor finds room |
 //! | `settle` | outcomes of proposals → marks |
 //! | `walks` | events that concern many services → marks, in slices |
+//! | `asking` | what services ask of nodes → what the scheduler is asked |
 //! | `in_flight` | proposals on their way, and what they make busy |
 //! | `outbox` | items → commands of bounded size |
 //! | `marks` | dirty services, timers |
@@ -40,6 +42,7 @@
 //! | `freeze` | whether too many of them were lost at once |
 //! | `sweep` | re-derives what nobody marked |
 
+mod asking;
 mod backoff;
 mod budget;
 mod freeze;
@@ -50,6 +53,7 @@ mod outbox;
 mod pass;
 mod plan;
 mod reconcile;
+mod replace;
 mod settle;
 mod sweep;
 mod walks;
@@ -58,11 +62,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::error::Result;
-use crate::fsm::{Container, Event, NodeStatus, Overcommit, State, ailing, tally};
+use crate::fsm::{Container, Event, Node, NodeStatus, Overcommit, State, ailing, tally};
 use crate::ids::{NodeId, ServiceId};
 use crate::pb;
 use crate::scheduler::Scheduler;
 
+use asking::Asking;
 use backoff::BackOff;
 use budget::Meter;
 use in_flight::InFlight;
@@ -120,6 +125,7 @@ pub struct Stats {
 pub struct Orchestrator {
     leading: bool,
     scheduler: Scheduler,
+    asking: Asking,
     marks: Marks,
     in_flight: InFlight,
     outbox: Outbox,
@@ -156,6 +162,7 @@ impl Orchestrator {
         Self {
             leading: false,
             scheduler: Scheduler::new(seed),
+            asking: Asking::default(),
             marks: Marks::default(),
             in_flight: InFlight::default(),
             outbox: Outbox::default(),
@@ -192,6 +199,7 @@ impl Orchestrator {
     pub fn follow(&mut self) {
         self.leading = false;
         self.scheduler.clear();
+        self.asking = Asking::default();
         self.marks = Marks::default();
         self.in_flight.clear();
         self.backoff = BackOff::default();
@@ -221,6 +229,8 @@ impl Orchestrator {
                 Event::Service { id, gone: true } => self.forget(id),
                 Event::Service { id, gone: false } => {
                     self.mark(id);
+                    let asking = &mut self.asking;
+                    asking.service_changed(&mut self.scheduler, id, state.service(id));
                     if state.service(id).is_some_and(|service| service.is_global()) {
                         self.globals.insert(id);
                     }
@@ -235,7 +245,11 @@ impl Orchestrator {
                     node,
                     gone,
                 } => {
-                    let ended = gone || state.container(id).is_some_and(Container::is_terminal);
+                    let container = state.container(id);
+                    let ended = gone || container.is_some_and(Container::is_terminal);
+                    if container.is_none_or(|container| claims(state, container)) {
+                        self.asking.claims_changed(&mut self.scheduler, state, node);
+                    }
                     // Who waits may wait for a port, a device, or for whom it is kept apart from, and
                     // not for an amount.
                     room |= ended;
@@ -253,11 +267,18 @@ impl Orchestrator {
         }
     }
 
+    /// Takes a node over as it is now. True if that is news.
+    fn node_put(&mut self, state: &State, node: &Node) -> bool {
+        let news = self.scheduler.node_put(state, node);
+        news | self.asking.node_put(&mut self.scheduler, state, node)
+    }
+
     fn observe_node(&mut self, state: &State, id: NodeId) {
         if let Some(node) = state.node(id) {
-            self.scheduler.node_put(state, node);
+            self.node_put(state, node);
             self.liveness.known(node);
         } else {
+            self.asking.node_removed(&self.scheduler, id);
             self.scheduler.node_remove(id);
             self.liveness.gone(id);
         }
@@ -274,6 +295,8 @@ impl Orchestrator {
     }
 
     fn forget(&mut self, service: ServiceId) {
+        self.asking
+            .service_changed(&mut self.scheduler, service, None);
         self.marks.forget(service);
         self.passes.remove(&service);
         self.backoff.forget(service);
@@ -460,4 +483,13 @@ impl Orchestrator {
     pub fn in_flight(&self) -> usize {
         self.in_flight.len()
     }
+}
+
+/// Whether it holds more of its node than amounts.
+fn claims(state: &State, container: &Container) -> bool {
+    let ports = || {
+        let spec = state.spec(&container.spec_digest);
+        spec.is_some_and(|spec| !spec.host_ports.is_empty())
+    };
+    !container.devices().is_empty() || ports()
 }

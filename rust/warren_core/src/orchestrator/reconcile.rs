@@ -5,20 +5,21 @@ use std::sync::Arc;
 
 use crate::fsm::{Service, State};
 use crate::ids::{ContainerId, NodeId, ServiceId};
+use crate::orchestrator::asking::{self, Placement, Reasons};
 use crate::orchestrator::budget::Meter;
 use crate::orchestrator::in_flight::Bound;
 use crate::orchestrator::pass::{Pass, Vacancy, is_to_go};
 use crate::orchestrator::plan::{Found, Slot, Verdict, is_vacant};
 use crate::orchestrator::{Orchestrator, PendingSlot};
 use crate::pb;
-use crate::scheduler::{Ask, Rules};
+use crate::scheduler::Why;
 
 /// What waits for a node to have been silent for long is looked at no more often.
 const FENCE_POLL_MS: u64 = 1_000;
 
 /// How far a pass has come in a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Turn {
+pub(super) enum Turn {
     Done,
     /// The budget is used up: others have their turn first.
     Later,
@@ -254,7 +255,7 @@ impl Orchestrator {
     }
 
     /// True unless that is on its way already.
-    fn propose_removal(
+    pub(super) fn propose_removal(
         &mut self,
         service: &Service,
         container: ContainerId,
@@ -277,15 +278,14 @@ impl Orchestrator {
         meter: &mut Meter,
     ) -> Turn {
         while !pass.vacant.is_empty() && !pass.full {
-            let nodes = self.scheduler.node_count();
-            if meter.items == 0 {
+            if meter.items == 0 || meter.looks == 0 {
                 return Turn::Later;
             }
-            if !meter.affords(nodes + 1) {
+            if !self.learn(state, service, meter) {
                 return Turn::Next;
             }
-            meter.look(nodes);
-            let count = pass.vacant.len().min(meter.items).min(meter.looks.max(1));
+            let most = self.asking.at_a_time(service).min(meter.items);
+            let count = pass.vacant.len().min(most).min(meter.looks.max(1));
             meter.look(count);
             let slice: Vec<_> = pass
                 .vacant
@@ -295,9 +295,8 @@ impl Orchestrator {
                     is_vacant(state, service, liveness, vacancy.slot, vacancy.replaces)
                 })
                 .collect();
-            let placed =
-                self.scheduler
-                    .place(&ask(state, service, &pass.spread, slice.len() as u32));
+            let placement = placement(state, service, pass, slice.len());
+            let placed = asking::place(&self.asking, &mut self.scheduler, &placement);
             let nodes = dealt(placed.binds);
             for (vacancy, node) in slice.iter().zip(&nodes) {
                 self.propose_bind(state, service, pass, vacancy, *node, meter);
@@ -327,10 +326,8 @@ impl Orchestrator {
                         return Turn::Next;
                     }
                     meter.look(nodes);
-                    let why = self
-                        .scheduler
-                        .explain(&ask(state, service, &pass.spread, 1));
-                    pass.why.insert(why.to_string().into()).clone()
+                    let why = self.explain(&placement(state, service, pass, 1));
+                    pass.why.insert(why.into()).clone()
                 }
             };
             self.pend(service, pass, vacancy.slot, why);
@@ -364,6 +361,7 @@ impl Orchestrator {
         pass: &mut Pass,
         meter: &mut Meter,
     ) -> Turn {
+        let reasons = Reasons::on_one_node(state, service);
         while !pass.vacant.is_empty() {
             if meter.items == 0 || !meter.try_look() {
                 return Turn::Later;
@@ -374,10 +372,11 @@ impl Orchestrator {
                 continue;
             }
             let node = vacancy.slot.node.expect("the node is the slot");
-            match self
-                .scheduler
-                .place_on(node, &ask(state, service, &pass.spread, 1))
-            {
+            let why = |id| reasons.against(id);
+            let mut ask = placement(state, service, pass, 1).ask();
+            ask.rules.max_per_node = None;
+            ask.rules.why = Some(Why(&why));
+            match self.scheduler.place_on(node, &ask) {
                 Ok(()) => self.propose_bind(state, service, pass, &vacancy, node, meter),
                 Err(reason) => self.pend(service, pass, vacancy.slot, reason.why.into()),
             }
@@ -421,48 +420,26 @@ impl Orchestrator {
         );
     }
 
-    /// Stops running containers of older specs, as few at a time as allowed, and only where the
-    /// successor would find room.
-    fn replace_outdated(
-        &mut self,
-        state: &State,
-        service: &Service,
-        pass: &mut Pass,
-        meter: &mut Meter,
-    ) -> Turn {
-        let mut fits_somewhere = false;
-        while pass.away < pass.away_max
-            && let Some(&(container, node)) = pass.outdated.front()
-        {
-            if meter.items == 0 || !meter.try_look() {
-                return Turn::Later;
-            }
-            if !is_to_go(state, service, container, false) {
-                pass.outdated.pop_front();
-                continue;
-            }
-            let freed = state.container(container).map(|c| c.held());
-            let freed = freed.unwrap_or_default();
-            let ask = ask(state, service, &pass.spread, 1);
-            if !fits_somewhere && !self.scheduler.would_fit(&ask, node, freed) {
-                let scan = 2 * self.scheduler.node_count();
-                if !meter.affords(scan) {
-                    return Turn::Next;
-                }
-                meter.look(scan);
-                fits_somewhere = self.scheduler.fits_somewhere(&ask);
-                if !fits_somewhere {
-                    let why = self.scheduler.explain(&ask);
-                    pass.blocked = Some(format!("keeps running the version before: {why}").into());
-                    break;
-                }
-            }
-            self.propose_removal(service, container, meter);
-            pass.away += 1;
-            pass.outdated.pop_front();
+    /// Makes what the service asks of nodes known. False if that takes more looks than are left.
+    pub(super) fn learn(&mut self, state: &State, service: &Service, meter: &mut Meter) -> bool {
+        let looks = self.asking.walks(service) * self.scheduler.node_count();
+        let affords = looks == 0 || meter.affords(looks);
+        if affords {
+            meter.look(looks);
+            self.asking.learn(&mut self.scheduler, state, service);
         }
-        pass.outdated.clear();
-        Turn::Done
+        affords
+    }
+
+    /// What is against every node that takes no container of the service.
+    pub(super) fn explain(&self, placement: &Placement) -> String {
+        let (state, service) = (placement.state, placement.service);
+        let (asking, scheduler) = (&self.asking, &self.scheduler);
+        let reasons = Reasons::new(asking, scheduler, state, service, placement.spread);
+        let why = |id| reasons.against(id);
+        let mut ask = placement.ask();
+        ask.rules.why = Some(Why(&why));
+        scheduler.explain(&ask).to_string()
     }
 
     fn forget_removed(&mut self, state: &State, service: &Service, meter: &mut Meter) -> Turn {
@@ -518,20 +495,16 @@ fn dealt(mut binds: Vec<(NodeId, u32)>) -> Vec<NodeId> {
     nodes
 }
 
-fn ask<'a>(
+pub(super) fn placement<'a>(
     state: &'a State,
     service: &'a Service,
-    spread: &'a BTreeMap<NodeId, u32>,
-    count: u32,
-) -> Ask<'a> {
-    let spec = service.container_spec();
-    Ask {
-        service: service.id,
-        resources: service.resources(),
-        count,
-        image: &spec.image,
-        image_digest: &spec.image_digest,
-        spread,
-        rules: Rules::of(state, service, spread),
+    pass: &'a Pass,
+    count: usize,
+) -> Placement<'a> {
+    Placement {
+        state,
+        service,
+        spread: &pass.spread,
+        count: count as u32,
     }
 }

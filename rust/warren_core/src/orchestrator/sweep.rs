@@ -75,7 +75,7 @@ impl Orchestrator {
                 break;
             }
             meter.look(images + 1);
-            if self.scheduler.node_put(state, node) {
+            if self.node_put(state, node) {
                 self.stats.missed += 1;
                 self.walks.room();
             }

@@ -96,7 +96,7 @@ impl Orchestrator {
                 return false;
             }
             meter.look(images);
-            self.scheduler.node_put(state, node);
+            self.node_put(state, node);
             self.liveness.known(node);
         }
         self.walks.lead_nodes = next.map(Some);

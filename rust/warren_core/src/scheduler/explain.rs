@@ -6,7 +6,7 @@ use std::fmt;
 
 use crate::fsm::Resources;
 use crate::ids::NodeId;
-use crate::scheduler::{Ask, Candidate, Scheduler};
+use crate::scheduler::{Ask, NodeSet, Scheduler};
 
 /// Nodes that a filter turned away, and what it says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,8 +27,8 @@ pub struct Explanation {
 enum Filter {
     Refusal(&'static str),
     Image,
-    Rules(String),
-    Most,
+    Rule(String),
+    MaxPerNode,
     Capacity {
         cpu: bool,
         memory: bool,
@@ -41,67 +41,95 @@ impl Scheduler {
     /// What keeps one of these from being placed now. Nodes that would take it do not count.
     pub fn explain(&self, ask: &Ask) -> Explanation {
         let workers = self
-            .nodes
-            .iter()
-            .filter(|(_, node)| node.refusal != Some(NO_WORKER));
-        explain(workers, ask)
+            .numbers
+            .values()
+            .filter(|node| self.refusals[**node as usize] != Some(NO_WORKER));
+        self.explain_nodes(workers.copied(), ask)
+    }
+
+    /// The first reason against one node; `None` if it would take one of these.
+    pub fn explain_node(&self, id: NodeId, ask: &Ask) -> Option<Reason> {
+        match self.number(id) {
+            Some(node) => {
+                let mut explanation = self.explain_nodes(std::iter::once(node), ask);
+                explanation.reasons.pop()
+            }
+            None => Some(gone()),
+        }
     }
 
     pub(super) fn why_not(&self, id: NodeId, ask: &Ask) -> Reason {
-        let mut explanation = explain(self.nodes.get_key_value(&id).into_iter(), ask);
-        explanation.reasons.pop().unwrap_or_else(|| Reason {
-            nodes: 1,
-            why: "the node is gone".to_owned(),
-        })
+        self.explain_node(id, ask).unwrap_or_else(gone)
+    }
+
+    fn explain_nodes(&self, nodes: impl Iterator<Item = u32>, ask: &Ask) -> Explanation {
+        let image = self.images.nodes(ask.image_digest);
+        let mut groups: BTreeMap<Filter, (u32, Resources)> = BTreeMap::new();
+        for node in nodes {
+            let Some(filter) = self.first_filter(node, ask, image) else {
+                continue;
+            };
+            let (count, most_free) = groups.entry(filter).or_default();
+            let free = self.index.free[node as usize];
+            *count += 1;
+            most_free.cpu_milli = most_free.cpu_milli.max(free.cpu_milli);
+            most_free.memory_bytes = most_free.memory_bytes.max(free.memory_bytes);
+        }
+        let mut reasons: Vec<_> = groups
+            .into_iter()
+            .map(|(filter, (nodes, free))| Reason {
+                nodes,
+                why: filter.why(ask, free),
+            })
+            .collect();
+        reasons.sort_by_key(|reason| std::cmp::Reverse(reason.nodes));
+        Explanation { reasons }
+    }
+
+    fn first_filter(&self, node: u32, ask: &Ask, image: Option<&NodeSet>) -> Option<Filter> {
+        if let Some(why) = self.refusals[node as usize] {
+            return Some(Filter::Refusal(why));
+        }
+        if !image.is_some_and(|nodes| nodes.contains(node)) {
+            return Some(Filter::Image);
+        }
+        let rules = &ask.rules;
+        let id = self.ids[node as usize];
+        if let Some(why) = rules.why.and_then(|why| why.0(id)) {
+            return Some(Filter::Rule(why));
+        }
+        let outside = rules.within.iter().any(|set| !set.contains(node));
+        if outside || rules.without.iter().any(|set| set.contains(node)) {
+            return Some(Filter::Rule(NOT_ASKED.to_owned()));
+        }
+        let count = ask.spread.get(&id);
+        if rules
+            .max_per_node
+            .is_some_and(|max| count.copied().unwrap_or_default() >= max)
+        {
+            return Some(Filter::MaxPerNode);
+        }
+        let (asked, free) = (ask.resources, self.index.free[node as usize]);
+        let cpu = asked.cpu_milli > free.cpu_milli && asked.cpu_milli > 0;
+        let memory = asked.memory_bytes > free.memory_bytes && asked.memory_bytes > 0;
+        if cpu || memory {
+            return Some(Filter::Capacity { cpu, memory });
+        }
+        (!asked.fits(free)).then_some(Filter::Rest)
     }
 }
+
+/// Of a node that a set excludes for no reason that is known.
+const NOT_ASKED: &str = "is none of those that are asked for";
 
 /// As `Node::refusal` says it; managers that run nothing are no reason worth telling.
 const NO_WORKER: &str = "it is no worker";
 
-fn explain<'a>(nodes: impl Iterator<Item = (&'a NodeId, &'a Candidate)>, ask: &Ask) -> Explanation {
-    let mut groups: BTreeMap<Filter, (u32, Resources)> = BTreeMap::new();
-    for (id, node) in nodes {
-        let Some(filter) = first_filter(*id, node, ask) else {
-            continue;
-        };
-        let (count, most_free) = groups.entry(filter).or_default();
-        let free = node.free();
-        *count += 1;
-        most_free.cpu_milli = most_free.cpu_milli.max(free.cpu_milli);
-        most_free.memory_bytes = most_free.memory_bytes.max(free.memory_bytes);
+fn gone() -> Reason {
+    Reason {
+        nodes: 1,
+        why: "the node is gone".to_owned(),
     }
-    let mut reasons: Vec<_> = groups
-        .into_iter()
-        .map(|(filter, (nodes, free))| Reason {
-            nodes,
-            why: filter.why(ask, free),
-        })
-        .collect();
-    reasons.sort_by_key(|reason| std::cmp::Reverse(reason.nodes));
-    Explanation { reasons }
-}
-
-fn first_filter(id: NodeId, node: &Candidate, ask: &Ask) -> Option<Filter> {
-    if let Some(why) = node.refusal {
-        return Some(Filter::Refusal(why));
-    }
-    if !node.images.contains(ask.image_digest) {
-        return Some(Filter::Image);
-    }
-    if let Some(why) = ask.rules.refusal(id) {
-        return Some(Filter::Rules(why));
-    }
-    if ask.spread.get(&id).copied().unwrap_or_default() >= ask.rules.most() {
-        return Some(Filter::Most);
-    }
-    let (asked, free) = (ask.resources, node.free());
-    let cpu = asked.cpu_milli > free.cpu_milli && asked.cpu_milli > 0;
-    let memory = asked.memory_bytes > free.memory_bytes && asked.memory_bytes > 0;
-    if cpu || memory {
-        return Some(Filter::Capacity { cpu, memory });
-    }
-    (!asked.fits(free)).then_some(Filter::Rest)
 }
 
 impl Filter {
@@ -117,16 +145,19 @@ impl Filter {
         };
         match self {
             Filter::Refusal(why) => why.trim_start_matches("it is ").to_owned(),
-            Filter::Rules(why) => why,
-            Filter::Most => "has as many containers of the service as one node may".to_owned(),
-            Filter::Rest => "not enough disk or processes".to_owned(),
             Filter::Image => format!("no image {}", ask.image),
             Filter::Capacity {
                 cpu: true,
                 memory: true,
             } => format!("{} and {}", cpus(), memory()),
+            Filter::Rule(why) => why,
+            Filter::MaxPerNode => {
+                "has as many containers of the service as one node may".to_owned()
+            }
+            Filter::Rest => "not enough disk or processes".to_owned(),
             Filter::Capacity { cpu: true, .. } => cpus(),
-            Filter::Capacity { .. } => memory(),
+            Filter::Capacity { memory: true, .. } => memory(),
+            Filter::Capacity { .. } => "not enough CPU and memory".to_owned(),
         }
     }
 }

@@ -6,132 +6,84 @@
 //! bind took effect or came to nothing, so that two decisions in flight never count on the same
 //! room.
 //!
-//! Placement fills what is asked one container at a time: first the node with the fewest
-//! containers of the service, then the one that strands least (see `score`), then the emptiest,
-//! then by a seeded draw. It is a plain scan, O(nodes + count log nodes).
+//! Nodes have dense numbers and lie in a square of 64 × 64 cells, by free CPU and free memory on
+//! axes that are logarithmic (`level`, `lists`, `index`). A search looks at one cell of each line
+//! (`search`), by what a placement would strand (`score`); its cost does not grow with the number
+//! of nodes. Containers alike go in runs (`fill`), those that are to be balanced over a label's
+//! values part by part (`balance`).
+//!
+//! Caveats. A node is the best of its cell's first few, and the cell the best by its lower corner:
+//! placement is near the best score, not always at it. An ask that is refused, or whose rules
+//! exclude nearly every node of the cells it looks at, costs a look at every node that may have
+//! room. What a search finds first depends on the order in which nodes changed, so that a new
+//! leader may choose another of two nodes that are equally good.
 
+mod ask;
+mod balance;
 mod devices;
 mod explain;
+mod fill;
+mod index;
+mod level;
+mod lists;
 mod place;
 mod score;
+mod search;
+mod sets;
+mod tags;
+#[cfg(test)]
+mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use crate::fsm::{Avoided, Node, Resources, Service, State};
-use crate::ids::{NodeId, ServiceId};
+use crate::fsm::{Node, Resources, State};
+use crate::ids::NodeId;
+use crate::scheduler::fill::Counts;
+use crate::scheduler::index::{Index, Load};
+use crate::scheduler::lists::NONE;
+use crate::scheduler::tags::Tags;
 
+pub use ask::{Affinity, Ask, Balance, Division, Placed, Rules, Strategy, Why};
 pub use devices::{
     DEVICE_MILLI, DEVICES_MAX, DeviceAsk, DeviceFleet, DeviceGrant, DeviceNode, DeviceShare,
     MODELS_MAX, Scarcity, Tuning, Want,
 };
 pub use explain::{Explanation, Reason};
+pub use sets::NodeSet;
 
-/// What is to be placed: `count` containers alike.
-#[derive(Clone, Debug)]
-pub struct Ask<'a> {
-    pub service: ServiceId,
-    pub resources: Resources,
-    pub count: u32,
-    /// In full, for people.
-    pub image: &'a str,
-    /// Manifest digest; a node without these bytes is not considered.
-    pub image_digest: &'a str,
-    /// Containers of the service that each node has and keeps.
-    pub spread: &'a BTreeMap<NodeId, u32>,
-    pub rules: Rules<'a>,
+/// An id as two numbers to draw by.
+fn words(id: [u8; 16]) -> [u64; 2] {
+    let id = u128::from_le_bytes(id);
+    [id as u64, (id >> 64) as u64]
 }
 
-/// What keeps containers off a node beside the room on it: the placement of their service, ports and
-/// devices. Nothing, by default.
-#[derive(Clone, Default)]
-pub struct Rules<'a>(Option<(&'a State, &'a Service)>, Vec<Avoided>);
-
-impl<'a> Rules<'a> {
-    /// `spread`: as in the ask.
-    pub fn of(state: &'a State, service: &'a Service, spread: &BTreeMap<NodeId, u32>) -> Self {
-        let own = spread.iter().filter(|(_, count)| **count > 0);
-        let avoided = state.avoided(service, own.map(|(id, _)| *id));
-        Self(Some((state, service)), avoided)
-    }
-
-    fn refusal(&self, id: NodeId) -> Option<String> {
-        let (state, service) = self.0?;
-        let node = state.node(id)?;
-        let apart = || self.1.iter().find_map(|avoided| avoided.refusal(node));
-        state.refusal(service, node).or_else(apart)
-    }
-
-    /// What is avoided once a container goes to the node; `None` if it may not.
-    fn taken(&self, avoided: &mut [Avoided], id: NodeId) -> Option<()> {
-        let Some((state, _)) = self.0 else {
-            return Some(());
-        };
-        let node = state.node(id)?;
-        if avoided
-            .iter()
-            .any(|avoided| avoided.refusal(node).is_some())
-        {
-            return None;
-        }
-        avoided.iter_mut().for_each(|avoided| avoided.add_own(node));
-        Some(())
-    }
-
-    /// As if what the service itself holds on the node were free.
-    fn refusal_of_successor(&self, id: NodeId) -> Option<String> {
-        let (state, service) = self.0?;
-        service.rules.refusal(state.node(id)?)
-    }
-
-    /// Containers of the service that one node may have.
-    fn most(&self) -> u32 {
-        self.0
-            .map_or(u32::MAX, |(_, service)| service.per_node_max())
-    }
-}
-
-impl std::fmt::Debug for Rules<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Rules")
-            .field(&self.0.map(|(_, service)| service.id))
-            .finish()
-    }
-}
-
-/// Where they go. Invariant: the counts in `binds` and `refused` add up to what was asked.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
-pub struct Placed {
-    /// By node id, each node once.
-    pub binds: Vec<(NodeId, u32)>,
-    pub refused: u32,
+/// What placement goes by of a node, its images apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct NodeFacts {
+    /// Why it takes no container, whatever it is; `None` if it takes some.
+    pub refusal: Option<&'static str>,
+    pub allocatable: Resources,
+    /// By containers that are bound to it.
+    pub allocated: Resources,
+    pub containers: u32,
 }
 
 /// The leader's index of nodes.
-#[derive(Debug)]
+///
+/// Invariants: `ids` and `numbers` are each other's inverse but for spare numbers; a node is open
+/// in the index if it has no refusal.
+#[derive(Debug, Default)]
 pub struct Scheduler {
     seed: u64,
-    nodes: BTreeMap<NodeId, Candidate>,
-}
-
-/// A node, as far as placement goes by it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Candidate {
-    refusal: Option<&'static str>,
-    allocatable: Resources,
-    allocated: Resources,
-    containers: u32,
-    images: BTreeSet<String>,
-    /// For binds that are not applied yet.
-    held: Resources,
-    held_containers: u32,
-}
-
-impl Candidate {
-    fn free(&self) -> Resources {
-        self.allocatable
-            .saturating_sub(self.allocated)
-            .saturating_sub(self.held)
-    }
+    numbers: BTreeMap<NodeId, u32>,
+    ids: Vec<NodeId>,
+    spare: Vec<u32>,
+    refusals: Vec<Option<&'static str>>,
+    /// By manifest digest.
+    images: Tags,
+    index: Index,
+    /// For the containers that nodes have of a service, and for those they get.
+    scratch: (Counts, Counts),
 }
 
 impl Scheduler {
@@ -139,12 +91,13 @@ impl Scheduler {
     pub fn new(seed: u64) -> Self {
         Self {
             seed,
-            nodes: BTreeMap::new(),
+            ..Self::default()
         }
     }
 
+    /// Forgets everything, divisions too.
     pub fn clear(&mut self) {
-        self.nodes.clear();
+        *self = Self::new(self.seed);
     }
 
     /// Forgets everything and takes the nodes as the state has them.
@@ -158,71 +111,141 @@ impl Scheduler {
     /// Takes a node as the state has it now; what is held on it stays held.
     /// True if that is news to the scheduler.
     pub fn node_put(&mut self, state: &State, node: &Node) -> bool {
-        let known = self.nodes.get(&node.id);
-        let candidate = Candidate {
+        let facts = NodeFacts {
             refusal: node.refusal(),
             allocatable: state.allocatable(node),
             allocated: state.node_allocated(node.id),
             containers: state.container_count_of_node(node.id) as u32,
-            images: node
-                .description
-                .images
-                .iter()
-                .map(|image| image.digest.clone())
-                .collect(),
-            held: known.map(|known| known.held).unwrap_or_default(),
-            held_containers: known.map_or(0, |known| known.held_containers),
         };
-        let news = known != Some(&candidate);
-        self.nodes.insert(node.id, candidate);
-        news
+        let images = node.description.images.iter();
+        self.node_put_facts(node.id, facts, images.map(|image| image.digest.as_str()))
+    }
+
+    /// Like [`Scheduler::node_put`], for a node that no state needs to have; `images` are the
+    /// manifest digests of those that it has.
+    pub fn node_put_facts<'a>(
+        &mut self,
+        id: NodeId,
+        facts: NodeFacts,
+        images: impl Iterator<Item = &'a str>,
+    ) -> bool {
+        let (number, mut news) = self.number_or_new(id);
+        let mut load = match news {
+            true => Load::default(),
+            false => *self.index.load(number),
+        };
+        load.allocatable = facts.allocatable;
+        load.allocated = facts.allocated;
+        load.containers = facts.containers;
+        let refusal = &mut self.refusals[number as usize];
+        if news || load != *self.index.load(number) || facts.refusal != *refusal {
+            *refusal = facts.refusal;
+            self.index.put(number, load, facts.refusal.is_none());
+            self.index.draws[number as usize] = words(id.0);
+            news = true;
+        }
+        news | self.images.put(number, images)
+    }
+
+    /// Its number, and whether that was just given to it.
+    fn number_or_new(&mut self, id: NodeId) -> (u32, bool) {
+        if let Some(number) = self.numbers.get(&id) {
+            return (*number, false);
+        }
+        let number = self.spare.pop().unwrap_or_else(|| {
+            self.ids.push(id);
+            self.refusals.push(None);
+            self.ids.len() as u32 - 1
+        });
+        self.ids[number as usize] = id;
+        self.numbers.insert(id, number);
+        (number, true)
     }
 
     /// Takes over what a node's containers hold, cheaper than [`Scheduler::node_put`]. True if
     /// there is more room than before.
     pub fn node_refresh(&mut self, state: &State, id: NodeId) -> bool {
-        let Some(node) = self.nodes.get_mut(&id) else {
+        let Some(number) = self.number(id) else {
             return false;
         };
-        let before = node.allocated;
-        node.allocated = state.node_allocated(id);
-        node.containers = state.container_count_of_node(id) as u32;
-        node.allocated.cpu_milli < before.cpu_milli
-            || node.allocated.memory_bytes < before.memory_bytes
-            || node.allocated.disk_bytes < before.disk_bytes
-            || node.allocated.pids < before.pids
+        let before = self.index.load(number).allocated;
+        let allocated = state.node_allocated(id);
+        let containers = state.container_count_of_node(id) as u32;
+        self.index.take(number, |load| {
+            load.allocated = allocated;
+            load.containers = containers;
+        });
+        before.saturating_sub(allocated) != Resources::default()
     }
 
     pub fn node_remove(&mut self, id: NodeId) {
-        self.nodes.remove(&id);
+        if let Some(number) = self.numbers.remove(&id) {
+            self.index.remove(number);
+            self.images.put(number, std::iter::empty());
+            self.refusals[number as usize] = None;
+            self.spare.push(number);
+        }
+    }
+
+    /// The dense number that sets know a node by; another node's once it is removed.
+    pub fn number(&self, id: NodeId) -> Option<u32> {
+        self.numbers.get(&id).copied()
+    }
+
+    /// The node with a number that [`Scheduler::number`] gave.
+    pub fn node(&self, number: u32) -> Option<NodeId> {
+        let id = self.ids.get(number as usize)?;
+        (self.numbers.get(id) == Some(&number)).then_some(*id)
+    }
+
+    /// Whether the node with that number takes containers with this image, whatever else they are.
+    pub fn is_open(&self, number: u32, image_digest: &str) -> bool {
+        let image = self.images.nodes(image_digest);
+        self.index.is_open(number) && image.is_some_and(|nodes| nodes.contains(number))
     }
 
     /// Sets room for one container aside. [`Scheduler::place`] does so by itself.
     pub fn hold(&mut self, id: NodeId, resources: Resources) {
-        if let Some(node) = self.nodes.get_mut(&id) {
-            node.held = node.held.saturating_add(resources);
-            node.held_containers += 1;
+        if let Some(number) = self.number(id) {
+            fill::hold(&mut self.index, number, resources, 1);
         }
     }
 
     /// Gives back what was held for one container.
     pub fn release(&mut self, id: NodeId, resources: Resources) {
-        if let Some(node) = self.nodes.get_mut(&id) {
-            node.held = node.held.saturating_sub(resources);
-            node.held_containers = node.held_containers.saturating_sub(1);
+        if let Some(number) = self.number(id) {
+            fill::release(&mut self.index, number, resources, 1);
+        }
+    }
+
+    /// A division of nodes into parts, with no node in it. Each costs every node some 32 bytes and
+    /// each part 33 KiB, and makes every change of a node that is in it a little dearer.
+    pub fn division_add(&mut self) -> Division {
+        Division(self.index.layer_add())
+    }
+
+    pub fn division_remove(&mut self, division: Division) {
+        self.index.layer_remove(division.0);
+    }
+
+    /// Puts a node in a part, numbered from 0, or in none. O(1).
+    pub fn division_set(&mut self, division: Division, id: NodeId, part: Option<u32>) {
+        if let Some(number) = self.number(id) {
+            let part = part.unwrap_or(NONE);
+            self.index.layer_set(division.0, number, part);
         }
     }
 
     /// Nodes after `after`, in order, and whether each takes new containers, whatever these are.
     pub fn nodes_after(&self, after: Option<NodeId>) -> impl Iterator<Item = (NodeId, bool)> {
         let from = after.map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
-        self.nodes
+        self.numbers
             .range((from, std::ops::Bound::Unbounded))
-            .map(|(id, node)| (*id, node.refusal.is_none()))
+            .map(|(id, number)| (*id, self.index.is_open(*number)))
     }
 
-    /// How many nodes a scan over all of them looks at.
+    /// How many nodes [`Scheduler::explain`] looks at.
     pub fn node_count(&self) -> usize {
-        self.nodes.len()
+        self.numbers.len()
     }
 }

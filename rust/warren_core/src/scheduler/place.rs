@@ -1,144 +1,134 @@
-//! Filter, score, pick.
-
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+//! Asks, as the index takes them.
 
 use crate::fsm::Resources;
 use crate::ids::NodeId;
-use crate::scheduler::score::Mix;
-use crate::scheduler::{Ask, Candidate, Placed, Reason, Scheduler};
-
-/// Less is better, field by field.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Rank {
-    /// Containers of the service on the node: replicas never pile up while another node takes one.
-    of_service: u32,
-    stranding: i64,
-    containers: u32,
-    draw: u64,
-    node: NodeId,
-}
+use crate::scheduler::balance::Balancing;
+use crate::scheduler::fill::{Fill, hold, merged};
+use crate::scheduler::index::{EVERYWHERE, Index};
+use crate::scheduler::search::{Area, Query, drawn};
+use crate::scheduler::tags::Tags;
+use crate::scheduler::{Ask, Placed, Reason, Scheduler, Strategy, words};
 
 impl Scheduler {
     /// Finds nodes for what is asked and holds the room there, once per bind.
     pub fn place(&mut self, ask: &Ask) -> Placed {
-        let mix = self.mix(ask);
-        let most = ask.rules.most();
-        let has = |id: &NodeId| ask.spread.get(id).copied().unwrap_or_default();
-        let feasible = self.nodes.iter().filter(|(id, node)| {
-            node.takes(ask) && has(id) < most && ask.rules.refusal(**id).is_none()
-        });
-        let ranks = feasible.map(|(id, node)| Reverse(self.rank(&mix, ask, *id, node, has(id))));
-        let mut heap: BinaryHeap<_> = ranks.collect();
-        let mut binds = BTreeMap::new();
-        let mut left = ask.count;
-        let mut avoided = ask.rules.1.clone();
-        while left > 0
-            && let Some(Reverse(best)) = heap.pop()
-        {
-            if ask.rules.taken(&mut avoided, best.node).is_none() {
-                continue;
-            }
-            left -= 1;
-            *binds.entry(best.node).or_insert(0) += 1;
-            self.hold(best.node, ask.resources);
-            let node = &self.nodes[&best.node];
-            if node.takes(ask) && best.of_service + 1 < most {
-                heap.push(Reverse(self.rank(
-                    &mix,
-                    ask,
-                    best.node,
-                    node,
-                    best.of_service + 1,
-                )));
-            }
+        let mut placed = Placed::default();
+        self.place_into(ask, &mut placed);
+        placed
+    }
+
+    /// Like [`Scheduler::place`], into an answer whose memory is used again.
+    pub fn place_into(&mut self, ask: &Ask, placed: &mut Placed) {
+        let (mut have, mut out) = std::mem::take(&mut self.scratch);
+        have.clear();
+        out.clear();
+        let rules = &ask.rules;
+        let counts = rules.strategy == Strategy::Spread
+            || rules.max_per_node.is_some()
+            || rules.balance.is_some();
+        if counts && !ask.spread.is_empty() {
+            let known = ask.spread.iter().filter(|(_, count)| **count > 0);
+            have.extend(known.filter_map(|(id, count)| Some((self.number(*id)?, *count))));
+            have.sort_unstable();
         }
-        Placed {
-            binds: binds.into_iter().collect(),
-            refused: left,
+        let query = query(&self.index, &self.images, self.seed, ask);
+        let max_per_node = rules.max_per_node.unwrap_or(u32::MAX);
+        placed.refused = match rules.balance {
+            Some(balance) => Balancing {
+                layer: balance.over.0,
+                weights: balance.weights,
+                max_skew: balance.max_skew,
+                query,
+                have: &have,
+                max_per_node,
+            }
+            .run(&mut self.index, ask.count, &mut out),
+            None => Fill {
+                area: area(ask),
+                query,
+                have: &have,
+                max_per_node,
+            }
+            .run(&mut self.index, ask.count, &mut out),
+        };
+        placed.binds.clear();
+        match out[..] {
+            [(node, count)] => placed.binds.push((self.ids[node as usize], count)),
+            _ => placed.binds = merged(&out, |node| self.ids[node as usize]),
         }
+        self.scratch = (have, out);
+    }
+
+    /// Does what `dry_run` does, and undoes it: afterwards everything is exactly as before, down to
+    /// which of two equal nodes comes first. Meant for placing, holding and releasing; nodes and
+    /// divisions must not change in it.
+    pub fn plan<T>(&mut self, dry_run: impl FnOnce(&mut Self) -> T) -> T {
+        self.index.begin();
+        let found = dry_run(self);
+        self.index.undo();
+        found
     }
 
     /// Holds room for one on this very node, or says why it cannot take it.
     pub fn place_on(&mut self, id: NodeId, ask: &Ask) -> Result<(), Reason> {
-        match self.nodes.get(&id).map(|node| node.takes(ask)) {
-            Some(true) if ask.rules.refusal(id).is_none() => {
-                self.hold(id, ask.resources);
-                Ok(())
-            }
-            _ => Err(self.why_not(id, ask)),
+        let Some(number) = self.number(id) else {
+            return Err(self.why_not(id, ask));
+        };
+        let free = self.index.free[number as usize];
+        let refused = ask.rules.why.is_some_and(|why| why.0(id).is_some());
+        if refused || !self.takes(number, ask, free) {
+            return Err(self.why_not(id, ask));
         }
+        hold(&mut self.index, number, ask.resources, 1);
+        Ok(())
     }
 
     /// Whether one of these would find a place on `node` if `freed` were given back there.
     pub fn would_fit(&self, ask: &Ask, node: NodeId, freed: Resources) -> bool {
-        self.nodes.get(&node).is_some_and(|candidate| {
-            let allocated = candidate.allocated.saturating_sub(freed);
-            let free = candidate.allocatable.saturating_sub(allocated);
-            candidate.takes_given(ask, free.saturating_sub(candidate.held))
-                && ask.rules.refusal_of_successor(node).is_none()
+        self.number(node).is_some_and(|number| {
+            let mut load = *self.index.load(number);
+            load.allocated = load.allocated.saturating_sub(freed);
+            self.takes(number, ask, load.free())
         })
     }
 
-    /// Whether one of these would find a place somewhere as things are. A scan.
+    /// Whether one of these would find a place somewhere as things are.
     pub fn fits_somewhere(&self, ask: &Ask) -> bool {
-        let mut nodes = self.nodes.iter();
-        nodes.any(|(id, node)| node.takes(ask) && ask.rules.refusal(*id).is_none())
-    }
-
-    fn rank(&self, mix: &Mix, ask: &Ask, id: NodeId, node: &Candidate, of_service: u32) -> Rank {
-        Rank {
-            of_service,
-            stranding: mix.stranding(node.free(), ask.resources),
-            containers: node.containers + node.held_containers,
-            draw: draw(self.seed, &ask.service.0, &id.0),
-            node: id,
+        let query = query(&self.index, &self.images, self.seed, ask);
+        let area = area(ask);
+        match ask.rules.max_per_node {
+            None => self.index.fits_somewhere(area, &query),
+            Some(_) => self
+                .numbers
+                .values()
+                .any(|n| self.takes(*n, ask, self.index.free[*n as usize])),
         }
     }
 
-    fn mix(&self, ask: &Ask) -> Mix {
-        let mut total = Resources::default();
-        let mut used = Resources::default();
-        let mut containers = 0;
-        for node in self.nodes.values() {
-            total = total.saturating_add(node.allocatable);
-            used = used
-                .saturating_add(node.allocated)
-                .saturating_add(node.held);
-            containers += u64::from(node.containers + node.held_containers);
-        }
-        let mean = |sum: u64| sum.checked_div(containers);
-        let demand = match (mean(used.cpu_milli), mean(used.memory_bytes)) {
-            (Some(cpu_milli), Some(memory_bytes)) => Resources {
-                cpu_milli,
-                memory_bytes,
-                ..Resources::default()
-            },
-            _ => ask.resources,
-        };
-        Mix { demand, total }
+    /// Whether the node takes one, given what is free there. Balance is not its matter.
+    fn takes(&self, number: u32, ask: &Ask, free: Resources) -> bool {
+        let max = ask.rules.max_per_node.unwrap_or(u32::MAX);
+        let count = ask.spread.get(&self.ids[number as usize]);
+        self.index.is_open(number)
+            && ask.resources.fits(free)
+            && count.copied().unwrap_or_default() < max
+            && query(&self.index, &self.images, self.seed, ask).may_go(number)
     }
 }
 
-impl Candidate {
-    pub(super) fn takes(&self, ask: &Ask) -> bool {
-        self.takes_given(ask, self.free())
-    }
-
-    fn takes_given(&self, ask: &Ask, free: Resources) -> bool {
-        self.refusal.is_none() && self.images.contains(ask.image_digest) && ask.resources.fits(free)
-    }
+fn query<'a>(index: &Index, images: &'a Tags, seed: u64, ask: &Ask<'a>) -> Query<'a> {
+    let mut query = Query::new(index, ask.resources, ask.rules.strategy);
+    query.within = ask.rules.within;
+    query.without = ask.rules.without;
+    query.image = images.nodes(ask.image_digest);
+    query.affinities = ask.rules.affinities;
+    query.draw = drawn(seed, words(ask.service.0));
+    query
 }
 
-/// A fixed draw for each (service, node), so that ties fall differently for different services.
-/// The mixing is SplitMix64's finaliser (Steele, Lea, Flood, OOPSLA 2014).
-fn draw(seed: u64, service: &[u8; 16], node: &[u8; 16]) -> u64 {
-    let words = service.chunks_exact(8).chain(node.chunks_exact(8));
-    words.fold(seed, |state, word| {
-        let word = u64::from_le_bytes(word.try_into().expect("8 bytes"));
-        let mut z = (state ^ word).wrapping_add(0x9E37_79B9_7F4A_7C15);
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    })
+fn area(ask: &Ask) -> Area {
+    Area {
+        layer: ask.rules.pool.map_or(EVERYWHERE, |pool| pool.0),
+        part: 0,
+    }
 }

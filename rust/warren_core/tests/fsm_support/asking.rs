@@ -169,6 +169,7 @@ fn clip_amount(amount: &mut pb::Resources) {
 
 type Options<'a> = BTreeMap<&'a str, &'a str>;
 
+/// `spread=node.labels.zone,max-skew=1,eu=60` `affinity=node.labels.zone==eu,80` `strategy=pack`
 /// `constraint=…` `max-per-node=1` `distinct=node.labels.zone` `apart=web,node.labels.zone` `tolerate=key` `port=80/udp` `device=gpu:500:A100` `disk=5` (GiB)
 /// `pids=10` `cpu-limit=2`
 pub fn described(spec: &mut pb::ServiceSpec, options: &Options) {
@@ -177,6 +178,13 @@ pub fn described(spec: &mut pb::ServiceSpec, options: &Options) {
         constraints: text("constraint").into_iter().collect(),
         max_replicas_per_node: super::words::number(options, "max-per-node") as u32,
         distinct: text("distinct").into_iter().collect(),
+        spreads: text("spread").map(spread).into_iter().collect(),
+        affinities: text("affinity").map(affinity).into_iter().collect(),
+        strategy: match options.get("strategy") {
+            Some(&"pack") => 2,
+            Some(&"consolidate") => 3,
+            _ => 0,
+        },
         anti_affinities: text("apart")
             .map(|text| {
                 let (service, attribute) = text.split_once(',').unwrap_or((&text, ""));
@@ -226,6 +234,33 @@ pub fn described(spec: &mut pb::ServiceSpec, options: &Options) {
     amounts(container.resources.get_or_insert_default(), options);
 }
 
+fn spread(text: String) -> pb::Spread {
+    let mut words = text.split(',');
+    let mut spread = pb::Spread {
+        attribute: words.next().unwrap_or_default().to_owned(),
+        ..Default::default()
+    };
+    for (name, number) in words.filter_map(|word| word.split_once('=')) {
+        let number = number.parse().expect("a number");
+        match name {
+            "max-skew" => spread.max_skew = number,
+            value => spread.targets.push(pb::SpreadTarget {
+                value: value.to_owned(),
+                percent: number,
+            }),
+        }
+    }
+    spread
+}
+
+fn affinity(text: String) -> pb::Affinity {
+    let (expression, weight) = text.rsplit_once(',').expect("an expression and a weight");
+    pb::Affinity {
+        expression: expression.to_owned(),
+        weight: weight.parse().expect("a weight"),
+    }
+}
+
 pub fn amounts(amount: &mut pb::Resources, options: &Options) {
     amount.disk_bytes = super::words::number(options, "disk") << 30;
     amount.pids = super::words::number(options, "pids");
@@ -265,7 +300,7 @@ pub fn put(body: &mut Body, options: &Options) {
     amounts(description.capacity.get_or_insert_default(), options);
 }
 
-/// `label=zone:eu` `unlabel=zone` `taint=key:value` `untaint=key`
+/// `label=zone:eu` `unlabel=zone` `taint=key:value` `dislike=key:value` `untaint=key`
 pub fn update(node_id: Vec<u8>, options: &Options) -> Body {
     let pair = |key: &str| {
         let text = options.get(key)?;
@@ -285,6 +320,7 @@ pub fn update(node_id: Vec<u8>, options: &Options) -> Body {
         taints_add: pair("taint")
             .map(|(key, value)| taint(key, value, 1))
             .into_iter()
+            .chain(pair("dislike").map(|(key, value)| taint(key, value, 2)))
             .collect(),
         taints_remove: untaint
             .map(|key| taint(key, String::new(), 0))

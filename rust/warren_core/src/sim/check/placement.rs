@@ -2,13 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::fsm::{Resources, State, is_terminal};
-use crate::ids::NodeId;
+use crate::fsm::{Container, DesiredState, Resources, State, is_terminal};
+use crate::ids::{NodeId, ServiceId};
 
 /// What is wrong, if anything is.
 pub fn wrong(state: &State) -> Option<String> {
     let mut allocated: BTreeMap<NodeId, Resources> = BTreeMap::new();
     let mut taken = BTreeSet::new();
+    let mut ports = BTreeSet::new();
+    let mut replicas: BTreeMap<_, u32> = BTreeMap::new();
     for container in state.containers() {
         if container.occupies() {
             let node = (container.slot == 0).then_some(container.node);
@@ -19,6 +21,15 @@ pub fn wrong(state: &State) -> Option<String> {
         if !is_terminal(container.status.state) {
             let sum = allocated.entry(container.node).or_default();
             *sum = sum.saturating_add(container.resources);
+            let spec = state.spec(&container.spec_digest);
+            for port in spec.map_or(&[][..], |spec| &spec.host_ports) {
+                if !ports.insert((container.node, port.port, port.protocol)) {
+                    return Some(format!("a port is claimed twice: {container:?}"));
+                }
+            }
+            if let Some(why) = misplaced(state, container, &mut replicas) {
+                return Some(why);
+            }
         }
     }
     for (id, sum) in allocated {
@@ -33,4 +44,25 @@ pub fn wrong(state: &State) -> Option<String> {
         }
     }
     None
+}
+
+/// Why a container that was bound by its service's present rules is on the wrong node: labels of
+/// nodes never change here. `replicas`: those that were looked at, by service and node.
+fn misplaced(
+    state: &State,
+    container: &Container,
+    replicas: &mut BTreeMap<(ServiceId, NodeId), u32>,
+) -> Option<String> {
+    let service = state.service(container.service)?;
+    if container.service_version != service.version || container.desired != DesiredState::Run {
+        return None;
+    }
+    let node = state.node(container.node)?;
+    if let Some(why) = service.rules.refusal(node) {
+        return Some(format!("{} is where {why}: {container:?}", service.name));
+    }
+    let count = replicas.entry((service.id, node.id)).or_default();
+    *count += 1;
+    let many = *count > service.per_node_max();
+    many.then(|| format!("{} is on {} too often", service.name, node.name()))
 }

@@ -113,7 +113,7 @@ fn spec(name: &str, tag: u64, random: &mut Random) -> pb::ServiceSpec {
         partition_stop_after_ms,
         ..Default::default()
     };
-    pb::ServiceSpec {
+    let mut spec = pb::ServiceSpec {
         name: name.to_owned(),
         labels: [(TAG.to_owned(), tag.to_string())].into(),
         mode: mode.into(),
@@ -124,7 +124,48 @@ fn spec(name: &str, tag: u64, random: &mut Random) -> pb::ServiceSpec {
         },
         container: Some(container),
         ..Default::default()
+    };
+    ask_of_nodes(&mut spec, tag);
+    spec
+}
+
+/// One change in four asks something of nodes. By the tag, so that the stream of everything else is
+/// what it was.
+fn ask_of_nodes(spec: &mut pb::ServiceSpec, tag: u64) {
+    let mut random = Random::stream(tag, "placement", 0);
+    if random.below(4) > 0 {
+        return;
     }
+    let zone = || "node.labels.zone".to_owned();
+    let mut asked = pb::Placement::default();
+    let global = spec.mode == i32::from(pb::ServiceMode::Global);
+    match random.below(if global { 3 } else { 6 }) {
+        0 => {
+            let zones = ["==a", "!=b", " in (a,c)", " exists"];
+            let asks = random.pick(&zones).copied().unwrap_or_default();
+            asked.constraints = vec![zone() + asks];
+        }
+        1 => {
+            let container = spec.container.get_or_insert_default();
+            container.host_ports = vec![pb::HostPort {
+                port: 80 + random.below(2) as u32,
+                protocol: pb::PortProtocol::Tcp.into(),
+            }];
+        }
+        2 => asked.anti_affinities.push(pb::AntiAffinity {
+            service: NAMES[random.below(NAMES.len() as u64) as usize].to_owned(),
+            attribute: zone(),
+        }),
+        3 => asked.max_replicas_per_node = 1,
+        4 => asked.distinct = vec![zone()],
+        _ => asked.spreads.push(pb::Spread {
+            attribute: zone(),
+            max_skew: random.below(3) as u32,
+            ..Default::default()
+        }),
+    }
+    asked.anti_affinities.retain(|it| it.service != spec.name);
+    spec.placement = (asked != pb::Placement::default()).then_some(asked);
 }
 
 /// What an answer means for the one who asked.

@@ -1,0 +1,378 @@
+//! Containers of one service, with everything that it asks for.
+//!
+//! What the scheduler can do by itself it is asked for at once, many containers at a time. What each
+//! container changes for the next (`distinct`, more than one spread, a spread over more values than a
+//! division has) goes one by one. What is only preferred is asked for first, and left out for those
+//! that found no node with it.
+
+use std::collections::BTreeMap;
+
+use crate::fsm::placement::{Attribute, Spread};
+use crate::fsm::{Service, State};
+use crate::ids::NodeId;
+use crate::orchestrator::asking::columns::{Column, MISSING};
+use crate::orchestrator::asking::keys::Keys;
+use crate::orchestrator::asking::known::Known;
+use crate::orchestrator::asking::weights::{least, next, weights};
+use crate::orchestrator::asking::{Asking, most_per_node, strategy};
+use crate::scheduler::{Affinity, Ask, Balance, NodeSet, Placed, Rules, Scheduler};
+
+/// Values of spreads that are tried for one container, before it goes wherever it may.
+const TRIES_MAX: u32 = 32;
+/// What a taint that makes a node the last choice weighs where it is not simply left out at first.
+const DISLIKE_WEIGHT: i32 = -1_000;
+
+/// What is to be placed.
+#[derive(Clone, Copy)]
+pub(in crate::orchestrator) struct Placement<'a> {
+    pub state: &'a State,
+    pub service: &'a Service,
+    /// Containers of the service that each node has and keeps.
+    pub spread: &'a BTreeMap<NodeId, u32>,
+    pub count: u32,
+}
+
+impl<'a> Placement<'a> {
+    /// As if nothing were asked for but room.
+    pub fn ask(&self) -> Ask<'a> {
+        let spec = self.service.container_spec();
+        Ask {
+            service: self.service.id,
+            resources: self.service.resources(),
+            count: self.count,
+            image: &spec.image,
+            image_digest: &spec.image_digest,
+            spread: self.spread,
+            rules: Rules {
+                strategy: strategy(self.service),
+                max_per_node: most_per_node(self.service),
+                ..Rules::default()
+            },
+        }
+    }
+}
+
+/// Finds nodes, and holds the room there, once per bind. What the service asks for has been learnt.
+pub(in crate::orchestrator) fn place(
+    asking: &Asking,
+    scheduler: &mut Scheduler,
+    placement: &Placement,
+) -> Placed {
+    if asking.is_plain(placement.service) {
+        return scheduler.place(&placement.ask());
+    }
+    let mut placing = Placing::new(asking, scheduler, placement);
+    match placing.goes_one_by_one() {
+        true => placing.one_by_one(scheduler),
+        false => placing.at_once(scheduler),
+    }
+    Placed {
+        binds: placing.binds.into_iter().collect(),
+        refused: placing.left,
+    }
+}
+
+/// Whether a place is there for one as things are, spreads apart.
+pub(in crate::orchestrator) fn fits_somewhere(
+    asking: &Asking,
+    scheduler: &Scheduler,
+    placement: &Placement,
+) -> bool {
+    if asking.is_plain(placement.service) {
+        return scheduler.fits_somewhere(&placement.ask());
+    }
+    let placing = Placing::new(asking, scheduler, placement);
+    let open = placing.open.map(|known| &known.set);
+    let within: Vec<_> = open.into_iter().collect();
+    let without = [&placing.apart.own, &placing.apart.others];
+    let mut ask = placement.ask();
+    ask.rules.within = &within;
+    ask.rules.without = &without;
+    scheduler.fits_somewhere(&ask)
+}
+
+/// Nodes that are out because of where containers are.
+#[derive(Debug, Default)]
+pub(super) struct Apart {
+    /// Those of the service itself.
+    pub own: NodeSet,
+    /// Those of others.
+    pub others: NodeSet,
+}
+
+pub(super) fn apart(
+    asking: &Asking,
+    scheduler: &Scheduler,
+    state: &State,
+    service: &Service,
+    spread: &BTreeMap<NodeId, u32>,
+) -> Apart {
+    let mut apart = Apart::default();
+    let own = spread.iter().filter(|(_, count)| **count > 0);
+    for avoided in state.avoided(service, own.map(|(id, _)| *id)) {
+        let set = match avoided.because_of {
+            None => &mut apart.own,
+            Some(_) => &mut apart.others,
+        };
+        if avoided.attribute == Attribute::Id {
+            let ids = avoided.values.iter().filter_map(|id| NodeId::parse(id));
+            for number in ids.filter_map(|id| scheduler.number(id)) {
+                set.set(number, true);
+            }
+            continue;
+        }
+        let Some(column) = asking.columns.get(&avoided.attribute) else {
+            continue;
+        };
+        let parts = avoided.values.iter().filter_map(|value| column.part(value));
+        parts.for_each(|part| column.add_part(part, set));
+        if avoided.because_of.is_none() {
+            column.add_part(MISSING, set);
+        }
+    }
+    apart
+}
+
+/// A spread, and how many of the service each value has.
+struct Spreading<'a> {
+    spread: &'a Spread,
+    column: &'a Column,
+    weights: Vec<u32>,
+    counts: Vec<u32>,
+}
+
+struct Placing<'a> {
+    asking: &'a Asking,
+    placement: &'a Placement<'a>,
+    open: Option<&'a Known>,
+    disliked: Option<&'a NodeSet>,
+    affinities: Vec<Affinity<'a>>,
+    apart: Apart,
+    spreads: Vec<Spreading<'a>>,
+    /// By node, those that are placed now with those that were there.
+    have: BTreeMap<NodeId, u32>,
+    binds: BTreeMap<NodeId, u32>,
+    left: u32,
+}
+
+/// What of the preferences is asked for.
+#[derive(Clone, Copy, Debug)]
+struct Wish {
+    /// Only where no taint speaks against it.
+    liked: bool,
+    balanced: bool,
+}
+
+impl<'a> Placing<'a> {
+    fn new(asking: &'a Asking, scheduler: &Scheduler, placement: &'a Placement<'a>) -> Self {
+        let (state, service) = (placement.state, placement.service);
+        let keys = asking.keys(service);
+        let known = |key: &Option<_>| asking.known.get(key.as_ref()?);
+        let terms = keys.affinities.iter().zip(&service.rules.affinities);
+        let affinities = terms.filter_map(|(key, (_, weight))| {
+            Some(Affinity {
+                to: &asking.known.get(key)?.set,
+                weight: *weight,
+            })
+        });
+        let spreads = service.rules.spreads.iter().filter_map(|spread| {
+            let column = asking.columns.get(&spread.attribute)?;
+            Some(Spreading {
+                spread,
+                column,
+                weights: weights(spread, column),
+                counts: column.counts(placement.spread, scheduler),
+            })
+        });
+        let Keys { open, disliked, .. } = &keys;
+        let disliked = known(disliked).map(|known| &known.set);
+        Self {
+            asking,
+            placement,
+            open: known(open),
+            disliked: disliked.filter(|set| !set.is_empty()),
+            affinities: affinities.collect(),
+            apart: apart(asking, scheduler, state, service, placement.spread),
+            spreads: spreads.collect(),
+            have: placement.spread.clone(),
+            binds: BTreeMap::new(),
+            left: placement.count,
+        }
+    }
+
+    fn goes_one_by_one(&self) -> bool {
+        let (distinct, at_once) = (&self.placement.service.rules.distinct, &self.spreads[..]);
+        let divided = match at_once {
+            [] => true,
+            [one] => one.column.division.is_some(),
+            _ => false,
+        };
+        !divided || distinct.iter().any(|attribute| *attribute != Attribute::Id)
+    }
+
+    fn at_once(&mut self, scheduler: &mut Scheduler) {
+        let hard = self.spreads.iter().any(|it| it.spread.max_skew.is_some());
+        // A skew is bounded among nodes that a taint speaks against, too.
+        let tainted = self.disliked.is_some() && !hard;
+        for liked in [true, false] {
+            for balanced in [true, false] {
+                let left_out = !liked && !tainted || !balanced && (hard || self.spreads.is_empty());
+                if self.left > 0 && !left_out {
+                    self.ask(scheduler, self.left, Wish { liked, balanced }, None);
+                }
+            }
+        }
+    }
+
+    fn one_by_one(&mut self, scheduler: &mut Scheduler) {
+        while self.left > 0 {
+            let barred = self.barred(scheduler);
+            let mut tries = TRIES_MAX;
+            let liked: &[bool] = match self.disliked {
+                Some(_) => &[true, false],
+                None => &[false],
+            };
+            let mut placed = false;
+            for liked in liked {
+                placed = placed || self.narrow(scheduler, 0, &barred, *liked, &mut tries);
+            }
+            if !placed {
+                return;
+            }
+        }
+    }
+
+    /// Places one at the values that are furthest below their shares, the first spread's first.
+    /// `out`: nodes that it may not go to.
+    fn narrow(
+        &mut self,
+        scheduler: &mut Scheduler,
+        level: usize,
+        out: &NodeSet,
+        liked: bool,
+        tries: &mut u32,
+    ) -> bool {
+        let wish = Wish {
+            liked,
+            balanced: false,
+        };
+        let Some(spreading) = self.spreads.get(level) else {
+            return self.ask(scheduler, 1, wish, Some(out));
+        };
+        for group in spreading.groups() {
+            if *tries == 0 {
+                break;
+            }
+            *tries -= 1;
+            let column = self.spreads[level].column;
+            let mut others = NodeSet::default();
+            for part in (0..column.parts.len() as u32).filter(|part| !group.contains(part)) {
+                column.add_part(part, &mut others);
+            }
+            others.unite(out);
+            if self.narrow(scheduler, level + 1, &others, liked, tries) {
+                return true;
+            }
+        }
+        *tries == 0 && self.ask(scheduler, 1, wish, Some(out))
+    }
+
+    /// Nodes that `distinct` and bounded skews exclude now.
+    fn barred(&self, scheduler: &Scheduler) -> NodeSet {
+        let mut barred = self.apart.own.clone();
+        let service = self.placement.service;
+        for it in &self.spreads {
+            let Some(most) = it.spread.max_skew else {
+                continue;
+            };
+            let around = (self.open, &self.apart.others);
+            let least = least(it.column, &it.counts, service, scheduler, around);
+            it.column.add_part(MISSING, &mut barred);
+            for part in 1..it.column.parts.len() as u32 {
+                if it.counts[part as usize] + 1 > least.saturating_add(most) {
+                    it.column.add_part(part, &mut barred);
+                }
+            }
+        }
+        barred
+    }
+
+    /// Asks the scheduler for `count`, and takes what it finds. True if that was anything.
+    fn ask(
+        &mut self,
+        scheduler: &mut Scheduler,
+        count: u32,
+        wish: Wish,
+        out: Option<&NodeSet>,
+    ) -> bool {
+        let open = self.open.map(|known| &known.set);
+        let within: Vec<_> = open.into_iter().collect();
+        let disliked = self.disliked.filter(|_| wish.liked);
+        let spread = self.spreads.first().filter(|_| wish.balanced);
+        let hard = spread.is_some_and(|it| it.spread.max_skew.is_some());
+        let mut affinities = self.affinities.clone();
+        affinities.extend(disliked.filter(|_| hard).map(|to| Affinity {
+            to,
+            weight: DISLIKE_WEIGHT,
+        }));
+        let without = [&self.apart.own, &self.apart.others].into_iter();
+        let without = without.filter(|set| !set.is_empty());
+        let without: Vec<_> = without
+            .chain(disliked.filter(|_| !hard))
+            .chain(out)
+            .collect();
+        let balance = spread.and_then(|it| {
+            Some(Balance {
+                over: it.column.division?,
+                weights: &it.weights,
+                max_skew: it.spread.max_skew,
+            })
+        });
+        let mut ask = self.placement.ask();
+        ask.count = count;
+        ask.spread = &self.have;
+        ask.rules.within = &within;
+        ask.rules.without = &without;
+        ask.rules.pool = self.open.and_then(|known| known.pool);
+        ask.rules.balance = balance;
+        ask.rules.affinities = &affinities;
+        let placed = scheduler.place(&ask);
+        self.take(scheduler, &placed);
+        placed.refused < count
+    }
+
+    fn take(&mut self, scheduler: &Scheduler, placed: &Placed) {
+        for (id, count) in &placed.binds {
+            self.left -= count;
+            *self.binds.entry(*id).or_insert(0) += count;
+            *self.have.entry(*id).or_insert(0) += count;
+            let Some(number) = scheduler.number(*id) else {
+                continue;
+            };
+            for it in &mut self.spreads {
+                if let Some(part) = it.column.part_of(number) {
+                    it.counts[part as usize] += count;
+                }
+            }
+            for attribute in &self.placement.service.rules.distinct {
+                let column = self.asking.columns.get(attribute);
+                if let Some((column, part)) = column.and_then(|c| Some((c, c.part_of(number)?))) {
+                    column.add_part(part, &mut self.apart.own);
+                }
+            }
+        }
+    }
+}
+
+impl Spreading<'_> {
+    /// Parts that have nodes, those that are furthest below their share first; of one group those
+    /// that are equally far.
+    fn groups(&self) -> Vec<Vec<u32>> {
+        let next = |part: &u32| next(self.counts[*part as usize], self.weights[*part as usize]);
+        let some = |part: &u32| !self.column.parts[*part as usize].nodes.is_empty();
+        let mut parts: Vec<_> = (0..self.column.parts.len() as u32).filter(some).collect();
+        parts.sort_by_key(|part| (next(part), *part));
+        let groups = parts.chunk_by(|left, right| next(left) == next(right));
+        groups.map(<[u32]>::to_vec).collect()
+    }
+}
