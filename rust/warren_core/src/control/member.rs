@@ -7,6 +7,7 @@ mod frames;
 mod nodes;
 mod reading;
 mod recovery;
+mod removal;
 mod role;
 mod snapshots;
 
@@ -29,6 +30,7 @@ use crate::raft::{self, Committed, Position, Raft, Role, Work};
 use care::Care;
 use change::Changes;
 use reading::Reads;
+use removal::Removals;
 use snapshots::Snapshots;
 
 /// Times round the loop of one step; what is left is done by the next.
@@ -52,6 +54,7 @@ pub struct Member {
     peers: Peers,
     snapshots: Snapshots,
     changes: Changes,
+    removals: Removals,
     hashes: Hashes,
     care: Care,
     applied: Position,
@@ -118,6 +121,7 @@ impl Member {
             peers: Peers::new(myself),
             snapshots,
             changes: Changes::default(),
+            removals: Removals::default(),
             hashes: Hashes::default(),
             care: Care::default(),
             applied,
@@ -261,7 +265,7 @@ impl Member {
             }
         }
         self.forget_refused_snapshot(out);
-        self.answer_removals(calls, out);
+        self.settle_removals(calls, out);
         self.upkeep(now, entropy, calls, out);
         self.answer_released(now, entropy, calls, out);
         self.flush_sessions(out);
@@ -353,6 +357,7 @@ impl Member {
         self.applied = at;
         if let Some(change) = change {
             self.raft.apply_change(&change);
+            self.removals.reconfigured(now.mono_ms());
             self.members_changed = true;
         }
         self.resolve(now, at, &response, calls, out);

@@ -3,6 +3,7 @@
 use prost::Message;
 
 use super::super::hashes::{Hashes, Verdict};
+use super::super::peer::Membership;
 use super::super::peer::frame::Kind;
 use super::super::{Level, Now, Outputs};
 use super::Member;
@@ -14,7 +15,11 @@ use crate::raft::{self, Lane};
 impl Member {
     pub(super) fn frame(&mut self, now: Now, bytes: &[u8], out: &mut Outputs) {
         let now_ms = now.mono_ms();
-        let known = (&self.state, self.raft.conf_state());
+        let known = Membership {
+            state: &self.state,
+            conf: self.raft.conf_state(),
+            settled: self.removals.may_tell(now_ms, self.leading),
+        };
         let Some((header, body)) = self.peers.accept(bytes, known, now_ms, out) else {
             return;
         };

@@ -45,6 +45,15 @@ pub struct Known {
     pub api_address: String,
 }
 
+/// Who belongs to the cluster, as far as this member knows.
+#[derive(Clone, Copy)]
+pub struct Membership<'a> {
+    pub state: &'a State,
+    pub conf: &'a ConfState,
+    /// It is known for good: members that were removed are not needed any more.
+    pub settled: bool,
+}
+
 struct Link {
     address: String,
     node: Option<NodeId>,
@@ -77,6 +86,8 @@ pub struct Peers {
     announced: Vec<Peer>,
     frames_received: u64,
     frames_sent: u64,
+    /// A removed member spoke that may not be told yet.
+    knocked: bool,
     /// As of the last tick or frame.
     now_ms: u64,
 }
@@ -90,6 +101,7 @@ impl Peers {
             announced: Vec::new(),
             frames_received: 0,
             frames_sent: 0,
+            knocked: false,
             now_ms: 0,
         }
     }
@@ -158,10 +170,11 @@ impl Peers {
     pub fn accept<'a>(
         &mut self,
         bytes: &'a [u8],
-        (state, conf): (&State, &ConfState),
+        known: Membership<'_>,
         now_ms: u64,
         out: &mut Outputs,
     ) -> Option<(Header, &'a [u8])> {
+        let state = known.state;
         self.frames_received += 1;
         self.now_ms = now_ms;
         let (header, body) = match frame::decode(bytes) {
@@ -172,13 +185,20 @@ impl Peers {
                 return None;
             }
         };
-        if let Some((why, sentence)) = self.judge(&header, state, conf) {
+        if let Some((why, sentence)) = self.judge(&header, state, known.conf) {
             if why == Refusal::OtherEpoch && self.is_left_out(&header, state) {
                 return Some((header, body));
             }
             self.refusals.count(why, sentence, now_ms, out);
-            if why == Refusal::Removed || why == Refusal::OtherEpoch && self.left(&header, state) {
-                self.tell_removed(&header, body, now_ms, out);
+            match why {
+                Refusal::Removed if known.settled => {
+                    self.tell_removed(&header, body, now_ms, out);
+                }
+                Refusal::Removed => self.knocked = true,
+                Refusal::OtherEpoch if self.left(&header, state) => {
+                    self.tell_removed(&header, body, now_ms, out);
+                }
+                _ => {}
             }
             return None;
         }
@@ -188,6 +208,11 @@ impl Peers {
             link.stranger_until_ms = link.stranger_until_ms.map(|_| now_ms + STRANGER_KEPT_MS);
         }
         Some((header, body))
+    }
+
+    /// Whether a removed member spoke, since this was last asked, that may not be told yet.
+    pub fn take_knock(&mut self) -> bool {
+        std::mem::take(&mut self.knocked)
     }
 
     /// A member that the cluster went on without speaks as if nothing had happened.
