@@ -3,6 +3,7 @@
 mod care;
 mod change;
 mod entry;
+pub mod forwarding;
 mod frames;
 mod nodes;
 mod reading;
@@ -29,6 +30,7 @@ use crate::orchestrator::Orchestrator;
 use crate::raft::{self, Committed, Position, Raft, Role, Work};
 use care::Care;
 use change::Changes;
+use forwarding::Forwards;
 use reading::Reads;
 use removal::Removals;
 use snapshots::Snapshots;
@@ -55,6 +57,7 @@ pub struct Member {
     snapshots: Snapshots,
     changes: Changes,
     removals: Removals,
+    forwards: Forwards,
     hashes: Hashes,
     care: Care,
     applied: Position,
@@ -122,6 +125,7 @@ impl Member {
             snapshots,
             changes: Changes::default(),
             removals: Removals::default(),
+            forwards: Forwards::default(),
             hashes: Hashes::default(),
             care: Care::default(),
             applied,
@@ -178,6 +182,7 @@ impl Member {
                 received_bytes: self.snapshots.receiving.received_bytes(),
             },
             hash_mismatches: self.hashes.mismatches(),
+            forwards: self.forwards.stats(),
             retired: self.care.is_retired(role == Role::Leader),
         }
     }
@@ -234,6 +239,7 @@ impl Member {
             return;
         }
         self.follow_members(now, out);
+        self.take_forwards(now, entropy, calls, out);
         // Whoever waits for an answer does not wait for the orchestrator too: it comes in the next
         // step, and in that one whatever else there is.
         let owed = std::mem::take(&mut self.orchestration_owed);
@@ -294,6 +300,7 @@ impl Member {
         self.peers.tick(now_ms, out);
         self.ask_again(now, calls);
         self.confirm_lead(now);
+        self.doubt_forwards(now, calls, out);
         self.tend_transfers(now, out);
         self.tend_changes(now, entropy, calls, out);
         self.tend_lead(now, out);

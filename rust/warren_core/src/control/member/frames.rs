@@ -60,6 +60,8 @@ impl Member {
             Kind::SnapshotChunk => self.snapshot_chunk(now_ms, from, decode(body)?, out),
             Kind::SnapshotAck => self.snapshot_acknowledged(now_ms, from, &decode(body)?, out),
             Kind::StateHash => self.hash_told(from, &decode(body)?, out)?,
+            Kind::Forward => self.forwards.arrived(from, decode(body)?),
+            Kind::ForwardAnswer => self.forwards.answered(from, decode(body)?),
             Kind::Removed => {
                 let (me, from) = (self.identity.member.0, from.0);
                 let why =

@@ -43,6 +43,8 @@ pub struct Known {
     pub release: String,
     pub out_of_space: bool,
     pub api_address: String,
+    /// Writes may be passed on to it.
+    pub takes_forwards: bool,
 }
 
 /// Who belongs to the cluster, as far as this member knows.
@@ -332,6 +334,7 @@ impl Peers {
             release: hello.release.clone(),
             out_of_space: hello.out_of_space,
             api_address: hello.api_address.clone(),
+            takes_forwards: hello.takes_forwards,
         };
         let news = link.known.as_ref() != Some(&known) || link.address != hello.address;
         (link.known, link.hello_at_ms) = (Some(known), None);
@@ -427,6 +430,7 @@ impl Peers {
             answer,
             out_of_space: self.myself.out_of_space,
             api_address: self.myself.api_address.clone(),
+            takes_forwards: true,
         };
         let identity = &self.myself.identity;
         let header = Header::of(identity, to, frame::FORMAT_MIN, Lane::Urgent, Kind::Hello);
