@@ -4,8 +4,8 @@ The core passes writes on by itself, over the connections between managers. What
 are streams, and calls that the core refuses because another manager leads whose core takes none: it
 is of an older release, or has not said yet what it can do. The core says where its API is. The
 request goes there with the name of whoever asked, under what is left of its deadline. What comes
-back is the answer as it is. A request that was forwarded once is not forwarded again: who leads then
-is asked for anew here.
+back is the answer as it is. A request that was forwarded once is not forwarded again: who leads
+then is asked for anew here.
 
 Whether a write took effect whose connection broke, nobody here can know: `outcome_unknown`.
 A leader that is stopped or cut off answers nothing and breaks nothing; when the core here hears of
