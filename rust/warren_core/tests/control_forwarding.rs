@@ -153,3 +153,24 @@ fn of_a_release_that_takes_none_the_leader_is_named() {
     };
     assert_eq!(refused, Err(leads));
 }
+
+/// The first copy of a request may still be on its way when a second one has been answered.
+#[test]
+fn a_late_copy_of_a_refused_request_is_refused_too() {
+    let (mut cluster, leader, other) = three();
+    cluster
+        .call(leader, "CreateService", &create("web", 1))
+        .unwrap();
+    let refused = cluster.call(leader, "CreateService", &create("web", 2));
+    assert_eq!(refused.unwrap_err().code(), "name_taken");
+    let remove = removal(&cluster, leader, "web");
+    cluster.call(leader, "RemoveService", &remove).unwrap();
+    cluster.until("the name is free", 1_000, |cluster| {
+        cluster.state(leader).service_by_name("web").is_none()
+    });
+    let late = cluster.call(other, "CreateService", &create("web", 2));
+    assert_eq!(late.unwrap_err().code(), "name_taken");
+    cluster
+        .call(other, "CreateService", &create("web", 3))
+        .unwrap();
+}

@@ -21,8 +21,9 @@ use crate::raft::{ConfState, Lane};
 use frame::{Header, Kind, Unreadable};
 pub use refusals::{Refusal, Refusals};
 
-/// A hello that has not been answered is repeated after this.
-const HELLO_RETRY_MS: u64 = 500;
+/// A hello that has not been answered is repeated after this: the first one to a joiner often meets
+/// the daemon in the moment in which it becomes one.
+const HELLO_RETRY_MS: u64 = 100;
 /// Repetitions to a member that stays silent come further and further apart, up to this.
 const HELLO_RETRY_MS_MAX: u64 = 8_000;
 /// A removed member is told so once in this time, and so is a hello answered.

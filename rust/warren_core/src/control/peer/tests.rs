@@ -242,7 +242,7 @@ fn hellos_are_repeated_until_answered_and_then_no_more() {
         ours.tick(now_ms, &mut out);
         sent += out.frames.len();
     }
-    assert_eq!(sent, 4, "at 0, 500, 1,500 and 3,500 ms");
+    assert_eq!(sent, 6, "at 0, 100, 300, 700, 1,500 and 3,100 ms");
     let mut out = Outputs::default();
     ours.tick(8_000, &mut out);
     assert_eq!(out.frames.len(), 1);
