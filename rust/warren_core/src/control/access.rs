@@ -51,6 +51,8 @@ methods! {
     GetService: Call, People;
     ListSlots: Call, People;
     ListContainers: Call, People;
+    Explain: Call, People;
+    Plan: Call, People;
     GetContainer: Call, People;
     AddMember: Call, Managers;
     RemoveMember: Call, People;
@@ -82,6 +84,8 @@ impl Method {
                 | Method::ListContainers
                 | Method::GetContainer
                 | Method::ListMembers
+                | Method::Explain
+                | Method::Plan
                 | Method::BackupCluster
                 | Method::JudgeRecovery
         )

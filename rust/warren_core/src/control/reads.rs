@@ -5,6 +5,7 @@ use prost::Message as _;
 use super::CallId;
 use super::access::Method;
 use super::requests::decode;
+use super::{explaining, planning};
 use crate::error::Error;
 use crate::fsm::placement::Attribute;
 use crate::fsm::{Container, ContainerState, DesiredState, Node, NodeStatus, Resources, Service};
@@ -118,6 +119,8 @@ fn answer(state: &State, view: &LeaderView, method: Method, body: &[u8]) -> Resu
         Method::ListSlots => list_slots(state, view, &decode(body)?)?.encode_to_vec(),
         Method::ListContainers => list_containers(state, &decode(body)?).encode_to_vec(),
         Method::GetContainer => get_container(state, &decode(body)?)?.encode_to_vec(),
+        Method::Plan => planning::answer(state, decode(body)?)?.encode_to_vec(),
+        Method::Explain => explaining::answer(state, view, &decode(body)?)?.encode_to_vec(),
         _ => {
             return Err(Error::UnknownMethod {
                 method: format!("{method:?}"),

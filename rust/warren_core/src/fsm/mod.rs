@@ -28,6 +28,7 @@
 //! | `tally` | how far a service is from what is wanted |
 //! | `hash` | one number for the whole state |
 //! | `wire`, `parse` | encoding and decoding of what there is much of |
+//! | `refusals` | everything that rules have against a node |
 //! | `snapshot` | the state as bytes, and back |
 
 mod apart;
@@ -49,6 +50,7 @@ mod parse;
 pub mod partition;
 pub mod placement;
 mod reference;
+mod refusals;
 mod requests;
 mod resolve;
 pub mod settings;
@@ -71,6 +73,7 @@ pub use nodes::REMOVED_NODES_MAX;
 pub use objects::*;
 pub use placement::Rules;
 pub use reference::normalise_reference;
+pub use refusals::{Filter, Refusal};
 pub use requests::{Remembered, RequestKey, request_digest};
 pub use settings::{Freeze, NODE_GRACE_MS, Overcommit, Settings, check_settings};
 pub use state::{State, Workers};

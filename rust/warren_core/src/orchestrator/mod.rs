@@ -40,11 +40,15 @@
 //! | `backoff` | how long a slot waits before it is filled again |
 //! | `liveness` | which workers are there |
 //! | `freeze` | whether too many of them were lost at once |
+//! | `explain` | why something is where it is, or nowhere; by the state alone |
+//! | `dry_run` | what would follow, over a copy of the state |
 //! | `sweep` | re-derives what nobody marked |
 
 mod asking;
 mod backoff;
 mod budget;
+mod dry_run;
+mod explain;
 mod freeze;
 mod in_flight;
 mod liveness;
@@ -80,6 +84,8 @@ use sweep::Sweep;
 use walks::Walks;
 
 pub use budget::Budget;
+pub use dry_run::{DryRun, Outcome};
+pub use explain::{Explanation, NodeRow, Subject, explain};
 pub use freeze::LOST_MIN;
 pub use in_flight::PROPOSALS_MAX;
 pub use outbox::{BIND_ITEMS_MAX, DESIRED_ITEMS_MAX};

@@ -12,6 +12,7 @@ use prost::Message as _;
 use super::super::access::Method;
 use super::super::calls::Calls;
 use super::super::entropy::Entropy;
+use super::super::explaining;
 use super::super::peer::frame::Kind;
 use super::super::reads::{self, LeaderView, MemberProgress, ReadJob};
 use super::super::{Call, Consistency, Now, Outputs};
@@ -335,6 +336,11 @@ impl Member {
             Method::ListSlots => pb::ListSlotsRequest::decode(body)
                 .ok()
                 .and_then(|request| self.state.resolve_service(&request.r#ref).ok())
+                .map(|service| self.orchestrator.pending(service).to_vec())
+                .unwrap_or_default(),
+            Method::Explain => pb::ExplainRequest::decode(body)
+                .ok()
+                .and_then(|request| explaining::service_of(&self.state, &request.r#ref))
                 .map(|service| self.orchestrator.pending(service).to_vec())
                 .unwrap_or_default(),
             _ => Vec::new(),
