@@ -37,7 +37,7 @@ _PAUSE_S: Final = 0.05
 _LOOK_S: Final = 0.1
 _NOT_CONNECTED: Final = "failed to connect"
 _LEADER_IN_DOUBT: Final = frozenset({"not_leader", "no_leader", "outcome_unknown"})
-_READS: Final = ("Get", "List", "Watch", "Ping")
+_READS: Final = ("Get", "List", "Watch", "Ping", "Explain", "Plan")
 
 
 class Outcomes(Protocol):

@@ -60,6 +60,8 @@ mod reconcile;
 mod replace;
 mod settle;
 mod sweep;
+#[cfg(test)]
+mod testing;
 mod walks;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -9,6 +9,9 @@
 //! Only services that are changed are looked at, and those that these changes touch. What else waits
 //! for room may get it first, and what runs may fail meanwhile: a plan is no promise.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
