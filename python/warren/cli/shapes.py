@@ -48,6 +48,7 @@ __all__ = [
     "MemberRemoved",
     "MemberView",
     "MountView",
+    "NodeAvailability",
     "NodeChanged",
     "NodeDetail",
     "NodeRemoved",
@@ -247,6 +248,8 @@ class NodeView(Struct, frozen=True):
     taints_set: list[TaintView]
     devices: list[DevicesView]
     disk_free_bytes: int
+    drain_deadline: str | None
+    drain_overdue: bool
 
 
 class NodeChanged(Struct, frozen=True):
@@ -254,6 +257,13 @@ class NodeChanged(Struct, frozen=True):
     name: str
     role: str
     member_id: str | None
+
+
+class NodeAvailability(Struct, frozen=True):
+    id: str
+    name: str
+    availability: str
+    containers: int
 
 
 class NodeUpdated(Struct, frozen=True):

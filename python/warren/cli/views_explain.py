@@ -126,7 +126,7 @@ def changes(
 
 
 def _fields(spec: objects_pb2.ServiceSpec | None) -> dict[str, Any]:
-    """The leaves of a spec by path; what is empty is not there. Lists of single words are leaves."""
+    """The leaves of a spec by path, lists among them; what is empty is not there."""
     if spec is None:
         return {}
     whole = {

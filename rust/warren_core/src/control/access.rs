@@ -44,6 +44,7 @@ methods! {
     ListNodes: Call, People;
     GetNode: Call, Nodes;
     UpdateNode: Call, People;
+    SetNodeAvailability: Call, People;
     CreateService: Call, People;
     UpdateService: Call, People;
     RemoveService: Call, People;

@@ -42,7 +42,7 @@ pub(super) fn answer(state: &State, request: pb::PlanRequest) -> Result<pb::Plan
         planning.take(item.item)?;
     }
     let finished = planning.run.run();
-    let mut services: Vec<_> = planning.services.iter().copied().collect();
+    let mut services = planning.services.clone();
     let named: BTreeSet<_> = services.iter().copied().collect();
     services.extend(planning.run.others(&named));
     Ok(pb::PlanResponse {

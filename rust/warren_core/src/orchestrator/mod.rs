@@ -22,6 +22,8 @@
 //! - a container on a node that is down is replaced elsewhere, as soon as there is room; a
 //!   singleton only when its worker has surely stopped it, and nothing at all while too many nodes
 //!   are lost at once;
+//! - what is on a node that is being drained goes once a successor finds room elsewhere, as few at a
+//!   time as with an update; once the drain's time is over it goes at once;
 //! - surplus slots go, the highest first; a removed service is forgotten after its last container.
 //!
 //! | file | idea |
@@ -41,12 +43,14 @@
 //! | `liveness` | which workers are there |
 //! | `freeze` | whether too many of them were lost at once |
 //! | `explain` | why something is where it is, or nowhere; by the state alone |
+//! | `drain` | what is on a node that is drained → elsewhere, or away once the time is over |
 //! | `dry_run` | what would follow, over a copy of the state |
 //! | `sweep` | re-derives what nobody marked |
 
 mod asking;
 mod backoff;
 mod budget;
+mod drain;
 mod dry_run;
 mod explain;
 mod freeze;
@@ -76,6 +80,7 @@ use crate::scheduler::Scheduler;
 use asking::Asking;
 use backoff::BackOff;
 use budget::Meter;
+use drain::Drains;
 use in_flight::InFlight;
 use liveness::Liveness;
 use marks::Marks;
@@ -140,6 +145,7 @@ pub struct Orchestrator {
     backoff: BackOff,
     liveness: Liveness,
     sweep: Sweep,
+    drains: Drains,
     walks: Walks,
     /// Services whose pass is under way; all of them are marked.
     passes: BTreeMap<ServiceId, Pass>,
@@ -177,6 +183,7 @@ impl Orchestrator {
             backoff: BackOff::default(),
             liveness: Liveness::default(),
             sweep: Sweep::default(),
+            drains: Drains::default(),
             walks: Walks::default(),
             passes: BTreeMap::new(),
             again: Vec::new(),
@@ -213,6 +220,7 @@ impl Orchestrator {
         self.backoff = BackOff::default();
         self.liveness.follow();
         self.walks = Walks::default();
+        self.drains = Drains::default();
         self.passes.clear();
         self.globals.clear();
         self.pending.clear();
@@ -277,6 +285,7 @@ impl Orchestrator {
 
     /// Takes a node over as it is now. True if that is news.
     fn node_put(&mut self, state: &State, node: &Node) -> bool {
+        self.drains.put(node);
         let news = self.scheduler.node_put(state, node);
         news | self.asking.node_put(&mut self.scheduler, state, node)
     }
@@ -288,6 +297,7 @@ impl Orchestrator {
         } else {
             self.asking.node_removed(&self.scheduler, id);
             self.scheduler.node_remove(id);
+            self.drains.remove(id);
             self.liveness.gone(id);
         }
         self.walks.node(id);
@@ -333,6 +343,7 @@ impl Orchestrator {
         }
         if !std::mem::take(&mut self.scans_next) {
             self.judge_nodes(state, meter);
+            self.end_drains(state, now_ms, meter);
         }
         let walked = self.walk(state, meter);
         let mut cycle = false;
@@ -448,6 +459,7 @@ impl Orchestrator {
             return Some(now_ms);
         }
         let timer = self.marks.next_timer().unwrap_or(u64::MAX);
+        let timer = timer.min(self.drains.next_ms());
         Some(timer.min(self.sweep.due_ms()).max(now_ms))
     }
 

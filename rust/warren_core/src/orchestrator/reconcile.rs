@@ -114,6 +114,10 @@ impl Orchestrator {
         if turn != Turn::Done {
             return turn;
         }
+        let turn = self.move_away(state, service, pass, meter);
+        if turn != Turn::Done {
+            return turn;
+        }
         self.forget_removed(state, service, meter)
     }
 
@@ -156,6 +160,13 @@ impl Orchestrator {
                     pass.away += 1;
                 } else {
                     pass.outdated.push_back((container, node));
+                }
+            }
+            Verdict::Draining(container, node) => {
+                keep(node);
+                match self.in_flight.has_container(container) {
+                    true => pass.away += 1,
+                    false => pass.draining.push_back((container, node)),
                 }
             }
             Verdict::Frozen | Verdict::Fenced(..) => {

@@ -144,6 +144,7 @@ impl World {
             self.apply(Body::SetNodeAvailability(pb::SetNodeAvailability {
                 node_id: node_id(number).to_vec(),
                 availability: pb::Availability::Pause.into(),
+                ..Default::default()
             }));
         }
     }

@@ -16,7 +16,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::error::Result;
-use crate::fsm::{Container, ContainerState, DesiredState, Event, NodeStatus, State, is_terminal};
+use crate::fsm::{
+    Container, ContainerState, DesiredState, Event, Node, NodeStatus, State, is_terminal,
+};
 use crate::ids::{ContainerId, ENTROPY_BYTES, Index, NodeId, ServiceId};
 use crate::orchestrator::{Budget, Orchestrator, PendingSlot};
 use crate::pb::{self, command::Body};
@@ -56,7 +58,8 @@ pub struct Outcome {
     pub unchanged: u32,
     /// Slots that find no node.
     pub pending: Vec<PendingSlot>,
-    /// Containers of the version before that stay since there is no room for their successors.
+    /// Containers of the version before, or on nodes that are being drained, that stay since there is
+    /// no room for their successors.
     pub blocked: u32,
     pub blocked_reason: Option<Arc<str>>,
 }
@@ -200,7 +203,9 @@ impl DryRun {
             if new {
                 *outcome.placed.entry(container.node).or_insert(0) += 1;
             }
-            outcome.blocked += u32::from(Some(container.spec_digest) != digest);
+            let node = self.state.node(container.node);
+            let leaves = node.is_some_and(Node::is_draining);
+            outcome.blocked += u32::from(leaves || Some(container.spec_digest) != digest);
         }
         outcome.pending = self.orchestrator.pending(id).to_vec();
         outcome.blocked_reason = self.orchestrator.blocked.get(&id).cloned();
