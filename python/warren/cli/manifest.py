@@ -81,9 +81,10 @@ def _service(entry: Any, where: str) -> objects_pb2.ServiceSpec:
         raise click.UsageError(f"{where}: {error.format_message()}") from None
 
 
-def _words(entry: dict[str, Any], where: str) -> tuple[list[str], list[str]]:
+def _words(entry: dict[Any, Any], where: str) -> tuple[list[str], list[str]]:
     """The entry as words of a command line, and the command that its containers run."""
-    words, command = [], []
+    words: list[str] = []
+    command: list[str] = []
     for key, value in entry.items():
         if key == "name":
             continue
