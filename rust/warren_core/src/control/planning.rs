@@ -10,7 +10,7 @@ use super::requests::{self, Prepared};
 use crate::error::Error;
 use crate::fsm::{State, tally, validate};
 use crate::ids::{NodeId, ServiceId};
-use crate::orchestrator::{DryRun, Outcome};
+use crate::orchestrator::DryRun;
 use crate::pb::{self, command::Body, plan_item::Item};
 
 /// Changes of one plan.
@@ -25,6 +25,8 @@ struct Planning<'a> {
     /// In the order in which they were asked for.
     services: Vec<ServiceId>,
     draining: BTreeSet<NodeId>,
+    /// Services with containers on those nodes.
+    moving: BTreeSet<ServiceId>,
 }
 
 pub(super) fn answer(state: &State, request: pb::PlanRequest) -> Result<pb::PlanResponse, Error> {
@@ -37,6 +39,7 @@ pub(super) fn answer(state: &State, request: pb::PlanRequest) -> Result<pb::Plan
         run: DryRun::new(state, SEED),
         services: Vec::new(),
         draining: BTreeSet::new(),
+        moving: BTreeSet::new(),
     };
     for item in request.items {
         planning.take(item.item)?;
@@ -44,7 +47,9 @@ pub(super) fn answer(state: &State, request: pb::PlanRequest) -> Result<pb::Plan
     let finished = planning.run.run();
     let mut services = planning.services.clone();
     let named: BTreeSet<_> = services.iter().copied().collect();
-    services.extend(planning.run.others(&named));
+    let mut others = planning.run.others(&named);
+    others.extend(planning.moving.difference(&named));
+    services.extend(others);
     Ok(pb::PlanResponse {
         services: services
             .into_iter()
@@ -129,10 +134,12 @@ impl Planning<'_> {
     fn drain(&mut self, reference: &str) -> Result<(), Error> {
         let id = self.run.state().resolve_node(reference)?;
         self.draining.insert(id);
-        let services = self.run.state().containers_of_node(id);
-        let services: BTreeSet<_> = services.map(|container| container.service).collect();
+        let containers = self.run.state().containers_of_node(id);
+        let running = containers.filter(|it| !it.is_terminal());
+        let services: BTreeSet<_> = running.map(|container| container.service).collect();
         for service in services {
             self.run.take_up(service);
+            self.moving.insert(service);
         }
         self.run
             .change(Body::SetNodeAvailability(pb::SetNodeAvailability {
@@ -146,15 +153,11 @@ impl Planning<'_> {
     fn planned(&self, id: ServiceId, named: bool) -> pb::PlannedService {
         let (before, after) = (self.state.service(id), self.run.state().service(id));
         let outcome = self.run.outcome(id);
-        let moves = |outcome: &Outcome| {
-            let mut nodes = outcome.stopped.keys();
-            nodes.any(|node| self.draining.contains(node))
-        };
         let action = match (before, after) {
             (None, _) => "create",
             (Some(before), Some(after)) if before.spec != after.spec => "update",
             _ if named => "none",
-            _ if moves(&outcome) => "moved",
+            _ if self.moving.contains(&id) => "moved",
             _ => "preempted",
         };
         let (mut stopped, mut preempted) = (BTreeMap::new(), BTreeMap::new());
@@ -204,3 +207,6 @@ impl Planning<'_> {
         rows
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,8 +7,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::fsm::{DesiredState, Node, Service, State};
-use crate::ids::{ContainerId, NodeId};
+use crate::fsm::{DesiredState, Node, Resources, Service, State};
+use crate::ids::{ContainerId, NodeId, ServiceId};
 use crate::orchestrator::Orchestrator;
 use crate::orchestrator::asking::{self, Placement};
 use crate::orchestrator::budget::Meter;
@@ -22,6 +22,8 @@ const RETRY_MS: u64 = 1_000;
 #[derive(Debug, Default)]
 pub(super) struct Drains {
     nodes: BTreeMap<NodeId, Due>,
+    /// Room that the scheduler holds for successors of what was told to go: by node, for so many.
+    held: BTreeMap<ServiceId, Vec<(NodeId, Resources, u32)>>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -63,8 +65,12 @@ impl Drains {
         }
     }
 
+    /// What was held there is gone with it.
     pub fn remove(&mut self, node: NodeId) {
         self.nodes.remove(&node);
+        for held in self.held.values_mut() {
+            held.retain(|(id, ..)| *id != node);
+        }
     }
 
     /// When the next one has something to be said.
@@ -100,6 +106,9 @@ impl Orchestrator {
         pass: &mut Pass,
         meter: &mut Meter,
     ) -> Turn {
+        if pass.away == 0 {
+            self.give_back(service.id);
+        }
         pass.draining.retain(|(id, _)| is_to_move(state, *id));
         while pass.away < pass.away_max && !pass.draining.is_empty() {
             if meter.items == 0 || meter.looks == 0 {
@@ -127,7 +136,15 @@ impl Orchestrator {
         Turn::Done
     }
 
-    /// How many of the first `count` would find a place if they were not where they are.
+    /// Gives back what is held for successors of the service: they are placed now, or not at all.
+    pub(super) fn give_back(&mut self, service: ServiceId) {
+        for (node, resources, count) in self.drains.held.remove(&service).unwrap_or_default() {
+            (0..count).for_each(|_| self.scheduler.release(node, resources));
+        }
+    }
+
+    /// How many of the first `count` find a place if they are not where they are. It is held for
+    /// them: of two services that are moved at once, each counts on its own room.
     fn room_elsewhere(
         &mut self,
         state: &State,
@@ -142,10 +159,15 @@ impl Orchestrator {
             spread: &spread,
             count: count as u32,
         };
-        let asking = &self.asking;
-        let placed = self
-            .scheduler
-            .plan(|scheduler| asking::place(asking, scheduler, &placement));
+        let placed = asking::place(&self.asking, &mut self.scheduler, &placement);
+        let resources = service.resources();
+        let binds = placed.binds.into_iter();
+        let binds = binds.map(|(node, count)| (node, resources, count));
+        self.drains
+            .held
+            .entry(service.id)
+            .or_default()
+            .extend(binds);
         count - placed.refused as usize
     }
 

@@ -313,6 +313,7 @@ impl Orchestrator {
     }
 
     fn forget(&mut self, service: ServiceId) {
+        self.give_back(service);
         self.asking
             .service_changed(&mut self.scheduler, service, None);
         self.marks.forget(service);

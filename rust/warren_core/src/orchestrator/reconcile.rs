@@ -288,6 +288,9 @@ impl Orchestrator {
         pass: &mut Pass,
         meter: &mut Meter,
     ) -> Turn {
+        if !pass.vacant.is_empty() {
+            self.give_back(service.id);
+        }
         while !pass.vacant.is_empty() && !pass.full {
             if meter.items == 0 || meter.looks == 0 {
                 return Turn::Later;
