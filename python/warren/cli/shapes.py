@@ -8,6 +8,18 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from warren.cli.shapes_explain import (
+    AgainstView,
+    ChangeView,
+    ExplainNodeView,
+    ExplainReasonView,
+    ExplainSpreadView,
+    ExplanationView,
+    PlannedNodeView,
+    PlannedServiceView,
+    PlanView,
+    ScoreView,
+)
 from warren.cli.shapes_placement import (
     AffinityView,
     AntiAffinityView,
@@ -23,8 +35,10 @@ from warren.cli.shapes_placement import (
 
 __all__ = [
     "AffinityView",
+    "AgainstView",
     "AntiAffinityView",
     "BackupView",
+    "ChangeView",
     "ClusterChanged",
     "ClusterCreated",
     "ClusterJoined",
@@ -39,6 +53,10 @@ __all__ = [
     "DeviceAskView",
     "DeviceShareView",
     "DevicesView",
+    "ExplainNodeView",
+    "ExplainReasonView",
+    "ExplainSpreadView",
+    "ExplanationView",
     "ImageRemoved",
     "ImageView",
     "Leadership",
@@ -56,7 +74,11 @@ __all__ = [
     "NodeView",
     "OvercommitView",
     "PlacementView",
+    "PlanView",
+    "PlannedNodeView",
+    "PlannedServiceView",
     "ResourcesView",
+    "ScoreView",
     "ServiceChanged",
     "ServiceRemoved",
     "ServiceView",

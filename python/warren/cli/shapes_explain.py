@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from msgspec import Struct
 
 from warren.cli.shapes_placement import ResourcesView
@@ -85,8 +83,8 @@ class ChangeView(Struct, frozen=True):
     """A field by its path, as `service inspect` names it; null: not there."""
 
     field: str
-    old: Any
-    new: Any
+    old: object
+    new: object
 
 
 class PlannedNodeView(Struct, frozen=True):
