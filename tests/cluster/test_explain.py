@@ -84,6 +84,30 @@ async def test_a_plan_is_what_then_happens_and_changes_nothing(cluster: Cluster)
     await ctl(cluster, "service", "rm", "spread")
 
 
+async def test_events_tell_what_was_decided(cluster: Cluster) -> None:
+    await create(cluster, "told", "--constraint=node.labels.nowhere exists")
+
+    async def kinds() -> list[str]:
+        return [it["kind"] for it in await shown(cluster, "events", "told")]
+
+    async def waits() -> bool:
+        return await kinds() == ["pending"]
+
+    await cluster.wait_until(waits, "it finds no node")
+    await ctl(cluster, "node", "update", "w2", "--label=nowhere=here")
+
+    async def placed() -> bool:
+        return await kinds() == ["pending", "placed"]
+
+    await cluster.wait_until(placed, "there is one now")
+    await ctl(cluster, "service", "update", "told", "--replicas=0")
+    found = await shown(cluster, "events", "told")
+    assert [it["kind"] for it in found] == ["pending", "placed", "scaled_down"]
+    assert [it["node"] for it in found] == [None, "w2", "w2"]
+    assert "label nowhere is not there" in found[0]["why"]
+    await ctl(cluster, "service", "rm", "told")
+
+
 async def test_a_drain_is_planned_then_done(cluster: Cluster) -> None:
     await create(cluster, "mobile", "--replicas=3")
     await create(cluster, "pinned", "--constraint=node.name==w1")

@@ -11,6 +11,7 @@ from msgspec import Struct
 from warren.cli.shapes_explain import (
     AgainstView,
     ChangeView,
+    EventView,
     ExplainNodeView,
     ExplainReasonView,
     ExplainSpreadView,
@@ -53,6 +54,7 @@ __all__ = [
     "DeviceAskView",
     "DeviceShareView",
     "DevicesView",
+    "EventView",
     "ExplainNodeView",
     "ExplainReasonView",
     "ExplainSpreadView",

@@ -9,6 +9,7 @@ from warren.cli.shapes_placement import ResourcesView
 __all__ = [
     "AgainstView",
     "ChangeView",
+    "EventView",
     "ExplainNodeView",
     "ExplainReasonView",
     "ExplainSpreadView",
@@ -77,6 +78,18 @@ class ExplanationView(Struct, frozen=True):
     reasons: list[ExplainReasonView]
     nodes: list[ExplainNodeView]
     nodes_left_out: int
+
+
+class EventView(Struct, frozen=True):
+    sequence: int
+    time: str | None
+    kind: str
+    service_id: str
+    service: str | None
+    slot: int | None
+    node_id: str | None
+    node: str | None
+    why: str
 
 
 class ChangeView(Struct, frozen=True):

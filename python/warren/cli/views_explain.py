@@ -9,6 +9,7 @@ import msgspec
 from warren.cli.shapes_explain import (
     AgainstView,
     ChangeView,
+    EventView,
     ExplainNodeView,
     ExplainReasonView,
     ExplainSpreadView,
@@ -18,7 +19,7 @@ from warren.cli.shapes_explain import (
     PlanView,
     ScoreView,
 )
-from warren.cli.views import container_spec, word
+from warren.cli.views import container_spec, time_text, word
 from warren.cli.views_placement import placement, resources
 from warren.pb.v1.objects_pb2 import SERVICE_MODE_REPLICATED, ServiceMode
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     from warren.pb.v1 import explain_pb2, objects_pb2
 
-__all__ = ["changes", "explanation", "plan"]
+__all__ = ["changes", "event", "explanation", "plan"]
 
 
 def explanation(answer: explain_pb2.ExplainResponse) -> ExplanationView:
@@ -74,6 +75,20 @@ def _node(message: explain_pb2.ExplainNode) -> ExplainNodeView:
             ExplainSpreadView(it.attribute, it.value or None, it.containers)
             for it in message.spreads
         ],
+    )
+
+
+def event(message: explain_pb2.ServiceEvent) -> EventView:
+    return EventView(
+        sequence=message.sequence,
+        time=time_text(message.time_ms),
+        kind=message.kind,
+        service_id=message.service_id.hex(),
+        service=message.service_name or None,
+        slot=message.slot or None,
+        node_id=message.node_id.hex() or None,
+        node=message.node_name or None,
+        why=message.why,
     )
 
 

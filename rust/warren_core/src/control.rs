@@ -18,6 +18,7 @@ mod access;
 mod calls;
 pub mod durable;
 mod entropy;
+mod events;
 mod explaining;
 mod hashes;
 mod io;

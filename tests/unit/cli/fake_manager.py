@@ -146,6 +146,13 @@ class FakeManager:
         self._find(request.ref.partition(".")[0])
         return self.explained
 
+    def ListEvents(self, _: explain_pb2.ListEventsRequest) -> explain_pb2.ListEventsResponse:
+        placed = explain_pb2.ServiceEvent(
+            sequence=7, time_ms=CREATED_AT_MS, kind="placed", service_id=b"\1" * 16,
+            service_name="web", slot=2, node_id=NODE_ID, node_name="a", why="found room after 3 ms",
+        )  # fmt: skip
+        return explain_pb2.ListEventsResponse(events=[placed])
+
     def Plan(self, _: explain_pb2.PlanRequest) -> explain_pb2.PlanResponse:
         return self.planned
 

@@ -90,6 +90,20 @@ def test_an_explanation_for_programs(ctl: Run, manager: FakeManager) -> None:
     assert ctl("explain", "other").code == EXIT_NOT_FOUND
 
 
+def test_events_tell_what_was_decided(ctl: Run, manager: FakeManager) -> None:
+    create(ctl)
+    done = ctl("events", "web", "--limit=5")
+    assert done.code == 0, done.err
+    header, line = done.out.splitlines()
+    assert header.split() == ["AGE", "CONTAINER", "WHAT", "NODE", "WHY"]
+    assert line.endswith("web.2       placed   a      found room after 3 ms")
+    (request,) = manager.requests("ListEvents")
+    assert (request.ref, request.count_max) == ("web", 5)
+    (shown,) = json.loads(ctl("events", "--format=json").out)
+    assert (shown["sequence"], shown["kind"], shown["slot"]) == (7, "placed", 2)
+    assert ctl("events", "other").code == EXIT_NOT_FOUND
+
+
 def plan_of(**fields: object) -> explain_pb2.PlanResponse:
     before, after = (objects_pb2.ServiceSpec(name="web", mode=1, replicas=n) for n in (2, 5))
     service = explain_pb2.PlannedService(

@@ -53,6 +53,7 @@ methods! {
     ListSlots: Call, People;
     ListContainers: Call, People;
     Explain: Call, People;
+    ListEvents: Call, People;
     Plan: Call, People;
     GetContainer: Call, People;
     AddMember: Call, Managers;
@@ -93,6 +94,7 @@ impl Method {
                 | Method::GetContainer
                 | Method::ListMembers
                 | Method::Explain
+                | Method::ListEvents
                 | Method::Plan
                 | Method::BackupCluster
                 | Method::JudgeRecovery

@@ -6,12 +6,14 @@
 //! A cluster in which nothing is written makes a new leader wait longer, never shorter.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::fsm::{DesiredState, Node, Resources, Service, State};
 use crate::ids::{ContainerId, NodeId, ServiceId};
 use crate::orchestrator::Orchestrator;
 use crate::orchestrator::asking::{self, Placement};
 use crate::orchestrator::budget::Meter;
+use crate::orchestrator::decisions::Kind;
 use crate::orchestrator::pass::Pass;
 use crate::orchestrator::reconcile::Turn;
 
@@ -123,9 +125,13 @@ impl Orchestrator {
             meter.look(count);
             let room = self.room_elsewhere(state, service, pass, count);
             for _ in 0..room {
-                if let Some((container, _)) = pass.draining.pop_front() {
+                if let Some((container, node)) = pass.draining.pop_front() {
                     self.propose_removal(service, container, meter);
                     pass.away += 1;
+                    let slot = state.container(container).map_or(0, |it| it.slot);
+                    let why = "its node is being drained, and there is room elsewhere".into();
+                    let of = (service.id, slot);
+                    self.decisions.note(Kind::Moved, of, Some(node), why);
                 }
             }
             if room < count {
@@ -191,8 +197,16 @@ impl Orchestrator {
             spread: &spread,
             count: 1,
         });
-        let why = format!("stays on a node that is being drained: {why}");
-        pass.blocked = Some(why.into());
+        let why: Arc<str> = format!("stays on a node that is being drained: {why}").into();
+        if self.blocked.get(&service.id) != Some(&why)
+            && let Some((id, node)) = pass.draining.front()
+        {
+            let slot = state.container(*id).map_or(0, |it| it.slot);
+            let of = (service.id, slot);
+            self.decisions
+                .note(Kind::Stays, of, Some(*node), why.clone());
+        }
+        pass.blocked = Some(why);
         pass.draining.clear();
         Turn::Done
     }

@@ -43,6 +43,7 @@
 //! | `liveness` | which workers are there |
 //! | `freeze` | whether too many of them were lost at once |
 //! | `explain` | why something is where it is, or nowhere; by the state alone |
+//! | `decisions` | what was decided lately, for people |
 //! | `drain` | what is on a node that is drained → elsewhere, or away once the time is over |
 //! | `dry_run` | what would follow, over a copy of the state |
 //! | `sweep` | re-derives what nobody marked |
@@ -50,6 +51,7 @@
 mod asking;
 mod backoff;
 mod budget;
+mod decisions;
 mod drain;
 mod dry_run;
 mod explain;
@@ -80,6 +82,7 @@ use crate::scheduler::Scheduler;
 use asking::Asking;
 use backoff::BackOff;
 use budget::Meter;
+use decisions::Decisions;
 use drain::Drains;
 use in_flight::InFlight;
 use liveness::Liveness;
@@ -91,6 +94,7 @@ use sweep::Sweep;
 use walks::Walks;
 
 pub use budget::Budget;
+pub use decisions::{DECISIONS_MAX, Decision, Kind as DecisionKind};
 pub use dry_run::{DryRun, Outcome};
 pub use explain::{Explanation, NodeRow, Subject, explain};
 pub use freeze::LOST_MIN;
@@ -146,6 +150,7 @@ pub struct Orchestrator {
     liveness: Liveness,
     sweep: Sweep,
     drains: Drains,
+    decisions: Decisions,
     walks: Walks,
     /// Services whose pass is under way; all of them are marked.
     passes: BTreeMap<ServiceId, Pass>,
@@ -184,6 +189,7 @@ impl Orchestrator {
             liveness: Liveness::default(),
             sweep: Sweep::default(),
             drains: Drains::default(),
+            decisions: Decisions::default(),
             walks: Walks::default(),
             passes: BTreeMap::new(),
             again: Vec::new(),
@@ -221,6 +227,7 @@ impl Orchestrator {
         self.liveness.follow();
         self.walks = Walks::default();
         self.drains = Drains::default();
+        self.decisions.clear();
         self.passes.clear();
         self.globals.clear();
         self.pending.clear();
@@ -329,6 +336,7 @@ impl Orchestrator {
     /// What is left is taken up by the next call.
     pub fn step(&mut self, state: &State, now_ms: u64, budget: Budget) -> Vec<Proposal> {
         let mut meter = Meter::new(budget);
+        self.decisions.time_ms = state.time_ms();
         let proposals = if self.leading {
             self.step_within(state, now_ms, &mut meter)
         } else {
@@ -405,6 +413,11 @@ impl Orchestrator {
     /// Slots of a service that wait for a node, by (slot, node).
     pub fn pending(&self, service: ServiceId) -> &[PendingSlot] {
         self.pending.get(&service).map_or(&[], Vec::as_slice)
+    }
+
+    /// The newest `count` decisions since it leads, of one service if one is given, the oldest first.
+    pub fn decisions(&self, service: Option<ServiceId>, count: usize) -> Vec<Decision> {
+        self.decisions.newest(service, count)
     }
 
     /// How far a service is; `gone` if there is none.
