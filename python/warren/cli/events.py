@@ -32,8 +32,8 @@ _SHOWN: Final = 100
 def events(settings: Settings, service: str | None, limit: int) -> None:
     """List what was decided about the containers of a service, or of all, the oldest first.
 
-    Placed, pending, replaced, moved, stays (on a drained node) and scaled down: the last 4096 decisions since the present
-    leader leads.
+    Placed, pending, replaced, moved, stays (on a node that is being drained), scaled down: the last
+    4096 decisions since the present leader leads.
     """
     from warren.cli import render, views_explain
     from warren.cli.client import Client
