@@ -14,6 +14,7 @@ __all__ = [
     "EXIT_OF_CODE",
     "EXIT_UNREACHABLE",
     "EXIT_USAGE",
+    "EXIT_WAITS",
     "exit_of",
 ]
 
@@ -23,6 +24,7 @@ EXIT_UNREACHABLE: Final = 3
 EXIT_NOT_FOUND: Final = 4
 EXIT_EXISTS: Final = 5
 EXIT_DENIED: Final = 6
+EXIT_WAITS: Final = 7  # of a plan: something would find no room
 EXIT_INTERRUPTED: Final = 130  # 128 + SIGINT, as shells have it
 
 EXIT_OF_CODE: Final[Mapping[str, int]] = {

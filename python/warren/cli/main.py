@@ -26,8 +26,11 @@ _COMMANDS: Final = {
     "completion": ("warren.cli.completion", "Print a completion script for a shell."),
     "container": ("warren.cli.container", "Look at containers."),
     "debug": ("warren.cli.debug", "Look into a data directory, without the daemon."),
+    "events": ("warren.cli.events", "List what was decided about containers, and why."),
+    "explain": ("warren.cli.explain", "Say why something is where it is, or nowhere."),
     "image": ("warren.cli.image", "Load, list and remove images on this host."),
     "node": ("warren.cli.node", "Look at the hosts; promote, demote and remove them."),
+    "plan": ("warren.cli.plan", "Say what a file of services would lead to."),
     "service": ("warren.cli.service", "Create, change, watch and remove services."),
     "version": ("warren.cli.version", "Show the version of the client and of the daemon."),
 }
@@ -60,7 +63,7 @@ def cli(ctx: click.Context) -> None:
     Talks to the daemon, warrend, over its Unix socket, or to managers elsewhere (--host).
 
     Exit codes: 0 done, 1 failed, 2 usage, 3 cannot reach a manager, 4 not found, 5 exists,
-    6 denied.
+    6 denied, 7 planned and something would find no room.
     """
     ctx.ensure_object(Settings)
 

@@ -8,6 +8,7 @@ import click
 
 from warren.cli.common import Group, Settings, read_options
 from warren.cli.node_changes import demote, promote, remove, update
+from warren.cli.node_drain import activate, drain
 
 if TYPE_CHECKING:
     from warren.cli.shapes import NodeView
@@ -21,7 +22,7 @@ def node() -> None:
     """Look at the hosts of the cluster, and see to who manages."""
 
 
-for command in (demote, promote, update, remove):
+for command in (activate, demote, drain, promote, update, remove):
     node.add_command(command)
 
 
@@ -58,12 +59,20 @@ def _row(each: NodeView) -> tuple[str, ...]:
         short(each.id),
         each.name,
         each.status,
-        each.availability,
+        _availability(each),
         ", ".join(roles) or "-",
         f"{each.containers_running}/{each.containers}",
         f"{cpus_text(used.cpu_milli)}/{cpus_text(whole.cpu_milli)}",
         f"{bytes_text(used.memory_bytes)}/{bytes_text(whole.memory_bytes)}",
     )
+
+
+def _availability(each: NodeView) -> str:
+    if each.drain_overdue:
+        return "drain, overdue"
+    if each.drain_deadline is None:
+        return each.availability
+    return f"{each.availability} until {each.drain_deadline[11:19]}Z"
 
 
 @node.command()

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
     T = TypeVar("T", bound=msgspec.Struct)
 
-__all__ = ["demote", "promote", "remove", "update"]
+__all__ = ["NODES", "demote", "each_node", "found", "promote", "remove", "update"]
+
+CHANGE_TIMEOUT_S: Final = 60.0
 
 # A name that is not there any more is often the beginning of another node's id.
 _DIGITS_MIN: Final = 4
@@ -30,11 +32,11 @@ _DIGITS_MIN: Final = 4
 _LABEL: Final = Parsed("name=value", parse.label)
 _TAINT: Final = Parsed("taint", amounts.taint)
 
-_NODES = click.argument("nodes", metavar="NODE...", nargs=-1, required=True)
+NODES = click.argument("nodes", metavar="NODE...", nargs=-1, required=True)
 
 
 @click.command(cls=Command)
-@_NODES
+@NODES
 @detach_option
 @common_options
 @click.pass_obj
@@ -60,11 +62,11 @@ def promote(settings: Settings, nodes: tuple[str, ...], detach: bool) -> None:
             f"node {name} {how} (member {member_id})",
         )
 
-    _each(settings, nodes, change)
+    each_node(settings, nodes, change)
 
 
 @click.command(cls=Command)
-@_NODES
+@NODES
 @detach_option
 @common_options
 @click.pass_obj
@@ -91,11 +93,11 @@ def demote(settings: Settings, nodes: tuple[str, ...], detach: bool) -> None:
             )
         return shapes.NodeChanged(node.id.hex(), name, "worker", None), f"node {name} is a worker"
 
-    _each(settings, nodes, change)
+    each_node(settings, nodes, change)
 
 
 @click.command(cls=Command)
-@_NODES
+@NODES
 @click.option(
     "--label-add",
     "--label",
@@ -167,7 +169,7 @@ def update(
         ]
         return view, f"node {name}: {', '.join(words) or 'no labels or taints are set'}"
 
-    _each(settings, nodes, change)
+    each_node(settings, nodes, change)
 
 
 def _effect(word: str) -> objects_pb2.TaintEffect:
@@ -179,7 +181,7 @@ def _effect(word: str) -> objects_pb2.TaintEffect:
 
 
 @click.command("rm", cls=Command)
-@_NODES
+@NODES
 @click.option("--force", is_flag=True, help="Also while it is up; its containers are stopped.")
 @common_options
 @click.pass_obj
@@ -201,21 +203,22 @@ def remove(settings: Settings, nodes: tuple[str, ...], force: bool) -> None:
         name = node.description.name
         return shapes.NodeRemoved(node.id.hex(), name), f"node {name} is removed"
 
-    _each(settings, nodes, change)
+    each_node(settings, nodes, change)
 
 
-def _each(
+def each_node(
     settings: Settings,
     refs: tuple[str, ...],
     change: Callable[[Client, objects_pb2.Node], tuple[T, str]],
+    timeout_s: float = CHANGE_TIMEOUT_S,
 ) -> None:
     """Change one node after the other, and say so of each. A wrong name changes none."""
     from warren.cli import render
     from warren.cli.client import Client
 
     changed = []
-    with Client(settings) as client:
-        for node in [_found(client, ref) for ref in refs]:
+    with Client(settings, timeout_s) as client:
+        for node in [found(client, ref) for ref in refs]:
             view, sentence = change(client, node)
             changed.append(view)
             if settings.format == "table":
@@ -224,7 +227,7 @@ def _each(
         render.show_list(settings, changed, (), lambda _: ())
 
 
-def _found(client: Client, ref: str) -> objects_pb2.Node:
+def found(client: Client, ref: str) -> objects_pb2.Node:
     """The node of that name, id, or beginning of an id that is long enough to be meant as one."""
     from warren.errors import WarrenError
     from warren.pb.v1 import api_pb2

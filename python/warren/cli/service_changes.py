@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,12 +11,13 @@ from warren.cli import parse
 from warren.cli.common import Command, Settings, common_options, detach_option
 from warren.cli.options import spec_options
 from warren.cli.params import Parsed
+from warren.cli.planning import plan_option
 
 if TYPE_CHECKING:
     from warren.cli.client import Client
     from warren.pb.v1 import api_pb2, objects_pb2
 
-__all__ = ["create", "remove", "scale", "update"]
+__all__ = ["create", "remove", "scale", "spec_of", "update"]
 
 WAIT_TIMEOUT_S = 60.0
 
@@ -25,6 +27,7 @@ WAIT_TIMEOUT_S = 60.0
 @click.argument("command", nargs=-1)
 @click.option("--name", "name_flag", metavar="NAME", help="The name, as a flag.")
 @spec_options(update=False)
+@plan_option
 @detach_option
 @common_options
 @click.pass_obj
@@ -35,8 +38,9 @@ def create(
     name_flag: str | None,
     command: tuple[str, ...],
     detach: bool,
+    plan: bool,
     **flags: Any,
-) -> None:
+) -> int:
     """Create a service and wait until it runs.
 
     Words after -- replace the image's command: warrenctl service create web --image httpd:1 --
@@ -51,52 +55,79 @@ def create(
             "a service needs a name: warrenctl service create NAME --image IMAGE"
         )
 
-    from warren.cli import render, shapes, wait
+    from warren.cli import planning, render, shapes, wait
     from warren.cli.client import Client
-    from warren.cli.spec import SpecFlags, apply
-    from warren.pb.v1 import api_pb2, objects_pb2
+    from warren.pb.v1 import api_pb2, explain_pb2
 
-    flags["mode"] = flags["mode"] or "replicated"
-    if flags["replicas"] is None and flags["mode"] == "replicated":
-        flags["replicas"] = 1
-    spec = objects_pb2.ServiceSpec(name=name)
-    apply(spec, SpecFlags(**flags, command=command))
+    spec = spec_of(name, command, flags)
     with Client(settings, WAIT_TIMEOUT_S) as client:
+        if plan:
+            item = explain_pb2.PlanItem(create=explain_pb2.PlanCreate(spec=spec))
+            return planning.ask(settings, client, [item])
         request = api_pb2.CreateServiceRequest(request=client.request_id(), spec=spec)
         answer: api_pb2.CreateServiceResponse = client.call("CreateService", request)
         if not detach:
             wait.wait_running(client, answer.service_id, spec, answer.version)
     identifier = answer.service_id.hex()
     render.show_line(settings, shapes.ServiceChanged(identifier, name, answer.version), identifier)
+    return 0
+
+
+def spec_of(name: str, command: Sequence[str], flags: Mapping[str, Any]) -> objects_pb2.ServiceSpec:
+    """The spec that `service create` makes of its flags. Raises click.UsageError."""
+    from warren.cli.spec import SpecFlags, apply
+    from warren.pb.v1 import objects_pb2
+
+    said = dict(flags)
+    said["mode"] = said["mode"] or "replicated"
+    if said["replicas"] is None and said["mode"] == "replicated":
+        said["replicas"] = 1
+    spec = objects_pb2.ServiceSpec(name=name)
+    apply(spec, SpecFlags(**said, command=command))
+    return spec
 
 
 @click.command(cls=Command)
 @click.argument("service")
 @click.argument("command", nargs=-1)
 @spec_options(update=True)
+@plan_option
 @detach_option
 @common_options
 @click.pass_obj
 def update(
-    settings: Settings, /, service: str, command: tuple[str, ...], detach: bool, **flags: Any
-) -> None:
+    settings: Settings,
+    /,
+    service: str,
+    command: tuple[str, ...],
+    detach: bool,
+    plan: bool,
+    **flags: Any,
+) -> int:
     """Change a service, and wait until the change runs.
 
     Only what is said changes. Words after -- become the command.
     """
-    from warren.cli import render, shapes, wait
+    from warren.cli import planning, render, shapes, wait
     from warren.cli.client import Client
     from warren.cli.spec import SpecFlags, apply
+    from warren.pb.v1 import explain_pb2
 
     with Client(settings, WAIT_TIMEOUT_S) as client:
         before = _get(client, service)
         spec = before.spec
         apply(spec, SpecFlags(**flags, command=command))
+        if plan:
+            change = explain_pb2.PlanUpdate(
+                service_id=before.id, expected_version=before.version, spec=spec
+            )
+            return planning.ask(settings, client, [explain_pb2.PlanItem(update=change)])
         version = _update(client, before, spec)
         if not detach:
             wait.wait_running(client, before.id, spec, version)
     changed = shapes.ServiceChanged(before.id.hex(), spec.name, version)
     render.show_line(settings, changed, spec.name)
+    return 0
 
 
 @click.command(cls=Command)

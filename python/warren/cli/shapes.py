@@ -8,6 +8,19 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from warren.cli.shapes_explain import (
+    AgainstView,
+    ChangeView,
+    EventView,
+    ExplainNodeView,
+    ExplainReasonView,
+    ExplainSpreadView,
+    ExplanationView,
+    PlannedNodeView,
+    PlannedServiceView,
+    PlanView,
+    ScoreView,
+)
 from warren.cli.shapes_placement import (
     AffinityView,
     AntiAffinityView,
@@ -23,8 +36,10 @@ from warren.cli.shapes_placement import (
 
 __all__ = [
     "AffinityView",
+    "AgainstView",
     "AntiAffinityView",
     "BackupView",
+    "ChangeView",
     "ClusterChanged",
     "ClusterCreated",
     "ClusterJoined",
@@ -39,6 +54,11 @@ __all__ = [
     "DeviceAskView",
     "DeviceShareView",
     "DevicesView",
+    "EventView",
+    "ExplainNodeView",
+    "ExplainReasonView",
+    "ExplainSpreadView",
+    "ExplanationView",
     "ImageRemoved",
     "ImageView",
     "Leadership",
@@ -48,6 +68,7 @@ __all__ = [
     "MemberRemoved",
     "MemberView",
     "MountView",
+    "NodeAvailability",
     "NodeChanged",
     "NodeDetail",
     "NodeRemoved",
@@ -55,7 +76,11 @@ __all__ = [
     "NodeView",
     "OvercommitView",
     "PlacementView",
+    "PlanView",
+    "PlannedNodeView",
+    "PlannedServiceView",
     "ResourcesView",
+    "ScoreView",
     "ServiceChanged",
     "ServiceRemoved",
     "ServiceView",
@@ -247,6 +272,8 @@ class NodeView(Struct, frozen=True):
     taints_set: list[TaintView]
     devices: list[DevicesView]
     disk_free_bytes: int
+    drain_deadline: str | None
+    drain_overdue: bool
 
 
 class NodeChanged(Struct, frozen=True):
@@ -254,6 +281,13 @@ class NodeChanged(Struct, frozen=True):
     name: str
     role: str
     member_id: str | None
+
+
+class NodeAvailability(Struct, frozen=True):
+    id: str
+    name: str
+    availability: str
+    containers: int
 
 
 class NodeUpdated(Struct, frozen=True):

@@ -214,6 +214,8 @@ def _node_fields(view: api_pb2.NodeView, of_members: Iterable[MemberView]) -> di
         "taints_set": taints(node.taints),
         "devices": devices(about.devices),
         "disk_free_bytes": about.disk_free_bytes,
+        "drain_deadline": time_text(node.drain_deadline_ms),
+        "drain_overdue": node.drain_overdue,
     }
 
 

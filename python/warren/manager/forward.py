@@ -39,7 +39,7 @@ _PAUSE_S: Final = 0.05
 # Between two looks at the term while an answer is awaited: a part of what an election takes.
 _LOOK_S: Final = 0.1
 _NOT_CONNECTED: Final = "failed to connect"
-_READS: Final = ("Get", "List", "Watch", "Ping")
+_READS: Final = ("Get", "List", "Watch", "Ping", "Explain", "Plan")
 
 
 class Outcomes(Protocol):

@@ -27,6 +27,7 @@ fn drain() -> Body {
     Body::SetNodeAvailability(pb::SetNodeAvailability {
         node_id: node_id("n1").to_vec(),
         availability: Availability::Drain.into(),
+        ..Default::default()
     })
 }
 
@@ -152,6 +153,43 @@ fn the_level_rises_when_the_last_member_knows_it() {
     replica.apply_command(&command).response.unwrap();
     let node = replica.state.node(node_id("n1")).unwrap();
     assert_eq!(node.refusal(), Some("it is being drained"));
+}
+
+#[test]
+fn a_deadline_of_a_drain_is_not_read_below_level_5() {
+    for level in [4, 5] {
+        let mut replica = Replica::in_cluster();
+        replica.apply(put_member(5)).response.unwrap();
+        replica.apply(raise(level)).response.unwrap();
+        replica.apply(put_node("n1", 4_000, 64, &[]));
+        let Body::SetNodeAvailability(mut set) = drain() else {
+            unreachable!("it is one");
+        };
+        set.drain_within_ms = 60_000;
+        let body = Body::SetNodeAvailability(set.clone());
+        replica.apply(body).response.unwrap();
+        let node = replica.state.node(node_id("n1")).unwrap();
+        assert!(node.is_draining());
+        let deadline_ms = node.drain.map(|drain| drain.deadline_ms);
+        let expected_ms = replica.state.time_ms() + 60_000;
+        assert_eq!(deadline_ms, (level == 5).then_some(expected_ms));
+        (set.drain_within_ms, set.drain_overdue) = (0, true);
+        let body = Body::SetNodeAvailability(set);
+        replica.apply(body).response.unwrap();
+        let node = replica.state.node(node_id("n1")).unwrap();
+        assert_eq!(node.is_drain_overdue(), level == 5);
+        let again = snapshot::read_as(level, &snapshot_bytes(&replica.state)[..]);
+        let (restored, _) = again.expect("it is known");
+        assert_eq!(restored.hash(), replica.state.hash());
+        // What is not drained any more has no deadline.
+        let active = Body::SetNodeAvailability(pb::SetNodeAvailability {
+            node_id: node_id("n1").to_vec(),
+            availability: Availability::Active.into(),
+            ..Default::default()
+        });
+        replica.apply(active).response.unwrap();
+        assert_eq!(replica.state.node(node_id("n1")).unwrap().drain, None);
+    }
 }
 
 #[test]

@@ -15,7 +15,7 @@ from typing import Any
 import grpc
 
 from warren import rpc
-from warren.pb.v1 import api_pb2, node_pb2, objects_pb2, snapshot_pb2
+from warren.pb.v1 import api_pb2, explain_pb2, node_pb2, objects_pb2, snapshot_pb2
 
 NODE_ID = bytes([0xA0] * 16)
 OTHER_NODE_ID = bytes([0xB0] * 16)
@@ -56,6 +56,8 @@ class FakeManager:
         self.refuse: dict[str, deque[RefusalError]] = {}
         self.seen: list[tuple[str, Any]] = []
         self.stale: set[str] = set()
+        self.explained = explain_pb2.ExplainResponse()
+        self.planned = explain_pb2.PlanResponse()
         self.ready_message = ""
         self.manages = False
         self.hold = threading.Event()  # ends watches that have nothing more to say
@@ -139,6 +141,20 @@ class FakeManager:
     def UpdateNode(self, request: api_pb2.UpdateNodeRequest) -> api_pb2.UpdateNodeResponse:
         node = objects_pb2.Node(id=NODE_ID, labels=request.labels_add, taints=request.taints_add)
         return api_pb2.UpdateNodeResponse(node=node)
+
+    def Explain(self, request: explain_pb2.ExplainRequest) -> explain_pb2.ExplainResponse:
+        self._find(request.ref.partition(".")[0])
+        return self.explained
+
+    def ListEvents(self, _: explain_pb2.ListEventsRequest) -> explain_pb2.ListEventsResponse:
+        placed = explain_pb2.ServiceEvent(
+            sequence=7, time_ms=CREATED_AT_MS, kind="placed", service_id=b"\1" * 16,
+            service_name="web", slot=2, node_id=NODE_ID, node_name="a", why="found room after 3 ms",
+        )  # fmt: skip
+        return explain_pb2.ListEventsResponse(events=[placed])
+
+    def Plan(self, _: explain_pb2.PlanRequest) -> explain_pb2.PlanResponse:
+        return self.planned
 
     def ListNodes(self, _: api_pb2.ListNodesRequest) -> api_pb2.ListNodesResponse:
         return api_pb2.ListNodesResponse(nodes=[_node()])

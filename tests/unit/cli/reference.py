@@ -64,6 +64,7 @@ goes into a pipe or a file is never cut off.
 | 4 | not found |
 | 5 | exists |
 | 6 | denied |
+| 7 | planned, and something would find no room |
 | 130 | interrupted by Ctrl-C |
 
 With `--format json` an error is one line of JSON on standard error:

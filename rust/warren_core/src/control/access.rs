@@ -44,6 +44,7 @@ methods! {
     ListNodes: Call, People;
     GetNode: Call, Nodes;
     UpdateNode: Call, People;
+    SetNodeAvailability: Call, People;
     CreateService: Call, People;
     UpdateService: Call, People;
     RemoveService: Call, People;
@@ -51,6 +52,9 @@ methods! {
     GetService: Call, People;
     ListSlots: Call, People;
     ListContainers: Call, People;
+    Explain: Call, People;
+    ListEvents: Call, People;
+    Plan: Call, People;
     GetContainer: Call, People;
     AddMember: Call, Managers;
     RemoveMember: Call, People;
@@ -89,6 +93,9 @@ impl Method {
                 | Method::ListContainers
                 | Method::GetContainer
                 | Method::ListMembers
+                | Method::Explain
+                | Method::ListEvents
+                | Method::Plan
                 | Method::BackupCluster
                 | Method::JudgeRecovery
         )

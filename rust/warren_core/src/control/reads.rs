@@ -5,12 +5,13 @@ use prost::Message as _;
 use super::CallId;
 use super::access::Method;
 use super::requests::decode;
+use super::{events, explaining, planning};
 use crate::error::Error;
 use crate::fsm::placement::Attribute;
 use crate::fsm::{Container, ContainerState, DesiredState, Node, NodeStatus, Resources, Service};
 use crate::fsm::{State, tally};
 use crate::ids::{Index, MemberId, NodeId, ServiceId, Term};
-use crate::orchestrator::PendingSlot;
+use crate::orchestrator::{Decision, PendingSlot};
 use crate::pb;
 
 /// A read that looks at no more than so many is answered where it stands: handing it to another
@@ -31,6 +32,8 @@ pub struct LeaderView {
     pub stale: bool,
     /// A change of voters is under way.
     pub joint: bool,
+    /// For a list of events only.
+    pub decisions: Vec<Decision>,
     /// For a list of the members only.
     pub members: Vec<MemberProgress>,
 }
@@ -118,6 +121,9 @@ fn answer(state: &State, view: &LeaderView, method: Method, body: &[u8]) -> Resu
         Method::ListSlots => list_slots(state, view, &decode(body)?)?.encode_to_vec(),
         Method::ListContainers => list_containers(state, &decode(body)?).encode_to_vec(),
         Method::GetContainer => get_container(state, &decode(body)?)?.encode_to_vec(),
+        Method::Plan => planning::answer(state, decode(body)?)?.encode_to_vec(),
+        Method::ListEvents => events::answer(state, view).encode_to_vec(),
+        Method::Explain => explaining::answer(state, view, &decode(body)?)?.encode_to_vec(),
         _ => {
             return Err(Error::UnknownMethod {
                 method: format!("{method:?}"),

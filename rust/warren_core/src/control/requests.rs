@@ -30,6 +30,7 @@ pub fn prepare(state: &State, method: Method, body: &[u8]) -> Result<Prepared, E
         Method::RemoveService => remove_service(state, body),
         Method::UpdateCluster => update_cluster(state, body),
         Method::UpdateNode => update_node(state, body),
+        Method::SetNodeAvailability => set_node_availability(state, body),
         _ => Err(Error::UnknownMethod {
             method: format!("{method:?}"),
         }),
@@ -136,6 +137,28 @@ fn update_node(state: &State, body: &[u8]) -> Result<Prepared, Error> {
     };
     fsm::check_node_update(&update)?;
     Ok(Prepared::Propose(id, Box::new(Body::UpdateNode(update))))
+}
+
+fn set_node_availability(state: &State, body: &[u8]) -> Result<Prepared, Error> {
+    let mut request: pb::SetNodeAvailabilityRequest = decode(body)?;
+    let taken = request.request.take();
+    let id = match identify(state, "SetNodeAvailability", taken, &request)? {
+        Ok(id) => id,
+        Err(answer) => return Ok(Prepared::Answered(answer)),
+    };
+    let drains = request.drain_within_ms > 0;
+    check_level(state, if drains { fsm::DRAIN_LEVEL } else { 2 })?;
+    let set = pb::SetNodeAvailability {
+        node_id: state.resolve_node(&request.r#ref)?.to_vec(),
+        availability: request.availability,
+        drain_within_ms: request.drain_within_ms,
+        drain_overdue: false,
+    };
+    fsm::check_drain(&set)?;
+    Ok(Prepared::Propose(
+        id,
+        Box::new(Body::SetNodeAvailability(set)),
+    ))
 }
 
 /// Refuses what a member of an older release would not understand.

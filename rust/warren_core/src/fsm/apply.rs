@@ -18,7 +18,7 @@ use crate::mutant::{self, Mutant};
 use crate::pb::{self, command::Body};
 
 /// The newest feature level this release knows.
-pub const FEATURE_LEVEL_MAX: u32 = 4;
+pub const FEATURE_LEVEL_MAX: u32 = 5;
 
 /// What came of a command.
 #[derive(Clone, Debug, PartialEq)]
@@ -377,6 +377,7 @@ impl State {
             advertise_addr: command.advertise_addr.as_str().into(),
             labels: known.map(|node| node.labels.clone()).unwrap_or_default(),
             taints: known.map(|node| node.taints.clone()).unwrap_or_default(),
+            drain: known.and_then(|node| node.drain),
         };
         if known != Some(&node) {
             self.put_node(node);
@@ -396,28 +397,6 @@ impl State {
         if node.status != status {
             self.put_node(Node {
                 status,
-                ..node.clone()
-            });
-            cx.events.push(Event::Node { id });
-        }
-        Ok(Vec::new())
-    }
-
-    fn set_node_availability(
-        &mut self,
-        cx: &mut Context,
-        command: &pb::SetNodeAvailability,
-    ) -> Result<Vec<u8>> {
-        let id = NodeId::from_slice(&command.node_id)?;
-        let availability = specified(
-            "availability",
-            command.availability,
-            Availability::Unspecified,
-        )?;
-        let node = self.node(id).ok_or_else(|| not_found(NodeId::KIND, id))?;
-        if node.availability != availability {
-            self.put_node(Node {
-                availability,
                 ..node.clone()
             });
             cx.events.push(Event::Node { id });

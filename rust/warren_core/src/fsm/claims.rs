@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::fsm::apply::invalid;
 use crate::fsm::asked::DEVICE_MILLI;
 use crate::fsm::objects::{Container, Node, Service};
+use crate::fsm::refusals::{Filter, Refusal};
 use crate::fsm::state::State;
 use crate::ids::NodeId;
 use crate::pb;
@@ -231,6 +232,26 @@ impl State {
         }
         let row = self.node_row(node)?;
         row.claims.refusal(service, &row.node)
+    }
+
+    /// Every port that is taken, and every kind of device that is missing.
+    pub(super) fn claims_refusals(&self, service: &Service, node: &Node) -> Vec<Refusal> {
+        let spec = service.container_spec();
+        let Some(row) = self.node_row(node.id) else {
+            return Vec::new();
+        };
+        let taken = spec.host_ports.iter().filter_map(|port| {
+            let port = row.claims.taken(std::slice::from_ref(port))?;
+            let why = format!("host port {} is taken", port_text(port));
+            Some(Refusal::plain(Filter::Port, why))
+        });
+        let missing = spec.devices.iter().filter_map(|ask| {
+            let why = row.claims.choose(std::slice::from_ref(ask), node).err()?;
+            let what = format!("not enough devices: {}", ask.kind);
+            let filter = Filter::Device;
+            Some(Refusal { filter, what, why })
+        });
+        taken.chain(missing).collect()
     }
 
     /// Devices of the node for one container of the service, none where it asks for none. `None` if

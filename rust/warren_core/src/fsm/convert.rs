@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::fsm::objects::{
-    Cluster, Container, ContainerState, DesiredState, Member, Node, Resources, Revision, Service,
-    Status,
+    Cluster, Container, ContainerState, DesiredState, Drain, Member, Node, Resources, Revision,
+    Service, Status,
 };
 use crate::fsm::parse::ContainerFields;
 use crate::fsm::placement::Rules;
@@ -317,6 +317,8 @@ impl From<&Node> for pb::Node {
             advertise_addr: n.advertise_addr.to_string(),
             labels: (*n.labels).clone(),
             taints: (*n.taints).clone(),
+            drain_deadline_ms: n.drain.map_or(0, |drain| drain.deadline_ms),
+            drain_overdue: n.drain.is_some_and(|drain| drain.overdue),
         }
     }
 }
@@ -343,6 +345,10 @@ impl TryFrom<pb::Node> for Node {
             advertise_addr: n.advertise_addr.as_str().into(),
             labels: Arc::new(n.labels),
             taints: Arc::new(n.taints),
+            drain: (n.drain_deadline_ms > 0).then_some(Drain {
+                deadline_ms: n.drain_deadline_ms,
+                overdue: n.drain_overdue,
+            }),
         })
     }
 }

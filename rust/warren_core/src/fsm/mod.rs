@@ -28,6 +28,7 @@
 //! | `tally` | how far a service is from what is wanted |
 //! | `hash` | one number for the whole state |
 //! | `wire`, `parse` | encoding and decoding of what there is much of |
+//! | `refusals` | everything that rules have against a node |
 //! | `snapshot` | the state as bytes, and back |
 
 mod apart;
@@ -39,6 +40,7 @@ mod claims;
 mod content;
 mod convert;
 mod description;
+mod drain;
 mod epoch;
 mod hash;
 mod labels;
@@ -49,6 +51,7 @@ mod parse;
 pub mod partition;
 pub mod placement;
 mod reference;
+mod refusals;
 mod requests;
 mod resolve;
 pub mod settings;
@@ -63,6 +66,7 @@ pub use apart::Avoided;
 pub use apply::{Applied, FEATURE_LEVEL_MAX};
 pub use batch::BATCH_ITEMS_MAX;
 pub use description::clip as clip_description;
+pub use drain::{DRAIN_LEVEL, check_drain};
 pub use epoch::Survivor;
 pub use hash::StateHash;
 pub use labels::{NODE_LABELS_MAX, check_node_update};
@@ -71,6 +75,7 @@ pub use nodes::REMOVED_NODES_MAX;
 pub use objects::*;
 pub use placement::Rules;
 pub use reference::normalise_reference;
+pub use refusals::{Filter, Refusal};
 pub use requests::{Remembered, RequestKey, request_digest};
 pub use settings::{Freeze, NODE_GRACE_MS, Overcommit, Settings, check_settings};
 pub use state::{State, Workers};

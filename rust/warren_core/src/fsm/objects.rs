@@ -207,6 +207,17 @@ pub struct Node {
     /// What operators have set, apart from what the node says of itself.
     pub labels: Arc<BTreeMap<String, String>>,
     pub taints: Arc<Vec<pb::Taint>>,
+    /// While it is drained by a certain time.
+    pub drain: Option<Drain>,
+}
+
+/// By when a drain ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Drain {
+    /// On the state's clock.
+    pub deadline_ms: u64,
+    /// The leader has found that the time is over: what is still there goes at once.
+    pub overdue: bool,
 }
 
 impl Node {
@@ -254,6 +265,15 @@ impl Node {
     /// Whether new containers may be bound to it, whatever they are.
     pub fn accepts_work(&self) -> bool {
         self.refusal().is_none()
+    }
+
+    pub fn is_draining(&self) -> bool {
+        self.availability == Availability::Drain
+    }
+
+    /// Whether what is on it goes without waiting for room elsewhere.
+    pub fn is_drain_overdue(&self) -> bool {
+        self.is_draining() && self.drain.is_some_and(|drain| drain.overdue)
     }
 
     /// Why no container may be bound to it, whatever it is.

@@ -22,6 +22,8 @@
 //! - a container on a node that is down is replaced elsewhere, as soon as there is room; a
 //!   singleton only when its worker has surely stopped it, and nothing at all while too many nodes
 //!   are lost at once;
+//! - what is on a node that is being drained goes once a successor finds room elsewhere, as few at a
+//!   time as with an update; once the drain's time is over it goes at once;
 //! - surplus slots go, the highest first; a removed service is forgotten after its last container.
 //!
 //! | file | idea |
@@ -40,11 +42,19 @@
 //! | `backoff` | how long a slot waits before it is filled again |
 //! | `liveness` | which workers are there |
 //! | `freeze` | whether too many of them were lost at once |
+//! | `explain` | why something is where it is, or nowhere; by the state alone |
+//! | `decisions` | what was decided lately, for people |
+//! | `drain` | what is on a node that is drained → elsewhere, or away once the time is over |
+//! | `dry_run` | what would follow, over a copy of the state |
 //! | `sweep` | re-derives what nobody marked |
 
 mod asking;
 mod backoff;
 mod budget;
+mod decisions;
+mod drain;
+mod dry_run;
+mod explain;
 mod freeze;
 mod in_flight;
 mod liveness;
@@ -56,6 +66,8 @@ mod reconcile;
 mod replace;
 mod settle;
 mod sweep;
+#[cfg(test)]
+mod testing;
 mod walks;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -70,6 +82,8 @@ use crate::scheduler::Scheduler;
 use asking::Asking;
 use backoff::BackOff;
 use budget::Meter;
+use decisions::Decisions;
+use drain::Drains;
 use in_flight::InFlight;
 use liveness::Liveness;
 use marks::Marks;
@@ -80,6 +94,9 @@ use sweep::Sweep;
 use walks::Walks;
 
 pub use budget::Budget;
+pub use decisions::{DECISIONS_MAX, Decision, Kind as DecisionKind};
+pub use dry_run::{DryRun, Outcome};
+pub use explain::{Explanation, NodeRow, Subject, explain};
 pub use freeze::LOST_MIN;
 pub use in_flight::PROPOSALS_MAX;
 pub use outbox::{BIND_ITEMS_MAX, DESIRED_ITEMS_MAX};
@@ -132,6 +149,8 @@ pub struct Orchestrator {
     backoff: BackOff,
     liveness: Liveness,
     sweep: Sweep,
+    drains: Drains,
+    decisions: Decisions,
     walks: Walks,
     /// Services whose pass is under way; all of them are marked.
     passes: BTreeMap<ServiceId, Pass>,
@@ -169,6 +188,8 @@ impl Orchestrator {
             backoff: BackOff::default(),
             liveness: Liveness::default(),
             sweep: Sweep::default(),
+            drains: Drains::default(),
+            decisions: Decisions::default(),
             walks: Walks::default(),
             passes: BTreeMap::new(),
             again: Vec::new(),
@@ -205,6 +226,8 @@ impl Orchestrator {
         self.backoff = BackOff::default();
         self.liveness.follow();
         self.walks = Walks::default();
+        self.drains = Drains::default();
+        self.decisions.clear();
         self.passes.clear();
         self.globals.clear();
         self.pending.clear();
@@ -269,6 +292,7 @@ impl Orchestrator {
 
     /// Takes a node over as it is now. True if that is news.
     fn node_put(&mut self, state: &State, node: &Node) -> bool {
+        self.drains.put(node);
         let news = self.scheduler.node_put(state, node);
         news | self.asking.node_put(&mut self.scheduler, state, node)
     }
@@ -280,6 +304,7 @@ impl Orchestrator {
         } else {
             self.asking.node_removed(&self.scheduler, id);
             self.scheduler.node_remove(id);
+            self.drains.remove(id);
             self.liveness.gone(id);
         }
         self.walks.node(id);
@@ -295,6 +320,7 @@ impl Orchestrator {
     }
 
     fn forget(&mut self, service: ServiceId) {
+        self.give_back(service);
         self.asking
             .service_changed(&mut self.scheduler, service, None);
         self.marks.forget(service);
@@ -310,6 +336,7 @@ impl Orchestrator {
     /// What is left is taken up by the next call.
     pub fn step(&mut self, state: &State, now_ms: u64, budget: Budget) -> Vec<Proposal> {
         let mut meter = Meter::new(budget);
+        self.decisions.time_ms = state.time_ms();
         let proposals = if self.leading {
             self.step_within(state, now_ms, &mut meter)
         } else {
@@ -325,6 +352,7 @@ impl Orchestrator {
         }
         if !std::mem::take(&mut self.scans_next) {
             self.judge_nodes(state, meter);
+            self.end_drains(state, now_ms, meter);
         }
         let walked = self.walk(state, meter);
         let mut cycle = false;
@@ -387,6 +415,11 @@ impl Orchestrator {
         self.pending.get(&service).map_or(&[], Vec::as_slice)
     }
 
+    /// The newest `count` decisions since it leads, of one service if one is given, the oldest first.
+    pub fn decisions(&self, service: Option<ServiceId>, count: usize) -> Vec<Decision> {
+        self.decisions.newest(service, count)
+    }
+
     /// How far a service is; `gone` if there is none.
     pub fn progress(&self, state: &State, id: ServiceId) -> pb::ServiceProgress {
         let Some(service) = state.service(id) else {
@@ -440,6 +473,7 @@ impl Orchestrator {
             return Some(now_ms);
         }
         let timer = self.marks.next_timer().unwrap_or(u64::MAX);
+        let timer = timer.min(self.drains.next_ms());
         Some(timer.min(self.sweep.due_ms()).max(now_ms))
     }
 

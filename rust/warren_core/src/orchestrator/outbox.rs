@@ -56,6 +56,18 @@ impl Outbox {
             .push((Body::SetNodeStatus(command), Subject::Node(node)));
     }
 
+    /// The time of a drain is over.
+    pub fn drain_overdue(&mut self, node: NodeId) {
+        let command = pb::SetNodeAvailability {
+            node_id: node.to_vec(),
+            availability: pb::Availability::Drain.into(),
+            drain_within_ms: 0,
+            drain_overdue: true,
+        };
+        self.others
+            .push((Body::SetNodeAvailability(command), Subject::Node(node)));
+    }
+
     /// The commands, and what each is about. Nodes go first, then what makes room.
     pub fn take(&mut self) -> Vec<(Body, Subject)> {
         let mut letters = std::mem::take(&mut self.others);

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use crate::fsm::{DesiredState, Service, State};
+use crate::fsm::{Container, DesiredState, Node, Service, State};
 use crate::ids::{ContainerId, NodeId};
 use crate::orchestrator::PendingSlot;
 use crate::orchestrator::plan::{Slot, Walk};
@@ -39,6 +39,8 @@ pub(super) struct Pass {
     pub vacant: VecDeque<Vacancy>,
     /// Running, of an older spec: to be removed as few at a time as `away_max` allows.
     pub outdated: VecDeque<(ContainerId, NodeId)>,
+    /// Running, on nodes that are being drained: likewise, and only as far as there is room elsewhere.
+    pub draining: VecDeque<(ContainerId, NodeId)>,
     /// Containers of the service that each node has and keeps, or is going to have.
     pub spread: BTreeMap<NodeId, u32>,
     /// Slots without a running container.
@@ -64,6 +66,7 @@ impl Pass {
             unready: VecDeque::new(),
             vacant: VecDeque::new(),
             outdated: VecDeque::new(),
+            draining: VecDeque::new(),
             spread: BTreeMap::new(),
             away: 0,
             away_max: 0,
@@ -88,8 +91,12 @@ fn away_max(slots: usize) -> usize {
 
 /// Whether the container is still to be removed for what it was found to be.
 pub(super) fn is_to_go(state: &State, service: &Service, id: ContainerId, surplus: bool) -> bool {
+    let drained = |container: &Container| {
+        let node = state.node(container.node);
+        node.is_some_and(Node::is_draining)
+    };
     state.container(id).is_some_and(|container| {
-        container.desired != DesiredState::Remove
-            && (surplus || container.spec_digest != service.spec_digest)
+        let outdated = container.spec_digest != service.spec_digest;
+        container.desired != DesiredState::Remove && (surplus || outdated || drained(container))
     })
 }

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use crate::fsm::{
-    Container, ContainerState, DesiredState, NodeStatus, Service, State, partition, rests,
+    Container, ContainerState, DesiredState, Node, NodeStatus, Service, State, partition, rests,
 };
 use crate::ids::{ContainerId, NodeId};
 use crate::mutant::{self, Mutant};
@@ -52,6 +52,8 @@ pub(super) enum Verdict {
     Unready(ContainerId, NodeId),
     /// Of an older spec and running: to be removed when that may be.
     Outdated(ContainerId, NodeId),
+    /// On a node that is being drained, and running: to be removed when a successor finds room.
+    Draining(ContainerId, NodeId),
     /// Its node is down, and nothing is replaced while so many are.
     Frozen,
     /// Its node is down, and it may still be running there, which a singleton must not do twice:
@@ -205,6 +207,10 @@ impl Walk {
                 let node = state.node(node);
                 node.is_none_or(|node| service.rules.refusal(node).is_some())
             };
+            if let Some(container) = container.filter(|it| leaves(state, it)) {
+                found.push(Found::Surplus(container.id));
+                continue;
+            }
             // What it may not go to is none of its slots.
             if container.is_none() && (!accepts || refused()) {
                 continue;
@@ -218,6 +224,13 @@ impl Walk {
         }
         true
     }
+}
+
+/// Whether the container of a global service goes since its node, its slot, is being drained.
+fn leaves(state: &State, container: &Container) -> bool {
+    let node = state.node(container.node);
+    let drained = |node: &Node| node.is_draining() && node.status != NodeStatus::Down;
+    container.desired == DesiredState::Run && !container.is_terminal() && node.is_some_and(drained)
 }
 
 /// Whether what was found of a slot when it was said to be vacant is still so.
@@ -264,6 +277,10 @@ fn judge(
         return if down { replace } else { Verdict::Moving };
     }
     let stays = container.spec_digest == service.spec_digest;
+    let drained = node.is_some_and(Node::is_draining) && !down && !container.is_terminal();
+    if drained && slot.node.is_none() {
+        return judge_drained(container, node.is_some_and(Node::is_drain_overdue));
+    }
     if !stays && slot.node.is_some() && !node.is_some_and(|node| node.accepts_work()) {
         // Its successor could not be bound there.
         return Verdict::Moving;
@@ -278,6 +295,16 @@ fn judge(
         (false, true) => Verdict::Starting(container.node),
         (false, false) if runs => Verdict::Outdated(container.id, container.node),
         (false, false) => Verdict::Unready(container.id, container.node),
+    }
+}
+
+/// What runs on a node that is being drained goes once there is room elsewhere, or the time is over;
+/// what does not run yet at once.
+fn judge_drained(container: &Container, overdue: bool) -> Verdict {
+    let runs = container.status.state == ContainerState::Running;
+    match runs && !overdue {
+        true => Verdict::Draining(container.id, container.node),
+        false => Verdict::Unready(container.id, container.node),
     }
 }
 

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::fsm::{Service, State};
+use crate::fsm::{Node, Service, State};
 use crate::ids::{ContainerId, NodeId, ServiceId};
 use crate::orchestrator::asking::{self, Placement, Reasons};
 use crate::orchestrator::budget::Meter;
+use crate::orchestrator::decisions::Kind;
 use crate::orchestrator::in_flight::Bound;
 use crate::orchestrator::pass::{Pass, Vacancy, is_to_go};
 use crate::orchestrator::plan::{Found, Slot, Verdict, is_vacant};
@@ -114,6 +115,10 @@ impl Orchestrator {
         if turn != Turn::Done {
             return turn;
         }
+        let turn = self.move_away(state, service, pass, meter);
+        if turn != Turn::Done {
+            return turn;
+        }
         self.forget_removed(state, service, meter)
     }
 
@@ -156,6 +161,13 @@ impl Orchestrator {
                     pass.away += 1;
                 } else {
                     pass.outdated.push_back((container, node));
+                }
+            }
+            Verdict::Draining(container, node) => {
+                keep(node);
+                match self.in_flight.has_container(container) {
+                    true => pass.away += 1,
+                    false => pass.draining.push_back((container, node)),
                 }
             }
             Verdict::Frozen | Verdict::Fenced(..) => {
@@ -248,10 +260,35 @@ impl Orchestrator {
             let Some(container) = pass.surplus.pop().or_else(|| pass.unready.pop_front()) else {
                 return Turn::Done;
             };
-            if is_to_go(state, service, container, surplus) {
-                self.propose_removal(service, container, meter);
+            if is_to_go(state, service, container, surplus)
+                && self.propose_removal(service, container, meter)
+            {
+                self.note_removal(state, service, container, surplus);
             }
         }
+    }
+
+    /// Says why a container is told to go that nobody waits for.
+    fn note_removal(
+        &mut self,
+        state: &State,
+        service: &Service,
+        container: ContainerId,
+        surplus: bool,
+    ) {
+        let Some(container) = state.container(container) else {
+            return;
+        };
+        let drained = state.node(container.node).is_some_and(Node::is_draining);
+        let (kind, why) = match (surplus, drained) {
+            (_, true) => (Kind::Moved, "its node is being drained"),
+            (true, _) if service.removing => (Kind::ScaledDown, "its service was removed"),
+            (true, _) => (Kind::ScaledDown, "its slot is no more"),
+            (false, _) => (Kind::Replaced, "it does not run, and its spec is outdated"),
+        };
+        let of = (service.id, container.slot);
+        self.decisions
+            .note(kind, of, Some(container.node), why.into());
     }
 
     /// True unless that is on its way already.
@@ -277,6 +314,9 @@ impl Orchestrator {
         pass: &mut Pass,
         meter: &mut Meter,
     ) -> Turn {
+        if !pass.vacant.is_empty() {
+            self.give_back(service.id);
+        }
         while !pass.vacant.is_empty() && !pass.full {
             if meter.items == 0 || meter.looks == 0 {
                 return Turn::Later;
@@ -345,7 +385,13 @@ impl Orchestrator {
         let key = |pending: &PendingSlot| (pending.slot, pending.node);
         let known = self.pending(service.id);
         let known = known.binary_search_by_key(&(slot.number, slot.node), key);
+        let says_so = known.is_ok_and(|at| self.pending(service.id)[at].reason == reason);
         self.stats.failed += u64::from(known.is_err());
+        if !says_so {
+            let of = (service.id, slot.number);
+            self.decisions
+                .note(Kind::Pending, of, slot.node, reason.clone());
+        }
         pass.pending.push(PendingSlot {
             slot: slot.number,
             node: slot.node,

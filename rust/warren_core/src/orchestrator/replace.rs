@@ -6,6 +6,7 @@ use crate::fsm::{Service, State};
 use crate::orchestrator::Orchestrator;
 use crate::orchestrator::asking::{self, Reasons};
 use crate::orchestrator::budget::Meter;
+use crate::orchestrator::decisions::Kind;
 use crate::orchestrator::pass::{Pass, is_to_go};
 use crate::orchestrator::reconcile::{Turn, placement};
 use crate::scheduler::Why;
@@ -60,7 +61,11 @@ impl Orchestrator {
                     break;
                 }
             }
-            self.propose_removal(service, container, meter);
+            if self.propose_removal(service, container, meter) {
+                let of = (service.id, outgoing.slot);
+                let why = "its spec is outdated, and its successor has room".into();
+                self.decisions.note(Kind::Replaced, of, Some(node), why);
+            }
             pass.away += 1;
             pass.outdated.pop_front();
         }

@@ -5,6 +5,7 @@ use prost::Message;
 use crate::error::Result;
 use crate::ids::ServiceId;
 use crate::orchestrator::Orchestrator;
+use crate::orchestrator::decisions::Kind;
 use crate::orchestrator::in_flight::{Bound, Subject};
 use crate::pb;
 
@@ -43,6 +44,11 @@ impl Orchestrator {
             self.scheduler.release(bound.node, bound.resources);
             if applied {
                 self.stats.scheduled += 1;
+                let waited_ms = now_ms.saturating_sub(bound.since_ms);
+                let why = format!("found room after {waited_ms} ms");
+                let of = (bound.service, bound.slot.number);
+                let node = Some(bound.node);
+                self.decisions.note(Kind::Placed, of, node, why.into());
                 self.latencies_ms
                     .push(now_ms.saturating_sub(bound.since_ms));
             } else {

@@ -179,7 +179,7 @@ impl fmt::Display for Explanation {
 }
 
 /// Thousandths of a CPU, shown as CPUs.
-struct Cpus(u64);
+pub struct Cpus(pub u64);
 
 impl fmt::Display for Cpus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -194,7 +194,7 @@ impl fmt::Display for Cpus {
 
 /// Bytes in the largest binary unit that is not below 1, rounded down: what is shown as free is
 /// never more than there is.
-struct Bytes(u64);
+pub struct Bytes(pub u64);
 
 impl fmt::Display for Bytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -33,6 +33,7 @@ mod sets;
 mod tags;
 #[cfg(test)]
 mod tests;
+mod worth;
 
 use std::collections::BTreeMap;
 
@@ -48,8 +49,9 @@ pub use devices::{
     DEVICE_MILLI, DEVICES_MAX, DeviceAsk, DeviceFleet, DeviceGrant, DeviceNode, DeviceShare,
     MODELS_MAX, Scarcity, Tuning, Want,
 };
-pub use explain::{Explanation, Reason};
+pub use explain::{Bytes, Cpus, Explanation, Reason};
 pub use sets::NodeSet;
+pub use worth::Worth;
 
 /// An id as two numbers to draw by.
 fn words(id: [u8; 16]) -> [u64; 2] {

@@ -116,7 +116,7 @@ impl Scheduler {
     }
 }
 
-fn query<'a>(index: &Index, images: &'a Tags, seed: u64, ask: &Ask<'a>) -> Query<'a> {
+pub(super) fn query<'a>(index: &Index, images: &'a Tags, seed: u64, ask: &Ask<'a>) -> Query<'a> {
     let mut query = Query::new(index, ask.resources, ask.rules.strategy);
     query.within = ask.rules.within;
     query.without = ask.rules.without;

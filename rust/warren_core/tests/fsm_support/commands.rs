@@ -119,6 +119,12 @@ impl Commands {
                 } else {
                     self.small(5).into()
                 },
+                drain_within_ms: if self.rng.chance(30) {
+                    1 + self.rng.below(100_000)
+                } else {
+                    0
+                },
+                drain_overdue: self.rng.chance(20),
             }),
             27 => Body::AdmitNode(pb::AdmitNode { node_id }),
             28 if self.rng.chance(40) => Body::RemoveNode(pb::RemoveNode { node_id }),

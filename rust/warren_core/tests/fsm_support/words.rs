@@ -84,6 +84,7 @@ fn body(state: &State, words: &[&str], options: &Options) -> Body {
             Body::SetNodeAvailability(pb::SetNodeAvailability {
                 node_id: node_id(name).to_vec(),
                 availability: availability.into(),
+                ..Default::default()
             })
         }
         "raise" => Body::RaiseFeatureLevel(pb::RaiseFeatureLevel {

@@ -12,6 +12,8 @@ use prost::Message as _;
 use super::super::access::Method;
 use super::super::calls::Calls;
 use super::super::entropy::Entropy;
+use super::super::events;
+use super::super::explaining;
 use super::super::peer::frame::Kind;
 use super::super::reads::{self, LeaderView, MemberProgress, ReadJob};
 use super::super::{Call, Consistency, Now, Outputs};
@@ -19,6 +21,7 @@ use super::Member;
 use crate::error::Error;
 use crate::ids::{Index, MemberId};
 use crate::mutant::{self, Mutant};
+use crate::orchestrator::Decision;
 use crate::pb;
 use crate::raft::{Lane, ReadReady, Role};
 
@@ -116,6 +119,10 @@ impl Member {
         calls: &mut Calls,
         out: &mut Outputs,
     ) -> Result<(), Error> {
+        if method == Method::ListEvents {
+            // In the leader's memory only.
+            self.check_serving()?;
+        }
         if call.consistency == Consistency::Linearizable {
             self.reads.add(Read(method, call));
             return Ok(());
@@ -337,6 +344,11 @@ impl Member {
                 .and_then(|request| self.state.resolve_service(&request.r#ref).ok())
                 .map(|service| self.orchestrator.pending(service).to_vec())
                 .unwrap_or_default(),
+            Method::Explain => pb::ExplainRequest::decode(body)
+                .ok()
+                .and_then(|request| explaining::service_of(&self.state, &request.r#ref))
+                .map(|service| self.orchestrator.pending(service).to_vec())
+                .unwrap_or_default(),
             _ => Vec::new(),
         };
         let leader = self.leader().and_then(|leader| self.state.member(leader));
@@ -348,10 +360,27 @@ impl Member {
             applied_index: self.applied.index,
             pending,
             stale,
+            decisions: match method {
+                Method::ListEvents => self.decisions(body),
+                _ => Vec::new(),
+            },
             joint: self.raft.conf_state().is_joint(),
             members: match method {
                 Method::ListMembers => self.member_progress(),
                 _ => Vec::new(),
+            },
+        }
+    }
+
+    /// Those that a list of events asks for.
+    fn decisions(&self, body: &[u8]) -> Vec<Decision> {
+        let request = pb::ListEventsRequest::decode(body).unwrap_or_default();
+        let count = events::count(&request);
+        match &request.r#ref[..] {
+            "" => self.orchestrator.decisions(None, count),
+            named => match self.state.resolve_service(named) {
+                Ok(service) => self.orchestrator.decisions(Some(service), count),
+                Err(_) => Vec::new(),
             },
         }
     }

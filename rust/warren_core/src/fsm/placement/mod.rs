@@ -147,7 +147,7 @@ impl Rules {
             .or_else(|| taints::refusal(&self.tolerations, node))
     }
 
-    fn platform_refusal(&self, node: &Node) -> Option<String> {
+    pub(in crate::fsm) fn platform_refusal(&self, node: &Node) -> Option<String> {
         let arch = &node.description.architecture;
         let either = |asked: &str, is: &str| asked.is_empty() || asked == is;
         let fits = |p: &pb::Platform| either(&p.os, "linux") && either(&p.architecture, arch);

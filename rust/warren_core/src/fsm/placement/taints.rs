@@ -16,6 +16,15 @@ pub(super) fn refusal(tolerations: &[pb::Toleration], node: &Node) -> Option<Str
     Some(format!("taint {} is not tolerated", text(taint)))
 }
 
+/// A sentence on each taint that keeps containers off and is not tolerated.
+pub(in crate::fsm) fn refusals(
+    tolerations: &[pb::Toleration],
+    node: &Node,
+) -> impl Iterator<Item = String> {
+    let taints = all_untolerated(tolerations, node, TaintEffect::NoSchedule);
+    taints.map(|taint| format!("taint {} is not tolerated", text(taint)))
+}
+
 pub(super) fn dislikes(tolerations: &[pb::Toleration], node: &Node) -> bool {
     untolerated(tolerations, node, TaintEffect::PreferNoSchedule).is_some()
 }
@@ -25,9 +34,17 @@ fn untolerated<'a>(
     node: &'a Node,
     effect: TaintEffect,
 ) -> Option<&'a pb::Taint> {
-    let tolerated = |taint: &pb::Taint| tolerations.iter().any(|it| tolerates(it, taint));
+    all_untolerated(tolerations, node, effect).next()
+}
+
+fn all_untolerated<'a>(
+    tolerations: &[pb::Toleration],
+    node: &'a Node,
+    effect: TaintEffect,
+) -> impl Iterator<Item = &'a pb::Taint> {
+    let tolerated = move |taint: &pb::Taint| tolerations.iter().any(|it| tolerates(it, taint));
     node.all_taints()
-        .find(|taint| taint.effect() == effect && !tolerated(taint))
+        .filter(move |taint| taint.effect() == effect && !tolerated(taint))
 }
 
 fn tolerates(toleration: &pb::Toleration, taint: &pb::Taint) -> bool {

@@ -59,6 +59,7 @@ fn node(own: &[(&str, &str)], set: &[(&str, &str)]) -> Node {
         advertise_addr: Arc::default(),
         labels: Arc::new(map(set)),
         taints: Arc::default(),
+        drain: None,
     }
 }
 

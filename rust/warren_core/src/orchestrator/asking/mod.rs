@@ -9,6 +9,7 @@
 //! | `keys` | what a service has to know, by name |
 //! | `known` | which nodes satisfy what |
 //! | `columns` | an attribute's values, and which nodes have which |
+//! | `levels` | how far the values of spreads are |
 //! | `weights` | shares of a spread's values, and what keeps a skew |
 //! | `placing` | containers of one service over all that is known |
 //! | `reasons` | why a node takes none |
@@ -16,6 +17,7 @@
 mod columns;
 mod keys;
 mod known;
+mod levels;
 mod placing;
 mod reasons;
 mod weights;
@@ -31,6 +33,9 @@ use columns::Column;
 use keys::{Key, Keys};
 use known::Known;
 
+pub(super) use levels::{Level, Levels};
+#[cfg(test)]
+pub(super) use placing::would_place_on;
 pub(super) use placing::{Placement, fits_somewhere, place};
 pub(super) use reasons::Reasons;
 
@@ -229,7 +234,7 @@ fn is_node(attribute: &Attribute) -> bool {
 }
 
 /// Containers of the service on one node, as far as its rules say so.
-fn most_per_node(service: &Service) -> Option<u32> {
+pub(super) fn most_per_node(service: &Service) -> Option<u32> {
     let distinct = service.rules.distinct.iter().any(is_node);
     let most = service.per_node_max();
     let most = if distinct { most.min(1) } else { most };

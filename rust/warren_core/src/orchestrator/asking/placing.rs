@@ -91,6 +91,34 @@ pub(in crate::orchestrator) fn fits_somewhere(
     scheduler.fits_somewhere(&ask)
 }
 
+/// Whether the search takes one on this very node, all others left out.
+#[cfg(test)]
+pub(in crate::orchestrator) fn would_place_on(
+    asking: &Asking,
+    scheduler: &mut Scheduler,
+    placement: &Placement,
+    node: NodeId,
+) -> bool {
+    let Some(number) = scheduler.number(node) else {
+        return false;
+    };
+    let mut placing = Placing::new(asking, scheduler, placement);
+    let mut out = placing.barred(scheduler);
+    let others = placement.state.nodes().filter(|other| other.id != node);
+    for other in others.filter_map(|other| scheduler.number(other.id)) {
+        out.set(other, true);
+    }
+    let wish = Wish {
+        liked: false,
+        balanced: false,
+    };
+    let takes = !out.contains(number) && placing.ask(scheduler, 1, wish, Some(&out));
+    if takes {
+        scheduler.release(node, placement.service.resources());
+    }
+    takes
+}
+
 /// Nodes that are out because of where containers are.
 #[derive(Debug, Default)]
 pub(super) struct Apart {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::fsm::placement::Spread;
-use crate::fsm::{Avoided, Container, Service, State};
+use crate::fsm::{Avoided, Container, Filter, Node, Refusal, Service, State};
 use crate::ids::NodeId;
 use crate::orchestrator::asking::columns::{Column, MISSING};
 use crate::orchestrator::asking::weights::least;
@@ -87,6 +87,28 @@ impl<'a> Reasons<'a> {
         };
         let refusal = self.state.refusal(self.service, node);
         refusal.or_else(apart).or_else(skewed)
+    }
+
+    /// Everything of [`Reasons::against`]; empty exactly where that has nothing.
+    pub fn all_against(&self, node: &Node) -> Vec<Refusal> {
+        let mut all = self.state.refusals(self.service, node);
+        all.extend(self.avoided.iter().filter_map(|it| {
+            let why = it.refusal(node)?;
+            let said = it.attribute.said();
+            let (filter, what) = match &it.because_of {
+                None => (Filter::Distinct, format!("one container for each {said}")),
+                Some(other) => (Filter::AntiAffinity, format!("{other} runs there")),
+            };
+            Some(Refusal { filter, what, why })
+        }));
+        let number = self.numbers.get(&node.id);
+        all.extend(self.skews.iter().filter_map(|skew| {
+            let why = skew.against(*number?)?;
+            let what = format!("{} would be too far ahead", skew.spread.attribute.said());
+            let filter = Filter::Skew;
+            Some(Refusal { filter, what, why })
+        }));
+        all
     }
 
     /// [`Reasons::against`], but what a container of the service itself holds on the node does not

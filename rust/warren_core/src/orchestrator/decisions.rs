@@ -1,0 +1,127 @@
+//! What the orchestrator has decided lately, for people who ask why something is as it is.
+//!
+//! Kept in the leader's memory since it leads, and bounded: the oldest go first. What was decided is
+//! in the state; this only tells how it came to that.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::ids::{NodeId, ServiceId};
+
+/// Decisions that are kept.
+pub const DECISIONS_MAX: usize = 4_096;
+
+/// What was decided. The words are for programs, and stay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A container was bound to a node.
+    Placed,
+    /// A slot found no node.
+    Pending,
+    /// A container was told to go for its successor of a newer spec.
+    Replaced,
+    /// A container was told to go since its node is being drained.
+    Moved,
+    /// A container stays on a node that is being drained: there is no room elsewhere.
+    Stays,
+    /// A container was told to go since its slot is no more.
+    ScaledDown,
+}
+
+impl Kind {
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Placed => "placed",
+            Self::Pending => "pending",
+            Self::Replaced => "replaced",
+            Self::Moved => "moved",
+            Self::Stays => "stays",
+            Self::ScaledDown => "scaled_down",
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// Rises by one for each, from 1.
+    pub sequence: u64,
+    /// As the state's clock had it.
+    pub time_ms: u64,
+    pub kind: Kind,
+    pub service: ServiceId,
+    /// 0 for a global service.
+    pub slot: u64,
+    pub node: Option<NodeId>,
+    /// A sentence.
+    pub why: Arc<str>,
+}
+
+/// Invariant: sequences rise by one, and the last one is `last`.
+#[derive(Debug, Default)]
+pub(super) struct Decisions {
+    list: VecDeque<Decision>,
+    last: u64,
+    /// Of what is noted from here on.
+    pub time_ms: u64,
+}
+
+impl Decisions {
+    pub fn note(
+        &mut self,
+        kind: Kind,
+        (service, slot): (ServiceId, u64),
+        node: Option<NodeId>,
+        why: Arc<str>,
+    ) {
+        self.last += 1;
+        if self.list.len() == DECISIONS_MAX {
+            self.list.pop_front();
+        }
+        self.list.push_back(Decision {
+            sequence: self.last,
+            time_ms: self.time_ms,
+            kind,
+            service,
+            slot,
+            node,
+            why,
+        });
+    }
+
+    /// The newest `count`, of one service if one is given, the oldest of them first.
+    pub fn newest(&self, service: Option<ServiceId>, count: usize) -> Vec<Decision> {
+        let of = |it: &&Decision| service.is_none_or(|service| it.service == service);
+        let mut found: Vec<_> = self.list.iter().rev().filter(of).take(count).collect();
+        found.reverse();
+        found.into_iter().cloned().collect()
+    }
+
+    /// Those before are forgotten; numbers go on.
+    pub fn clear(&mut self) {
+        self.list.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_go_first_and_numbers_go_on() {
+        let mut decisions = Decisions::default();
+        let (a, b) = (ServiceId([1; 16]), ServiceId([2; 16]));
+        for slot in 0..DECISIONS_MAX as u64 + 10 {
+            let service = if slot % 2 == 0 { a } else { b };
+            decisions.note(Kind::Placed, (service, slot), None, "".into());
+        }
+        assert_eq!(decisions.list.len(), DECISIONS_MAX);
+        assert_eq!(decisions.list[0].sequence, 11);
+        let newest = decisions.newest(Some(b), 3);
+        let slots: Vec<_> = newest.iter().map(|it| it.slot).collect();
+        let last = DECISIONS_MAX as u64 + 9;
+        assert_eq!(slots, [last - 4, last - 2, last]);
+        decisions.clear();
+        decisions.note(Kind::Pending, (a, 1), None, "".into());
+        assert_eq!(decisions.newest(None, 9)[0].sequence, last + 2);
+    }
+}

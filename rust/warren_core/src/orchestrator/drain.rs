@@ -1,0 +1,231 @@
+//! What runs on a node that is being drained: moved away as far as there is room elsewhere; told to go
+//! once the drain's time is over.
+//!
+//! The deadline stands in the state, on the state's clock, and passes by the leader's: what is left
+//! of it is counted from when the leader learns of it, by the newest time that any command carried.
+//! A cluster in which nothing is written makes a new leader wait longer, never shorter.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::fsm::{DesiredState, Node, Resources, Service, State};
+use crate::ids::{ContainerId, NodeId, ServiceId};
+use crate::orchestrator::Orchestrator;
+use crate::orchestrator::asking::{self, Placement};
+use crate::orchestrator::budget::Meter;
+use crate::orchestrator::decisions::Kind;
+use crate::orchestrator::pass::Pass;
+use crate::orchestrator::reconcile::Turn;
+
+/// A refused command is not tried again sooner.
+const RETRY_MS: u64 = 1_000;
+
+/// Drains with a deadline that has not passed.
+#[derive(Debug, Default)]
+pub(super) struct Drains {
+    nodes: BTreeMap<NodeId, Due>,
+    /// Room that the scheduler holds for successors of what was told to go: by node, for so many.
+    held: BTreeMap<ServiceId, Vec<(NodeId, Resources, u32)>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Due {
+    /// On the state's clock.
+    deadline_ms: u64,
+    /// On the leader's; `None` until its next step.
+    at_ms: Option<u64>,
+    /// When it was said last, of one that passed.
+    said_ms: Option<u64>,
+}
+
+impl Due {
+    /// When there is something to be said; at once if that is not known yet.
+    fn next_ms(&self) -> u64 {
+        let again_ms = self.said_ms.map_or(0, |said_ms| said_ms + RETRY_MS);
+        self.at_ms.unwrap_or(0).max(again_ms)
+    }
+}
+
+impl Drains {
+    /// Takes a node over as it is now.
+    pub fn put(&mut self, node: &Node) {
+        let drain = node
+            .drain
+            .filter(|drain| node.is_draining() && !drain.overdue);
+        let Some(deadline_ms) = drain.map(|drain| drain.deadline_ms) else {
+            self.nodes.remove(&node.id);
+            return;
+        };
+        let known = self.nodes.get(&node.id);
+        if known.is_none_or(|due| due.deadline_ms != deadline_ms) {
+            let due = Due {
+                deadline_ms,
+                at_ms: None,
+                said_ms: None,
+            };
+            self.nodes.insert(node.id, due);
+        }
+    }
+
+    /// What was held there is gone with it.
+    pub fn remove(&mut self, node: NodeId) {
+        self.nodes.remove(&node);
+        for held in self.held.values_mut() {
+            held.retain(|(id, ..)| *id != node);
+        }
+    }
+
+    /// When the next one has something to be said.
+    pub fn next_ms(&self) -> u64 {
+        let due = self.nodes.values().map(Due::next_ms);
+        due.min().unwrap_or(u64::MAX)
+    }
+}
+
+impl Orchestrator {
+    /// Says of drains whose time is over that it is.
+    pub(super) fn end_drains(&mut self, state: &State, now_ms: u64, meter: &mut Meter) {
+        for (node, due) in &mut self.drains.nodes {
+            meter.look(1);
+            let left_ms = due.deadline_ms.saturating_sub(state.time_ms());
+            let at_ms = now_ms.saturating_add(left_ms);
+            // The state's clock may have come closer since.
+            let at_ms = due.at_ms.map_or(at_ms, |known| known.min(at_ms));
+            due.at_ms = Some(at_ms);
+            let free = !self.in_flight.has_node(*node) && !self.in_flight.is_full();
+            if free && due.next_ms() <= now_ms {
+                self.outbox.drain_overdue(*node);
+                due.said_ms = Some(now_ms);
+            }
+        }
+    }
+
+    /// Stops as many of those that are to be moved as are allowed to be away and would find room.
+    pub(super) fn move_away(
+        &mut self,
+        state: &State,
+        service: &Service,
+        pass: &mut Pass,
+        meter: &mut Meter,
+    ) -> Turn {
+        if pass.away == 0 {
+            self.give_back(service.id);
+        }
+        pass.draining.retain(|(id, _)| is_to_move(state, *id));
+        while pass.away < pass.away_max && !pass.draining.is_empty() {
+            if meter.items == 0 || meter.looks == 0 {
+                return Turn::Later;
+            }
+            if !self.learn(state, service, meter) {
+                return Turn::Next;
+            }
+            let most = self.asking.at_a_time(service).min(meter.items);
+            let most = most.min(pass.away_max - pass.away);
+            let count = pass.draining.len().min(most);
+            meter.look(count);
+            let room = self.room_elsewhere(state, service, pass, count);
+            for _ in 0..room {
+                if let Some((container, node)) = pass.draining.pop_front() {
+                    self.propose_removal(service, container, meter);
+                    pass.away += 1;
+                    let slot = state.container(container).map_or(0, |it| it.slot);
+                    let why = "its node is being drained, and there is room elsewhere".into();
+                    let of = (service.id, slot);
+                    self.decisions.note(Kind::Moved, of, Some(node), why);
+                }
+            }
+            if room < count {
+                return self.stay(state, service, pass, meter);
+            }
+        }
+        pass.draining.clear();
+        Turn::Done
+    }
+
+    /// Gives back what is held for successors of the service: they are placed now, or not at all.
+    pub(super) fn give_back(&mut self, service: ServiceId) {
+        for (node, resources, count) in self.drains.held.remove(&service).unwrap_or_default() {
+            (0..count).for_each(|_| self.scheduler.release(node, resources));
+        }
+    }
+
+    /// How many of the first `count` find a place if they are not where they are. It is held for
+    /// them: of two services that are moved at once, each counts on its own room.
+    fn room_elsewhere(
+        &mut self,
+        state: &State,
+        service: &Service,
+        pass: &Pass,
+        count: usize,
+    ) -> usize {
+        let spread = without(pass, count);
+        let placement = Placement {
+            state,
+            service,
+            spread: &spread,
+            count: count as u32,
+        };
+        let placed = asking::place(&self.asking, &mut self.scheduler, &placement);
+        let resources = service.resources();
+        let binds = placed.binds.into_iter();
+        let binds = binds.map(|(node, count)| (node, resources, count));
+        self.drains
+            .held
+            .entry(service.id)
+            .or_default()
+            .extend(binds);
+        count - placed.refused as usize
+    }
+
+    /// Keeps why the others stay for those who ask.
+    fn stay(
+        &mut self,
+        state: &State,
+        service: &Service,
+        pass: &mut Pass,
+        meter: &mut Meter,
+    ) -> Turn {
+        let nodes = self.scheduler.node_count();
+        if !meter.affords(nodes) {
+            return Turn::Next;
+        }
+        meter.look(nodes);
+        let spread = without(pass, 1);
+        let why = self.explain(&Placement {
+            state,
+            service,
+            spread: &spread,
+            count: 1,
+        });
+        let why: Arc<str> = format!("stays on a node that is being drained: {why}").into();
+        if self.blocked.get(&service.id) != Some(&why)
+            && let Some((id, node)) = pass.draining.front()
+        {
+            let slot = state.container(*id).map_or(0, |it| it.slot);
+            let of = (service.id, slot);
+            self.decisions
+                .note(Kind::Stays, of, Some(*node), why.clone());
+        }
+        pass.blocked = Some(why);
+        pass.draining.clear();
+        Turn::Done
+    }
+}
+
+fn is_to_move(state: &State, id: ContainerId) -> bool {
+    state.container(id).is_some_and(|container| {
+        let node = state.node(container.node);
+        container.desired == DesiredState::Run && node.is_some_and(Node::is_draining)
+    })
+}
+
+/// The service's containers by node, without the next `count` of those to be moved.
+fn without(pass: &Pass, count: usize) -> BTreeMap<NodeId, u32> {
+    let mut spread = pass.spread.clone();
+    for (_, node) in pass.draining.iter().take(count) {
+        if let Some(kept) = spread.get_mut(node) {
+            *kept = kept.saturating_sub(1);
+        }
+    }
+    spread
+}

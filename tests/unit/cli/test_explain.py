@@ -1,0 +1,252 @@
+"""Explanations and plans: what is asked, and what is made of the answers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.unit.cli.conftest import Run
+from tests.unit.cli.fake_manager import NODE_ID, OTHER_NODE_ID, FakeManager
+from warren.cli.exits import EXIT_NOT_FOUND, EXIT_USAGE, EXIT_WAITS
+from warren.cli.views_explain import changes
+from warren.pb.v1 import explain_pb2, objects_pb2
+
+
+def create(ctl: Run, *flags: str) -> None:
+    done = ctl("service", "create", "web", "--image=tiny:1", "--detach", *flags)
+    assert (done.code, done.err) == (0, "")
+
+
+def told() -> explain_pb2.ExplainResponse:
+    against = [
+        explain_pb2.ExplainAgainst(kind="memory", why="256 MiB asked, 128 MiB free"),
+        explain_pb2.ExplainAgainst(kind="taint", why="taint gpu:no-schedule is not tolerated"),
+    ]
+    good = explain_pb2.ExplainNode(
+        node_id=NODE_ID,
+        name="a",
+        fits=True,
+        rank=1,
+        free=objects_pb2.Resources(cpu_milli=1500, memory_bytes=1 << 30),
+        service_containers=2,
+        stranded_milli=-1500,
+        left_free_milli=250,
+        affinity_milli=20_000,
+        spreads=[explain_pb2.ExplainValue(attribute="node.labels.zone", value="eu", containers=3)],
+    )
+    bad = explain_pb2.ExplainNode(node_id=OTHER_NODE_ID, name="b", against=against)
+    return explain_pb2.ExplainResponse(
+        service_id=b"\1" * 16,
+        service_name="web",
+        summary="1 of 2 nodes could take another: a; 1: not enough memory",
+        nodes_total=2,
+        nodes_fit=1,
+        reasons=[
+            explain_pb2.ExplainReason(kind="memory", what="not enough memory", nodes=1),
+            explain_pb2.ExplainReason(kind="taint", what="taint gpu", nodes=1, nodes_only=0),
+        ],
+        nodes=[good, bad],
+        nodes_left_out=7,
+        pending_reason="2 nodes: not enough memory",
+    )
+
+
+def test_an_explanation_tells_the_sentence_then_the_filters_then_the_nodes(
+    ctl: Run, manager: FakeManager
+) -> None:
+    create(ctl)
+    manager.explained = told()
+    done = ctl("explain", "web")
+    assert done.code == 0, done.err
+    lines = done.out.splitlines()
+    assert lines[0].startswith("1 of 2 nodes could take another")
+    assert lines[1] == "when it was last tried: 2 nodes: not enough memory"
+    (memory,) = [line for line in lines if line.startswith("memory ")]
+    assert memory.split()[1:3] == ["1", "0"]
+    (good,) = [line for line in lines if line.startswith("a ")]
+    assert "-21.250" in good
+    assert "node.labels.zone is eu: 3 of the service" in good
+    assert "affinities +20" in good
+    (bad,) = [line for line in lines if line.startswith("b ")]
+    assert "256 MiB asked, 128 MiB free; taint gpu:no-schedule is not tolerated" in bad
+    assert lines[-1] == "7 more nodes: --all"
+    assert [it.nodes_max for it in manager.requests("Explain")] == [20]
+    assert ctl("explain", "web", "--all").code == 0
+    assert manager.requests("Explain")[-1].nodes_max == 100_000
+
+
+def test_an_explanation_for_programs(ctl: Run, manager: FakeManager) -> None:
+    create(ctl)
+    manager.explained = told()
+    shown = json.loads(ctl("explain", "web", "--format=json").out)
+    good, bad = shown["nodes"]
+    assert good["score"] == {"stranded": -1.5, "left_free": 0.25, "affinity": 20.0}
+    assert (good["rank"], bad["rank"], bad["score"]) == (1, None, None)
+    assert [it["kind"] for it in bad["against"]] == ["memory", "taint"]
+    assert (shown["container_id"], shown["slot"]) == (None, None)
+    assert ctl("explain", "other").code == EXIT_NOT_FOUND
+
+
+def test_events_tell_what_was_decided(ctl: Run, manager: FakeManager) -> None:
+    create(ctl)
+    done = ctl("events", "web", "--limit=5")
+    assert done.code == 0, done.err
+    header, line = done.out.splitlines()
+    assert header.split() == ["AGE", "CONTAINER", "WHAT", "NODE", "WHY"]
+    assert line.endswith("web.2       placed   a      found room after 3 ms")
+    (request,) = manager.requests("ListEvents")
+    assert (request.ref, request.count_max) == ("web", 5)
+    (shown,) = json.loads(ctl("events", "--format=json").out)
+    assert (shown["sequence"], shown["kind"], shown["slot"]) == (7, "placed", 2)
+    assert ctl("events", "other").code == EXIT_NOT_FOUND
+
+
+def plan_of(**fields: object) -> explain_pb2.PlanResponse:
+    before, after = (objects_pb2.ServiceSpec(name="web", mode=1, replicas=n) for n in (2, 5))
+    service = explain_pb2.PlannedService(
+        name="web",
+        action="update",
+        before=before,
+        after=after,
+        desired=5,
+        unchanged=2,
+        placed=[explain_pb2.PlannedNode(node_id=NODE_ID, name="a", count=3)],
+        **fields,
+    )
+    return explain_pb2.PlanResponse(services=[service], state_index=9)
+
+
+def test_a_plan_shows_what_differs_and_where_everything_goes(
+    ctl: Run, manager: FakeManager
+) -> None:
+    create(ctl, "--replicas=2")
+    manager.planned = plan_of()
+    done = ctl("service", "update", "web", "--replicas=5", "--plan")
+    assert (done.code, done.err) == (0, "")
+    assert done.out.splitlines() == [
+        "web: would be changed",
+        "  replicas: 2 -> 5",
+        "  2 of 5 stay as they are",
+        "  3 would be started: a 3",
+    ]
+    assert manager.requests("UpdateService") == []
+    (request,) = manager.requests("Plan")
+    (item,) = request.items
+    assert (item.update.expected_version, item.update.spec.replicas) == (1, 5)
+
+
+def test_what_would_wait_is_told_by_the_exit_code(ctl: Run, manager: FakeManager) -> None:
+    manager.planned = plan_of(pending=1, pending_reason="3 nodes: not enough memory")
+    done = ctl("service", "create", "web", "--image=tiny:1", "--plan", "--format=json")
+    assert done.code == EXIT_WAITS
+    shown = json.loads(done.out)
+    assert (shown["fits"], shown["services"][0]["pending"]) == (False, 1)
+    assert shown["services"][0]["changes"] == [{"field": "replicas", "old": 2, "new": 5}]
+    assert manager.requests("CreateService") == []
+    assert manager.requests("Plan")[0].items[0].create.spec.name == "web"
+
+
+def test_drain_plans_and_drains(ctl: Run, manager: FakeManager) -> None:
+    assert ctl("node", "drain", "a", "--plan").code == 0
+    assert manager.requests("Plan")[0].items[0].drain_node == NODE_ID.hex()
+    assert manager.requests("SetNodeAvailability") == []
+    done = ctl("node", "drain", "a", "--deadline=10m")
+    assert (done.code, done.out) == (0, "node a is drained\n")
+    done = ctl("node", "activate", "a")
+    assert (done.code, done.out) == (0, "node a takes containers\n")
+    drain, activate = manager.requests("SetNodeAvailability")
+    assert (drain.availability, drain.drain_within_ms) == (
+        objects_pb2.AVAILABILITY_DRAIN,
+        600_000,
+    )
+    assert activate.availability == objects_pb2.AVAILABILITY_ACTIVE
+
+
+FILE = """
+- name: web
+  image: web:1
+  replicas: 3
+  cpus: 0.5
+  memory: 64m
+  env: {A: b, PORT: 80}
+  constraint: ["node.labels.zone==eu", "node.kernel>=5.10"]
+  preempt: true
+  command: [httpd, -p, 80]
+- name: agent
+  image: agent:1
+  mode: global
+  tolerate: "*"
+"""
+
+
+def test_a_file_says_what_flags_say(ctl: Run, manager: FakeManager, tmp_path: Path) -> None:
+    file = tmp_path / "services.yaml"
+    file.write_text(FILE)
+    done = ctl("plan", "-f", str(file))
+    assert (done.code, done.out) == (0, "nothing would change\n")
+    flags = (
+        "--replicas=3", "--cpus=0.5", "--memory=64m", "-eA=b", "-ePORT=80",
+        "--constraint=node.labels.zone==eu", "--constraint=node.kernel>=5.10", "--preempt",
+    )  # fmt: skip
+    for words in (
+        ("web", "--image=web:1", *flags, "--", "httpd", "-p", "80"),
+        ("agent", "--image=agent:1", "--mode=global", "--tolerate=*"),
+    ):
+        assert ctl("service", "create", "--plan", *words).code == 0
+    by_file, web, agent = manager.requests("Plan")
+    assert [it.service for it in by_file.items] == [
+        web.items[0].create.spec,
+        agent.items[0].create.spec,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a: [", "is no YAML"),
+        ("3", "holds no list of services"),
+        ("- image: web:1", "has no name"),
+        ("- {name: web}", "service 1 (web): Missing option '--image'"),
+        ("- {name: web, image: a, colour: red}", "--colour"),
+        ("- {name: web, image: a, host: unix}", "a service has no `host`"),
+        ("- {name: web, image: a, cpus: lots}", "service 1 (web): Invalid value"),
+        ("- {name: web, image: a, env: [[1]]}", "neither text nor a number"),
+    ],
+)
+def test_a_file_that_makes_no_sense(ctl: Run, tmp_path: Path, text: str, said: str) -> None:
+    file = tmp_path / "services.yaml"
+    file.write_text(text)
+    done = ctl("plan", "-f", str(file))
+    assert done.code == EXIT_USAGE
+    assert said in done.err
+
+
+def test_changes_are_told_by_field() -> None:
+    def spec(**fields: object) -> objects_pb2.ServiceSpec:
+        made = objects_pb2.ServiceSpec(name="web", mode=1, replicas=2)
+        made.container.MergeFrom(objects_pb2.ContainerSpec(**fields))
+        return made
+
+    before = spec(image="a:1", env=["A=1", "B=2"], labels={"x": "1"})
+    after = spec(image="a:2", env=["A=1", "B=3", "C=4"])
+    after.placement.constraints.append("node.labels.zone==eu")
+    found = {it.field: (it.old, it.new) for it in changes(before, after)}
+    assert found == {
+        "container.image": ("a:1", "a:2"),
+        "container.env.B": ("2", "3"),
+        "container.env.C": (None, "4"),
+        "container.labels.x": ("1", None),
+        "placement.constraints": (None, ["node.labels.zone==eu"]),
+    }
+    assert changes(before, before) == []
+    assert {it.field for it in changes(None, before)} >= {"mode", "replicas", "container.image"}
+
+
+def test_what_is_printed_as_yaml_reads_back(ctl: Run, manager: FakeManager) -> None:
+    create(ctl)
+    manager.explained = told()
+    shown = yaml.safe_load(ctl("explain", "web", "--format=yaml").out)
+    assert shown["nodes_left_out"] == 7
