@@ -62,6 +62,7 @@ mod wire;
 pub use apart::Avoided;
 pub use apply::{Applied, FEATURE_LEVEL_MAX};
 pub use batch::BATCH_ITEMS_MAX;
+pub use claims::devices_missing;
 pub use description::clip as clip_description;
 pub use epoch::Survivor;
 pub use hash::StateHash;

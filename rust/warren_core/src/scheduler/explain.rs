@@ -102,6 +102,12 @@ impl Scheduler {
         if outside || rules.without.iter().any(|set| set.contains(node)) {
             return Some(Filter::Rule(NOT_ASKED.to_owned()));
         }
+        // What binds on their way hold of devices is not known to the rules yet.
+        if self.devices.is_held(node)
+            && let Err(why) = self.devices.choose(node, rules.devices)
+        {
+            return Some(Filter::Rule(why));
+        }
         let count = ask.spread.get(&id);
         if rules
             .max_per_node

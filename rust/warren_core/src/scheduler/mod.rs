@@ -27,6 +27,7 @@ mod index;
 mod level;
 mod lists;
 mod place;
+mod place_devices;
 mod score;
 mod search;
 mod sets;
@@ -38,6 +39,7 @@ use std::collections::BTreeMap;
 
 use crate::fsm::{Node, Resources, State};
 use crate::ids::NodeId;
+use crate::scheduler::devices::Ledger;
 use crate::scheduler::fill::Counts;
 use crate::scheduler::index::{Index, Load};
 use crate::scheduler::lists::NONE;
@@ -46,7 +48,7 @@ use crate::scheduler::tags::Tags;
 pub use ask::{Affinity, Ask, Balance, Division, Placed, Rules, Strategy, Why};
 pub use devices::{
     DEVICE_MILLI, DEVICES_MAX, DeviceAsk, DeviceFleet, DeviceGrant, DeviceNode, DeviceShare,
-    MODELS_MAX, Scarcity, Tuning, Want,
+    DeviceWant, MODELS_MAX, Scarcity, Tuning, Want,
 };
 pub use explain::{Explanation, Reason};
 pub use sets::NodeSet;
@@ -82,6 +84,7 @@ pub struct Scheduler {
     /// By manifest digest.
     images: Tags,
     index: Index,
+    devices: Ledger,
     /// For the containers that nodes have of a service, and for those they get.
     scratch: (Counts, Counts),
 }
@@ -91,6 +94,7 @@ impl Scheduler {
     pub fn new(seed: u64) -> Self {
         Self {
             seed,
+            devices: Ledger::new(seed),
             ..Self::default()
         }
     }
@@ -106,6 +110,9 @@ impl Scheduler {
         for node in state.nodes() {
             self.node_put(state, node);
         }
+        for service in state.services() {
+            self.service_put(service.id, Some(service));
+        }
     }
 
     /// Takes a node as the state has it now; what is held on it stays held.
@@ -118,7 +125,10 @@ impl Scheduler {
             containers: state.container_count_of_node(node.id) as u32,
         };
         let images = node.description.images.iter();
-        self.node_put_facts(node.id, facts, images.map(|image| image.digest.as_str()))
+        let images = images.map(|image| image.digest.as_str());
+        let news = self.node_put_facts(node.id, facts, images);
+        let devices = &node.description.devices;
+        news | self.node_put_devices(node.id, devices, state.device_claims(node.id))
     }
 
     /// Like [`Scheduler::node_put`], for a node that no state needs to have; `images` are the
@@ -175,11 +185,15 @@ impl Scheduler {
             load.allocated = allocated;
             load.containers = containers;
         });
+        if !self.devices.is_empty() {
+            self.devices.claim(number, state.device_claims(id));
+        }
         before.saturating_sub(allocated) != Resources::default()
     }
 
     pub fn node_remove(&mut self, id: NodeId) {
         if let Some(number) = self.numbers.remove(&id) {
+            self.devices.remove(&mut self.index, number);
             self.index.remove(number);
             self.images.put(number, std::iter::empty());
             self.refusals[number as usize] = None;
