@@ -40,11 +40,8 @@ enum Filter {
 impl Scheduler {
     /// What keeps one of these from being placed now. Nodes that would take it do not count.
     pub fn explain(&self, ask: &Ask) -> Explanation {
-        let workers = self
-            .numbers
-            .values()
-            .filter(|node| self.refusals[**node as usize] != Some(NO_WORKER));
-        self.explain_nodes(workers.copied(), ask)
+        let is_worker = |node: &u32| self.refusals[*node as usize] != Some(NO_WORKER);
+        self.explain_nodes(self.numbers.iter().filter(is_worker), ask)
     }
 
     /// The first reason against one node; `None` if it would take one of these.

@@ -26,6 +26,7 @@ mod fill;
 mod index;
 mod level;
 mod lists;
+mod numbers;
 mod place;
 mod place_devices;
 mod score;
@@ -35,14 +36,13 @@ mod tags;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
-
 use crate::fsm::{Node, Resources, State};
 use crate::ids::NodeId;
 use crate::scheduler::devices::Ledger;
 use crate::scheduler::fill::Counts;
 use crate::scheduler::index::{Index, Load};
 use crate::scheduler::lists::NONE;
+use crate::scheduler::numbers::Numbers;
 use crate::scheduler::tags::Tags;
 
 pub use ask::{Affinity, Ask, Balance, Division, Placed, Rules, Strategy, Why};
@@ -77,7 +77,7 @@ pub struct NodeFacts {
 #[derive(Debug, Default)]
 pub struct Scheduler {
     seed: u64,
-    numbers: BTreeMap<NodeId, u32>,
+    numbers: Numbers,
     ids: Vec<NodeId>,
     spare: Vec<u32>,
     refusals: Vec<Option<&'static str>>,
@@ -159,8 +159,8 @@ impl Scheduler {
 
     /// Its number, and whether that was just given to it.
     fn number_or_new(&mut self, id: NodeId) -> (u32, bool) {
-        if let Some(number) = self.numbers.get(&id) {
-            return (*number, false);
+        if let Some(number) = self.numbers.get(id) {
+            return (number, false);
         }
         let number = self.spare.pop().unwrap_or_else(|| {
             self.ids.push(id);
@@ -192,7 +192,7 @@ impl Scheduler {
     }
 
     pub fn node_remove(&mut self, id: NodeId) {
-        if let Some(number) = self.numbers.remove(&id) {
+        if let Some(number) = self.numbers.remove(id) {
             self.devices.remove(&mut self.index, number);
             self.index.remove(number);
             self.images.put(number, std::iter::empty());
@@ -203,13 +203,13 @@ impl Scheduler {
 
     /// The dense number that sets know a node by; another node's once it is removed.
     pub fn number(&self, id: NodeId) -> Option<u32> {
-        self.numbers.get(&id).copied()
+        self.numbers.get(id)
     }
 
     /// The node with a number that [`Scheduler::number`] gave.
     pub fn node(&self, number: u32) -> Option<NodeId> {
-        let id = self.ids.get(number as usize)?;
-        (self.numbers.get(id) == Some(&number)).then_some(*id)
+        let id = *self.ids.get(number as usize)?;
+        (self.numbers.get(id) == Some(number)).then_some(id)
     }
 
     /// Whether the node with that number takes containers with this image, whatever else they are.
@@ -252,10 +252,8 @@ impl Scheduler {
 
     /// Nodes after `after`, in order, and whether each takes new containers, whatever these are.
     pub fn nodes_after(&self, after: Option<NodeId>) -> impl Iterator<Item = (NodeId, bool)> {
-        let from = after.map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
-        self.numbers
-            .range((from, std::ops::Bound::Unbounded))
-            .map(|(id, number)| (*id, self.index.is_open(*number)))
+        let after = self.numbers.after(after);
+        after.map(|(id, number)| (id, self.index.is_open(number)))
     }
 
     /// How many nodes [`Scheduler::explain`] looks at.

@@ -111,8 +111,8 @@ impl Scheduler {
             None => self.index.fits_somewhere(area, &query),
             Some(_) => self
                 .numbers
-                .values()
-                .any(|n| self.takes(*n, ask, self.index.free[*n as usize])),
+                .iter()
+                .any(|n| self.takes(n, ask, self.index.free[n as usize])),
         }
     }
 
