@@ -82,10 +82,15 @@ class Bench:
         return GUEST not in await self._cluster.local("m1").nodes()
 
     async def _leads(self) -> bool:
-        return await self._cluster.leader() == GUEST
+        return await self._is_led_by(GUEST)
 
     async def _leads_not(self) -> bool:
-        return await self._cluster.leader() == "m1"
+        return await self._is_led_by("m1")
+
+    async def _is_led_by(self, name: str) -> bool:
+        node = self._cluster.hosts[name].node_id
+        members = await self._cluster.local("m1").members()
+        return any(view.leader and view.member.node_id.hex() == node for view in members)
 
 
 async def measure(rounds: int, report: Report) -> None:

@@ -37,7 +37,7 @@ def test_any_answers_and_a_worker_follows_the_leader(hosts: Made, tiny_image: Pa
     ann = leader.authority.client("ann")
     services = follower.call_as(ann, "ListServices", api_pb2.ListServicesRequest()).services
     assert [view.service.spec.name for view in services] == ["web"]
-    assert 'warren_api_forwarded_total{status="success"}' in follower.http("/metrics")[1]
+    assert 'warren_forwards_total{result="answered"}' in follower.http("/metrics")[1]
     assert refusal_of(lambda: worker.call("ListNodes", api_pb2.ListNodesRequest())).code == (
         "worker_only"
     )

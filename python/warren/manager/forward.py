@@ -1,8 +1,11 @@
 """Any manager answers: what only the leader can do is passed on to it.
 
-The core says that another manager leads, and where its API is. The request goes there with the name
-of whoever asked, under what is left of its deadline. What comes back is the answer as it is. A
-request that was forwarded once is not forwarded again: who leads then is asked for anew here.
+The core passes writes on by itself, over the connections between managers. What is left for here
+are streams, and calls that the core refuses because another manager leads whose core takes none: it
+is of an older release, or has not said yet what it can do. The core says where its API is. The
+request goes there with the name of whoever asked, under what is left of its deadline. What comes
+back is the answer as it is. A request that was forwarded once is not forwarded again: who leads
+then is asked for anew here.
 
 Whether a write took effect whose connection broke, nobody here can know: `outcome_unknown`.
 A leader that is stopped or cut off answers nothing and breaks nothing; when the core here hears of
@@ -36,7 +39,6 @@ _PAUSE_S: Final = 0.05
 # Between two looks at the term while an answer is awaited: a part of what an election takes.
 _LOOK_S: Final = 0.1
 _NOT_CONNECTED: Final = "failed to connect"
-_LEADER_IN_DOUBT: Final = frozenset({"not_leader", "no_leader", "outcome_unknown"})
 _READS: Final = ("Get", "List", "Watch", "Ping")
 
 
@@ -66,8 +68,6 @@ class Forwarder:
         self._outcomes = outcomes
         self._term = term
         self._clock = clock or asyncio.get_running_loop().time
-        # Of a term: who leads in it, which is never another one.
-        self._leader_of: tuple[int, str] = (0, "")
 
     async def call(self, caller: Caller, method: str, body: bytes, timeout_s: float) -> bytes:
         """The answer to one call, within `timeout_s`; refusals are `WarrenError`."""
@@ -77,31 +77,20 @@ class Forwarder:
             left = deadline - self._clock()
             if left <= 0:
                 break
-            leader = self._known_leader(caller, method)
             try:
-                if not leader:
-                    return await self._core.call(
-                        caller.identity, method, body, left, stale=caller.stale
-                    )
+                return await self._core.call(
+                    caller.identity, method, body, left, stale=caller.stale
+                )
             except WarrenError as error:
                 leader = _elsewhere(caller, error)
-                self._leader_of = (self._term(), leader)
             try:
                 return await self._ask(leader, caller, method, body, deadline - self._clock())
             except WarrenError as error:
-                if error.code in _LEADER_IN_DOUBT:
-                    self._leader_of = (0, "")
                 if error.code != "not_leader":
                     raise
                 last = error
             await asyncio.sleep(_PAUSE_S)
         raise last or _too_late(method)
-
-    def _known_leader(self, caller: Caller, method: str) -> str:
-        """Whom to pass a write on to without asking the core once more; empty if not known."""
-        term, leader = self._leader_of
-        fits = term and term == self._term() and not caller.forwarded
-        return leader if fits and not method.startswith(_READS) else ""
 
     async def stream(self, caller: Caller, method: str, body: bytes) -> AsyncGenerator[bytes, None]:
         """The items of a stream, the core's or the leader's; closing it ends it there too."""

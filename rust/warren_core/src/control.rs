@@ -45,6 +45,7 @@ pub use io::{
     SnapshotWrite, Standing, Status, Stop, Transfers,
 };
 use member::Member;
+pub use member::forwarding;
 pub use proposals::PROPOSALS_MAX;
 pub use reads::{LeaderView, ReadJob};
 pub use sessions::REPORT_ITEMS_MAX;
@@ -114,6 +115,9 @@ impl Control {
             member.pump(now, &mut self.entropy, &mut self.calls, &mut out);
         }
         self.calls.expire(now, &mut out);
+        if let Some(member) = &mut self.member {
+            member.answer_forwards(&mut out);
+        }
         out
     }
 

@@ -235,6 +235,24 @@ impl Error {
         "state_went_back",
     ];
 
+    /// What another member says of a request that was passed on to it. That it does not lead becomes
+    /// [`Error::NoLeader`]: who does, the receiver may know better.
+    pub fn given_elsewhere(error: crate::pb::Error) -> Self {
+        let code = Self::CODES.iter().find(|code| **code == error.code);
+        match code {
+            Some(&("not_leader" | "no_leader")) => Error::NoLeader,
+            Some(code) => Error::RefusedBefore {
+                code,
+                message: error.message,
+            },
+            // Of a release that knows more ways to refuse.
+            None => Error::Invalid {
+                what: "request",
+                why: error.message,
+            },
+        }
+    }
+
     /// As the message that crosses to clients.
     pub fn to_pb(&self) -> crate::pb::Error {
         let (leader_member_id, leader_address) = match self {

@@ -47,19 +47,6 @@ fn three_members_replicate_and_elect() {
 }
 
 #[test]
-fn a_follower_says_who_leads() {
-    let mut cluster = Cluster::of(3);
-    let leader = cluster.leader();
-    let other = (1..=3).find(|n| *n != leader).unwrap();
-    let refused = cluster.call(other, "CreateService", &create("web", 1));
-    let leads = Error::NotLeader {
-        leader: cluster.member(leader).0,
-        address: cluster::address(leader),
-    };
-    assert_eq!(refused, Err(leads));
-}
-
-#[test]
 fn without_a_quorum_reads_fail_and_name_stale() {
     let mut cluster = Cluster::of(3);
     let leader = cluster.leader();

@@ -68,6 +68,13 @@ methods! {
 }
 
 impl Method {
+    /// Whether a member that does not lead passes it on: writes that only the leader can do.
+    pub fn is_forwarded(self) -> bool {
+        let here = matches!(self, Method::InitCluster | Method::SessionMessage);
+        let stream = matches!(self, Method::WatchService | Method::Session);
+        !self.is_read() && !here && !stream
+    }
+
     /// Whether it changes nothing: given up, its outcome is no question.
     pub fn is_read(self) -> bool {
         matches!(

@@ -9,11 +9,25 @@ use crate::ids::{ClusterId, Index, MemberId, NodeId, Term};
 use crate::pb;
 use crate::raft::{self, ConfState, Lane, Persist, Position};
 
+use super::forwarding;
 use super::peer;
 
 /// Names one call or one stream of the driver; never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CallId(pub u64);
+
+/// Set in the ids of calls that another member passed on; the driver's have it not.
+const OF_ANOTHER_MEMBER: u64 = 1 << 63;
+
+impl CallId {
+    pub(super) fn of_another_member(number: u64) -> Self {
+        Self(number | OF_ANOTHER_MEMBER)
+    }
+
+    pub(super) fn is_of_another_member(self) -> bool {
+        self.0 & OF_ANOTHER_MEMBER != 0
+    }
+}
 
 /// The two clocks: the monotonic one decides, the wall clock is only written down.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -343,6 +357,7 @@ pub struct Status {
     pub frozen: bool,
     pub peers: peer::Stats,
     pub transfers: Transfers,
+    pub forwards: forwarding::Stats,
     /// Contradictions between members' states, since the start.
     pub hash_mismatches: u64,
     /// After [`Input::Retire`]: this member does not lead, or nobody else can.

@@ -3,10 +3,12 @@
 mod care;
 mod change;
 mod entry;
+pub mod forwarding;
 mod frames;
 mod nodes;
 mod reading;
 mod recovery;
+mod removal;
 mod role;
 mod snapshots;
 
@@ -28,7 +30,9 @@ use crate::orchestrator::Orchestrator;
 use crate::raft::{self, Committed, Position, Raft, Role, Work};
 use care::Care;
 use change::Changes;
+use forwarding::Forwards;
 use reading::Reads;
+use removal::Removals;
 use snapshots::Snapshots;
 
 /// Times round the loop of one step; what is left is done by the next.
@@ -52,6 +56,8 @@ pub struct Member {
     peers: Peers,
     snapshots: Snapshots,
     changes: Changes,
+    removals: Removals,
+    forwards: Forwards,
     hashes: Hashes,
     care: Care,
     applied: Position,
@@ -118,6 +124,8 @@ impl Member {
             peers: Peers::new(myself),
             snapshots,
             changes: Changes::default(),
+            removals: Removals::default(),
+            forwards: Forwards::default(),
             hashes: Hashes::default(),
             care: Care::default(),
             applied,
@@ -174,6 +182,7 @@ impl Member {
                 received_bytes: self.snapshots.receiving.received_bytes(),
             },
             hash_mismatches: self.hashes.mismatches(),
+            forwards: self.forwards.stats(),
             retired: self.care.is_retired(role == Role::Leader),
         }
     }
@@ -230,6 +239,7 @@ impl Member {
             return;
         }
         self.follow_members(now, out);
+        self.take_forwards(now, entropy, calls, out);
         // Whoever waits for an answer does not wait for the orchestrator too: it comes in the next
         // step, and in that one whatever else there is.
         let owed = std::mem::take(&mut self.orchestration_owed);
@@ -261,7 +271,7 @@ impl Member {
             }
         }
         self.forget_refused_snapshot(out);
-        self.answer_removals(calls, out);
+        self.settle_removals(calls, out);
         self.upkeep(now, entropy, calls, out);
         self.answer_released(now, entropy, calls, out);
         self.flush_sessions(out);
@@ -290,6 +300,7 @@ impl Member {
         self.peers.tick(now_ms, out);
         self.ask_again(now, calls);
         self.confirm_lead(now);
+        self.doubt_forwards(now, calls, out);
         self.tend_transfers(now, out);
         self.tend_changes(now, entropy, calls, out);
         self.tend_lead(now, out);
@@ -353,6 +364,7 @@ impl Member {
         self.applied = at;
         if let Some(change) = change {
             self.raft.apply_change(&change);
+            self.removals.reconfigured(now.mono_ms());
             self.members_changed = true;
         }
         self.resolve(now, at, &response, calls, out);

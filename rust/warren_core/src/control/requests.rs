@@ -43,7 +43,9 @@ fn create_service(state: &State, body: &[u8]) -> Result<Prepared, Error> {
         Err(answer) => return Ok(Prepared::Answered(answer)),
     };
     let mut spec = check_spec(state, request.spec)?;
-    if let Some(taken) = state.service_by_name(&spec.name) {
+    // With an id it is refused at apply, and the refusal remembered: another copy of the request may
+    // be on its way, and must not find the name free later.
+    if let Some(taken) = state.service_by_name(&spec.name).filter(|_| id.is_none()) {
         return Err(Error::NameTaken {
             kind: ServiceId::KIND,
             name: taken.name.to_string(),

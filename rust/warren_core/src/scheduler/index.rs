@@ -193,10 +193,14 @@ impl Index {
         self.loads.resize(nodes, Load::default());
         self.open.resize(nodes, false);
         for (layer, lists) in self.layers.iter_mut().zip(self.lists.chunks_exact_mut(2)) {
-            let Some(layer) = layer else { continue };
-            layer.parts.resize(nodes, NONE);
+            let mut parts = 0;
+            if let Some(layer) = layer {
+                layer.parts.resize(nodes, NONE);
+                parts = layer.part_count as usize;
+            }
+            // Those of a layer that is gone too: nodes are unlinked from all there are.
             for lists in lists {
-                lists.reserve(nodes, layer.part_count as usize);
+                lists.reserve(nodes, parts);
             }
         }
         let parts = &mut self.layers[EVERYWHERE].as_mut().expect("it stays").parts;

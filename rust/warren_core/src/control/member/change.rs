@@ -16,7 +16,7 @@ use super::Member;
 use super::nodes::check_own;
 use crate::error::Error;
 use crate::fsm::{self, MEMBERS_MAX};
-use crate::ids::{Index, MemberId, NodeId};
+use crate::ids::{MemberId, NodeId};
 use crate::mutant::{self, Mutant};
 use crate::pb;
 use crate::pb::command::Body;
@@ -26,8 +26,6 @@ use crate::raft::{ConfChange, Progress, ProgressState};
 const PROMOTE_GAP: u64 = 256;
 /// What the cluster wrote down for itself and was refused is not tried again before this.
 const UPKEEP_RETRY_MS: u64 = 5_000;
-/// Long enough for the others to restart and elect.
-const GONE_STAYS_MS: u64 = 30_000;
 
 #[derive(Default)]
 pub struct Changes {
@@ -36,27 +34,6 @@ pub struct Changes {
     upkeep_not_before_ms: u64,
     /// Who waits for the lead to be handed over.
     transfer: Option<CallId>,
-    /// Who waits for a member not to be needed any more.
-    removals: Vec<Removal>,
-    /// Since when this member is none any more.
-    gone_since_ms: Option<u64>,
-}
-
-struct Removal {
-    call: CallId,
-    member: MemberId,
-    /// An entry proposed after the configuration without the member was applied.
-    follow_up: Option<Index>,
-}
-
-impl Removal {
-    fn new(call: CallId, member: MemberId) -> Self {
-        Self {
-            call,
-            member,
-            follow_up: None,
-        }
-    }
 }
 
 impl Changes {
@@ -72,10 +49,6 @@ impl Changes {
                 leader_member_id: now.map_or(0, |leader| leader.0),
             };
             calls.reply(call, Ok(transferred.encode_to_vec()), out);
-        }
-        // The next leader carries it through; the request can be repeated.
-        for removal in self.removals.drain(..) {
-            calls.reply(removal.call, Err(Error::OutcomeUnknown), out);
         }
     }
 }
@@ -260,72 +233,6 @@ impl Member {
         })
     }
 
-    fn removed_before(&mut self, call: CallId, member: MemberId) -> Result<Option<Vec<u8>>, Error> {
-        if !self.state.is_removed(member) {
-            return Err(Error::NotFound {
-                kind: "member",
-                reference: member.0.to_string(),
-            });
-        }
-        self.changes.removals.push(Removal::new(call, member));
-        Ok(None)
-    }
-
-    /// The command that removes a member is applied. Whoever asked for it is answered only once
-    /// nobody needs the member any more: only then may its host be switched off.
-    pub(super) fn removed(
-        &mut self,
-        call: CallId,
-        member: MemberId,
-        response: Result<Vec<u8>, Error>,
-        calls: &mut Calls,
-        out: &mut Outputs,
-    ) {
-        match response {
-            Ok(_) => self.changes.removals.push(Removal::new(call, member)),
-            Err(error) => calls.reply(call, Err(error), out),
-        }
-    }
-
-    /// That the old configuration has been left must not be forgotten: those who restart and do not
-    /// know it would need the member's vote. Entries take the commit index to disk with them, so that
-    /// once one that was proposed later is committed, a quorum knows for good.
-    pub(super) fn answer_removals(&mut self, calls: &mut Calls, out: &mut Outputs) {
-        let mut removals = std::mem::take(&mut self.changes.removals);
-        removals.retain_mut(|removal| {
-            if self.raft.conf_state().contains(removal.member.0) {
-                return calls.is_open(removal.call);
-            }
-            match removal.follow_up {
-                // Refused only for now.
-                None => {
-                    let at = self.raft.propose(Vec::new());
-                    removal.follow_up = at.ok().map(|at| at.index);
-                    out.again |= removal.follow_up.is_some();
-                    calls.is_open(removal.call)
-                }
-                Some(index) if index > self.applied.index => calls.is_open(removal.call),
-                Some(_) => {
-                    calls.reply(removal.call, Ok(Vec::new()), out);
-                    false
-                }
-            }
-        });
-        self.changes.removals = removals;
-    }
-
-    /// A member that is none any more stays for a while: others may need its vote once more, if they
-    /// restart before they know for good that they do without.
-    pub(super) fn end_if_gone(&mut self, now: Now, out: &mut Outputs) {
-        let me = self.identity.member.0;
-        let since_ms = self.changes.gone_since_ms;
-        if since_ms.is_some_and(|since_ms| now.mono_ms() >= since_ms + GONE_STAYS_MS) {
-            let why =
-                format!("member {me} was removed from the cluster and is not needed any more");
-            self.stop_removed(why, out);
-        }
-    }
-
     /// Starts to hand the lead to another member; the request is to be repeated to that one.
     fn hand_over_first(&mut self) -> Error {
         let Some(to) = self.successor() else {
@@ -420,7 +327,7 @@ impl Member {
             );
             self.stop(why, true, out);
         } else if gone {
-            self.changes.gone_since_ms.get_or_insert(now.mono_ms());
+            self.removals.is_gone(now.mono_ms());
         }
     }
 

@@ -34,6 +34,10 @@ impl Member {
         if self.stopped {
             return Some(Err(Error::ShuttingDown));
         }
+        if let Some(leader) = self.forwards_to(method, &call) {
+            let forwarded = self.forward(now, leader, &call, entropy, out);
+            return forwarded.err().map(Err);
+        }
         let result = match method {
             Method::InitCluster => self.init_again(&call),
             Method::CreateService

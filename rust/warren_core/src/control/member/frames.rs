@@ -3,6 +3,7 @@
 use prost::Message;
 
 use super::super::hashes::{Hashes, Verdict};
+use super::super::peer::Membership;
 use super::super::peer::frame::Kind;
 use super::super::{Level, Now, Outputs};
 use super::Member;
@@ -14,7 +15,11 @@ use crate::raft::{self, Lane};
 impl Member {
     pub(super) fn frame(&mut self, now: Now, bytes: &[u8], out: &mut Outputs) {
         let now_ms = now.mono_ms();
-        let known = (&self.state, self.raft.conf_state());
+        let known = Membership {
+            state: &self.state,
+            conf: self.raft.conf_state(),
+            settled: self.removals.may_tell(now_ms, self.leading),
+        };
         let Some((header, body)) = self.peers.accept(bytes, known, now_ms, out) else {
             return;
         };
@@ -55,6 +60,8 @@ impl Member {
             Kind::SnapshotChunk => self.snapshot_chunk(now_ms, from, decode(body)?, out),
             Kind::SnapshotAck => self.snapshot_acknowledged(now_ms, from, &decode(body)?, out),
             Kind::StateHash => self.hash_told(from, &decode(body)?, out)?,
+            Kind::Forward => self.forwards.arrived(from, decode(body)?),
+            Kind::ForwardAnswer => self.forwards.answered(from, decode(body)?),
             Kind::Removed => {
                 let (me, from) = (self.identity.member.0, from.0);
                 let why =

@@ -137,6 +137,7 @@ impl Member {
             self.watches.end_all(&error, out);
             self.stop_sending(out);
             self.changes.stepped_down(calls, self.leader(), out);
+            self.removals.stepped_down(calls, out);
             self.reads.stepped_down();
         }
     }

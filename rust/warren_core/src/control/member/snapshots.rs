@@ -290,6 +290,7 @@ impl Member {
         self.snapshots.newest = at;
         self.snapshots.log_bytes = 0;
         self.raft.set_snapshot(at, install.conf);
+        self.removals.reconfigured(now.mono_ms());
         self.members_changed = true;
         self.tell_freeze(out);
         // Whatever was proposed up to there is in it, or is not: nobody can tell any more.

@@ -45,10 +45,12 @@ pub enum Kind {
     SnapshotAck = 7,
     StateHash = 8,
     Removed = 9,
+    Forward = 10,
+    ForwardAnswer = 11,
 }
 
 impl Kind {
-    const ALL: [Kind; 9] = [
+    const ALL: [Kind; 11] = [
         Kind::Hello,
         Kind::Raft,
         Kind::ReadAsk,
@@ -58,6 +60,8 @@ impl Kind {
         Kind::SnapshotAck,
         Kind::StateHash,
         Kind::Removed,
+        Kind::Forward,
+        Kind::ForwardAnswer,
     ];
 }
 

@@ -21,8 +21,9 @@ use crate::raft::{ConfState, Lane};
 use frame::{Header, Kind, Unreadable};
 pub use refusals::{Refusal, Refusals};
 
-/// A hello that has not been answered is repeated after this.
-const HELLO_RETRY_MS: u64 = 500;
+/// A hello that has not been answered is repeated after this: the first one to a joiner often meets
+/// the daemon in the moment in which it becomes one.
+const HELLO_RETRY_MS: u64 = 100;
 /// Repetitions to a member that stays silent come further and further apart, up to this.
 const HELLO_RETRY_MS_MAX: u64 = 8_000;
 /// A removed member is told so once in this time, and so is a hello answered.
@@ -43,6 +44,17 @@ pub struct Known {
     pub release: String,
     pub out_of_space: bool,
     pub api_address: String,
+    /// Writes may be passed on to it.
+    pub takes_forwards: bool,
+}
+
+/// Who belongs to the cluster, as far as this member knows.
+#[derive(Clone, Copy)]
+pub struct Membership<'a> {
+    pub state: &'a State,
+    pub conf: &'a ConfState,
+    /// It is known for good: members that were removed are not needed any more.
+    pub settled: bool,
 }
 
 struct Link {
@@ -77,6 +89,8 @@ pub struct Peers {
     announced: Vec<Peer>,
     frames_received: u64,
     frames_sent: u64,
+    /// A removed member spoke that may not be told yet.
+    knocked: bool,
     /// As of the last tick or frame.
     now_ms: u64,
 }
@@ -90,6 +104,7 @@ impl Peers {
             announced: Vec::new(),
             frames_received: 0,
             frames_sent: 0,
+            knocked: false,
             now_ms: 0,
         }
     }
@@ -158,10 +173,11 @@ impl Peers {
     pub fn accept<'a>(
         &mut self,
         bytes: &'a [u8],
-        (state, conf): (&State, &ConfState),
+        known: Membership<'_>,
         now_ms: u64,
         out: &mut Outputs,
     ) -> Option<(Header, &'a [u8])> {
+        let state = known.state;
         self.frames_received += 1;
         self.now_ms = now_ms;
         let (header, body) = match frame::decode(bytes) {
@@ -172,13 +188,20 @@ impl Peers {
                 return None;
             }
         };
-        if let Some((why, sentence)) = self.judge(&header, state, conf) {
+        if let Some((why, sentence)) = self.judge(&header, state, known.conf) {
             if why == Refusal::OtherEpoch && self.is_left_out(&header, state) {
                 return Some((header, body));
             }
             self.refusals.count(why, sentence, now_ms, out);
-            if why == Refusal::Removed || why == Refusal::OtherEpoch && self.left(&header, state) {
-                self.tell_removed(&header, body, now_ms, out);
+            match why {
+                Refusal::Removed if known.settled => {
+                    self.tell_removed(&header, body, now_ms, out);
+                }
+                Refusal::Removed => self.knocked = true,
+                Refusal::OtherEpoch if self.left(&header, state) => {
+                    self.tell_removed(&header, body, now_ms, out);
+                }
+                _ => {}
             }
             return None;
         }
@@ -188,6 +211,11 @@ impl Peers {
             link.stranger_until_ms = link.stranger_until_ms.map(|_| now_ms + STRANGER_KEPT_MS);
         }
         Some((header, body))
+    }
+
+    /// Whether a removed member spoke, since this was last asked, that may not be told yet.
+    pub fn take_knock(&mut self) -> bool {
+        std::mem::take(&mut self.knocked)
     }
 
     /// A member that the cluster went on without speaks as if nothing had happened.
@@ -307,6 +335,7 @@ impl Peers {
             release: hello.release.clone(),
             out_of_space: hello.out_of_space,
             api_address: hello.api_address.clone(),
+            takes_forwards: hello.takes_forwards,
         };
         let news = link.known.as_ref() != Some(&known) || link.address != hello.address;
         (link.known, link.hello_at_ms) = (Some(known), None);
@@ -402,6 +431,7 @@ impl Peers {
             answer,
             out_of_space: self.myself.out_of_space,
             api_address: self.myself.api_address.clone(),
+            takes_forwards: true,
         };
         let identity = &self.myself.identity;
         let header = Header::of(identity, to, frame::FORMAT_MIN, Lane::Urgent, Kind::Hello);

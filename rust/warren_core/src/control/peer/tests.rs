@@ -70,6 +70,14 @@ fn conf() -> ConfState {
     }
 }
 
+fn known<'a>(state: &'a State, conf: &'a ConfState) -> Membership<'a> {
+    Membership {
+        state,
+        conf,
+        settled: true,
+    }
+}
+
 fn frame_of(from: &Identity, to: MemberId) -> Vec<u8> {
     let header = Header::of(from, to, 1, Lane::Urgent, Kind::ReadAsk);
     frame::encode(&header, &pb::PeerReadAsk { context: 1 })
@@ -78,7 +86,7 @@ fn frame_of(from: &Identity, to: MemberId) -> Vec<u8> {
 /// Whether the frame is taken, and what is refused with it.
 fn judged(bytes: &[u8]) -> (bool, Option<Refusal>, Outputs) {
     let (mut ours, mut out) = (peers(US), Outputs::default());
-    let taken = ours.accept(bytes, (&state(), &conf()), 0, &mut out);
+    let taken = ours.accept(bytes, known(&state(), &conf()), 0, &mut out);
     let taken = taken.is_some();
     let counted = ours.stats().refusals.into_iter();
     let refused = counted.filter(|(_, n)| *n > 0).map(|(why, _)| why);
@@ -146,8 +154,9 @@ fn who_is_silent_is_greeted_again() {
     };
     assert_eq!(greeted(&mut ours, SILENCE_MS - 1), 0);
     assert_eq!(greeted(&mut ours, SILENCE_MS), 1);
-    let known = (&state(), &conf());
-    ours.accept(&frame_of(&identity(THEM), US), known, SILENCE_MS, &mut out);
+    let (state, conf) = (state(), conf());
+    let frame = frame_of(&identity(THEM), US);
+    ours.accept(&frame, known(&state, &conf), SILENCE_MS, &mut out);
     ours.hello(THEM, &hello, SILENCE_MS, &mut out);
     assert_eq!(greeted(&mut ours, 2 * SILENCE_MS - 1), 0);
 }
@@ -160,6 +169,24 @@ fn a_removed_member_is_told() {
     assert_eq!((header.to, header.kind), (MemberId(3), Kind::Removed));
 }
 
+/// Whoever restarts may have forgotten that the old configuration was left, and need its vote.
+#[test]
+fn a_removed_member_is_told_once_its_removal_is_settled() {
+    let (mut ours, mut out) = (peers(US), Outputs::default());
+    let (state, conf) = (state(), conf());
+    let unsettled = Membership {
+        settled: false,
+        ..known(&state, &conf)
+    };
+    let frame = frame_of(&identity(MemberId(3)), US);
+    assert!(ours.accept(&frame, unsettled, 0, &mut out).is_none());
+    assert!(out.frames.is_empty() && ours.take_knock());
+    assert!(!ours.take_knock(), "told once");
+    let settled = known(&state, &conf);
+    assert!(ours.accept(&frame, settled, 1, &mut out).is_none());
+    assert!(out.frames.len() == 1 && !ours.take_knock());
+}
+
 #[test]
 fn a_removed_member_that_still_votes_is_heard() {
     let (mut ours, mut out) = (peers(US), Outputs::default());
@@ -168,7 +195,7 @@ fn a_removed_member_that_still_votes_is_heard() {
         ..conf()
     };
     let bytes = frame_of(&identity(MemberId(3)), US);
-    let taken = ours.accept(&bytes, (&state(), &joint), 0, &mut out);
+    let taken = ours.accept(&bytes, known(&state(), &joint), 0, &mut out);
     assert!(
         taken.is_some(),
         "its vote is needed to leave the joint configuration"
@@ -180,7 +207,7 @@ fn refusals_are_counted_all_and_said_now_and_then() {
     let (mut ours, mut out) = (peers(US), Outputs::default());
     for now_ms in 0..20_000 {
         assert!(
-            ours.accept(b"junk", (&state(), &conf()), now_ms, &mut out)
+            ours.accept(b"junk", known(&state(), &conf()), now_ms, &mut out)
                 .is_none()
         );
     }
@@ -192,8 +219,9 @@ fn refusals_are_counted_all_and_said_now_and_then() {
 /// What `from` says, to `to`.
 fn pass(from: &mut Outputs, to: &mut Peers, now_ms: u64) -> Outputs {
     let mut out = Outputs::default();
+    let (state, conf) = (state(), conf());
     for sent in std::mem::take(&mut from.frames) {
-        let known = (&state(), &conf());
+        let known = known(&state, &conf);
         let Some((header, body)) = to.accept(&sent.bytes, known, now_ms, &mut out) else {
             continue;
         };
@@ -214,7 +242,7 @@ fn hellos_are_repeated_until_answered_and_then_no_more() {
         ours.tick(now_ms, &mut out);
         sent += out.frames.len();
     }
-    assert_eq!(sent, 4, "at 0, 500, 1,500 and 3,500 ms");
+    assert_eq!(sent, 6, "at 0, 100, 300, 700, 1,500 and 3,100 ms");
     let mut out = Outputs::default();
     ours.tick(8_000, &mut out);
     assert_eq!(out.frames.len(), 1);

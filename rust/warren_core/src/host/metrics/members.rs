@@ -1,7 +1,7 @@
 //! What the members of a cluster say to each other, as series.
 
 use super::Page;
-use crate::control::{Status, Transfers, peer};
+use crate::control::{Status, Transfers, forwarding, peer};
 
 pub fn render(status: &Status, page: &mut Page) {
     if !status.in_cluster && status.peers.links == 0 {
@@ -32,6 +32,7 @@ pub fn render(status: &Status, page: &mut Page) {
     );
     frames(&status.peers, page);
     transfers(&status.transfers, page);
+    forwards(&status.forwards, page);
 }
 
 fn frames(stats: &peer::Stats, page: &mut Page) {
@@ -72,5 +73,28 @@ fn transfers(transfers: &Transfers, page: &mut Page) {
         "warren_snapshot_received_bytes_total",
         "Bytes of snapshots received from other members.",
         transfers.received_bytes,
+    );
+}
+
+fn forwards(stats: &forwarding::Stats, page: &mut Page) {
+    let name = "warren_forwards_total";
+    page.family(name, "counter", "Writes passed on to the leader.");
+    let results = [
+        ("answered", stats.answered),
+        ("refused", stats.refused),
+        ("unknown", stats.unknown),
+    ];
+    for (result, count) in results {
+        page.line(&format!("{name}{{result=\"{result}\"}}"), count);
+    }
+    page.gauge(
+        "warren_forwards_waiting",
+        "Writes that wait for the leader's answer.",
+        stats.waiting as u64,
+    );
+    page.gauge(
+        "warren_forwards_taken",
+        "Other members' writes under way here.",
+        stats.taken as u64,
     );
 }

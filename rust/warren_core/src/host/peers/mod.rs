@@ -159,6 +159,7 @@ impl Peers {
                 reports: self.common.reports.clone(),
                 // Any two lanes differ, so that reconnects spread.
                 seed: self.seed ^ member.0.rotate_left(8) ^ lane as u64,
+                unsent: Vec::new(),
             };
             let thread = fatal::spawn("peer-dial", move || writer.run());
             peer.threads.push(thread.inspect_err(|_| {

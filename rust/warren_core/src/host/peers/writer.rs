@@ -31,6 +31,8 @@ pub struct Writer {
     pub nodes: Arc<Nodes>,
     pub reports: Arc<Reports>,
     pub seed: u64,
+    /// Taken from the queue for a connection that was found to be closed.
+    pub unsent: Vec<Vec<u8>>,
 }
 
 impl Writer {
@@ -90,28 +92,34 @@ impl Writer {
     }
 
     /// Writes until the connection breaks or the queue is closed; whether anything got through.
-    fn write_all(&self, connection: &mut dyn Connection) -> bool {
+    fn write_all(&mut self, connection: &mut dyn Connection) -> bool {
         let Ok(socket) = connection.socket().try_clone() else {
             return false;
         };
         let mut carried = false;
-        let mut batch = Vec::new();
+        let mut batch = std::mem::take(&mut self.unsent);
         let mut usable = self.outbox.connected(Some(socket))
             && connection.write_all(&wire::preamble(self.lane)).is_ok();
         while usable {
-            usable = self.outbox.take(&mut batch, IDLE);
+            if batch.is_empty() && !self.outbox.take(&mut batch, IDLE) {
+                break;
+            }
             // Asked first: the first write to a peer that has restarted would seem to succeed, and
             // whom the member belongs to may have become known since it was dialled.
-            usable = usable
-                && !connection.is_closed()
-                && !self.nodes.is_another(self.member, connection.node())
-                && self.write(connection, &batch).is_ok();
+            usable =
+                !connection.is_closed() && !self.nodes.is_another(self.member, connection.node());
+            if !usable {
+                break;
+            }
+            usable = self.write(connection, &batch).is_ok();
             carried |= usable && !batch.is_empty();
             if !usable {
                 self.outbox.counters.lost(batch.len());
             }
             batch.clear();
         }
+        // Nothing of it was written: the next connection begins with it.
+        self.unsent = batch;
         self.outbox.connected(None);
         carried
     }

@@ -273,12 +273,27 @@ impl World {
         });
     }
 
+    /// A division goes, nodes come meanwhile, and it is made anew.
+    fn divide_anew(&mut self) {
+        self.scheduler.division_remove(self.pool);
+        for _ in 0..self.random.below(3) {
+            let node = id(self.random.below(2 * self.nodes));
+            self.put(node);
+        }
+        self.pool = self.scheduler.division_add();
+        for (id, node) in &self.twin.nodes {
+            let pooled = node.tags.contains("ssd").then_some(0);
+            self.scheduler.division_set(self.pool, *id, pooled);
+        }
+    }
+
     fn turn(&mut self) -> Option<Placed> {
         let nodes = self.nodes;
         let node = id(self.random.below(nodes));
-        match self.random.below(12) {
+        match self.random.below(13) {
             0 => self.put(node),
             1 => self.remove(node),
+            12 => self.divide_anew(),
             2..5 => self.release(),
             5 => self.ask_about(),
             _ => return Some(self.place()),
