@@ -7,8 +7,8 @@ clock included. Shapes: `one-off`, each container for itself; `replicas`, `--gro
 packed, and `replicas-spread`, spread; `constrained`, one-off, kept to one of ten zones and away
 from one node in twenty; `spread`, ten of a service one by one, even over ten zones, at most one on
 a node. Without `--nodes` or `--shape`: a table of all, among them shapes of swarmkit's bench, and
-what the index takes of memory: what the process holds more of, for each node (with a division over ten zones and a
-pool of half of the nodes) and for each container.
+what the index takes of memory: what the process holds more of, for each node (with a division over
+ten zones and a pool of half of the nodes) and for each container.
 
     python -m benches.placement [--nodes N] [--containers N] [--shape SHAPE] [--group N]
                                 [--json] [--quick] [--save DIR]
