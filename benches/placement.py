@@ -6,7 +6,9 @@ what the thread itself consumed; percentiles are of single calls by the wall clo
 clock included. Shapes: `one-off`, each container for itself; `replicas`, `--group` alike at once,
 packed, and `replicas-spread`, spread; `constrained`, one-off, kept to one of ten zones and away
 from one node in twenty; `spread`, ten of a service one by one, even over ten zones, at most one on
-a node. Without `--nodes` or `--shape`: a table of all, among them shapes of swarmkit's bench.
+a node. Without `--nodes` or `--shape`: a table of all, among them shapes of swarmkit's bench, and
+what the index takes of memory: what the process holds more of, for each node (with a division over
+ten zones and a pool of half of the nodes) and for each container.
 
     python -m benches.placement [--nodes N] [--containers N] [--shape SHAPE] [--group N]
                                 [--json] [--quick] [--save DIR]
@@ -33,6 +35,8 @@ GOALS = {
     "spread": (1_000_000, 5_000),
     "replicas": (50_000_000, None),
 }
+#: Bytes in the index for each node, and for each container.
+MEMORY_GOALS = {"node_bytes": 576.0, "container_bytes": 24.0}
 POINTS = ("p50", "p90", "p99", "p99.9", "p99.99", "max")
 
 
@@ -122,6 +126,20 @@ def _add(report: Report, case: Case, found: dict[str, Any]) -> None:
         report.goal(case.name, asked, measured, met, f"longest {found['max_ns'] / 1e3:,.0f} µs")
 
 
+def _add_memory(report: Report, program: Path, nodes: int, containers: int) -> None:
+    words = [str(program), "memory", "--nodes", str(nodes), "--containers", str(containers)]
+    done = subprocess.run(words, check=True, capture_output=True, text=True, timeout=900)
+    found: dict[str, Any] = json.loads(done.stdout)
+    name = f"memory, {found['containers']:,} containers on {nodes:,} nodes"
+    keys = ("node_bytes_plain", *MEMORY_GOALS, "bytes")
+    report.row(name, **{key: found[key] for key in keys})
+    if nodes >= 10_000:
+        for key, most in MEMORY_GOALS.items():
+            words_of = f"{name}: {key.replace('_', ' ')}"
+            measured = f"{found[key]:,.1f}"
+            report.goal(words_of, f"≤ {most:,.0f}", measured, found[key] <= most, "in the index")
+
+
 def main() -> None:
     """Run and print."""
     options = arguments(__doc__ or "", more=_options)
@@ -136,6 +154,9 @@ def main() -> None:
                 "per_second": found["per_second"],
                 **{f"{point}_ns": found[f"{point}_ns"] for point in POINTS},
             }
+    if chosen in (TABLE, QUICK):
+        for nodes in (200,) if options.quick else (10_000, 100_000):
+            _add_memory(report, program, nodes, 100 * nodes)
     report.note("decided only: nothing is proposed, applied or stored")
     report.finish(options)
 

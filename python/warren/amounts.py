@@ -13,6 +13,7 @@ __all__ = [
     "Devices",
     "Taint",
     "cpu_milli",
+    "device_list",
     "devices",
     "memory_bytes",
     "taint",
@@ -26,6 +27,9 @@ _MEMORY_SHIFT: Final = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40, "p": 50}
 _CPUS: Final = re.compile(r"(\d*)(?:\.(\d*))?", re.ASCII)
 _WORD: Final = re.compile(r"[^\s=:,]{1,128}")
 _DEVICES: Final = re.compile(r"([A-Za-z0-9._-]{1,64})=(\d+)(?::([A-Za-z0-9._-]{1,64}))?", re.ASCII)
+_DEVICE_OPTION: Final = re.compile(r"path=(/[^,]+)|env=([A-Za-z_][A-Za-z0-9_]{0,127})", re.ASCII)
+_DEVICE_PATH: Final = re.compile(r"(/[^:\s]+)(?::(/[^:\s]+))?")
+_DEVICE_OPTIONS_MAX: Final = 16
 
 EFFECTS: Final = ("no-schedule", "prefer-no-schedule")
 
@@ -79,18 +83,49 @@ def taint(text: str) -> Taint:
 
 
 class Devices(NamedTuple):
-    """So many devices of a kind on a node; `model` is empty where that does not matter."""
+    """So many devices of a kind on a node; `model` is empty where that does not matter.
+
+    `paths`: device nodes that containers get, as HOST or HOST:CONTAINER; `{n}` stands for the
+    device's number. `env`: variables that hold the numbers.
+    """
 
     kind: str
     number: int
     model: str
+    paths: tuple[str, ...] = ()
+    env: tuple[str, ...] = ()
 
 
 def devices(text: str) -> Devices:
-    """Of `gpu=4`, `gpu=2:A100`."""
-    match = _DEVICES.fullmatch(text.strip())
+    """Of `gpu=4`, `gpu=2:A100`, `gpu=2,path=/dev/nvidia{n},env=NVIDIA_VISIBLE_DEVICES`."""
+    first, *options = text.strip().split(",")
+    match = _DEVICES.fullmatch(first)
     if not match or not 0 < int(match[2]) <= _DEVICES_MAX:
         raise ValueError(
             f"'{text}' names no devices; write KIND=COUNT or KIND=COUNT:MODEL, as in gpu=2:A100"
         )
-    return Devices(match[1], int(match[2]), match[3] or "")
+    paths, env = [], []
+    for option in options:
+        given = _DEVICE_OPTION.fullmatch(option)
+        path = _DEVICE_PATH.fullmatch(given[1]) if given and given[1] else None
+        if not given or (given[1] and not path) or len(options) > _DEVICE_OPTIONS_MAX:
+            raise ValueError(
+                f"'{option}' says nothing of devices; write path=/dev/NAME{{n}}, "
+                f"path=/dev/NAME{{n}}:/dev/OTHER or env=NAME, at most {_DEVICE_OPTIONS_MAX}"
+            )
+        if path:
+            paths.append(given[1])
+        else:
+            env.append(given[2])
+    return Devices(match[1], int(match[2]), match[3] or "", tuple(paths), tuple(env))
+
+
+def device_list(text: str) -> list[str]:
+    """The texts of several, with commas between them: an option stays with what it follows."""
+    found: list[str] = []
+    for word in (word.strip() for word in text.split(",")):
+        if found and _DEVICE_OPTION.fullmatch(word):
+            found[-1] += f",{word}"
+        elif word:
+            found.append(word)
+    return found

@@ -145,7 +145,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     ] = msgspec.field(default_factory=list)
     devices: Annotated[
         list[str],
-        _list("devices of this node that containers can ask for", "kind=count or kind=count:model"),
+        _list(
+            "devices of this node that containers can ask for",
+            "kind=count or kind=count:model, then any number of ,path=/dev/… and ,env=NAME",
+        ),
     ] = msgspec.field(default_factory=list)
     reserved_cpus: Annotated[str, _cpus("CPUs that are kept for the system")] = ""
     reserved_memory: Annotated[str, _size("memory that is kept for the system")] = ""
@@ -313,7 +316,9 @@ def _split(key: str, raw: Any) -> Any:
     """What one text has to be for a key that holds several."""
     if key == "labels":
         return _pairs(raw)
-    if key in ("taints", "devices"):
+    if key == "devices":
+        return amounts.device_list(raw)
+    if key == "taints":
         return [word.strip() for word in raw.split(",") if word.strip()]
     return raw
 

@@ -101,3 +101,70 @@ async def test_more_may_be_reserved_than_there_is_if_operators_say_so(cluster: C
     await cluster.wait_until(lambda: running(2), "the other one is let in")
     await ctl(cluster, "cluster", "update", "--overcommit-cpu=100")
     assert await running(2), "what runs stays"
+
+
+async def test_what_is_kept_for_the_system_is_given_to_nobody(cluster: Cluster) -> None:
+    host = cluster.hosts["w2"]
+    host.stop()
+    host.env |= {
+        "WARREN_CAPACITY_CPUS": "4",
+        "WARREN_RESERVED_CPUS": "1.5",
+        "WARREN_RESERVED_MEMORY": "64m",
+        "WARREN_LABELS": "disk=ssd",
+    }
+    await cluster.start("w2")
+    await cluster.wait_settled()
+
+    async def told() -> bool:
+        shown = json.loads(await ctl(cluster, "node", "inspect", "w2", "--format=json"))
+        capacity, kept, left = (
+            (it["cpu_milli"], it["memory_bytes"])
+            for it in (shown["capacity"], shown["reserved"], shown["allocatable"])
+        )
+        return (
+            capacity[0] == 4000
+            and kept == (1500, 64 << 20)
+            and left == (2500, capacity[1] - (64 << 20))
+        )
+
+    try:
+        await cluster.wait_until(told, "the node says what it keeps")
+        on_it = "--constraint=node.labels.disk==ssd"
+        await create(cluster, "too-big", "--cpus=2.6", on_it)
+        await create(cluster, "just-fits", "--cpus=2.5", on_it)
+
+        async def placed() -> bool:
+            (big,) = await slots(cluster, "too-big")
+            (fits,) = await slots(cluster, "just-fits")
+            pending = big["state"] == "pending" and "not enough CPU (asked 2.6" in big["reason"]
+            return pending and (fits["state"], fits["node"]) == ("running", "w2")
+
+        await cluster.wait_until(placed, "what is left is given out, and no more")
+    finally:
+        host.env.clear()
+        host.stop()
+        await cluster.start("w2")
+
+
+async def test_what_hosts_say_of_themselves_can_be_asked_for(cluster: Cluster) -> None:
+    shown = json.loads(await ctl(cluster, "node", "inspect", "w1", "--format=json"))
+    said = shown["attributes"]
+    for key in ("kernel", "arch", "os", "containerd", "warren", "cpus", "memory_gib"):
+        assert said[f"node.{key}"], key
+    assert int(said["node.disk_free_gib"]) > 0
+    asked = [
+        f"--constraint=node.kernel=={said['node.kernel']}",
+        f"--constraint=node.arch=={said['node.arch']}",
+        f"--constraint=node.containerd=={said['node.containerd']}",
+        "--constraint=node.disk_free_gib>=0",
+        "--constraint=node.kernel>=2.6",
+    ]
+    await create(cluster, "picky", *asked)
+    await create(cluster, "elsewhere", "--constraint=node.kernel<2.6")
+
+    async def placed() -> bool:
+        (one,) = await slots(cluster, "picky")
+        (other,) = await slots(cluster, "elsewhere")
+        return one["state"] == "running" and "kernel" in (other["reason"] or "")
+
+    await cluster.wait_until(placed, "one has its node, and the other is told why not")

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import stat
+from pathlib import Path
+
 import pytest
 
 from tests.cluster import fleet
 from tests.cluster.cluster import Cluster
 from tests.cluster.test_leader_lost import everything_that_runs, writes_again
+from warren.pb.v1 import objects_pb2
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -39,3 +44,47 @@ async def test_all_daemons_are_killed_at_once_and_no_process_ends(cluster: Clust
     await cluster.wait_settled()
     await cluster.wait_until(lambda: fleet.compare(cluster), "hosts run what the state says", 60)
     assert everything_that_runs(cluster) == before
+
+
+async def test_each_device_is_had_by_the_container_that_holds_it(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    for number in range(2):
+        node = tmp_path / f"toy{number}"
+        os.mknod(node, 0o600 | stat.S_IFCHR, os.makedev(10, 229))
+    host = cluster.hosts["w1"]
+    host.stop()
+    host.env["WARREN_DEVICES"] = f"toy=2:A,path={tmp_path}/toy{{n}}:/dev/toy{{n}},env=TOYS"
+    await cluster.start("w1")
+    await cluster.wait_settled()
+    client = cluster.any_client()
+    asked = objects_pb2.DeviceAsk(kind="toy", milli=1000, models=["A"])
+    await client.create("holder", replicas=3, devices=[asked])
+    await client.create("other", replicas=2)
+
+    def seen() -> list[tuple[list[str], list[str]]]:
+        """Of each container: its devices of that name, and what it is told of them."""
+        found = []
+        for pid in [pid for name in cluster.hosts for pid in cluster.running(name).values()]:
+            devices = sorted(path.name for path in Path(f"/proc/{pid}/root/dev").glob("toy*"))
+            variables = Path(f"/proc/{pid}/environ").read_text().split("\0")
+            told = sorted(it for it in variables if it.startswith(("TOYS=", "WARREN_DEVICE")))
+            found.append((devices, told))
+        return sorted(found)
+
+    async def as_asked() -> bool:
+        return seen() == [
+            ([], []),
+            ([], []),
+            (["toy0"], ["TOYS=0", "WARREN_DEVICE_TOY=0"]),
+            (["toy1"], ["TOYS=1", "WARREN_DEVICE_TOY=1"]),
+        ]
+
+    try:
+        await cluster.wait_until(as_asked, "two of three have a device each", 60)
+        host.kill()
+        await cluster.start("w1")
+        await cluster.wait_settled()
+        assert await as_asked(), "nothing was started anew"
+    finally:
+        del host.env["WARREN_DEVICES"]

@@ -4,16 +4,20 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from tests.support import oci
 from tests.support.bench import Bench, until_output
 from warren.agent.runtime.base import (
     ContainerRequest,
+    DevicePath,
     Exited,
     Oom,
     Phase,
@@ -111,6 +115,44 @@ async def test_sigterm_comes_first_and_is_enough(bench: Bench) -> None:
     await bench.runtime.stop(request.id, 15_000)
     assert (await bench.only()).exit_code == 5
     assert (False, b"bye") in await bench.output(request)
+
+
+async def test_only_who_holds_a_device_has_it(bench: Bench, tmp_path: Path) -> None:
+    """A device of the kernel's under another name: what counts is who is let at it."""
+    node = tmp_path / "dev0"
+    # fuse: anybody may open it whom the cgroup lets, which by default it does not.
+    os.mknod(node, 0o600 | stat.S_IFCHR, os.makedev(10, 229))
+    reads = (
+        "test -c /dev/warren0 || { echo missing; mknod /dev/warren0 c 10 229; }; "
+        "if (: < /dev/warren0); then echo opened $DEVICES; else echo refused; fi"
+    )
+    holder = msgspec.structs.replace(
+        bench.request("sh", "-c", reads, env=["DEVICES=all"]),
+        device_paths=(DevicePath(str(node), "/dev/warren0"),),
+        device_env=("DEVICES=0",),
+    )
+    other = bench.request("sh", "-c", reads, env=["DEVICES=all"])
+    for request, said in ((holder, [b"opened 0"]), (other, [b"missing", b"refused"])):
+        await bench.run(request)
+        assert isinstance(await bench.event(), Exited)
+        lines = await bench.output(request)
+        assert [line for stderr, line in lines if not stderr] == said, lines
+
+
+async def test_a_device_that_is_not_there_is_named(bench: Bench, tmp_path: Path) -> None:
+    plain = tmp_path / "plain"
+    plain.write_text("")
+    for path, words, permanent in (
+        (tmp_path / "gone", "cannot be had: No such file", False),
+        (plain, "is no device", True),
+    ):
+        request = msgspec.structs.replace(
+            bench.request("true"), device_paths=(DevicePath(str(path), "/dev/x"),)
+        )
+        with pytest.raises(RuntimeRefused, match=words) as refusal:
+            await bench.runtime.create(request)
+        assert (str(path) in refusal.value.message, refusal.value.permanent) == (True, permanent)
+        await bench.runtime.delete(request.id)
 
 
 async def test_a_killed_child_is_reported_with_the_container_s_own_code(bench: Bench) -> None:

@@ -12,6 +12,7 @@ from typing import Final
 from warren.agent.board import Board
 from warren.agent.contact import ContactWatch, boot_id, uptime_s
 from warren.agent.description import Declared, Describer, ManagerAddresses
+from warren.agent.devices import DeviceMap
 from warren.agent.outbox import Outbox
 from warren.agent.route import Route
 from warren.agent.runtime.base import Runtime
@@ -103,6 +104,7 @@ class WorkerSide:
             durations=metrics.containers,
             concurrency=concurrency,
             contact=self.contact,
+            devices=DeviceMap(declared.devices),
         )
         describer = Describer(
             name=node_name,

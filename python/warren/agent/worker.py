@@ -22,6 +22,7 @@ from warren.agent import converge as plans
 from warren.agent.board import Board
 from warren.agent.contact import ContactWatch
 from warren.agent.converge import Assigned, Create, Delete, Memory, Start, Stop
+from warren.agent.devices import DeviceMap
 from warren.agent.outbox import Outbox
 from warren.agent.runtime.base import (
     Back,
@@ -84,8 +85,10 @@ class Worker:
         durations: Durations,
         concurrency: int = 8,
         contact: ContactWatch | None = None,
+        devices: DeviceMap = DeviceMap(),  # noqa: B008 - nothing changes it
     ) -> None:
         self._runtime = runtime
+        self._devices = devices
         self._board = board
         self._journal = journal
         self._outbox = outbox
@@ -416,6 +419,7 @@ class Worker:
         assignment = self._board.assignments[action.id]
         digest = assignment.spec_digest
         self._created_ms[action.id] = self._clock_ms()
+        given = self._devices.given(assignment.devices)
         await self._runtime.create(
             ContainerRequest(
                 id=action.id,
@@ -427,6 +431,8 @@ class Worker:
                 spec=self._board.specs[digest],
                 log_dir=self._logs_dir / action.id,
                 node_name=self._node_name,
+                device_paths=given.paths,
+                device_env=given.env,
             )
         )
         made = Observed(

@@ -11,7 +11,7 @@ use support::{Replica, Rng, invariants, node_id, put_node, spec};
 use warren_core::fsm::placement::Attribute;
 use warren_core::fsm::{Container, ContainerState, Event, Node, Service, State};
 use warren_core::ids::{NodeId, ServiceId};
-use warren_core::orchestrator::{Budget, Orchestrator};
+use warren_core::orchestrator::{Budget, Orchestrator, Proposal};
 use warren_core::pb::{self, command::Body};
 
 const ZONES: [&str; 3] = ["eu", "us", "asia"];
@@ -176,11 +176,13 @@ impl World {
                 }
             }
             description.architecture = (*rng.pick(&["amd64", "amd64", "arm64"])).to_owned();
-            description.devices = vec![pb::Device {
-                kind: "gpu".to_owned(),
-                model: String::new(),
-                count: rng.below(3) as u32,
-            }];
+            description.devices = [("gpu", ""), ("gpu", "A"), ("fpga", "")]
+                .map(|(kind, model)| pb::Device {
+                    kind: kind.to_owned(),
+                    model: model.to_owned(),
+                    count: rng.below(3) as u32,
+                })
+                .to_vec();
         }
         body
     }
@@ -276,9 +278,19 @@ impl World {
             1 => {
                 container.devices = vec![pb::DeviceAsk {
                     kind: "gpu".to_owned(),
-                    milli: 1_000,
-                    models: Vec::new(),
+                    milli: *rng.pick(&[1_000, 2_000, 250, 600]),
+                    models: match rng.below(3) {
+                        0 => vec!["A".to_owned()],
+                        _ => Vec::new(),
+                    },
                 }];
+                if rng.chance(30) {
+                    container.devices.push(pb::DeviceAsk {
+                        kind: "fpga".to_owned(),
+                        milli: 1_000,
+                        models: Vec::new(),
+                    });
+                }
             }
             _ => {}
         }
@@ -344,6 +356,7 @@ impl World {
         for _ in 0..2_000 {
             let state = &self.replica.state;
             let proposals = self.orchestrator.step(state, self.now_ms, budget);
+            judge_devices(state, &proposals);
             // By the state that they were decided on.
             for proposal in &proposals {
                 if let Body::Bind(bind) = &proposal.body {
@@ -464,6 +477,30 @@ impl World {
         for service in state.services() {
             let known = self.orchestrator.pending(service.id);
             assert_eq!(anew.pending(service.id), known, "{}", service.name);
+        }
+    }
+}
+
+/// No device is promised beyond all of it, by what containers hold and all that is proposed at once.
+fn judge_devices(state: &State, proposals: &[Proposal]) {
+    let mut held: BTreeMap<(NodeId, String, u32), u32> = BTreeMap::new();
+    for node in state.nodes() {
+        for (kind, number, milli) in state.device_claims(node.id) {
+            held.insert((node.id, kind.to_owned(), number), milli);
+        }
+    }
+    for proposal in proposals {
+        let Body::Bind(bind) = &proposal.body else {
+            continue;
+        };
+        for item in &bind.items {
+            let node = NodeId::from_slice(&item.node_id).expect("an id");
+            for share in &item.devices {
+                let device = (node, share.kind.clone(), share.number);
+                let held = held.entry(device).or_default();
+                *held += share.milli;
+                assert!(*held <= 1_000, "{share:?} is promised twice");
+            }
         }
     }
 }

@@ -276,14 +276,27 @@ def test_devices(text: str, milli: int, models: tuple[str, ...]) -> None:
 def test_taints_and_devices_of_nodes() -> None:
     assert amounts.taint("gpu=yes:no-schedule") == ("gpu", "yes", "no-schedule")
     assert amounts.taint("old:prefer-no-schedule") == ("old", "", "prefer-no-schedule")
-    assert amounts.devices("gpu=2:A100") == ("gpu", 2, "A100")
-    assert amounts.devices("gpu=1024") == ("gpu", 1024, "")
+    assert amounts.devices("gpu=2:A100") == ("gpu", 2, "A100", (), ())
+    assert amounts.devices("gpu=1024") == ("gpu", 1024, "", (), ())
     for text in ("gpu", "gpu=yes", ":no-schedule", "a b:no-schedule", "gpu:never"):
         with pytest.raises(ValueError, match="no taint"):
             amounts.taint(text)
     for text in ("gpu", "gpu=0", "gpu=1025", "=2", "gpu=2:"):
         with pytest.raises(ValueError, match="names no devices"):
             amounts.devices(text)
+    text = "gpu=2:A100,path=/dev/x{n},path=/dev/x{n}:/dev/y,env=X_DEVICES"
+    paths = ("/dev/x{n}", "/dev/x{n}:/dev/y")
+    assert amounts.devices(text) == ("gpu", 2, "A100", paths, ("X_DEVICES",))
+    for option in ("path=dev", "path=/a:b", "path=/a:/b:/c", "env=1X", "env=", "mode=rw", ""):
+        with pytest.raises(ValueError, match="says nothing of devices"):
+            amounts.devices(f"gpu=2,{option}")
+    with pytest.raises(ValueError, match="at most 16"):
+        amounts.devices("gpu=2" + ",env=X" * 17)
+    assert amounts.device_list(f"{text}, fpga=1,env=F,,path=3") == [
+        text,
+        "fpga=1,env=F",
+        "path=3",
+    ]
 
 
 def test_cluster_update_overcommit(ctl: Run, manager: FakeManager) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import enum
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -39,11 +39,19 @@ class RuntimeRefused(Exception):  # noqa: N818 - an answer
         self.permanent = permanent
 
 
+class DevicePath(NamedTuple):
+    """A device node: its path on the host, and in the container."""
+
+    host: str
+    target: str
+
+
 class ContainerRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that is needed to create one attempt of a container.
 
     ``id``: 32 lowercase hex digits. ``attempt``: from 1. ``spec_digest``: hex, may be empty.
     ``log_dir``: where the logger keeps this container's files, of all attempts; absolute.
+    ``device_paths`` and ``device_env``: what comes with the devices that the container holds.
     """
 
     id: str
@@ -55,6 +63,8 @@ class ContainerRequest(msgspec.Struct, frozen=True, kw_only=True):
     spec: objects_pb2.ContainerSpec
     log_dir: Path
     node_name: str
+    device_paths: tuple[DevicePath, ...] = ()
+    device_env: tuple[str, ...] = ()
 
 
 class Phase(enum.Enum):

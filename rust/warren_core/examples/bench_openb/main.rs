@@ -249,6 +249,7 @@ fn ask(pod: &Pod) -> DeviceAsk {
         },
         kind: "gpu".to_owned(),
         models: pod.models.clone(),
+        beside: Vec::new(),
     }
 }
 

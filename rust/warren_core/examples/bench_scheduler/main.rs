@@ -6,6 +6,7 @@
 //!         [--group N] [--seed N]
 //!     cargo run --release --example bench_scheduler -- density [--nodes N] [--mix equal|four]
 //!         [--seeds N] [--policies all|ours]
+//!     cargo run --release --example bench_scheduler -- memory [--nodes N] [--containers N]
 //!
 //! Decisions only: nothing is proposed, applied or stored.
 #![allow(
@@ -15,6 +16,7 @@
 )]
 
 mod density;
+mod memory;
 mod mix;
 mod placement;
 mod policies;
@@ -54,6 +56,11 @@ fn main() {
             seeds: number("--seeds", 5),
             ours_only: word("--policies", "all") == "ours",
         }),
-        other => panic!("`{other}` is neither placement nor density; see the head of this file"),
+        "memory" => memory::run(&memory::Case {
+            nodes,
+            containers: number("--containers", 1_000_000),
+            seed: number("--seed", 1),
+        }),
+        other => panic!("`{other}` is none of these; see the head of this file"),
     }
 }

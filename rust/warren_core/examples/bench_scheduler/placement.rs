@@ -129,7 +129,7 @@ impl Bench {
     fn place_all(&mut self, case: &Case) {
         let mut answer = Placed {
             binds: Vec::with_capacity(case.group as usize),
-            refused: 0,
+            ..Placed::default()
         };
         let batch = if case.shape.count(case.group) > 1 {
             4
@@ -213,7 +213,12 @@ impl Bench {
         }
         for (asked, (bind, binds, refused)) in asks.iter().zip(answers) {
             let binds = if bind.1 > 0 { vec![bind] } else { binds };
-            self.note(&Placed { binds, refused }, asked.resources);
+            let placed = Placed {
+                binds,
+                refused,
+                ..Placed::default()
+            };
+            self.note(&placed, asked.resources);
         }
     }
 

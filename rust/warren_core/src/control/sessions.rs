@@ -377,6 +377,7 @@ impl Session {
             spec_digest: told.spec.0.to_vec(),
             desired: told.desired.into(),
             status: Some((&container.status).into()),
+            devices: container.devices().to_vec(),
         });
     }
 

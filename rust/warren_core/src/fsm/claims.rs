@@ -128,7 +128,7 @@ impl Claims {
                 .filter(|(free_milli, _)| *free_milli >= each)
                 .collect();
             if free.len() < count {
-                return Err(missing(ask, free.len()));
+                return Err(devices_missing(ask, free.len()));
             }
             free.sort_unstable();
             chosen.extend(free[..count].iter().map(|(_, number)| pb::DeviceShare {
@@ -174,8 +174,9 @@ fn suits(ask: &pb::DeviceAsk, node: &Node, number: u32) -> bool {
     of.is_some_and(|of| ask.models.is_empty() || ask.models.iter().any(|model| model == of))
 }
 
-/// Reads like "2 gpu asked, 1 free", "0.5 gpu of A100 or V100 asked, 0 have so much free".
-fn missing(ask: &pb::DeviceAsk, free: usize) -> String {
+/// Why that many are not enough; reads like "2 gpu asked, 1 free", "0.5 gpu of A100 or V100 asked, no
+/// device has so much free".
+pub fn devices_missing(ask: &pb::DeviceAsk, free: usize) -> String {
     let of = match &ask.models[..] {
         [] => String::new(),
         models => format!(" of {}", models.join(" or ")),

@@ -65,6 +65,7 @@ mod wire;
 pub use apart::Avoided;
 pub use apply::{Applied, FEATURE_LEVEL_MAX};
 pub use batch::BATCH_ITEMS_MAX;
+pub use claims::devices_missing;
 pub use description::clip as clip_description;
 pub use drain::{DRAIN_LEVEL, check_drain};
 pub use epoch::Survivor;

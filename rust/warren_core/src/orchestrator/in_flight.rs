@@ -7,18 +7,21 @@ use crate::fsm::Resources;
 use crate::ids::{ContainerId, NodeId, ServiceId};
 use crate::orchestrator::Token;
 use crate::orchestrator::plan::Slot;
+use crate::pb;
 
 /// Proposals without an outcome, above which nothing new is derived.
 pub const PROPOSALS_MAX: usize = 64;
 
 /// A bind that was proposed.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Bound {
     pub service: ServiceId,
     pub slot: Slot,
     pub node: NodeId,
     /// Held by the scheduler.
     pub resources: Resources,
+    /// Likewise.
+    pub devices: Vec<pb::DeviceShare>,
     /// Since when the slot had no node.
     pub since_ms: u64,
 }

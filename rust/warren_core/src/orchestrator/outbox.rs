@@ -9,6 +9,9 @@ use crate::pb::{self, command::Body};
 /// of them for a copy of the pages that a snapshot holds.
 pub const BIND_ITEMS_MAX: usize = 128;
 
+/// Devices that the binds of one command hold, unless it has but one bind.
+const BIND_DEVICES_MAX: usize = 1024;
+
 /// Desired states of one command: likewise.
 pub const DESIRED_ITEMS_MAX: usize = 512;
 
@@ -78,18 +81,69 @@ impl Outbox {
                 Subject::Desired(subjects),
             ));
         }
-        for batch in std::mem::take(&mut self.binds).chunks(BIND_ITEMS_MAX) {
-            let (items, subjects) = batch.iter().cloned().unzip();
+        let mut binds = std::mem::take(&mut self.binds);
+        while !binds.is_empty() {
+            let rest = binds.split_off(first_batch(&binds));
+            let (items, subjects) = std::mem::replace(&mut binds, rest).into_iter().unzip();
             letters.push((Body::Bind(pb::Bind { items }), Subject::Binds(subjects)));
         }
         letters
     }
 }
 
+/// Items of the first command: no more than it may have, and than have so many devices.
+fn first_batch(binds: &[(pb::BindItem, Bound)]) -> usize {
+    let mut devices = 0;
+    let within = binds.iter().take(BIND_ITEMS_MAX).take_while(|(item, _)| {
+        devices += item.devices.len();
+        devices <= BIND_DEVICES_MAX
+    });
+    within.count().max(1)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::orchestrator::plan::Slot;
     use prost::Message;
+
+    #[test]
+    fn binds_with_many_devices_go_in_several_commands() {
+        let share = pb::DeviceShare {
+            kind: "k".repeat(64),
+            number: 1_023,
+            milli: 1_000,
+        };
+        let mut outbox = Outbox::default();
+        for count in [100; 30].into_iter().chain([3_000, 1]) {
+            let item = pb::BindItem {
+                devices: vec![share.clone(); count],
+                ..Default::default()
+            };
+            let bound = Bound {
+                service: ServiceId::default(),
+                slot: Slot {
+                    number: 1,
+                    node: None,
+                },
+                node: NodeId::default(),
+                resources: Default::default(),
+                devices: item.devices.clone(),
+                since_ms: 0,
+            };
+            outbox.bind(item, bound);
+        }
+        let mut sizes = Vec::new();
+        for (body, subject) in outbox.take() {
+            let (Body::Bind(bind), Subject::Binds(bounds)) = (body, subject) else {
+                panic!("only binds were put in");
+            };
+            assert_eq!(bind.items.len(), bounds.len());
+            assert!(bind.items.len() == 1 || bind.encoded_len() < 255 << 10);
+            sizes.push(bind.items.len());
+        }
+        assert_eq!(sizes, [10, 10, 10, 1, 1]);
+    }
 
     #[test]
     fn a_full_command_of_the_largest_items_stays_below_256_kib() {

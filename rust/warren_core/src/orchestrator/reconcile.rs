@@ -338,8 +338,11 @@ impl Orchestrator {
             let placement = placement(state, service, pass, slice.len());
             let placed = asking::place(&self.asking, &mut self.scheduler, &placement);
             let nodes = dealt(placed.binds);
+            let mut devices = placed.devices;
             for (vacancy, node) in slice.iter().zip(&nodes) {
-                self.propose_bind(state, service, pass, vacancy, *node, meter);
+                let shares = devices.get_mut(node).and_then(Vec::pop);
+                let to = (*node, shares.unwrap_or_default());
+                self.propose_bind(service, pass, vacancy, to, meter);
             }
             // Where one found no room, nor would those that come after.
             pass.full = placed.refused > 0;
@@ -423,7 +426,9 @@ impl Orchestrator {
             ask.rules.max_per_node = None;
             ask.rules.why = Some(Why(&why));
             match self.scheduler.place_on(node, &ask) {
-                Ok(()) => self.propose_bind(state, service, pass, &vacancy, node, meter),
+                Ok(shares) => {
+                    self.propose_bind(service, pass, &vacancy, (node, shares), meter);
+                }
                 Err(reason) => self.pend(service, pass, vacancy.slot, reason.why.into()),
             }
         }
@@ -432,11 +437,10 @@ impl Orchestrator {
 
     fn propose_bind(
         &mut self,
-        state: &State,
         service: &Service,
         pass: &mut Pass,
         vacancy: &Vacancy,
-        node: NodeId,
+        (node, devices): (NodeId, Vec<pb::DeviceShare>),
         meter: &mut Meter,
     ) {
         meter.items -= 1;
@@ -451,8 +455,7 @@ impl Orchestrator {
             slot: vacancy.slot.number,
             node_id: node.to_vec(),
             replaces: vacancy.replaces.map(|id| id.to_vec()).unwrap_or_default(),
-            // Those that a bind in flight takes are refused at apply, and chosen anew.
-            devices: state.choose_devices(service, node).unwrap_or_default(),
+            devices: devices.clone(),
         };
         self.outbox.bind(
             item,
@@ -461,6 +464,7 @@ impl Orchestrator {
                 slot: vacancy.slot,
                 node,
                 resources: service.resources(),
+                devices,
                 since_ms: vacancy.since_ms,
             },
         );

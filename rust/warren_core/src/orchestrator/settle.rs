@@ -42,6 +42,7 @@ impl Orchestrator {
         for (position, bound) in binds.iter().enumerate() {
             let applied = applied.get(position).copied().unwrap_or(false);
             self.scheduler.release(bound.node, bound.resources);
+            self.scheduler.release_devices(bound.node, &bound.devices);
             if applied {
                 self.stats.scheduled += 1;
                 let waited_ms = now_ms.saturating_sub(bound.since_ms);

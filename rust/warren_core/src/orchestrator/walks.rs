@@ -68,6 +68,7 @@ impl Orchestrator {
                 self.walks.lead_services = next.map(Some);
                 if let Some(service) = next.and_then(|id| state.service(id)) {
                     self.mark(service.id);
+                    self.scheduler.service_put(service.id, Some(service));
                     if service.is_global() {
                         self.globals.insert(service.id);
                     }

@@ -5,6 +5,7 @@ use std::fmt;
 
 use crate::fsm::Resources;
 use crate::ids::{NodeId, ServiceId};
+use crate::pb;
 use crate::scheduler::sets::NodeSet;
 
 /// What is to be placed: `count` containers alike.
@@ -53,6 +54,8 @@ pub struct Rules<'a> {
     pub pool: Option<Division>,
     pub balance: Option<Balance<'a>>,
     pub affinities: &'a [Affinity<'a>],
+    /// Devices of each container, one ask for each kind. Not to be had together with `balance`.
+    pub devices: &'a [pb::DeviceAsk],
 }
 
 /// Says why a node takes none of these whatever room it has: `label zone is us, asked eu`; `None`
@@ -97,4 +100,6 @@ pub struct Placed {
     /// By node id, each node once.
     pub binds: Vec<(NodeId, u32)>,
     pub refused: u32,
+    /// Of each bind, where devices are asked for; by node, in no order that matters.
+    pub devices: BTreeMap<NodeId, Vec<Vec<pb::DeviceShare>>>,
 }

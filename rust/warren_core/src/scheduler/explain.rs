@@ -40,11 +40,8 @@ enum Filter {
 impl Scheduler {
     /// What keeps one of these from being placed now. Nodes that would take it do not count.
     pub fn explain(&self, ask: &Ask) -> Explanation {
-        let workers = self
-            .numbers
-            .values()
-            .filter(|node| self.refusals[**node as usize] != Some(NO_WORKER));
-        self.explain_nodes(workers.copied(), ask)
+        let is_worker = |node: &u32| self.refusals[*node as usize] != Some(NO_WORKER);
+        self.explain_nodes(self.numbers.iter().filter(is_worker), ask)
     }
 
     /// The first reason against one node; `None` if it would take one of these.
@@ -101,6 +98,12 @@ impl Scheduler {
         let outside = rules.within.iter().any(|set| !set.contains(node));
         if outside || rules.without.iter().any(|set| set.contains(node)) {
             return Some(Filter::Rule(NOT_ASKED.to_owned()));
+        }
+        // What binds on their way hold of devices is not known to the rules yet.
+        if self.devices.is_held(node)
+            && let Err(why) = self.devices.choose(node, rules.devices)
+        {
+            return Some(Filter::Rule(why));
         }
         let count = ask.spread.get(&id);
         if rules

@@ -8,6 +8,7 @@ use crate::scheduler::balance::Scratch;
 use crate::scheduler::level::{Axis, LEVELS};
 use crate::scheduler::lists::{Lists, NONE, Place};
 use crate::scheduler::score::{Rate, Sums};
+use crate::scheduler::sets::NodeSet;
 
 /// Cells by container count: exact up to the last.
 const COUNT_MAX: u32 = 64 * 64 - 1;
@@ -93,6 +94,9 @@ pub(super) struct Index {
     /// Two for each layer, in the order of [`Order`].
     lists: Vec<Lists>,
     journal: Option<Vec<Undo>>,
+    /// Nodes of which every change is noted in `touched`, until who watches them takes that.
+    pub watched: NodeSet,
+    pub touched: NodeSet,
     pub balance_scratch: Scratch,
 }
 
@@ -114,6 +118,8 @@ impl Default for Index {
             layers: vec![Some(everywhere)],
             lists: vec![Lists::default(), Lists::default()],
             journal: None,
+            watched: NodeSet::default(),
+            touched: NodeSet::default(),
             balance_scratch: Scratch::default(),
         };
         for lists in &mut index.lists {
@@ -270,6 +276,9 @@ impl Index {
         self.sums.containers += u64::from(after.count());
         self.sums.containers -= u64::from(before.count());
         self.free[node as usize] = after.free();
+        if self.watched.contains(node) {
+            self.touched.set(node, true);
+        }
     }
 
     /// Sees to it that the axes cover `allocatable`; where they grow, every node is sorted anew.

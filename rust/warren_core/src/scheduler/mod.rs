@@ -26,7 +26,9 @@ mod fill;
 mod index;
 mod level;
 mod lists;
+mod numbers;
 mod place;
+mod place_devices;
 mod score;
 mod search;
 mod sets;
@@ -35,19 +37,19 @@ mod tags;
 mod tests;
 mod worth;
 
-use std::collections::BTreeMap;
-
 use crate::fsm::{Node, Resources, State};
 use crate::ids::NodeId;
+use crate::scheduler::devices::Ledger;
 use crate::scheduler::fill::Counts;
 use crate::scheduler::index::{Index, Load};
 use crate::scheduler::lists::NONE;
+use crate::scheduler::numbers::Numbers;
 use crate::scheduler::tags::Tags;
 
 pub use ask::{Affinity, Ask, Balance, Division, Placed, Rules, Strategy, Why};
 pub use devices::{
     DEVICE_MILLI, DEVICES_MAX, DeviceAsk, DeviceFleet, DeviceGrant, DeviceNode, DeviceShare,
-    MODELS_MAX, Scarcity, Tuning, Want,
+    DeviceWant, MODELS_MAX, Scarcity, Tuning, Want,
 };
 pub use explain::{Bytes, Cpus, Explanation, Reason};
 pub use sets::NodeSet;
@@ -77,13 +79,14 @@ pub struct NodeFacts {
 #[derive(Debug, Default)]
 pub struct Scheduler {
     seed: u64,
-    numbers: BTreeMap<NodeId, u32>,
+    numbers: Numbers,
     ids: Vec<NodeId>,
     spare: Vec<u32>,
     refusals: Vec<Option<&'static str>>,
     /// By manifest digest.
     images: Tags,
     index: Index,
+    devices: Ledger,
     /// For the containers that nodes have of a service, and for those they get.
     scratch: (Counts, Counts),
 }
@@ -93,6 +96,7 @@ impl Scheduler {
     pub fn new(seed: u64) -> Self {
         Self {
             seed,
+            devices: Ledger::new(seed),
             ..Self::default()
         }
     }
@@ -108,6 +112,9 @@ impl Scheduler {
         for node in state.nodes() {
             self.node_put(state, node);
         }
+        for service in state.services() {
+            self.service_put(service.id, Some(service));
+        }
     }
 
     /// Takes a node as the state has it now; what is held on it stays held.
@@ -120,7 +127,10 @@ impl Scheduler {
             containers: state.container_count_of_node(node.id) as u32,
         };
         let images = node.description.images.iter();
-        self.node_put_facts(node.id, facts, images.map(|image| image.digest.as_str()))
+        let images = images.map(|image| image.digest.as_str());
+        let news = self.node_put_facts(node.id, facts, images);
+        let devices = &node.description.devices;
+        news | self.node_put_devices(node.id, devices, state.device_claims(node.id))
     }
 
     /// Like [`Scheduler::node_put`], for a node that no state needs to have; `images` are the
@@ -151,8 +161,8 @@ impl Scheduler {
 
     /// Its number, and whether that was just given to it.
     fn number_or_new(&mut self, id: NodeId) -> (u32, bool) {
-        if let Some(number) = self.numbers.get(&id) {
-            return (*number, false);
+        if let Some(number) = self.numbers.get(id) {
+            return (number, false);
         }
         let number = self.spare.pop().unwrap_or_else(|| {
             self.ids.push(id);
@@ -177,11 +187,15 @@ impl Scheduler {
             load.allocated = allocated;
             load.containers = containers;
         });
+        if !self.devices.is_empty() {
+            self.devices.claim(number, state.device_claims(id));
+        }
         before.saturating_sub(allocated) != Resources::default()
     }
 
     pub fn node_remove(&mut self, id: NodeId) {
-        if let Some(number) = self.numbers.remove(&id) {
+        if let Some(number) = self.numbers.remove(id) {
+            self.devices.remove(&mut self.index, number);
             self.index.remove(number);
             self.images.put(number, std::iter::empty());
             self.refusals[number as usize] = None;
@@ -191,13 +205,13 @@ impl Scheduler {
 
     /// The dense number that sets know a node by; another node's once it is removed.
     pub fn number(&self, id: NodeId) -> Option<u32> {
-        self.numbers.get(&id).copied()
+        self.numbers.get(id)
     }
 
     /// The node with a number that [`Scheduler::number`] gave.
     pub fn node(&self, number: u32) -> Option<NodeId> {
-        let id = self.ids.get(number as usize)?;
-        (self.numbers.get(id) == Some(&number)).then_some(*id)
+        let id = *self.ids.get(number as usize)?;
+        (self.numbers.get(id) == Some(number)).then_some(id)
     }
 
     /// Whether the node with that number takes containers with this image, whatever else they are.
@@ -240,10 +254,8 @@ impl Scheduler {
 
     /// Nodes after `after`, in order, and whether each takes new containers, whatever these are.
     pub fn nodes_after(&self, after: Option<NodeId>) -> impl Iterator<Item = (NodeId, bool)> {
-        let from = after.map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
-        self.numbers
-            .range((from, std::ops::Bound::Unbounded))
-            .map(|(id, number)| (*id, self.index.is_open(*number)))
+        let after = self.numbers.after(after);
+        after.map(|(id, number)| (id, self.index.is_open(number)))
     }
 
     /// How many nodes [`Scheduler::explain`] looks at.

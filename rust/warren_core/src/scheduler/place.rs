@@ -2,6 +2,7 @@
 
 use crate::fsm::Resources;
 use crate::ids::NodeId;
+use crate::pb;
 use crate::scheduler::balance::Balancing;
 use crate::scheduler::fill::{Fill, hold, merged};
 use crate::scheduler::index::{EVERYWHERE, Index};
@@ -19,6 +20,10 @@ impl Scheduler {
 
     /// Like [`Scheduler::place`], into an answer whose memory is used again.
     pub fn place_into(&mut self, ask: &Ask, placed: &mut Placed) {
+        placed.devices.clear();
+        if !ask.rules.devices.is_empty() {
+            return self.place_devices_into(ask, placed);
+        }
         let (mut have, mut out) = std::mem::take(&mut self.scratch);
         have.clear();
         out.clear();
@@ -64,13 +69,16 @@ impl Scheduler {
     /// divisions must not change in it.
     pub fn plan<T>(&mut self, dry_run: impl FnOnce(&mut Self) -> T) -> T {
         self.index.begin();
+        self.devices.begin();
         let found = dry_run(self);
         self.index.undo();
+        self.devices.undo();
         found
     }
 
-    /// Holds room for one on this very node, or says why it cannot take it.
-    pub fn place_on(&mut self, id: NodeId, ask: &Ask) -> Result<(), Reason> {
+    /// Holds room for one on this very node, and devices there, which are returned; or says why the
+    /// node cannot take it.
+    pub fn place_on(&mut self, id: NodeId, ask: &Ask) -> Result<Vec<pb::DeviceShare>, Reason> {
         let Some(number) = self.number(id) else {
             return Err(self.why_not(id, ask));
         };
@@ -79,8 +87,11 @@ impl Scheduler {
         if refused || !self.takes(number, ask, free) {
             return Err(self.why_not(id, ask));
         }
+        let shares = self.devices.choose(number, ask.rules.devices);
+        let shares = shares.map_err(|why| Reason { nodes: 1, why })?;
         hold(&mut self.index, number, ask.resources, 1);
-        Ok(())
+        self.devices.hold(number, &shares);
+        Ok(shares)
     }
 
     /// Whether one of these would find a place on `node` if `freed` were given back there.
@@ -100,8 +111,8 @@ impl Scheduler {
             None => self.index.fits_somewhere(area, &query),
             Some(_) => self
                 .numbers
-                .values()
-                .any(|n| self.takes(*n, ask, self.index.free[*n as usize])),
+                .iter()
+                .any(|n| self.takes(n, ask, self.index.free[n as usize])),
         }
     }
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from warren.agent.runtime.base import ContainerRequest, RuntimeRefused
-from warren.agent.runtime.containerd.spec import Host, ImageConfig, build
+from warren.agent.runtime.containerd.spec import DeviceNode, Host, ImageConfig, build
 from warren.agent.runtime.containerd.users import Identity
 from warren.pb.v1 import objects_pb2
 
@@ -58,6 +58,42 @@ def test_no_command_at_all_is_refused() -> None:
     with pytest.raises(RuntimeRefused, match="give one after --") as refusal:
         made(ImageConfig())
     assert refusal.value.permanent
+
+
+def test_devices_that_are_held_and_no_others_are_allowed() -> None:
+    request = ContainerRequest(
+        id="0123456789abcdef" * 2,
+        attempt=1,
+        service_id="s",
+        service_name="web",
+        slot=1,
+        spec_digest="",
+        spec=objects_pb2.ContainerSpec(image="web:1", env=["X=all"]),
+        log_dir=Path("/logs"),
+        node_name="host-1",
+        device_env=("WARREN_DEVICE_GPU=1", "X=1"),
+    )
+    node = DeviceNode(path="/dev/x", kind="c", major=195, minor=1, mode=0o660, uid=0, gid=44)
+    document = build(request, ImageConfig(cmd=["serve"]), Identity(), V2, [node])
+    assert document["process"]["env"][-2:] == ["X=1", "WARREN_DEVICE_GPU=1"]
+    assert document["linux"]["devices"] == [
+        {
+            "path": "/dev/x",
+            "type": "c",
+            "major": 195,
+            "minor": 1,
+            "fileMode": 0o660,
+            "uid": 0,
+            "gid": 44,
+        }
+    ]
+    assert document["linux"]["resources"]["devices"] == [
+        {"allow": False, "access": "rwm"},
+        {"allow": True, "type": "c", "major": 195, "minor": 1, "access": "rw"},
+    ]
+    plain = made()["linux"]
+    assert plain["devices"] == []
+    assert plain["resources"]["devices"] == [{"allow": False, "access": "rwm"}]
 
 
 def test_later_environment_wins_and_keeps_its_place() -> None:

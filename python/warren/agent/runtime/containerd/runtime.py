@@ -33,6 +33,7 @@ from warren.agent.runtime.base import (
 )
 from warren.agent.runtime.containerd import api, cgroups, labels, refusals, rootfs, users
 from warren.agent.runtime.containerd.client import AlreadyExists, CallFailed, Client, NotFound
+from warren.agent.runtime.containerd.devices import device_node
 from warren.agent.runtime.containerd.events import EventQueue, Subscription
 from warren.agent.runtime.containerd.images import Images, Resolved, missing
 from warren.agent.runtime.containerd.importer import SNAPSHOTTER
@@ -268,7 +269,8 @@ class ContainerdRuntime:
         if identity is None:
             user = request.spec.user or image.config.user
             identity = await asyncio.to_thread(_identity, user, mounts)
-        document = build(request, image.config, identity, self._host)
+        devices = [device_node(path) for path in request.device_paths]
+        document = build(request, image.config, identity, self._host, devices)
         container = containers_pb2.Container(
             id=request.id,
             labels=labels.of(request, self._node_id) | {labels.LABEL_IMAGE: image.digest},

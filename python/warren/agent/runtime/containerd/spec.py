@@ -88,8 +88,24 @@ class ImageConfig(msgspec.Struct, frozen=True, rename="pascal"):
     working_dir: str = ""
 
 
+class DeviceNode(msgspec.Struct, frozen=True, kw_only=True):
+    """A device that the container gets. ``kind``: ``c`` or ``b``; ``mode``: permission bits."""
+
+    path: str
+    kind: str
+    major: int
+    minor: int
+    mode: int
+    uid: int
+    gid: int
+
+
 def build(
-    request: ContainerRequest, image: ImageConfig, identity: Identity, host: Host
+    request: ContainerRequest,
+    image: ImageConfig,
+    identity: Identity,
+    host: Host,
+    devices: Sequence[DeviceNode] = (),
 ) -> dict[str, Any]:
     """The document for runc. Raises ``RuntimeRefused`` (permanent) where there is no command."""
     spec = request.spec
@@ -105,7 +121,7 @@ def build(
                 "additionalGids": list(identity.additional_gids),
             },
             "args": arguments(spec, image),
-            "env": environment(spec, image, hostname, identity.home),
+            "env": environment(spec, image, hostname, identity.home, request.device_env),
             "cwd": spec.workdir or image.working_dir or "/",
             "capabilities": {
                 kind: list(CAPABILITIES) for kind in ("bounding", "effective", "permitted")
@@ -118,7 +134,19 @@ def build(
         "linux": {
             "cgroupsPath": f"{CGROUP_PARENT}/{request.id}",
             "namespaces": _namespaces(host, on_host_network),
-            "resources": _resources(spec, host),
+            "devices": [
+                {
+                    "path": device.path,
+                    "type": device.kind,
+                    "major": device.major,
+                    "minor": device.minor,
+                    "fileMode": device.mode,
+                    "uid": device.uid,
+                    "gid": device.gid,
+                }
+                for device in devices
+            ],
+            "resources": _resources(spec, host, devices),
             "maskedPaths": list(MASKED_PATHS),
             "readonlyPaths": list(READ_ONLY_PATHS),
         },
@@ -136,12 +164,19 @@ def arguments(spec: objects_pb2.ContainerSpec, image: ImageConfig) -> list[str]:
 
 
 def environment(
-    spec: objects_pb2.ContainerSpec, image: ImageConfig, hostname: str, home: str
+    spec: objects_pb2.ContainerSpec,
+    image: ImageConfig,
+    hostname: str,
+    home: str,
+    of_devices: Sequence[str] = (),
 ) -> list[str]:
-    """Later ones win: defaults, then the image's, then the service's. The order is kept."""
+    """Later ones win: defaults, the image's, the service's, that of devices. The order is kept.
+
+    Nobody but the manager says which devices a container has, so what tells of them comes last.
+    """
     merged: dict[str, str] = {}
     defaults = (_PATH, f"HOSTNAME={hostname}", f"HOME={home}")
-    for item in (*defaults, *(image.env or ()), *spec.env):
+    for item in (*defaults, *(image.env or ()), *spec.env, *of_devices):
         merged[item.partition("=")[0]] = item
     return list(merged.values())
 
@@ -198,12 +233,25 @@ def _mount(target: str, kind: str, source: str, *options: str) -> dict[str, Any]
     return {"destination": target, "type": kind, "source": source, "options": list(options)}
 
 
-def _resources(spec: objects_pb2.ContainerSpec, host: Host) -> Mapping[str, Any]:
+def _resources(
+    spec: objects_pb2.ContainerSpec, host: Host, devices: Sequence[DeviceNode]
+) -> Mapping[str, Any]:
     reserved = spec.resources
     # Where nothing is said of limits, what is reserved is all that there is.
     limits = spec.limits if spec.HasField("limits") else reserved
-    # runc adds the default devices (null, zero, random, tty, …) to an empty list of exceptions.
-    resources: dict[str, Any] = {"devices": [{"allow": False, "access": "rwm"}]}
+    # runc adds the default devices (null, zero, random, tty, …) to the exceptions.
+    rules: list[dict[str, Any]] = [{"allow": False, "access": "rwm"}]
+    rules += [
+        {
+            "allow": True,
+            "type": device.kind,
+            "major": device.major,
+            "minor": device.minor,
+            "access": "rw",
+        }
+        for device in devices
+    ]
+    resources: dict[str, Any] = {"devices": rules}
     if limits.memory_bytes:
         memory = {"limit": limits.memory_bytes}
         if host.swap_limit:

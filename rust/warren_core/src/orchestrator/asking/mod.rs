@@ -43,6 +43,8 @@ pub(super) use reasons::Reasons;
 const SETS_MAX: usize = 128;
 /// Containers that are placed one by one, in a row.
 const ONE_BY_ONE_MAX: usize = 64;
+/// And if they ask for devices, which takes longer.
+const WITH_DEVICES_MAX: usize = 8;
 
 /// What is known of the nodes. Invariant: each set and each column is as if it were made of the nodes
 /// as they were put last.
@@ -103,6 +105,7 @@ impl Asking {
         id: ServiceId,
         service: Option<&Service>,
     ) {
+        scheduler.service_put(id, service);
         self.columns.retain(|attribute, column| {
             let uses = service.is_some_and(|service| attributes(service).any(|a| a == attribute));
             if !uses && column.users.remove(&id) && column.users.is_empty() {
@@ -136,7 +139,9 @@ impl Asking {
     /// Containers of the service that one call of [`place`] had better not exceed.
     pub fn at_a_time(&self, service: &Service) -> usize {
         let rules = &service.rules;
+        let devices = !service.container_spec().devices.is_empty();
         match rules.spreads.len() < 2 && rules.distinct.iter().all(is_node) {
+            _ if devices => WITH_DEVICES_MAX,
             true => usize::MAX,
             false => ONE_BY_ONE_MAX,
         }
@@ -243,7 +248,10 @@ pub(super) fn most_per_node(service: &Service) -> Option<u32> {
 
 fn strategy(service: &Service) -> Strategy {
     use crate::fsm::placement::Strategy as Asked;
+    let devices = !service.container_spec().devices.is_empty();
     match service.rules.strategy {
+        // What is left of devices elsewhere is worth more than a node less in common.
+        Asked::Spread | Asked::Unspecified if devices => Strategy::Pack,
         Asked::Pack => Strategy::Pack,
         Asked::Consolidate => Strategy::Consolidate,
         Asked::Spread | Asked::Unspecified => Strategy::Spread,

@@ -15,6 +15,7 @@ use crate::orchestrator::asking::keys::Keys;
 use crate::orchestrator::asking::known::Known;
 use crate::orchestrator::asking::weights::{least, next, weights};
 use crate::orchestrator::asking::{Asking, most_per_node, strategy};
+use crate::pb;
 use crate::scheduler::{Affinity, Ask, Balance, NodeSet, Placed, Rules, Scheduler};
 
 /// Values of spreads that are tried for one container, before it goes wherever it may.
@@ -46,6 +47,7 @@ impl<'a> Placement<'a> {
             rules: Rules {
                 strategy: strategy(self.service),
                 max_per_node: most_per_node(self.service),
+                devices: &spec.devices,
                 ..Rules::default()
             },
         }
@@ -69,6 +71,7 @@ pub(in crate::orchestrator) fn place(
     Placed {
         binds: placing.binds.into_iter().collect(),
         refused: placing.left,
+        devices: placing.devices,
     }
 }
 
@@ -180,6 +183,7 @@ struct Placing<'a> {
     /// By node, those that are placed now with those that were there.
     have: BTreeMap<NodeId, u32>,
     binds: BTreeMap<NodeId, u32>,
+    devices: BTreeMap<NodeId, Vec<Vec<pb::DeviceShare>>>,
     left: u32,
 }
 
@@ -224,6 +228,7 @@ impl<'a> Placing<'a> {
             spreads: spreads.collect(),
             have: placement.spread.clone(),
             binds: BTreeMap::new(),
+            devices: BTreeMap::new(),
             left: placement.count,
         }
     }
@@ -235,7 +240,9 @@ impl<'a> Placing<'a> {
             [one] => one.column.division.is_some(),
             _ => false,
         };
-        !divided || distinct.iter().any(|attribute| *attribute != Attribute::Id)
+        let spec = self.placement.service.container_spec();
+        let has_devices = !spec.devices.is_empty() && !at_once.is_empty();
+        has_devices || !divided || distinct.iter().any(|attribute| *attribute != Attribute::Id)
     }
 
     fn at_once(&mut self, scheduler: &mut Scheduler) {
@@ -365,11 +372,15 @@ impl<'a> Placing<'a> {
         ask.rules.balance = balance;
         ask.rules.affinities = &affinities;
         let placed = scheduler.place(&ask);
-        self.take(scheduler, &placed);
-        placed.refused < count
+        let found = placed.refused < count;
+        self.take(scheduler, placed);
+        found
     }
 
-    fn take(&mut self, scheduler: &Scheduler, placed: &Placed) {
+    fn take(&mut self, scheduler: &Scheduler, mut placed: Placed) {
+        for (id, shares) in std::mem::take(&mut placed.devices) {
+            self.devices.entry(id).or_default().extend(shares);
+        }
         for (id, count) in &placed.binds {
             self.left -= count;
             *self.binds.entry(*id).or_insert(0) += count;

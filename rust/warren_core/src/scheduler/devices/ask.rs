@@ -42,32 +42,57 @@ pub struct DeviceAsk {
     pub kind: String,
     /// Only devices of one of these models; of any model if there are none.
     pub models: Vec<String>,
+    /// Of other kinds, each kind once. They are had by best fit, where the first is had best.
+    pub beside: Vec<DeviceWant>,
+}
+
+/// Devices of one more kind that a container asks for.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct DeviceWant {
+    pub kind: String,
+    pub want: Want,
+    pub models: Vec<String>,
+}
+
+impl Want {
+    fn check(self) -> Result<(), Error> {
+        match self {
+            Self::Whole(count) if count == 0 || usize::from(count) > DEVICES_MAX => {
+                invalid(format!("{count} devices; ask for 1 to {DEVICES_MAX}"))
+            }
+            Self::Share(milli) if milli == 0 || milli >= DEVICE_MILLI => invalid(format!(
+                "a share of {milli}/1000; ask for 1 to 999, or for whole devices"
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn invalid(why: String) -> Result<(), Error> {
+    Err(Error::Invalid {
+        what: "device",
+        why,
+    })
+}
+
+fn check_models(models: &[String]) -> Result<(), Error> {
+    match models.len() {
+        count if count > MODELS_MAX => {
+            invalid(format!("{count} models; name at most {MODELS_MAX}"))
+        }
+        _ => Ok(()),
+    }
 }
 
 impl DeviceAsk {
     /// In the one form that equal asks have in common: models in order, each once, and neither
     /// kind nor models where no device is wanted. [`Error::Invalid`] if an amount is out of range.
     pub(super) fn canonical(&self) -> Result<Self, Error> {
-        let invalid = |why| {
-            Err(Error::Invalid {
-                what: "device",
-                why,
-            })
-        };
-        match self.want {
-            Want::Whole(count) if count == 0 || usize::from(count) > DEVICES_MAX => {
-                return invalid(format!("{count} devices; ask for 1 to {DEVICES_MAX}"));
-            }
-            Want::Share(milli) if milli == 0 || milli >= DEVICE_MILLI => {
-                return invalid(format!(
-                    "a share of {milli}/1000; ask for 1 to 999, or for whole devices"
-                ));
-            }
-            _ => {}
-        }
-        if self.models.len() > MODELS_MAX {
-            let count = self.models.len();
-            return invalid(format!("{count} models; name at most {MODELS_MAX}"));
+        self.want.check()?;
+        check_models(&self.models)?;
+        for beside in &self.beside {
+            beside.want.check()?;
+            check_models(&beside.models)?;
         }
         let mut ask = self.clone();
         if ask.want == Want::Nothing {
@@ -76,6 +101,12 @@ impl DeviceAsk {
         }
         ask.models.sort_unstable();
         ask.models.dedup();
+        ask.beside.retain(|beside| beside.want != Want::Nothing);
+        for beside in &mut ask.beside {
+            beside.models.sort_unstable();
+            beside.models.dedup();
+        }
+        ask.beside.sort_unstable();
         Ok(ask)
     }
 }

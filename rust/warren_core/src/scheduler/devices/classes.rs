@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::error::Error;
-use crate::scheduler::devices::{DeviceAsk, Want};
+use crate::scheduler::devices::Want;
 
 /// Pairs of kind and model in one cluster.
 pub(super) const CLASSES_MAX: usize = 128;
@@ -39,13 +39,13 @@ impl Classes {
         Ok(class)
     }
 
-    /// The classes that an ask admits, of those known so far.
-    pub fn admitted(&self, ask: &DeviceAsk) -> ClassSet {
-        if ask.want == Want::Nothing {
+    /// The classes that who wants `want` admits, of those known so far; `models` in order.
+    pub fn admitted(&self, want: Want, kind: &str, models: &[String]) -> ClassSet {
+        if want == Want::Nothing {
             return 0;
         }
-        let admits = |(kind, model): &(String, String)| {
-            *kind == ask.kind && (ask.models.is_empty() || ask.models.binary_search(model).is_ok())
+        let admits = |(known, model): &(String, String)| {
+            known == kind && (models.is_empty() || models.binary_search(model).is_ok())
         };
         let admitted = self.known.iter().filter(|(pair, _)| admits(pair));
         admitted.fold(0, |set, (_, class)| set | 1 << class)

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use crate::scheduler::devices::DeviceAsk;
-use crate::scheduler::devices::classes::Classes;
+use crate::scheduler::devices::classes::{ClassSet, Classes};
 use crate::scheduler::devices::rank::Rank;
 use crate::scheduler::devices::room::Need;
+use crate::scheduler::devices::{DeviceAsk, Want};
 
 /// Shapes that are remembered; beyond, the one that was asked for least, then longest ago, goes.
 pub(super) const SHAPES_MAX: usize = 1024;
@@ -17,6 +17,8 @@ const ARRIVALS_MAX: u64 = 1 << 16;
 pub(super) struct Shape {
     ask: DeviceAsk,
     pub need: Need,
+    /// What it wants of other kinds.
+    pub beside: Vec<(Want, ClassSet)>,
     /// How often it arrived, halved now and then.
     pub count: u64,
     pub rank: Rank,
@@ -30,6 +32,17 @@ pub(super) struct Mix {
     /// Sum of all counts.
     pub arrivals: u64,
     uses: u64,
+}
+
+impl Shape {
+    /// Resolves models by the classes that are known.
+    fn admit(&mut self, classes: &Classes) {
+        let ask = &self.ask;
+        self.need.admitted = classes.admitted(ask.want, &ask.kind, &ask.models);
+        let wants = ask.beside.iter();
+        let resolved = wants.map(|it| (it.want, classes.admitted(it.want, &it.kind, &it.models)));
+        self.beside = resolved.collect();
+    }
 }
 
 impl Mix {
@@ -46,17 +59,19 @@ impl Mix {
     }
 
     fn insert(&mut self, ask: &DeviceAsk, classes: &Classes) -> usize {
-        let shape = Shape {
+        let mut shape = Shape {
             ask: ask.clone(),
             need: Need {
                 cpu_milli: ask.cpu_milli,
                 memory_bytes: ask.memory_bytes,
                 want: ask.want,
-                admitted: classes.admitted(ask),
+                admitted: 0,
             },
+            beside: Vec::new(),
             count: 0,
             rank: Rank::default(),
         };
+        shape.admit(classes);
         let number = if self.shapes.len() < SHAPES_MAX {
             self.shapes.push(shape);
             self.shapes.len() - 1
@@ -92,13 +107,28 @@ impl Mix {
     /// Resolves models anew, after a model became known.
     pub fn readmit(&mut self, classes: &Classes) {
         for shape in &mut self.shapes {
-            shape.need.admitted = classes.admitted(&shape.ask);
+            shape.admit(classes);
         }
     }
 
-    /// Each shape with how often it arrived.
+    /// Says how many of a shape there are, rather than how often it arrived.
+    pub fn count(&mut self, number: usize, count: u64) {
+        let before = std::mem::replace(&mut self.shapes[number].count, count);
+        self.arrivals = self.arrivals - before + count;
+    }
+
+    /// Each shape with how often it arrived; one that wants several kinds once for each.
     pub fn counted(&self) -> Vec<(Need, u64)> {
-        let counted = self.shapes.iter().map(|shape| (shape.need, shape.count));
-        counted.collect()
+        let mut counted = Vec::with_capacity(self.shapes.len());
+        for shape in &self.shapes {
+            counted.push((shape.need, shape.count));
+            let others = shape.beside.iter().map(|(want, admitted)| Need {
+                want: *want,
+                admitted: *admitted,
+                ..shape.need
+            });
+            counted.extend(others.map(|need| (need, shape.count)));
+        }
+        counted
     }
 }

@@ -19,6 +19,7 @@
 
 mod ask;
 mod classes;
+mod ledger;
 mod mix;
 mod rank;
 mod room;
@@ -32,11 +33,13 @@ use crate::error::Error;
 use crate::ids::NodeId;
 
 pub use ask::{
-    DEVICE_MILLI, DEVICES_MAX, DeviceAsk, DeviceGrant, DeviceNode, DeviceShare, MODELS_MAX, Want,
+    DEVICE_MILLI, DEVICES_MAX, DeviceAsk, DeviceGrant, DeviceNode, DeviceShare, DeviceWant,
+    MODELS_MAX, Want,
 };
+pub(super) use ledger::{Ledger, shape};
 pub use worth::Scarcity;
 
-use classes::Classes;
+use classes::{ClassSet, Classes};
 use mix::Mix;
 use room::{Device, Need, Room, View};
 use worth::{Table, UNITS, WEIGHTS};
@@ -188,27 +191,75 @@ impl DeviceFleet {
     /// Finds the best node and takes what is asked there; `None` if it fits nowhere.
     /// [`Error::Invalid`] if an amount is out of range.
     pub fn place(&mut self, ask: &DeviceAsk) -> Result<Option<DeviceGrant>, Error> {
+        let Some(grant) = self.find(ask, |_| true)? else {
+            return Ok(None);
+        };
+        if let Some(at) = self.by_id.get(&grant.node).copied() {
+            self.change(at, |room| {
+                room.take(grant.cpu_milli, grant.memory_bytes, &grant.devices);
+            });
+        }
+        Ok(Some(grant))
+    }
+
+    /// The best of the nodes that `allowed` says yes to, by their place
+    /// ([`DeviceFleet::place_of`]); takes nothing. [`Error::Invalid`] if an amount is out of range.
+    pub fn find(
+        &mut self,
+        ask: &DeviceAsk,
+        allowed: impl FnMut(usize) -> bool,
+    ) -> Result<Option<DeviceGrant>, Error> {
         let number = self.mix.number(&ask.canonical()?, &self.classes);
         self.weigh_if_due();
         self.refresh(number);
         let shape = self.mix.shape(number);
-        let Some((at, choice)) = shape.rank.best() else {
+        let Some((at, choice)) = shape.rank.best_of(allowed) else {
             return Ok(None);
         };
         let (need, place) = (shape.need, &self.places[at]);
-        let Some(node) = place.id else {
+        let beside = place.room.pick_beside(&shape.beside);
+        let Some((node, beside)) = place.id.zip(beside) else {
             return Ok(None);
         };
-        let grant = DeviceGrant {
+        let mut devices = place.room.pick(&need, choice);
+        devices.extend(beside);
+        Ok(Some(DeviceGrant {
             node,
             cpu_milli: need.cpu_milli,
             memory_bytes: need.memory_bytes,
-            devices: place.room.pick(&need, choice),
+            devices,
+        }))
+    }
+
+    /// Where a node stands among others, from 0; another's once it is removed.
+    pub fn place_of(&self, id: NodeId) -> Option<usize> {
+        self.by_id.get(&id).copied()
+    }
+
+    /// Sets what a node has left of CPU and memory, and what is used of its devices, whoever uses
+    /// it; `used_milli` by device. Nothing happens to a node that is not there.
+    pub fn node_has(&mut self, id: NodeId, cpu_milli: u64, memory_bytes: u64, used_milli: &[u16]) {
+        let Some(at) = self.by_id.get(&id).copied() else {
+            return;
         };
-        self.change(at, |room| {
-            room.take(grant.cpu_milli, grant.memory_bytes, &grant.devices);
-        });
-        Ok(Some(grant))
+        let mut room = self.places[at].room.clone();
+        (room.cpu_milli, room.memory_bytes) = (cpu_milli, memory_bytes);
+        (room.cpu_used_milli, room.memory_used_bytes) = (0, 0);
+        for (number, device) in room.devices.iter_mut().enumerate() {
+            let used = used_milli.get(number).copied().unwrap_or_default();
+            device.used_milli = used.min(DEVICE_MILLI);
+        }
+        if room != self.places[at].room {
+            self.change(at, |known| *known = room);
+        }
+    }
+
+    /// Says how many containers of a shape there are to be, in place of [`DeviceFleet::arrived`].
+    /// [`Error::Invalid`] if an amount is out of range.
+    pub fn count(&mut self, ask: &DeviceAsk, count: u64) -> Result<(), Error> {
+        let number = self.mix.number(&ask.canonical()?, &self.classes);
+        self.mix.count(number, count);
+        Ok(())
     }
 
     /// Takes what a container already holds. False, and nothing is taken, if the node or one of
@@ -245,6 +296,24 @@ impl DeviceFleet {
         self.evaluations
     }
 
+    /// The nodes in order for each shape, by weights as they would be read now.
+    #[cfg(test)]
+    fn orders(&mut self, asks: &[DeviceAsk]) -> Vec<Vec<(u64, u8, NodeId)>> {
+        self.weighed = None;
+        let of = |fleet: &mut Self, ask: &DeviceAsk| {
+            fleet.find(ask, |_| false).ok()?;
+            let number = fleet.mix.number(&ask.canonical().ok()?, &fleet.classes);
+            let (keys, choices, _) = fleet.mix.shape(number).rank.order();
+            let places = fleet.places.iter().zip(keys.iter().zip(choices));
+            let some = places.filter_map(|(it, (key, choice))| Some((*key, *choice, it.id?)));
+            let mut order: Vec<_> = some.collect();
+            order.sort_unstable();
+            Some(order)
+        };
+        let orders = asks.iter().map(|ask| of(self, ask).unwrap_or_default());
+        orders.collect()
+    }
+
     fn settle(&mut self, id: NodeId) -> usize {
         let at = self.vacant.pop().unwrap_or_else(|| {
             self.places.push(Place::default());
@@ -278,8 +347,8 @@ impl DeviceFleet {
         let beyond = |now: u64, then: u64, percent: u64| now * 100 > then * percent;
         let due = self.weighed.is_none_or(|last| {
             let percent = self.tuning.reweigh_percent;
-            arrivals < last.arrivals
-                || beyond(arrivals, last.arrivals, self.tuning.relearn_percent)
+            beyond(arrivals, last.arrivals, self.tuning.relearn_percent)
+                || beyond(last.arrivals, arrivals, self.tuning.relearn_percent)
                 || beyond(free, last.free_milli, percent)
                 || beyond(last.free_milli, free, percent)
         });
@@ -303,6 +372,7 @@ impl DeviceFleet {
     fn refresh(&mut self, number: usize) {
         let mut rank = std::mem::take(self.mix.rank_mut(number));
         let need = self.mix.shape(number).need;
+        let beside = self.mix.shape(number).beside.clone();
         let missed = self.changes - rank.seen;
         let kept = rank.epoch == self.epoch && rank.len() == self.places.len();
         if kept && missed < self.log.len() as u64 {
@@ -312,13 +382,14 @@ impl DeviceFleet {
                 // Changed again later in the log: judged then.
                 let change = self.changes - (self.log.len() - 1 - step) as u64;
                 if self.places[at].changed == change {
-                    let score = self.score(at, &need);
+                    let score = self.score(at, &need, &beside);
                     rank.put(at, score, self.places[at].draw);
                 }
             }
         } else {
             let places = 0..self.places.len();
-            rank.rebuild(places.map(|at| (self.score(at, &need), self.places[at].draw)));
+            let scored = places.map(|at| (self.score(at, &need, &beside), self.places[at].draw));
+            rank.rebuild(scored);
         }
         rank.epoch = self.epoch;
         rank.seen = self.changes;
@@ -327,19 +398,25 @@ impl DeviceFleet {
 
     /// What a node loses in worth by taking the need, in steps, and the device that a share goes
     /// to; `None` if it does not fit.
-    fn score(&mut self, at: usize, need: &Need) -> Option<(i64, u8)> {
+    fn score(&mut self, at: usize, need: &Need, beside: &[(Want, ClassSet)]) -> Option<(i64, u8)> {
         let place = &mut self.places[at];
         self.evaluations += 1;
         if place.id.is_none() || !place.room.fits(need) {
             return None;
         }
+        let beside = match beside {
+            [] => Vec::new(),
+            wants => place.room.pick_beside(wants)?,
+        };
         if place.epoch != self.epoch {
             place.worth = self.table.worth(&View::of(&place.room));
             place.epoch = self.epoch;
         }
         let step = WEIGHTS * UNITS * u64::from(self.tuning.step_milli.max(1));
         let loss = |choice: usize| {
-            let after = self.table.worth(&View::after(&place.room, need, choice));
+            let after = self
+                .table
+                .worth(&View::after(&place.room, need, choice, &beside));
             (place.worth as i64 - after as i64).div_euclid(step as i64)
         };
         match need.want {

@@ -102,6 +102,31 @@ impl Room {
         }
     }
 
+    /// What is wanted of other kinds, by best fit: of whole ones the lowest numbers, a share on the
+    /// device with the least left. `None` if it is not there. Kinds have no class in common.
+    pub fn pick_beside(&self, wants: &[(Want, ClassSet)]) -> Option<Vec<DeviceShare>> {
+        let mut picked = Vec::new();
+        for (want, admitted) in wants {
+            let before = picked.len();
+            let (count, milli) = match want {
+                Want::Nothing => continue,
+                Want::Whole(count) => (usize::from(*count), DEVICE_MILLI),
+                Want::Share(milli) => (1, *milli),
+            };
+            let mut open: Vec<_> = self.open(*admitted, milli).collect();
+            // Stable: of those with as much left the lowest number.
+            open.sort_by_key(|number| self.devices[*number].free_milli());
+            picked.extend(open.iter().take(count).map(|number| DeviceShare {
+                device: *number as u16,
+                milli,
+            }));
+            if picked.len() - before < count {
+                return None;
+            }
+        }
+        Some(picked)
+    }
+
     /// Whether the shares can be taken as they are.
     pub fn has(&self, shares: &[DeviceShare]) -> bool {
         shares.iter().enumerate().all(|(n, share)| {
@@ -154,11 +179,15 @@ impl View {
         Self::build(room, |_| 0)
     }
 
-    /// As it would be once `need` is there, a share of it on device `choice`.
-    pub fn after(room: &Room, need: &Need, choice: usize) -> Self {
+    /// As it would be once `need` is there, a share of it on device `choice`, and `beside` is taken.
+    pub fn after(room: &Room, need: &Need, choice: usize, beside: &[DeviceShare]) -> Self {
         let mut wanted = match need.want {
             Want::Whole(count) => count,
             _ => 0,
+        };
+        let beside_milli = |number: usize| {
+            let share = beside.iter().find(|it| usize::from(it.device) == number);
+            share.map_or(0, |share| share.milli)
         };
         let mut view = Self::build(room, |number| match need.want {
             Want::Share(milli) if number == choice => milli,
@@ -168,9 +197,13 @@ impl View {
                     && device.free_milli() == DEVICE_MILLI
                     && device.admitted(need.admitted);
                 wanted -= u16::from(taken);
-                if taken { DEVICE_MILLI } else { 0 }
+                if taken {
+                    DEVICE_MILLI
+                } else {
+                    beside_milli(number)
+                }
             }
-            _ => 0,
+            _ => beside_milli(number),
         });
         view.cpu_milli -= need.cpu_milli;
         view.memory_bytes -= need.memory_bytes;

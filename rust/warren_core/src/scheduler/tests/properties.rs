@@ -189,6 +189,7 @@ impl World {
                 max_skew: Some(skew),
             }),
             affinities: &affinities[..count as usize % 3],
+            devices: &[],
         };
         let ask = Ask {
             service: ServiceId([7; 16]),

@@ -50,6 +50,7 @@ fn ask(cpu_milli: u64, memory_bytes: u64, want: Want, models: &[&str]) -> Device
         want,
         kind: "gpu".to_owned(),
         models: models.iter().map(|model| (*model).to_owned()).collect(),
+        beside: Vec::new(),
     }
 }
 

@@ -157,10 +157,12 @@ impl Twin {
         sum as i64
     }
 
-    fn best(&self, ask: &DeviceAsk) -> Option<(NodeId, Vec<DeviceShare>)> {
+    /// `odd`: only nodes with an odd number.
+    fn best(&self, ask: &DeviceAsk, odd: bool) -> Option<(NodeId, Vec<DeviceShare>)> {
         let step = (1 << 20) * 100 * i64::from(self.tuning.step_milli);
         let mut all = Vec::new();
-        for (id, host) in self.hosts.iter().filter(|(_, host)| host.fits(ask)) {
+        let hosts = self.hosts.iter().filter(|(id, _)| !odd || is_odd(**id));
+        for (id, host) in hosts.filter(|(_, host)| host.fits(ask)) {
             for shares in host.ways(ask) {
                 let mut after = host.clone();
                 after.take(ask, &shares);
@@ -171,6 +173,10 @@ impl Twin {
         let best = all.into_iter().min();
         best.map(|(_, _, id, shares)| (id, shares))
     }
+}
+
+fn is_odd(id: NodeId) -> bool {
+    id.0[15] % 2 == 1
 }
 
 /// What is kept for each shape is what would be computed now.
@@ -184,7 +190,7 @@ fn check_ranks(fleet: &mut DeviceFleet, asks: &[DeviceAsk]) {
         let scored: Vec<_> = (0..fleet.places.len())
             .map(|at| {
                 fleet.places[at].epoch = u64::MAX;
-                (fleet.score(at, &need), fleet.places[at].draw)
+                (fleet.score(at, &need, &[]), fleet.places[at].draw)
             })
             .collect();
         anew.rebuild(scored.into_iter());
@@ -252,11 +258,20 @@ fn compare(seed: u64, tuning: Tuning, steps: u32) -> usize {
                 let canonical = ask.canonical().expect("an ask in range");
                 *twin.counts.entry(canonical.clone()).or_default() += 1;
                 fleet.arrived(ask).expect("an ask in range");
-                let grant = fleet.place(ask).expect("an ask in range");
+                let odd = random.below(4) == 0;
+                let grant = match odd {
+                    true => {
+                        let ids: Vec<_> = fleet.places.iter().map(|it| it.id).collect();
+                        let allowed = |at: usize| ids[at].is_some_and(is_odd);
+                        let found = fleet.find(ask, allowed).expect("an ask in range");
+                        found.inspect(|grant| assert!(fleet.hold(grant)))
+                    }
+                    false => fleet.place(ask).expect("an ask in range"),
+                };
                 if fleet.epoch != epoch {
                     twin.weigh();
                 }
-                let wanted = twin.best(&canonical);
+                let wanted = twin.best(&canonical, odd);
                 let found = grant.as_ref().map(|g| (g.node, g.devices.clone()));
                 assert_eq!(found, wanted, "seed {seed}, step {step}: {ask:?}");
                 if let Some(grant) = grant {
@@ -325,7 +340,7 @@ fn a_view_after_a_need_is_the_view_of_the_room_that_took_it() {
                 continue;
             };
             let choice = grant.devices.first().map_or(0, |share| share.device);
-            let after = View::after(&before, &need, usize::from(choice));
+            let after = View::after(&before, &need, usize::from(choice), &[]);
             assert_eq!(after, View::of(&fleet.places[0].room));
             seen += 1;
         }
