@@ -47,7 +47,7 @@ pub use io::{
 use member::Member;
 pub use proposals::PROPOSALS_MAX;
 pub use reads::{LeaderView, ReadJob};
-pub use sessions::REPORT_ITEMS_MAX;
+pub use sessions::{REPORT_ITEMS_MAX, WAITING_BYTES_MAX};
 pub use watches::WATCHES_MAX;
 
 /// Where the genesis snapshot of a cluster stands: an empty state that the founder's log continues

@@ -161,6 +161,7 @@ impl Member {
             leader: self.raft.leader(),
             has_space: self.has_space,
             sessions: self.sessions.len(),
+            session_bytes: self.sessions.waiting_bytes(),
             watches: self.watches.len(),
             proposals: self.proposals.len(),
             open_calls,
