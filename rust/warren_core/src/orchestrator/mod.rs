@@ -75,7 +75,7 @@ use liveness::Liveness;
 use marks::Marks;
 use outbox::Outbox;
 use pass::Pass;
-use plan::Slot;
+use plan::{Found, Slot};
 use sweep::Sweep;
 use walks::Walks;
 
@@ -133,6 +133,8 @@ pub struct Orchestrator {
     liveness: Liveness,
     sweep: Sweep,
     walks: Walks,
+    /// What a walk has found; empty between steps, but for its room.
+    found: Vec<Found>,
     /// Services whose pass is under way; all of them are marked.
     passes: BTreeMap<ServiceId, Pass>,
     /// Marked while their pass was under way: to be marked once what it does is sent.
@@ -170,6 +172,7 @@ impl Orchestrator {
             liveness: Liveness::default(),
             sweep: Sweep::default(),
             walks: Walks::default(),
+            found: Vec::new(),
             passes: BTreeMap::new(),
             again: Vec::new(),
             scans_next: false,

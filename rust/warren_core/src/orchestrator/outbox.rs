@@ -12,6 +12,8 @@ pub const BIND_ITEMS_MAX: usize = 128;
 /// Desired states of one command: likewise.
 pub const DESIRED_ITEMS_MAX: usize = 512;
 
+/// The lists keep their room from step to step: what is fresh memory in each costs more than what is
+/// written into it.
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
     binds: Vec<(pb::BindItem, Bound)>,
@@ -59,15 +61,15 @@ impl Outbox {
     /// The commands, and what each is about. Nodes go first, then what makes room.
     pub fn take(&mut self) -> Vec<(Body, Subject)> {
         let mut letters = std::mem::take(&mut self.others);
-        for batch in std::mem::take(&mut self.desired).chunks(DESIRED_ITEMS_MAX) {
-            let (items, subjects) = batch.iter().cloned().unzip();
-            letters.push((
-                Body::SetDesired(pb::SetDesired { items }),
-                Subject::Desired(subjects),
-            ));
+        let mut desired = self.desired.drain(..);
+        while desired.len() > 0 {
+            let (items, subjects) = desired.by_ref().take(DESIRED_ITEMS_MAX).unzip();
+            let body = Body::SetDesired(pb::SetDesired { items });
+            letters.push((body, Subject::Desired(subjects)));
         }
-        for batch in std::mem::take(&mut self.binds).chunks(BIND_ITEMS_MAX) {
-            let (items, subjects) = batch.iter().cloned().unzip();
+        let mut binds = self.binds.drain(..);
+        while binds.len() > 0 {
+            let (items, subjects) = binds.by_ref().take(BIND_ITEMS_MAX).unzip();
             letters.push((Body::Bind(pb::Bind { items }), Subject::Binds(subjects)));
         }
         letters

@@ -76,7 +76,7 @@ impl Orchestrator {
         meter: &mut Meter,
     ) -> Turn {
         if let Some(mut walk) = pass.walk.take() {
-            let mut found = Vec::new();
+            let mut found = std::mem::take(&mut self.found);
             let done = walk.go_on(
                 state,
                 service,
@@ -84,7 +84,7 @@ impl Orchestrator {
                 meter,
                 &mut found,
             );
-            for found in found {
+            for found in found.drain(..) {
                 match found {
                     Found::Surplus(container) => pass.surplus.push(container),
                     Found::Slot(slot, verdict) => {
@@ -92,6 +92,7 @@ impl Orchestrator {
                     }
                 }
             }
+            self.found = found;
             if !done {
                 pass.walk = Some(walk);
                 return Turn::Later;
