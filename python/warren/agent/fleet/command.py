@@ -129,6 +129,7 @@ async def _simulate(plan: Plan) -> dict[str, Any]:
                 await fleet.deploy()
             await _until(lambda: fleet.seen.placed.count, fleet.wanted, stop, STUCK_S)
             deploy_s = time.perf_counter() - deploy_began
+            fleet.deployed()
             theirs, ours = Cost(manager.pid), Cost(os.getpid())
             await _go_on(fleet, stop)
             cpu = theirs.percent(), ours.percent()

@@ -42,6 +42,8 @@ class Measured:
     hosts_lost: int = 0
     scalings: int = 0
     heartbeats: Histogram = field(default_factory=Histogram)
+    #: The same, of the time before everything was deployed.
+    heartbeats_before: Histogram = field(default_factory=Histogram)
     #: From asking for a container until its host knows.
     assigned: Histogram = field(default_factory=Histogram)
     #: From asking for a container (a service is created, or gets more replicas) until it runs.
@@ -237,6 +239,11 @@ class Fleet:
         changed = await self._ask(self.manager.UpdateService, request)
         self._services[at] = (service, changed.version, spec)
         self.seen.scalings += 1
+
+    def deployed(self) -> None:
+        """From here on it is another time: a manager that deploys is busy."""
+        seen = self.seen
+        seen.heartbeats_before, seen.heartbeats = seen.heartbeats, Histogram()
 
     async def calm(self) -> None:
         """Nothing fails or changes any more, and every host is there."""
