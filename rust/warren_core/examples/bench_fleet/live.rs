@@ -139,7 +139,11 @@ impl Live {
         let service_id = id.to_vec();
         self.direct
             .apply(Body::RemoveService(pb::RemoveService { service_id }));
-        self.direct.settle();
+        let leaves = |live: &Self| {
+            let mut all = live.direct.cluster.state.containers_of_service(id);
+            all.all(|container| container.desired == DesiredState::Remove)
+        };
+        while !leaves(self) && self.direct.turn() {}
         let state = &self.direct.cluster.state;
         let mut gone: BTreeMap<NodeId, Vec<ContainerId>> = BTreeMap::new();
         for container in state.containers_of_service(id) {
@@ -163,7 +167,8 @@ impl Live {
     }
 
     /// One container after the other comes, and the oldest go to make room: from asking for it
-    /// until it is bound, and how many were not at once.
+    /// until it is bound, and how many were not before there was nothing more to do. Nobody waits
+    /// until the leader is done with what the removals made it look at again.
     fn arrivals(&mut self, count: u64, full_pct: u64) -> (Times, u64) {
         let (mut times, mut pending) = (Times::default(), 0);
         for _ in 0..count {
@@ -171,7 +176,6 @@ impl Live {
             while !self.fits(asked, 1, full_pct) {
                 self.remove_oldest();
             }
-            self.direct.settle();
             let began = Instant::now();
             let id = self.ask(asked, 1);
             let state = |live: &Self| live.direct.cluster.state.container_count_of_service(id);
