@@ -12,6 +12,7 @@ import grpc
 from tests.support.containerd import Containerd, tiny_archive
 from tests.support.node import WarrenNode
 from warren import rpc
+from warren.agent.fleet.cost import memory
 from warren.pb.v1 import api_pb2
 
 IMAGE = "docker.io/library/tiny:1"
@@ -46,6 +47,12 @@ def one_node(runtime: Containerd | None = None) -> Iterator[WarrenNode]:
     finally:
         remove_services(node)
         node.close()
+
+
+def memory_mib(pid: int) -> dict[str, float]:
+    """Resident and proportional memory of a process."""
+    found = memory(pid)
+    return {"rss_mib": found.resident / 2**20, "pss_mib": found.shared_fairly / 2**20}
 
 
 def remove_services(node: WarrenNode) -> None:

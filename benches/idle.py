@@ -8,29 +8,12 @@ minute as a percentage of one core; beside them containerd's own, and one contai
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 
 from benches._common import Report, arguments
-from benches._stack import IMAGE, containerd, one_node
-
-TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
-
-
-def memory_mib(pid: int) -> dict[str, float]:
-    """Resident and proportional memory of a process."""
-    fields = {}
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]:
-        name, _, rest = line.partition(":")
-        fields[name] = float(rest.split()[0]) / 1024
-    return {"rss_mib": fields["Rss"], "pss_mib": fields["Pss"]}
-
-
-def cpu_seconds(pid: int) -> float:
-    """User and system time so far."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS_PER_SECOND
+from benches._stack import IMAGE, containerd, memory_mib, one_node
+from warren.agent.fleet.cost import cpu_seconds
 
 
 def loggers() -> list[int]:

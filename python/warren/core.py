@@ -24,6 +24,7 @@ from warren.pb.v1 import api_pb2
 
 __all__ = [
     "CODES",
+    "STREAMS_MAX",
     "Core",
     "Identity",
     "LogFrame",
@@ -40,6 +41,9 @@ T = TypeVar("T")
 
 CODES: Final[tuple[str, ...]] = _core.CODES
 """Every code a refusal of the core can have."""
+
+STREAMS_MAX: Final[int] = _core.STREAMS_MAX
+"""Streams of a core on the largest host."""
 
 DRAIN_MAX: Final = 256
 CLOSE_TIMEOUT_MS: Final = 4_000
@@ -274,6 +278,9 @@ class Core:
         stream = self._streams[number] = _Stream()
         try:
             while (item := await stream.next()) is not None:
+                # Only now: who reads slowly has one item waiting, and then sees the newest.
+                if self._streams.get(number) is stream:
+                    self._core.taken(number)
                 yield item
         finally:
             # Another core's stream may have the number by now.
@@ -453,7 +460,7 @@ def _report(report: dict[str, Any]) -> dict[str, Any]:
 
 
 class _Stream:
-    """Items that wait for their reader: one or two, since the core sends one at a time."""
+    """What waits for its reader: one item, since the core sends the next when it is taken."""
 
     __slots__ = ("_ended", "_error", "_items", "_waiter")
 

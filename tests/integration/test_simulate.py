@@ -34,12 +34,16 @@ def test_everything_runs_again_after_hosts_and_containers_have_failed() -> None:
     )  # fmt: skip
     assert code == 0, said
     assert found["containers_running"] == found["containers_wanted"] > 0
+    assert found["containers_astray"] == 0
     assert found["nodes_connected"] == 40
     assert found["nodes_lost"]
     assert found["container_failures"]
     assert found["scalings"]
     assert found["placed_ms"]["count"] >= 200
-    assert found["manager"]["memory_mib"] > 10
+    assert found["assigned_ms"]["count"] >= 200
+    for process in ("manager", "fleet"):
+        assert found[process]["memory_mib"] > 10
+        assert found[process]["cpu_percent"] > 0
     assert found["why_not"] == ""
     assert "seed 5" in said
     assert "of 40 nodes" in said

@@ -145,6 +145,32 @@ async def test_a_session_is_told_what_it_is_assigned_and_reports_back(tmp_path: 
         assert stale.value.code == "stale_session"
 
 
+async def test_who_reads_slowly_skips_to_the_newest(tmp_path: Path) -> None:
+    async with opened(tmp_path) as core, aclosing(_session(core)) as session:
+        await init(core)
+        await anext(session)
+        answer = await core.call(LOCAL, "CreateService", create("web"), TIMEOUT_S)
+        made = api_pb2.CreateServiceResponse.FromString(answer)
+        request = api_pb2.WatchServiceRequest(service_id=made.service_id).SerializeToString()
+        async with aclosing(core.stream(LOCAL, "WatchService", request)) as watch:
+            await anext(watch)
+            spec = api_pb2.CreateServiceRequest.FromString(create("web")).spec
+            version = made.version
+            for spec.replicas in range(2, 22):
+                update = api_pb2.UpdateServiceRequest(
+                    service_id=made.service_id, expected_version=version, spec=spec
+                )
+                answer = await core.call(
+                    LOCAL, "UpdateService", update.SerializeToString(), TIMEOUT_S
+                )
+                version = api_pb2.UpdateServiceResponse.FromString(answer).version
+            seen = []
+            while not seen or seen[-1] != 21:
+                seen.append(api_pb2.ServiceProgress.FromString(await anext(watch)).desired)
+    # What waited when the first change came, and the newest; one more while it settles.
+    assert len(seen) <= 3
+
+
 async def _until_refused(core: Core, body: bytes) -> None:
     """The end of a session reaches the core a moment after its reader has gone."""
     async with asyncio.timeout(TIMEOUT_S):

@@ -16,6 +16,7 @@ import grpc
 
 from warren import endpoint, rpc
 from warren.config import Config
+from warren.core import STREAMS_MAX
 from warren.errors import StartupError
 from warren.manager import api, backup, dispatcher
 from warren.manager.backup import Backups
@@ -28,7 +29,8 @@ from warren.tls import Credentials
 
 __all__ = ["ForwardMetrics", "Services", "serve_hosts", "serve_socket", "stop_serving"]
 
-CONCURRENT_CALLS_MAX: Final = 4096
+#: Sessions, and calls beside them. The core's own bounds are below, and refuse in words.
+CONCURRENT_CALLS_MAX: Final = STREAMS_MAX + 4096
 GRACE_S: Final = 1.0
 _log = logging.getLogger("warren.daemon")
 

@@ -51,7 +51,7 @@ use member::Member;
 pub use member::forwarding;
 pub use proposals::PROPOSALS_MAX;
 pub use reads::{LeaderView, ReadJob};
-pub use sessions::REPORT_ITEMS_MAX;
+pub use sessions::{REPORT_ITEMS_MAX, WAITING_BYTES_MAX};
 pub use watches::WATCHES_MAX;
 
 /// Where the genesis snapshot of a cluster stands: an empty state that the founder's log continues

@@ -45,6 +45,11 @@ pub enum Error {
     #[error("{queue} is full ({limit} waiting); try again in a moment")]
     Overloaded { queue: &'static str, limit: usize },
     #[error(
+        "this manager has {limit} streams open, of workers and of those who watch, and its memory \
+         carries no more; give managers more memory, or split the cluster"
+    )]
+    StreamsFull { limit: usize },
+    #[error(
         "no answer in time; the request may still take effect: repeat it with the same request id, \
          or look at the result before trying anew"
     )]
@@ -167,7 +172,7 @@ impl Error {
             Error::NotInCluster => "not_in_cluster",
             Error::AlreadyInCluster { .. } => "already_in_cluster",
             Error::Denied { .. } => "denied",
-            Error::Overloaded { .. } => "overloaded",
+            Error::Overloaded { .. } | Error::StreamsFull { .. } => "overloaded",
             Error::OutcomeUnknown => "outcome_unknown",
             Error::RequestTooOld => "request_too_old",
             Error::RequestReused => "request_reused",

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use host_support::{Client, TempDir};
 use prost::Message as _;
-use warren_core::host::{CALLS_MAX, REQUEST_BYTES_MAX};
+use warren_core::host::{CALLS_MAX, REQUEST_BYTES_MAX, STREAMS_MAX, STREAMS_MIN};
 use warren_core::pb;
 
 #[test]
@@ -54,6 +54,33 @@ fn what_finds_no_room_is_refused_at_once() {
         .host
         .submit("local", "CreateService", &large, Duration::from_secs(9));
     assert_eq!(refused.unwrap_err().code(), "too_large");
+}
+
+/// As many as the host's memory carries, and what is said then.
+#[test]
+fn streams_are_as_many_as_the_memory_carries() {
+    let dir = TempDir::new();
+    let mut client = Client::founded(&dir.0);
+    let limit = client.metric("warren_core_queue_limit{queue=\"streams\"}") as usize;
+    assert!((STREAMS_MIN..=STREAMS_MAX).contains(&limit), "{limit}");
+    let open = client.metric("warren_core_queue_depth{queue=\"streams\"}") as usize;
+    // Refused by the core, but its place is taken until that has been read.
+    let watch = |client: &Client| client.host.subscribe("local", "WatchService", &[0xff]);
+    for _ in open..limit {
+        watch(&client).unwrap();
+    }
+    let refused = watch(&client).unwrap_err();
+    assert_eq!(refused.code(), "overloaded");
+    let why = refused.to_string();
+    assert!(
+        why.contains("more memory") && why.contains(&limit.to_string()),
+        "{why}"
+    );
+    client.until("the ends are read", |client| {
+        client.host.drain(4096);
+        client.metric("warren_core_queue_depth{queue=\"streams\"}") as usize == open
+    });
+    watch(&client).unwrap();
 }
 
 #[test]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from warren.agent.fleet.held import BACKOFF_MAX_S, Held, backoff_s
+from warren.agent.fleet.held import Held
 from warren.agent.fleet.host import exponential_s
 from warren.agent.fleet.plan import Plan
 from warren.pb.v1 import objects_pb2 as pb
@@ -35,9 +35,23 @@ def test_what_is_to_be_removed_leaves_nothing(desired: int, removed: bool) -> No
     assert (status.state, status.removed) == (pb.CONTAINER_STATE_SHUTDOWN, removed)
 
 
-def test_back_off_doubles_up_to_a_minute() -> None:
-    assert [backoff_s(n) for n in (0, 1, 2, 3, 4)] == [1, 1, 2, 4, 8]
-    assert backoff_s(50) == BACKOFF_MAX_S
+def test_back_off_doubles_up_to_a_minute_and_begins_anew_after_a_good_while() -> None:
+    one, now_s = held(), 1_000.0
+    pauses = []
+    for ran_s in (5.0, 59.9, 1.0, 3.0, 8.0, 1.0, 2.0, 60.0, 1.0):
+        one.up(now_s)
+        now_s += ran_s
+        pauses.append(one.failed(now_s))
+        now_s += pauses[-1]
+    assert pauses == [1, 2, 4, 8, 16, 32, 60, 1, 2]
+    assert one.attempt == 10
+
+
+def test_an_end_before_it_ran_again_is_no_good_while() -> None:
+    one = held()
+    one.up(0.0)
+    assert one.failed(1.0) == 1
+    assert one.failed(500.0) == 2
 
 
 def test_randomness_is_the_seeds_and_apart_for_each_purpose() -> None:

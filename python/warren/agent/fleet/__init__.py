@@ -11,6 +11,7 @@ hosts. For those who plan capacity, and to see what a fleet of that size costs i
 | `host` | one worker: its session, and what it holds |
 | `fleet` | all of them, what fails when, and what was measured |
 | `manager` | the real one beside them |
+| `cost` | processor and memory of a process |
 | `summary` | what came of it, for people and for programs |
 | `command` | options, progress, the order of things |
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import signal
 import sys
 import time
@@ -13,6 +14,7 @@ from dataclasses import fields
 from typing import Any, Final
 
 from warren import amounts
+from warren.agent.fleet.cost import Cost, memory
 from warren.agent.fleet.fleet import Fleet
 from warren.agent.fleet.manager import Manager
 from warren.agent.fleet.plan import Plan
@@ -29,12 +31,13 @@ _NODES_MAX: Final = 100_000
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs it; exit code 0, or 1 if not everything ran that there was room for."""
+    """Runs it; exit code 0, or 1 if not everything runs at the end, or not where it should."""
     options = _parser().parse_args(argv)
     plan = Plan(**{field.name: getattr(options, field.name) for field in fields(Plan)})
     found = asyncio.run(_simulate(plan))
     print(json.dumps(found) if options.format == "json" else table(found))
-    return 0 if found["containers_running"] >= found["containers_wanted"] else 1
+    whole = found["containers_running"] >= found["containers_wanted"]
+    return 0 if whole and not found["containers_astray"] else 1
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -126,25 +129,37 @@ async def _simulate(plan: Plan) -> dict[str, Any]:
                 await fleet.deploy()
             await _until(lambda: fleet.seen.placed.count, fleet.wanted, stop, STUCK_S)
             deploy_s = time.perf_counter() - deploy_began
-            cpu, since = manager.cpu_seconds(), time.perf_counter()
+            fleet.deployed()
+            theirs, ours = Cost(manager.pid), Cost(os.getpid())
             await _go_on(fleet, stop)
-            cpu, seconds = manager.cpu_seconds() - cpu, time.perf_counter() - since
-            memory = manager.memory_bytes()
-            fleet.calm()
+            cpu = theirs.percent(), ours.percent()
+            resident = memory(manager.pid).resident, memory(os.getpid()).resident
+            await fleet.calm()
             await _until(fleet.count, fleet.wanted, stop, STUCK_S)
             whole = fleet.count() >= fleet.wanted
             why_not = "" if whole else await fleet.why_not()
+            astray = await _settled(fleet, stop)
         finally:
             teller.cancel()
         return summary(
             fleet,
             connect_s=connect_s,
             deploy_s=deploy_s,
-            seconds=seconds,
-            cpu_seconds=cpu,
-            memory_bytes=memory,
+            cpu_percent=cpu,
+            memory_bytes=resident,
+            astray=astray,
             why_not=why_not,
         )
+
+
+async def _settled(fleet: Fleet, stop: asyncio.Event) -> int | None:
+    """How many containers are astray, once no more are on their way."""
+    until = time.perf_counter() + STUCK_S
+    while (astray := await fleet.strays()) and time.perf_counter() < until:
+        if stop.is_set():
+            break
+        await asyncio.sleep(POLL_S)
+    return astray
 
 
 async def _tell(began: float, fleet: Fleet) -> None:

@@ -23,6 +23,8 @@ CONNECTIONS: Final = 8
 CALL_TIMEOUT_S: Final = 60.0
 CREATES_AT_ONCE: Final = 16
 OVERLOADED_PAUSE_S: Final = 0.1
+#: Containers of one answer that lists them all.
+COMPARED_MAX: Final = 100_000
 #: Of what a service had first, it is scaled up or down by as much at most.
 SCALED_PART: Final = 10
 
@@ -40,6 +42,10 @@ class Measured:
     hosts_lost: int = 0
     scalings: int = 0
     heartbeats: Histogram = field(default_factory=Histogram)
+    #: The same, of the time before everything was deployed.
+    heartbeats_before: Histogram = field(default_factory=Histogram)
+    #: From asking for a container until its host knows.
+    assigned: Histogram = field(default_factory=Histogram)
     #: From asking for a container (a service is created, or gets more replicas) until it runs.
     placed: Histogram = field(default_factory=Histogram)
     #: From the loss of a host until what ran there runs again, there or elsewhere.
@@ -60,6 +66,7 @@ class Fleet:
         self._services: list[tuple[bytes, int, objects_pb2.ServiceSpec]] = []
         #: When more of a service was asked for last.
         self._asked_at: dict[bytes, float] = {}
+        self._scaling: asyncio.Task[None] | None = None
         #: Slots whose host is lost, since when.
         self._lost_at: dict[Slot, float] = {}
 
@@ -106,15 +113,26 @@ class Fleet:
         """A heartbeat was."""
         self.seen.heartbeats.observe(seconds)
 
+    def assigned(self, container: Held) -> None:
+        """Its host knows of it now."""
+        if (asked_at := self._asked_for_at(container)) is not None:
+            self.seen.assigned.observe(time.perf_counter() - asked_at)
+
     def up(self, container: Held) -> None:
         """It runs now."""
         self.seen.started += 1
-        now = time.perf_counter()
+        asked_at = self._asked_for_at(container)
         slot = (container.service, container.slot)
         if (lost_at := self._lost_at.pop(slot, None)) is not None:
-            self.seen.replaced.observe(now - lost_at)
-        elif container.attempt == 1 and container.service in self._asked_at:
-            self.seen.placed.observe(now - self._asked_at[container.service])
+            self.seen.replaced.observe(time.perf_counter() - lost_at)
+        elif asked_at is not None:
+            self.seen.placed.observe(time.perf_counter() - asked_at)
+
+    def _asked_for_at(self, container: Held) -> float | None:
+        """When somebody asked for it; None if it replaces another one."""
+        if container.attempt > 1 or (container.service, container.slot) in self._lost_at:
+            return None
+        return self._asked_at.get(container.service)
 
     def failed(self, container: Held) -> None:
         """It ended by itself."""
@@ -200,25 +218,37 @@ class Fleet:
         while True:
             await asyncio.sleep(exponential_s(source, 60 / self.plan.scalings_per_minute))
             at = source.randrange(len(self._services))
-            service, version, spec = self._services[at]
             most = max(1, self.plan.replicas // SCALED_PART)
             replicas = max(1, self.plan.replicas + source.randint(-most, most))
-            if replicas == spec.replicas:
-                continue
-            more = replicas > spec.replicas
-            spec.replicas = replicas
-            request = api_pb2.UpdateServiceRequest(
-                service_id=service, expected_version=version, spec=spec
-            )
-            self._name(request)
-            if more:
-                self._asked_at[service] = time.perf_counter()
-            changed = await self._ask(self.manager.UpdateService, request)
-            self._services[at] = (service, changed.version, spec)
-            self.seen.scalings += 1
+            if replicas != self._services[at][2].replicas:
+                # Not ended half-way: nobody would know how many were asked for.
+                self._scaling = asyncio.create_task(self.scale(at, replicas))
+                await asyncio.shield(self._scaling)
 
-    def calm(self) -> None:
-        """Nothing fails any more, and every host is there."""
+    async def scale(self, at: int, replicas: int) -> None:
+        """Another number of containers for one service; returns when that is acknowledged."""
+        service, version, spec = self._services[at]
+        more = replicas > spec.replicas
+        spec.replicas = replicas
+        request = api_pb2.UpdateServiceRequest(
+            service_id=service, expected_version=version, spec=spec
+        )
+        self._name(request)
+        if more:
+            self._asked_at[service] = time.perf_counter()
+        changed = await self._ask(self.manager.UpdateService, request)
+        self._services[at] = (service, changed.version, spec)
+        self.seen.scalings += 1
+
+    def deployed(self) -> None:
+        """From here on it is another time: a manager that deploys is busy."""
+        seen = self.seen
+        seen.heartbeats_before, seen.heartbeats = seen.heartbeats, Histogram()
+
+    async def calm(self) -> None:
+        """Nothing fails or changes any more, and every host is there."""
+        if self._scaling is not None:
+            await self._scaling
         for host in self.hosts:
             host.calm = True
             if host.away:
@@ -234,6 +264,25 @@ class Fleet:
     def per_host(self) -> list[int]:
         """How many containers each host that is there runs."""
         return [sum(one.runs for one in host.held.values()) for host in self.hosts if not host.away]
+
+    async def strays(self) -> int | None:
+        """How many containers are not as the manager has it, on either side; None of too many.
+
+        Host by host: what it is to run and runs, and what it has besides.
+        """
+        if self.wanted > COMPARED_MAX:
+            return None
+        request = api_pb2.ListContainersRequest()
+        listed = await self.manager.ListContainers(request, timeout=CALL_TIMEOUT_S)
+        wanted = {
+            (view.container.node_id, view.container.id)
+            for view in listed.containers
+            if view.container.desired == objects_pb2.DESIRED_STATE_RUN
+        }
+        running = {
+            (host.node_id, one.id) for host in self.hosts for one in host.held.values() if one.runs
+        }
+        return len(wanted ^ running)
 
     async def why_not(self) -> str:
         """What the manager says of a service that does not run whole; empty if there is none."""

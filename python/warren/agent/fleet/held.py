@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final
 
+from warren.agent.converge import STEADY_MS, backoff_ms
 from warren.pb.v1 import commands_pb2, objects_pb2
 
-__all__ = ["Held", "backoff_s"]
-
-BACKOFF_MAX_S: Final = 60.0
-
-
-def backoff_s(failures: int) -> float:
-    """How long a container that failed so often in a row waits: 1 s, doubled to 60 s."""
-    return min(2.0 ** (max(failures, 1) - 1), BACKOFF_MAX_S)
+__all__ = ["Held"]
 
 
 @dataclass
@@ -27,7 +20,10 @@ class Held:
     desired: int
     attempt: int = 1
     state: int = objects_pb2.CONTAINER_STATE_ASSIGNED
+    #: Ends in a row, since it last ran for a good while.
     failures: int = 0
+    #: When it came up last, on the clock of whoever calls.
+    up_at_s: float = 0.0
     removed: bool = False
     #: Raised with each step that is planned: one that was planned before is void.
     step: int = field(default=0, repr=False)
@@ -42,10 +38,25 @@ class Held:
         """It is meant to be up."""
         return bool(self.desired == objects_pb2.DESIRED_STATE_RUN)
 
+    def up(self, now_s: float) -> None:
+        """It has started."""
+        self.state = objects_pb2.CONTAINER_STATE_RUNNING
+        self.up_at_s = now_s
+
+    def failed(self, now_s: float) -> float:
+        """It ended by itself: for how many seconds it waits before it is started again.
+
+        As a real worker has it: 1 s, doubled with each end in a row up to a minute; a minute of
+        running begins anew.
+        """
+        steady = self.runs and (now_s - self.up_at_s) * 1000 >= STEADY_MS
+        self.failures = 1 if steady else self.failures + 1
+        self.next_attempt()
+        return backoff_ms(self.failures) / 1000
+
     def next_attempt(self) -> None:
         """It ended although it is wanted, and waits to be started again."""
         self.attempt += 1
-        self.failures += 1
         self.state = objects_pb2.CONTAINER_STATE_PENDING
 
     def end(self) -> None:

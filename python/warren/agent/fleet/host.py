@@ -10,7 +10,7 @@ from typing import Any, Final, Protocol
 
 import grpc
 
-from warren.agent.fleet.held import Held, backoff_s
+from warren.agent.fleet.held import Held
 from warren.agent.fleet.plan import IMAGE, IMAGE_DIGEST, Plan
 from warren.pb.v1 import objects_pb2, session_pb2
 
@@ -30,6 +30,9 @@ class Watch(Protocol):
 
     def acknowledged(self, seconds: float) -> None:
         """A heartbeat was, after so long."""
+
+    def assigned(self, container: Held) -> None:
+        """The host has been told to run it."""
 
     def up(self, container: Held) -> None:
         """It runs now."""
@@ -179,6 +182,7 @@ class Host:
             )
             self.held[one.id] = one
             if one.wanted:
+                self._watch.assigned(one)
                 self._begin(one, self._plan.start_s)
                 return
         one.desired = assignment.desired
@@ -189,7 +193,7 @@ class Host:
         self._later(one, mean_s, lambda: self._up(one))
 
     def _up(self, one: Held) -> None:
-        one.state = objects_pb2.CONTAINER_STATE_RUNNING
+        one.up(self._loop.time())
         self._watch.up(one)
         self._tell(one)
         if self._plan.container_mtbf_h:
@@ -199,9 +203,9 @@ class Host:
         if self.calm:
             return
         self._watch.failed(one)
-        one.next_attempt()
+        pause_s = one.failed(self._loop.time())
         self._tell(one)
-        self._begin(one, backoff_s(one.failures) + self._plan.start_s)
+        self._begin(one, pause_s + self._plan.start_s)
 
     def _end(self, one: Held) -> None:
         one.end()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
 import socket
 import subprocess
@@ -26,7 +25,6 @@ STOP_TIMEOUT_S: Final = 15.0
 POLL_S: Final = 0.05
 LOG_BYTES: Final = 4_000
 _DAEMON: Final = "import sys; from warren.daemon import main; sys.exit(main(sys.argv[1:]))"
-_TICKS_PER_SECOND: Final = os.sysconf("SC_CLK_TCK")
 
 
 class Manager:
@@ -101,18 +99,11 @@ class Manager:
             else:
                 return
 
-    def cpu_seconds(self) -> float:
-        """User and system time so far."""
-        fields = self._proc("stat").rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / _TICKS_PER_SECOND
-
-    def memory_bytes(self) -> int:
-        """Resident."""
-        return int(self._proc("statm").split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-    def _proc(self, name: str) -> str:
+    @property
+    def pid(self) -> int:
+        """While it runs."""
         assert self._process is not None
-        return Path(f"/proc/{self._process.pid}/{name}").read_text()
+        return self._process.pid
 
 
 def _free_port() -> int:

@@ -18,12 +18,16 @@ def summary(
     *,
     connect_s: float,
     deploy_s: float,
-    seconds: float,
-    cpu_seconds: float,
-    memory_bytes: int,
+    cpu_percent: tuple[float, float],
+    memory_bytes: tuple[int, int],
+    astray: int | None,
     why_not: str,
 ) -> dict[str, Any]:
-    """Everything, by stable names; times in milliseconds or seconds as the names say."""
+    """Everything, by stable names; times in milliseconds or seconds as the names say.
+
+    What is said of processes is the manager's and then this one's; CPU is of one core. `astray`:
+    containers that do not run where the manager says, or run besides; None where nobody counted.
+    """
     plan, seen = fleet.plan, fleet.seen
     running = fleet.count()
     per_host = fleet.per_host()
@@ -34,6 +38,7 @@ def summary(
         "connect_s": round(connect_s, 3),
         "containers_wanted": fleet.wanted,
         "containers_running": running,
+        "containers_astray": astray,
         "deploy_s": round(deploy_s, 3),
         "containers_per_second": round(plan.services * plan.replicas / deploy_s, 1)
         if deploy_s
@@ -50,16 +55,18 @@ def summary(
             "mean": round(statistics.fmean(per_host), 2) if per_host else 0.0,
             "max": max(per_host, default=0),
         },
+        "assigned_ms": _milliseconds(seen.assigned),
         "placed_ms": _milliseconds(seen.placed),
         "replaced_ms": _milliseconds(seen.replaced),
+        "heartbeat_deploying_ms": _milliseconds(seen.heartbeats_before),
         "heartbeat_ms": _milliseconds(seen.heartbeats),
         "container_failures": seen.failures,
         "nodes_lost": seen.hosts_lost,
         "sessions_lost": seen.sessions_lost,
         "scalings": seen.scalings,
-        "manager": {
-            "cpu_percent": round(100 * cpu_seconds / seconds, 1) if seconds else 0.0,
-            "memory_mib": round(memory_bytes / _MIB, 1),
+        **{
+            name: {"cpu_percent": round(cpu, 1), "memory_mib": round(held / _MIB, 1)}
+            for name, cpu, held in zip(("manager", "fleet"), cpu_percent, memory_bytes, strict=True)
         },
     }
 
@@ -80,7 +87,7 @@ def _milliseconds(histogram: Histogram) -> dict[str, float]:
 
 def table(found: dict[str, Any]) -> str:
     """The same for people."""
-    used, hosts, manager = found["used_percent"], found["containers_per_node"], found["manager"]
+    used, hosts = found["used_percent"], found["containers_per_node"]
     nodes = (
         f"{found['nodes_connected']:,} of {found['nodes']:,} connected, all after "
         f"{found['connect_s']:.1f} s; {found['nodes_lost']:,} lost since"
@@ -94,16 +101,25 @@ def table(found: dict[str, Any]) -> str:
         ("containers", containers),
         ("used", f"CPU {used['cpu']:g} %, memory {used['memory']:g} %"),
         ("on a node", f"{hosts['min']} to {hosts['max']}, mean {hosts['mean']:g}"),
+        ("asked until its host knows", _times(found["assigned_ms"])),
         ("asked until it runs", _times(found["placed_ms"])),
         ("host lost until it runs again", _times(found["replaced_ms"])),
         ("heartbeat until acknowledged", _times(found["heartbeat_ms"])),
+        ("the same while all was deployed", _times(found["heartbeat_deploying_ms"])),
         ("container failures", f"{found['container_failures']:,}"),
-        ("manager", f"{manager['cpu_percent']:g} % of a core, {manager['memory_mib']:g} MiB"),
+        ("manager", _process(found["manager"])),
+        ("this process", _process(found["fleet"])),
     ]
+    if found["containers_astray"]:
+        lines.append(("astray", f"{found['containers_astray']:,} containers"))
     if found["why_not"]:
         lines.append(("not whole", found["why_not"]))
     width = max(len(name) for name, _ in lines)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in lines)
+
+
+def _process(of: dict[str, float]) -> str:
+    return f"{of['cpu_percent']:g} % of a core, {of['memory_mib']:g} MiB"
 
 
 def _times(of: dict[str, float]) -> str:

@@ -195,7 +195,10 @@ impl Cluster {
     fn next_item(&mut self, stream: u64) -> Result<pb::ManagerMessage, Failure> {
         let completion = self.next(stream)?;
         match completion.kind {
-            Kind::Item => Ok(pb::ManagerMessage::decode(completion.payload.as_slice())?),
+            Kind::Item => {
+                self.host.taken(stream);
+                Ok(pb::ManagerMessage::decode(completion.payload.as_slice())?)
+            }
             _ => Err(refusal(&completion).into()),
         }
     }

@@ -349,6 +349,8 @@ pub struct Status {
     pub leader: Option<MemberId>,
     pub has_space: bool,
     pub sessions: usize,
+    /// What is on its way to workers and not taken yet.
+    pub session_bytes: usize,
     pub watches: usize,
     pub proposals: usize,
     pub open_calls: usize,

@@ -37,6 +37,9 @@ use snapshots::Snapshots;
 
 /// Times round the loop of one step; what is left is done by the next.
 const ROUNDS_MAX: usize = 8;
+/// Commands applied in one step, by their length: what is committed at once may be what a disk
+/// was busy with for long. Three of the slowest ones, which bind, take a good millisecond.
+const APPLIED_BYTES_MAX: usize = 12 << 10;
 /// What is looked after by the clock is looked at this often.
 const UPKEEP_MS: u64 = 100;
 
@@ -169,6 +172,7 @@ impl Member {
             leader: self.raft.leader(),
             has_space: self.has_space,
             sessions: self.sessions.len(),
+            session_bytes: self.sessions.waiting_bytes(),
             watches: self.watches.len(),
             proposals: self.proposals.len(),
             open_calls,
@@ -243,11 +247,16 @@ impl Member {
         // Whoever waits for an answer does not wait for the orchestrator too: it comes in the next
         // step, and in that one whatever else there is.
         let owed = std::mem::take(&mut self.orchestration_owed);
+        let mut applied = 0;
         for round in 0.. {
             self.ask_reads(now, calls, out);
             let mut busy = false;
-            while let Some(work) = self.raft.take_work() {
+            while applied < APPLIED_BYTES_MAX
+                && let Some(work) = self.raft.take_work()
+            {
                 busy = true;
+                let bytes = |committed: &Committed| committed.command.len();
+                applied += work.committed.iter().map(bytes).sum::<usize>();
                 self.carry_out(now, work, calls, out);
                 if self.stopped {
                     return;
@@ -265,8 +274,9 @@ impl Member {
                 self.orchestration_owed = true;
                 out.again = true;
             }
-            if !busy || round + 1 == ROUNDS_MAX {
-                out.again |= busy;
+            let enough = applied >= APPLIED_BYTES_MAX;
+            if !busy || enough || round + 1 == ROUNDS_MAX {
+                out.again |= busy || enough;
                 break;
             }
         }

@@ -2,7 +2,9 @@
 //!
 //! A session gets a welcome, then the whole set of its node's containers (or nothing but the hash,
 //! if it holds that set already), then changes. A change is noted by container, not queued, so a
-//! slow worker costs a set of ids at most and then sees the newest.
+//! slow worker costs a set of ids at most and then sees the newest. What waits for all workers
+//! together is bounded too ([`WAITING_BYTES_MAX`]): ten thousand that come back at once get their
+//! sets one after the other, as fast as they take them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound::{Excluded, Unbounded};
@@ -22,6 +24,9 @@ use crate::pb;
 pub const REPORT_ITEMS_MAX: usize = 256;
 /// Containers that sessions are told of in one step: each costs up to 2 µs.
 const TELL_MAX: usize = 512;
+/// What is on its way to workers and not taken yet: with so much of it, only what a worker has
+/// taken makes room for more. One message more at most, a node's whole set.
+pub const WAITING_BYTES_MAX: usize = 128 << 20;
 /// Workers that have said hello and are not in the state yet; more are told to come back, so that a
 /// new leader is not buried under what all of them report at once.
 pub const UNHEARD_MAX: usize = 256;
@@ -67,8 +72,8 @@ struct Told {
 }
 
 /// Invariants: one session a node, and each in all three indexes; `unheard` holds those whose hello
-/// is not applied yet, `ready` those that have something to be sent and can take it.
-#[derive(Default)]
+/// is not applied yet, `ready` those that have something to be sent and can take it;
+/// `waiting_bytes` is the sum over all outlets.
 pub struct Sessions {
     by_node: BTreeMap<NodeId, Session>,
     by_stream: BTreeMap<CallId, NodeId>,
@@ -77,6 +82,24 @@ pub struct Sessions {
     ready: BTreeSet<NodeId>,
     /// The last one that was sent something: the next one is the one after it.
     turn: Option<NodeId>,
+    waiting_bytes: usize,
+    /// [`WAITING_BYTES_MAX`], but in tests.
+    pub(super) waiting_bytes_max: usize,
+}
+
+impl Default for Sessions {
+    fn default() -> Self {
+        Self {
+            by_node: BTreeMap::new(),
+            by_stream: BTreeMap::new(),
+            by_id: BTreeMap::new(),
+            unheard: BTreeSet::new(),
+            ready: BTreeSet::new(),
+            turn: None,
+            waiting_bytes: 0,
+            waiting_bytes_max: WAITING_BYTES_MAX,
+        }
+    }
 }
 
 impl Sessions {
@@ -116,6 +139,7 @@ impl Sessions {
         session
             .outlet
             .send(&message(pb::manager_message::Body::Welcome(welcome)), out);
+        self.waiting_bytes += session.outlet.waiting_bytes();
         self.by_stream.insert(stream, node);
         self.by_id.insert(id, node);
         self.by_node.insert(node, session);
@@ -139,6 +163,7 @@ impl Sessions {
     pub fn close(&mut self, stream: CallId) -> Option<NodeId> {
         let node = self.by_stream.remove(&stream)?;
         if let Some(session) = self.by_node.remove(&node) {
+            self.waiting_bytes -= session.outlet.waiting_bytes();
             self.by_id.remove(&session.id);
             self.unheard.remove(&(session.heard_at, node));
             self.ready.remove(&node);
@@ -164,6 +189,7 @@ impl Sessions {
         if let Some(node) = self.by_stream.get(&stream)
             && let Some(session) = self.by_node.get_mut(node)
         {
+            self.waiting_bytes -= session.outlet.waiting_bytes();
             session.outlet.taken();
             session.enqueue(&mut self.ready);
         }
@@ -213,6 +239,10 @@ impl Sessions {
         }
         let mut looks = TELL_MAX;
         while looks > 0 {
+            // What is taken makes the next step.
+            if self.waiting_bytes >= self.waiting_bytes_max {
+                return;
+            }
             let Some(node) = self.next_turn() else {
                 return;
             };
@@ -223,6 +253,7 @@ impl Sessions {
                 session.outlet.send(&message(body), out);
             }
             let sent = !session.outlet.is_free() || session.flush(state, &mut looks, out);
+            self.waiting_bytes += session.outlet.waiting_bytes();
             if sent {
                 self.turn = Some(node);
                 if !session.is_ready() {
@@ -242,6 +273,11 @@ impl Sessions {
 
     pub fn len(&self) -> usize {
         self.by_node.len()
+    }
+
+    /// What is on its way to workers and not taken yet.
+    pub fn waiting_bytes(&self) -> usize {
+        self.waiting_bytes
     }
 
     pub fn nodes(&self) -> impl Iterator<Item = NodeId> {

@@ -8,26 +8,38 @@ use super::{CallId, Outputs};
 pub struct Outlet {
     pub id: CallId,
     free: bool,
+    /// Length of the item on its way.
+    bytes: usize,
 }
 
 impl Outlet {
     pub fn new(id: CallId) -> Self {
-        Self { id, free: true }
+        Self {
+            id,
+            free: true,
+            bytes: 0,
+        }
     }
 
     pub fn is_free(&self) -> bool {
         self.free
     }
 
+    /// What waits for the reader, in bytes.
+    pub fn waiting_bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// The reader has taken the item.
     pub fn taken(&mut self) {
-        self.free = true;
+        (self.free, self.bytes) = (true, 0);
     }
 
     pub fn send(&mut self, item: &impl prost::Message, out: &mut Outputs) {
         debug_assert!(self.free, "the last item has not been taken");
-        self.free = false;
-        out.items.push((self.id, item.encode_to_vec()));
+        let bytes = item.encode_to_vec();
+        (self.free, self.bytes) = (false, bytes.len());
+        out.items.push((self.id, bytes));
     }
 }
 

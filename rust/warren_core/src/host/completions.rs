@@ -1,6 +1,6 @@
 //! What waits to be taken by the Python side, and the eventfd that says so.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -78,11 +78,12 @@ pub struct Completions {
     queue: Mutex<Queue>,
 }
 
-/// Invariant: the eventfd is readable if `waiting` is not empty.
+/// Invariants: the eventfd is readable if `waiting` is not empty; `streams` holds those that are
+/// open, and true where an item of it is among `waiting`.
 #[derive(Default)]
 struct Queue {
     waiting: VecDeque<Completion>,
-    streams: BTreeSet<u64>,
+    streams: BTreeMap<u64, bool>,
     log_lines: usize,
     dropped_log_lines: u64,
 }
@@ -109,17 +110,19 @@ impl Completions {
     }
 
     pub fn open_stream(&self, id: u64) {
-        self.lock().streams.insert(id);
+        self.lock().streams.insert(id, false);
     }
 
     /// False if the stream has ended: then its end has been or will be taken.
     pub fn close_stream(&self, id: u64) -> bool {
         let mut queue = self.lock();
         let open = queue.streams.remove(&id);
-        if open {
+        // Mostly nothing waits, and others' items need not be looked through: ten thousand
+        // sessions may end at once.
+        if open == Some(true) {
             queue.waiting.retain(|completion| completion.id != id);
         }
-        open
+        open.is_some()
     }
 
     /// What a step answered, in one go: replies to calls, items and ends of streams. Nothing goes
@@ -136,12 +139,13 @@ impl Completions {
             queue.waiting.push_back(Completion::reply(id.0, result));
         }
         for (id, payload) in items {
-            if queue.streams.contains(&id.0) {
+            if let Some(waits) = queue.streams.get_mut(&id.0) {
+                *waits = true;
                 queue.waiting.push_back(Completion::item(id.0, payload));
             }
         }
         for (id, error) in ended {
-            if queue.streams.remove(&id.0) {
+            if queue.streams.remove(&id.0).is_some() {
                 queue.waiting.push_back(Completion::end(id.0, error));
             }
         }
@@ -187,7 +191,17 @@ impl Completions {
         let mut queue = self.lock();
         let taken = max.min(queue.waiting.len());
         let batch: Vec<_> = queue.waiting.drain(..taken).collect();
-        queue.log_lines -= batch.iter().filter(|taken| taken.kind == Kind::Log).count();
+        for taken in &batch {
+            match taken.kind {
+                Kind::Log => queue.log_lines -= 1,
+                Kind::Item => {
+                    if let Some(waits) = queue.streams.get_mut(&taken.id) {
+                        *waits = false;
+                    }
+                }
+                Kind::Response | Kind::Error | Kind::End => {}
+            }
+        }
         if !queue.waiting.is_empty() {
             self.wake();
         }
@@ -283,6 +297,22 @@ mod tests {
         completions.extend([], [(CallId(5), vec![2])], [(CallId(5), None)]);
         assert!(completions.drain(9).is_empty());
         assert!(!completions.close_stream(5));
+    }
+
+    #[test]
+    fn what_waits_of_a_closed_stream_is_dropped_and_nothing_else() {
+        let completions = Completions::new().unwrap();
+        (1..4).for_each(|id| completions.open_stream(id));
+        let items = || [1, 2, 3].map(|id| (CallId(id), vec![id as u8]));
+        completions.extend([], items(), []);
+        assert!(completions.close_stream(2));
+        let of = |batch: Vec<Completion>| batch.iter().map(|c| c.id).collect::<Vec<_>>();
+        assert_eq!(of(completions.drain(1)), [1]);
+        // Of the first nothing waits any more, of the third something does.
+        assert!(completions.close_stream(1));
+        assert!(completions.close_stream(3));
+        completions.extend([(CallId(7), Ok(vec![]))], items(), []);
+        assert_eq!(of(completions.drain(9)), [7]);
     }
 
     #[test]

@@ -8,8 +8,8 @@ use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use super::histogram::Histogram;
-use super::{CALLS_MAX, STREAMS_MAX, Shared, View};
-use crate::control::{PROPOSALS_MAX, Samples, WATCHES_MAX};
+use super::{CALLS_MAX, Shared, View};
+use crate::control::{PROPOSALS_MAX, Samples, WAITING_BYTES_MAX, WATCHES_MAX};
 use crate::fsm::{ContainerState, Node, NodeStatus, State};
 use crate::wal;
 
@@ -287,11 +287,11 @@ fn render_queues(view: &View, shared: &Shared, page: &mut Page) {
     let status = view.status.as_ref();
     let queues = [
         ("calls", shared.calls.load(Relaxed), CALLS_MAX),
-        ("streams", shared.streams.load(Relaxed), STREAMS_MAX),
+        ("streams", shared.streams.load(Relaxed), shared.streams_max),
         (
             "completions",
             shared.completions.waiting(),
-            CALLS_MAX + 2 * STREAMS_MAX,
+            CALLS_MAX + 2 * shared.streams_max,
         ),
         (
             "proposals",
@@ -306,7 +306,7 @@ fn render_queues(view: &View, shared: &Shared, page: &mut Page) {
         (
             "sessions",
             status.map_or(0, |status| status.sessions),
-            STREAMS_MAX,
+            shared.streams_max,
         ),
         (
             "log",
@@ -348,6 +348,16 @@ fn render_queues(view: &View, shared: &Shared, page: &mut Page) {
     );
     let streams = shared.metrics.rejected_streams.load(Relaxed);
     page.line(&format!("{name}{{queue=\"streams\"}}"), streams);
+    page.gauge(
+        "warren_core_session_bytes",
+        "What waits for workers to take it.",
+        status.map_or(0, |status| status.session_bytes) as u64,
+    );
+    page.gauge(
+        "warren_core_session_bytes_limit",
+        "What waits for workers at most.",
+        WAITING_BYTES_MAX as u64,
+    );
     let dropped = shared.completions.dropped_log_lines();
     page.counter(
         "warren_core_log_lines_dropped_total",

@@ -10,7 +10,7 @@
 //! | [`peers`] | frames to and from other members | queues, sockets |
 //!
 //! The Python side submits, and is told through an eventfd that completions wait; it takes them in
-//! batches. What is open at a time is bounded ([`CALLS_MAX`], [`STREAMS_MAX`]), so every queue in
+//! batches. What is open at a time is bounded ([`CALLS_MAX`], [`streams`]), so every queue in
 //! between is: a call that finds no room is refused at once.
 //!
 //! A panic of any thread, and a log that cannot be written, end the process: a supervisor restarts
@@ -32,6 +32,7 @@ mod metrics;
 mod peers;
 mod recovery;
 mod snapshots;
+mod streams;
 
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -52,11 +53,10 @@ use mailbox::Mailbox;
 use metrics::Metrics;
 pub use peers::TlsFiles;
 pub use recovery::inspect_backup;
+pub use streams::{STREAMS_MAX, STREAMS_MIN};
 
 /// Calls that are submitted and whose answers have not been taken.
 pub const CALLS_MAX: usize = 1024;
-/// Streams open at a time.
-pub const STREAMS_MAX: usize = 4096;
 /// Longest request; longer ones stream.
 pub const REQUEST_BYTES_MAX: usize = 4 << 20;
 /// Sizes of a segment of the log.
@@ -139,6 +139,8 @@ pub(crate) struct Shared {
     pub completions: Completions,
     pub calls: AtomicUsize,
     pub streams: AtomicUsize,
+    /// Open at a time.
+    pub streams_max: usize,
     pub metrics: Metrics,
     pub peers: Arc<peers::Counters>,
     pub view: Mutex<View>,
@@ -256,11 +258,18 @@ impl Host {
         Ok(id.0)
     }
 
-    /// Opens a stream. Its items come under the id, one at a time, until an end or an error.
+    /// Opens a stream. Its items come under the id, one at a time, until an end or an error; the
+    /// next one follows [`taken`](Self::taken).
+    ///
+    /// # Errors
+    /// `StreamsFull` and `TooLarge` at once.
     pub fn subscribe(&self, identity: &str, method: &str, body: &[u8]) -> Result<u64, Error> {
         let call = self.admit(identity, method, body, Duration::MAX)?;
-        take_place(&self.shared.streams, STREAMS_MAX, "the core's stream table")
-            .inspect_err(|_| self.shared.metrics.count_rejection(metrics::Queue::Streams))?;
+        let limit = self.shared.streams_max;
+        if !has_place(&self.shared.streams, limit) {
+            self.shared.metrics.count_rejection(metrics::Queue::Streams);
+            return Err(Error::StreamsFull { limit });
+        }
         let id = call.id;
         self.shared.completions.open_stream(id.0);
         self.send(Input::Subscribe(call))?;
@@ -276,21 +285,24 @@ impl Host {
         }
     }
 
+    /// The reader of a stream has the item that came last, and is ready for another.
+    pub fn taken(&self, id: u64) {
+        // Shutting down ends every stream anyway.
+        let _ = self.send(Input::Taken(CallId(id)));
+    }
+
     /// Takes up to `max` completions.
     pub fn drain(&self, max: usize) -> Vec<Completion> {
         let batch = self.shared.completions.drain(max);
         for completion in &batch {
             match completion.kind {
-                Kind::Item => {
-                    let _ = self.send(Input::Taken(CallId(completion.id)));
-                }
                 Kind::Response | Kind::Error if !completion.of_stream => {
                     self.shared.calls.fetch_sub(1, Ordering::Relaxed);
                 }
                 Kind::End | Kind::Error => {
                     self.shared.streams.fetch_sub(1, Ordering::Relaxed);
                 }
-                Kind::Response | Kind::Log => {}
+                Kind::Response | Kind::Item | Kind::Log => {}
             }
         }
         batch
@@ -454,6 +466,7 @@ impl Shared {
             completions: Completions::new()?,
             calls: AtomicUsize::new(0),
             streams: AtomicUsize::new(0),
+            streams_max: streams::limit(streams::memory_bytes().unwrap_or(0)),
             metrics: Metrics::default(),
             peers: Arc::default(),
             view: Mutex::default(),
@@ -481,9 +494,17 @@ fn check(options: &Options) -> Result<(), Error> {
 
 /// Counts one more, unless there are `limit`.
 fn take_place(count: &AtomicUsize, limit: usize, queue: &'static str) -> Result<(), Error> {
-    if count.fetch_add(1, Ordering::Relaxed) < limit {
-        return Ok(());
+    match has_place(count, limit) {
+        true => Ok(()),
+        false => Err(Error::Overloaded { queue, limit }),
     }
-    count.fetch_sub(1, Ordering::Relaxed);
-    Err(Error::Overloaded { queue, limit })
+}
+
+/// Counts one more; false, and nothing is counted, if there are `limit`.
+fn has_place(count: &AtomicUsize, limit: usize) -> bool {
+    let free = count.fetch_add(1, Ordering::Relaxed) < limit;
+    if !free {
+        count.fetch_sub(1, Ordering::Relaxed);
+    }
+    free
 }

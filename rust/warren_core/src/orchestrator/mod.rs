@@ -89,7 +89,7 @@ use liveness::Liveness;
 use marks::Marks;
 use outbox::Outbox;
 use pass::Pass;
-use plan::Slot;
+use plan::{Found, Slot};
 use sweep::Sweep;
 use walks::Walks;
 
@@ -152,6 +152,8 @@ pub struct Orchestrator {
     drains: Drains,
     decisions: Decisions,
     walks: Walks,
+    /// What a walk has found; empty between steps, but for its room.
+    found: Vec<Found>,
     /// Services whose pass is under way; all of them are marked.
     passes: BTreeMap<ServiceId, Pass>,
     /// Marked while their pass was under way: to be marked once what it does is sent.
@@ -191,6 +193,7 @@ impl Orchestrator {
             drains: Drains::default(),
             decisions: Decisions::default(),
             walks: Walks::default(),
+            found: Vec::new(),
             passes: BTreeMap::new(),
             again: Vec::new(),
             scans_next: false,

@@ -15,6 +15,8 @@ const BIND_DEVICES_MAX: usize = 1024;
 /// Desired states of one command: likewise.
 pub const DESIRED_ITEMS_MAX: usize = 512;
 
+/// The lists keep their room from step to step: what is fresh memory in each costs more than what is
+/// written into it.
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
     binds: Vec<(pb::BindItem, Bound)>,
@@ -74,17 +76,16 @@ impl Outbox {
     /// The commands, and what each is about. Nodes go first, then what makes room.
     pub fn take(&mut self) -> Vec<(Body, Subject)> {
         let mut letters = std::mem::take(&mut self.others);
-        for batch in std::mem::take(&mut self.desired).chunks(DESIRED_ITEMS_MAX) {
-            let (items, subjects) = batch.iter().cloned().unzip();
-            letters.push((
-                Body::SetDesired(pb::SetDesired { items }),
-                Subject::Desired(subjects),
-            ));
+        let mut desired = self.desired.drain(..);
+        while desired.len() > 0 {
+            let (items, subjects) = desired.by_ref().take(DESIRED_ITEMS_MAX).unzip();
+            let body = Body::SetDesired(pb::SetDesired { items });
+            letters.push((body, Subject::Desired(subjects)));
         }
-        let mut binds = std::mem::take(&mut self.binds);
-        while !binds.is_empty() {
-            let rest = binds.split_off(first_batch(&binds));
-            let (items, subjects) = std::mem::replace(&mut binds, rest).into_iter().unzip();
+        let mut binds = self.binds.drain(..);
+        while binds.len() > 0 {
+            let count = first_batch(binds.as_slice());
+            let (items, subjects) = binds.by_ref().take(count).unzip();
             letters.push((Body::Bind(pb::Bind { items }), Subject::Binds(subjects)));
         }
         letters

@@ -77,7 +77,7 @@ impl Orchestrator {
         meter: &mut Meter,
     ) -> Turn {
         if let Some(mut walk) = pass.walk.take() {
-            let mut found = Vec::new();
+            let mut found = std::mem::take(&mut self.found);
             let done = walk.go_on(
                 state,
                 service,
@@ -85,7 +85,7 @@ impl Orchestrator {
                 meter,
                 &mut found,
             );
-            for found in found {
+            for found in found.drain(..) {
                 match found {
                     Found::Surplus(container) => pass.surplus.push(container),
                     Found::Slot(slot, verdict) => {
@@ -93,6 +93,7 @@ impl Orchestrator {
                     }
                 }
             }
+            self.found = found;
             if !done {
                 pass.walk = Some(walk);
                 return Turn::Later;

@@ -39,6 +39,7 @@ impl Orchestrator {
     }
 
     fn settle_binds(&mut self, now_ms: u64, binds: &[Bound], applied: &[bool], judged: bool) {
+        let mut marked = None;
         for (position, bound) in binds.iter().enumerate() {
             let applied = applied.get(position).copied().unwrap_or(false);
             self.scheduler.release(bound.node, bound.resources);
@@ -57,7 +58,10 @@ impl Orchestrator {
                 let waiting = self.unplaced.entry(bound.service).or_default();
                 waiting.insert(bound.slot, bound.since_ms);
             }
-            self.look_again(bound.service, now_ms, applied);
+            // Neighbours mostly are of one service.
+            if !applied || marked.replace(bound.service) != Some(bound.service) {
+                self.look_again(bound.service, now_ms, applied);
+            }
         }
         if !applied.iter().all(|applied| *applied) {
             self.walks.room();

@@ -231,6 +231,13 @@ impl Core {
         Ok(())
     }
 
+    /// The reader of the stream has its last item.
+    fn taken(&self, py: Python<'_>, number: u64) -> PyResult<()> {
+        self.host.check_process()?;
+        py.detach(|| self.host.taken(number));
+        Ok(())
+    }
+
     fn drain<'py>(
         &self,
         py: Python<'py>,

@@ -62,7 +62,7 @@ const NEVER_TICKS: usize = 1 << 30;
 /// fill the memory.
 const UNCOMMITTED_BYTES_MAX: u64 = 64 << 20;
 /// Committed entries in one [`Work`], so that a step stays short.
-const COMMITTED_BYTES_PER_WORK: u64 = 256 << 10;
+const COMMITTED_BYTES_PER_WORK: u64 = 16 << 10;
 const BYTES_PER_MESSAGE: u64 = 1 << 20;
 /// Appends on their way to one follower.
 const INFLIGHT_MESSAGES_MAX: usize = 256;

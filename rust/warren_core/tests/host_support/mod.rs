@@ -150,6 +150,9 @@ impl Client {
             }
             assert!(started.elapsed() < DEADLINE, "nothing came under {id}");
             for completion in self.host.drain(256) {
+                if completion.kind == Kind::Item {
+                    self.host.taken(completion.id);
+                }
                 self.taken
                     .entry(completion.id)
                     .or_default()

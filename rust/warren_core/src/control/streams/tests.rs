@@ -243,6 +243,95 @@ fn many_changes_are_told_in_several_messages() {
     worker.holds_all_of(&world.state);
 }
 
+/// Many workers whose sets do not fit at once: no more waits than may, and each gets its set.
+#[test]
+fn what_waits_for_all_workers_together_is_bounded() {
+    const WORKERS: u8 = 40;
+    const EACH: u64 = 10;
+    let mut world = World::new();
+    let service = world.service("web");
+    let node = |number: u8| NodeId([100 + number; 16]);
+    let description = |number: u8| pb::NodeDescription {
+        name: format!("n{number}"),
+        images: vec![pb::NodeImage {
+            digest: digest(),
+            ..Default::default()
+        }],
+        ..Default::default()
+    };
+    for number in 0..WORKERS {
+        world.apply(Body::PutNode(pb::PutNode {
+            node_id: node(number).to_vec(),
+            description: Some(description(number)),
+            worker: true,
+            ..Default::default()
+        }));
+        let items = (1..=EACH).map(|slot| pb::BindItem {
+            service_id: service.to_vec(),
+            service_version: 1,
+            slot: u64::from(number) * EACH + slot,
+            node_id: node(number).to_vec(),
+            ..Default::default()
+        });
+        let items = items.collect();
+        world.apply(Body::Bind(pb::Bind { items }));
+    }
+    let mut sessions = Sessions::default();
+    let mut waiting = BTreeMap::new();
+    for number in 0..WORKERS {
+        let mut out = Outputs::default();
+        let stream = CallId(u64::from(number));
+        let hello = pb::Hello::default();
+        let heard_at = Index(world.index);
+        sessions.open(
+            stream,
+            node(number),
+            &hello,
+            (1, Term(1)),
+            heard_at,
+            [number; 12],
+            pb::Managers::default(),
+            &world.state,
+            &mut out,
+        );
+        waiting.extend(out.items);
+    }
+    let held = |waiting: &BTreeMap<CallId, Vec<u8>>| waiting.values().map(Vec::len).sum::<usize>();
+    assert_eq!(sessions.waiting_bytes(), held(&waiting));
+    std::mem::take(&mut waiting)
+        .into_keys()
+        .for_each(|id| sessions.taken(id));
+    assert_eq!(sessions.waiting_bytes(), 0);
+    sessions.waiting_bytes_max = 3_000;
+    let (mut told, mut most, mut gone) = (0, 0, 0);
+    for _ in 0..1_000 {
+        let mut out = Outputs::default();
+        sessions.flush(&world.state, |_| <_>::default(), &mut out);
+        let longest = out.items.iter().map(|(_, item)| item.len()).max();
+        waiting.extend(out.items);
+        assert_eq!(sessions.waiting_bytes(), held(&waiting));
+        assert!(held(&waiting) < 3_000 + longest.unwrap_or(0));
+        most = most.max(waiting.len());
+        // One takes what it is sent, another one goes.
+        let Some((id, item)) = waiting.pop_first() else {
+            break;
+        };
+        let message = pb::ManagerMessage::decode(&item[..]).expect("a message");
+        if let Some(pb::manager_message::Body::Assignments(all)) = message.body {
+            assert_eq!((all.complete, all.upsert.len() as u64), (true, EACH));
+            told += 1;
+        }
+        sessions.taken(id);
+        if let Some((id, _)) = waiting.pop_last() {
+            assert!(sessions.close(id).is_some());
+            gone += 1;
+        }
+    }
+    assert!(most > 1 && most < usize::from(WORKERS), "{most}");
+    assert_eq!(told + gone, u64::from(WORKERS));
+    assert_eq!(sessions.waiting_bytes(), 0);
+}
+
 #[test]
 fn each_of_many_watches_has_its_turn() {
     const WATCHES: u64 = 50;
