@@ -315,11 +315,21 @@ impl Orchestrator {
 
     /// The service is worth looking at: now, or again once its pass is done.
     fn mark(&mut self, service: ServiceId) {
+        self.look_again_at(service);
+        self.marks.mark(service);
+    }
+
+    /// The same where there is only hope for what it waits for: others go first.
+    fn mark_hopeful(&mut self, service: ServiceId) {
+        self.look_again_at(service);
+        self.marks.mark_hopeful(service);
+    }
+
+    fn look_again_at(&mut self, service: ServiceId) {
         if let Some(pass) = self.passes.get_mut(&service) {
             pass.again = true;
             pass.swept = false;
         }
-        self.marks.mark(service);
     }
 
     fn forget(&mut self, service: ServiceId) {

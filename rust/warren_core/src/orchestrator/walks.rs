@@ -82,7 +82,7 @@ impl Orchestrator {
             } else if let Some(after) = self.walks.waiting {
                 let next = self.waiting_after(after);
                 self.walks.waiting = next.map(Some);
-                next.into_iter().for_each(|id| self.mark(id));
+                next.into_iter().for_each(|id| self.mark_hopeful(id));
             }
         }
         true
