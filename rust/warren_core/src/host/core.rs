@@ -268,7 +268,6 @@ impl Core {
     }
 
     fn carry_out(&mut self, outputs: Outputs) {
-        let completions = &self.shared.completions;
         if let Some(log) = &self.log {
             log.persist(outputs.persist);
             if let Some(at) = outputs.compact {
@@ -279,7 +278,7 @@ impl Core {
             if let Some(now) = outputs.peers
                 && let Err(error) = peers.set(now)
             {
-                completions.log(&LogLine {
+                self.shared.completions.log(&LogLine {
                     level: Level::Warning,
                     component: "peers",
                     message: error.to_string(),
@@ -289,6 +288,11 @@ impl Core {
                 peers.send(to, lane, bytes);
             }
         }
+        // Whoever has an answer finds in the status what it says.
+        if !outputs.replies.is_empty() {
+            self.publish();
+        }
+        let completions = &self.shared.completions;
         completions.extend(outputs.replies, outputs.items, outputs.ended);
         for line in &outputs.log_lines {
             completions.log(line);
