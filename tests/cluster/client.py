@@ -124,7 +124,9 @@ class Client:
         credentials = grpc.ssl_channel_credentials(
             files.ca.read_bytes(), files.key.read_bytes(), files.cert.read_bytes()
         )
-        options = [*rpc.CLIENT_OPTIONS, ("grpc.ssl_target_name_override", server_name)]
+        # As other hosts do: a handshake with a busy one may take its time.
+        patient = {**dict(rpc.CLIENT_OPTIONS), **dict(rpc.KEEPALIVE_OPTIONS)}
+        options = [*patient.items(), ("grpc.ssl_target_name_override", server_name)]
         target = f"unix:{os.fspath(door.path)}"
         return cls(grpc.aio.secure_channel(target, credentials, options=options), door)
 
