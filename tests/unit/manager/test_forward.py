@@ -39,7 +39,7 @@ class Core:
     ) -> bytes:
         self.calls.append((identity, method, stale))
         if self.hang:
-            await asyncio.sleep(timeout_s + 60)
+            await asyncio.Event().wait()
         if self.refuse:
             raise self.refuse.pop(0)
         return api_pb2.CreateServiceResponse(version=7).SerializeToString()
