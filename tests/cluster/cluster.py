@@ -296,7 +296,11 @@ class Cluster:
         return [name for name in self.managers if self.up(name) and name != leader]
 
     async def settled(self) -> bool:
-        """Every node is ready and every manager votes; AssertionError that says who is missing."""
+        """Every node is ready, every manager votes, and no change of either is under way.
+
+        Raises:
+            AssertionError: says who or what is missing.
+        """
         leader = await self.leader()
         assert leader, "nobody leads"
         client = self.local(leader)  # others do not know who is heard
@@ -307,14 +311,21 @@ class Cluster:
             if node.status == READY and node.description.containerd_version
         }
         names = {host.node_id: name for name, host in self.hosts.items()}
+        listed = await client.call("ListMembers", api_pb2.ListMembersRequest())
         voters = {
             names.get(view.member.node_id.hex(), "?")
-            for view in await client.members()
+            for view in listed.members
             if view.voter and view.recent_active
         }
         not_ready = {*self.managers, *self.workers} - ready
         assert not not_ready, f"not ready: {', '.join(sorted(not_ready))}"
         assert voters == {*self.managers}, f"voters that are heard: {', '.join(sorted(voters))}"
+        # Until it is left, a joint configuration needs a majority of the old voters, too.
+        assert not listed.joint, "a change of voters is under way"
+        # Raised by the leader once all have said what they know, in the first moments of a cluster.
+        level = (await client.cluster()).cluster.feature_level
+        known = min(view.member.feature_level_max for view in listed.members)
+        assert level == known, f"the cluster is at level {level}, its members know {known}"
         return True
 
     async def wait_settled(self, deadline_s: float = FORM_TIMEOUT_S) -> None:

@@ -98,6 +98,33 @@ fn the_lead_is_transferred_on_request() {
     cluster.until("it leads", 2_000, |cluster| cluster.leaders() == [next]);
 }
 
+/// Told to take over, a member stands for election at once, in a term of its own: one that nobody
+/// hears would depose the leader as soon as it is heard again.
+#[test]
+fn the_lead_is_not_transferred_to_a_member_that_is_not_heard() {
+    let mut cluster = Cluster::of(3);
+    let leader = cluster.leader();
+    let unheard = (1..=3).find(|n| *n != leader).unwrap();
+    cluster.run(500);
+    let request = pb::TransferLeadershipRequest {
+        member_id: cluster.member(unheard).0,
+    };
+    for other in (1..=3).filter(|n| *n != unheard) {
+        cluster.cut.insert((unheard, other));
+    }
+    cluster.run(2_000);
+    let refused = cluster
+        .call(leader, "TransferLeadership", &request)
+        .unwrap_err();
+    assert!(refused.to_string().contains("not been heard"), "{refused}");
+    cluster.run(2_000);
+    let term = cluster.status(leader).term;
+    cluster.heal();
+    cluster.run(2_000);
+    assert_eq!(cluster.leaders(), [leader]);
+    assert_eq!(cluster.status(leader).term, term);
+}
+
 #[test]
 fn a_leader_whose_event_loop_hangs_hands_the_lead_over() {
     let mut cluster = Cluster::of(3);

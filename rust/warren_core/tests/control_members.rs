@@ -12,6 +12,13 @@ use warren_core::fsm::FEATURE_LEVEL_MAX;
 use warren_core::pb;
 use warren_core::raft::TICK_MS;
 
+/// What is asked for next may need the newest level.
+#[test]
+fn a_founder_is_answered_at_the_level_of_its_release() {
+    let cluster = Cluster::founded(1);
+    assert_eq!(cluster.state(1).feature_level(), FEATURE_LEVEL_MAX);
+}
+
 #[test]
 fn a_joiner_gets_a_snapshot_and_votes() {
     let mut cluster = Cluster::founded(2);

@@ -34,6 +34,9 @@ pub struct Changes {
     upkeep_not_before_ms: u64,
     /// Who waits for the lead to be handed over.
     transfer: Option<CallId>,
+    /// Who founded the cluster waits until it is at the level of its release: what they ask for next
+    /// may need it.
+    founded: Option<(CallId, Vec<u8>)>,
 }
 
 impl Changes {
@@ -41,9 +44,22 @@ impl Changes {
         self.upkeep = false;
     }
 
+    pub fn founded(&mut self, call: CallId, answer: Vec<u8>) {
+        self.founded = Some((call, answer));
+    }
+
+    fn answer_founder(&mut self, calls: &mut Calls, out: &mut Outputs) {
+        if !self.upkeep
+            && let Some((call, answer)) = self.founded.take()
+        {
+            calls.reply(call, Ok(answer), out);
+        }
+    }
+
     /// The lead is lost: that is what a transfer was to do.
     pub fn stepped_down(&mut self, calls: &mut Calls, now: Option<MemberId>, out: &mut Outputs) {
         self.upkeep = false;
+        self.answer_founder(calls, out);
         if let Some(call) = self.transfer.take() {
             let transferred = pb::TransferLeadershipResponse {
                 leader_member_id: now.map_or(0, |leader| leader.0),
@@ -269,9 +285,30 @@ impl Member {
             why: "no other voter is near enough to take the lead over".into(),
         };
         let to = named.or_else(|| self.successor()).ok_or_else(nobody)?;
+        self.check_heard(to)?;
         self.raft.transfer_leadership(to)?;
         self.changes.transfer = Some(call.id);
         Ok(None)
+    }
+
+    /// Who is told to take over stands for election at once, without asking whether it could win: one
+    /// that nobody hears would stay in a term of its own, and depose the leader when it is heard again.
+    fn check_heard(&self, to: MemberId) -> Result<(), Error> {
+        let status = self.raft.status();
+        let mut voters = status
+            .progress
+            .iter()
+            .filter(|p| status.conf.is_voter(p.member.0));
+        if voters.any(|p| p.member == to && !p.recent_active) {
+            let why = format!(
+                "member {} has not been heard of lately, so it cannot take the lead over; bring it \
+                 back, or name another",
+                to.0
+            );
+            let what = "member";
+            return Err(Error::Invalid { what, why });
+        }
+        Ok(())
     }
 
     /// The voter that can take the lead over the soonest.
@@ -349,13 +386,13 @@ impl Member {
             let what = "transfer of leadership";
             calls.reply(call, Err(Error::Invalid { what, why }), out);
         }
-        if !self.has_space {
-            return;
+        if self.has_space {
+            if let Some(change) = self.next_change() {
+                self.carry_through(now, &change, out);
+            }
+            self.write_down(now, entropy, out);
         }
-        if let Some(change) = self.next_change() {
-            self.carry_through(now, &change, out);
-        }
-        self.write_down(now, entropy, out);
+        self.changes.answer_founder(calls, out);
     }
 
     /// The next step of the configuration towards what the state wants.

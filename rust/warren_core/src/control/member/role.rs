@@ -72,7 +72,10 @@ impl Member {
                     cluster_id: self.identity.cluster.to_vec(),
                     node_id: self.config.node.to_vec(),
                 };
-                calls.reply(id, response.map(|_| founded.encode_to_vec()), out);
+                match response {
+                    Ok(_) if self.leading => self.changes.founded(id, founded.encode_to_vec()),
+                    _ => calls.reply(id, response.map(|_| founded.encode_to_vec()), out),
+                }
             }
             Origin::AddMember(id, member) => {
                 let added = self.added(member).encode_to_vec();
