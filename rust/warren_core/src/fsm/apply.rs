@@ -18,7 +18,7 @@ use crate::mutant::{self, Mutant};
 use crate::pb::{self, command::Body};
 
 /// The newest feature level this release knows.
-pub const FEATURE_LEVEL_MAX: u32 = 4;
+pub const FEATURE_LEVEL_MAX: u32 = 5;
 
 /// What came of a command.
 #[derive(Clone, Debug, PartialEq)]
@@ -179,6 +179,8 @@ impl State {
             Body::UpdateClusterSettings(c) => self.update_cluster_settings(context, c),
             Body::FreezeReplacement(c) => self.freeze_replacement(context, c),
             Body::UpdateNode(c) => self.update_node(context, c),
+            Body::Preempt(c) => self.preempt(context, c),
+            Body::MoveSlots(c) => self.move_slots(context, c),
         }
     }
 
@@ -328,6 +330,7 @@ impl State {
             service.updated_at_ms = time_ms;
         });
         cx.events.push(Event::Service { id, gone: false });
+        self.end_unwanted_holds(cx, id);
         Ok(pb::UpdateServiceResponse { version }.encode_to_vec())
     }
 
@@ -341,6 +344,7 @@ impl State {
                 service.updated_at_ms = time_ms;
             });
             cx.events.push(Event::Service { id, gone: false });
+            self.end_unwanted_holds(cx, id);
         }
         Ok(pb::RemoveServiceResponse {}.encode_to_vec())
     }
@@ -377,6 +381,7 @@ impl State {
             advertise_addr: command.advertise_addr.as_str().into(),
             labels: known.map(|node| node.labels.clone()).unwrap_or_default(),
             taints: known.map(|node| node.taints.clone()).unwrap_or_default(),
+            holds: known.map(|node| node.holds.clone()).unwrap_or_default(),
         };
         if known != Some(&node) {
             self.put_node(node);

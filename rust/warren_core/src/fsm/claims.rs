@@ -213,7 +213,7 @@ impl State {
     ) -> Option<String> {
         let refusal = || {
             let row = self.node_row(node.id)?;
-            let mut claims = row.claims.clone();
+            let mut claims = self.claimed(row, None);
             if !outgoing.is_terminal() {
                 let held = self.spec(&outgoing.spec_digest);
                 let ports = held.map_or(&[][..], |spec| &spec.host_ports);
@@ -230,7 +230,7 @@ impl State {
             return None;
         }
         let row = self.node_row(node)?;
-        row.claims.refusal(service, &row.node)
+        self.claimed(row, None).refusal(service, &row.node)
     }
 
     /// Devices of the node for one container of the service, none where it asks for none. `None` if
@@ -241,7 +241,7 @@ impl State {
             return Some(Vec::new());
         }
         let row = self.node_row(node)?;
-        row.claims.choose(asks, &row.node).ok()
+        self.claimed(row, None).choose(asks, &row.node).ok()
     }
 
     /// Thousandths that are held of each device of the node, by kind and number.

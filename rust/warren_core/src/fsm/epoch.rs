@@ -108,6 +108,7 @@ impl State {
             advertise_addr: Arc::default(),
             labels: Arc::default(),
             taints: Arc::default(),
+            holds: Arc::default(),
         });
         self.put_node(Node {
             manager: true,

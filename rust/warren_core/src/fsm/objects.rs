@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::fsm::holds::Hold;
 use crate::fsm::placement::Rules;
 use crate::fsm::settings::{Freeze, Settings};
 use crate::ids::{ClusterId, ContainerId, MemberId, NodeId, ServiceId, SpecDigest};
@@ -207,6 +208,8 @@ pub struct Node {
     /// What operators have set, apart from what the node says of itself.
     pub labels: Arc<BTreeMap<String, String>>,
     pub taints: Arc<Vec<pb::Taint>>,
+    /// The oldest first; none while it takes no containers.
+    pub holds: Arc<Vec<Hold>>,
 }
 
 impl Node {

@@ -1,36 +1,64 @@
-//! What is worth looking at: now (dirty), or at a certain time.
+//! What is worth looking at: now (dirty), or at a certain time. The more urgent comes first, by the
+//! priority of the service, so that room which was given back goes to who needs it most.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
 
+use crate::fsm::placement::PRIORITY_DEFAULT;
 use crate::ids::ServiceId;
 use crate::orchestrator::budget::Meter;
 
-/// Invariants: `queue` and `dirty` hold the same services, first come first served; `timers` and
-/// `due` hold the same pairs, at most one a service.
+/// Where a service stands in line: by priority, then first come first served.
+type Turn = (Reverse<u32>, i64);
+
+/// Invariants: `queue` and `dirty` hold the same services; `timers` and `due` hold the same pairs, at
+/// most one a service; `urgencies` has only what is not the default.
 #[derive(Debug, Default)]
 pub(super) struct Marks {
-    queue: VecDeque<ServiceId>,
-    dirty: BTreeSet<ServiceId>,
+    queue: BTreeMap<Turn, ServiceId>,
+    dirty: BTreeMap<ServiceId, Turn>,
+    urgencies: BTreeMap<ServiceId, u32>,
+    /// The last number that was given out at the end of the line.
+    last: i64,
     timers: BTreeSet<(u64, ServiceId)>,
     due: BTreeMap<ServiceId, u64>,
 }
 
 impl Marks {
     pub fn mark(&mut self, service: ServiceId) {
-        if self.dirty.insert(service) {
-            self.queue.push_back(service);
+        if !self.dirty.contains_key(&service) {
+            self.last += 1;
+            let urgency = self.urgencies.get(&service).copied();
+            self.stand(
+                (Reverse(urgency.unwrap_or(PRIORITY_DEFAULT)), self.last),
+                service,
+            );
         }
     }
 
     /// Before all others.
     pub fn mark_first(&mut self, service: ServiceId) {
-        if self.dirty.insert(service) {
-            self.queue.push_front(service);
+        if !self.dirty.contains_key(&service) {
+            let first = self.queue.first_key_value().map_or(0, |((_, at), _)| *at);
+            self.stand((Reverse(u32::MAX), first - 1), service);
         }
     }
 
+    fn stand(&mut self, turn: Turn, service: ServiceId) {
+        self.dirty.insert(service, turn);
+        self.queue.insert(turn, service);
+    }
+
+    /// How urgent it is from the next mark on.
+    pub fn set_urgency(&mut self, service: ServiceId, priority: u32) {
+        match priority {
+            PRIORITY_DEFAULT => self.urgencies.remove(&service),
+            other => self.urgencies.insert(service, other),
+        };
+    }
+
     pub fn take(&mut self) -> Option<ServiceId> {
-        let service = self.queue.pop_front()?;
+        let (_, service) = self.queue.pop_first()?;
         self.dirty.remove(&service);
         Some(service)
     }
@@ -65,13 +93,14 @@ impl Marks {
 
     /// Whether it is going to be looked at anyway.
     pub fn knows(&self, service: ServiceId) -> bool {
-        self.dirty.contains(&service) || self.due.contains_key(&service)
+        self.dirty.contains_key(&service) || self.due.contains_key(&service)
     }
 
     pub fn forget(&mut self, service: ServiceId) {
-        if self.dirty.remove(&service) {
-            self.queue.retain(|other| *other != service);
+        if let Some(turn) = self.dirty.remove(&service) {
+            self.queue.remove(&turn);
         }
+        self.urgencies.remove(&service);
         if let Some(at_ms) = self.due.remove(&service) {
             self.timers.remove(&(at_ms, service));
         }
@@ -100,6 +129,25 @@ mod tests {
             (Some(A), None)
         );
         assert!(!marks.knows(A));
+    }
+
+    #[test]
+    fn the_more_urgent_comes_first_and_what_cannot_wait_before_it() {
+        let c = ServiceId([3; 16]);
+        let mut marks = Marks::default();
+        marks.set_urgency(B, 80);
+        marks.set_urgency(c, 10);
+        for service in [c, A, B] {
+            marks.mark(service);
+        }
+        marks.forget(A);
+        assert_eq!(marks.take(), Some(B));
+        marks.mark(A);
+        marks.mark(B);
+        marks.mark_first(ServiceId([4; 16]));
+        let rest = [marks.take(), marks.take(), marks.take(), marks.take()];
+        assert_eq!(rest, [Some(ServiceId([4; 16])), Some(B), Some(A), Some(c)]);
+        assert!(marks.is_clean());
     }
 
     #[test]

@@ -22,7 +22,7 @@
 //! - a container on a node that is down is replaced elsewhere, as soon as there is room; a
 //!   singleton only when its worker has surely stopped it, and nothing at all while too many nodes
 //!   are lost at once;
-//! - surplus slots go, the highest first; a removed service is forgotten after its last container.
+//! - where a service shrinks, what is of no use goes first and the rest stays spread; a removed service is forgotten after its last container.
 //!
 //! | file | idea |
 //! |---|---|
@@ -31,6 +31,8 @@
 //! | `pass` | what a walk over a service has found and is to be done |
 //! | `reconcile` | a pass → placements → proposals |
 //! | `replace` | what is outdated → removals, if a successor finds room |
+//! | `preempt` | no room → others of a lower priority go, and room is kept |
+//! | `shrink` | too many → which of them go |
 //! | `settle` | outcomes of proposals → marks |
 //! | `walks` | events that concern many services → marks, in slices |
 //! | `asking` | what services ask of nodes → what the scheduler is asked |
@@ -38,6 +40,7 @@
 //! | `outbox` | items → commands of bounded size |
 //! | `marks` | dirty services, timers |
 //! | `backoff` | how long a slot waits before it is filled again |
+//! | `failures` | what crashes again and again, and where |
 //! | `liveness` | which workers are there |
 //! | `freeze` | whether too many of them were lost at once |
 //! | `sweep` | re-derives what nobody marked |
@@ -45,6 +48,7 @@
 mod asking;
 mod backoff;
 mod budget;
+mod failures;
 mod freeze;
 mod in_flight;
 mod liveness;
@@ -52,9 +56,11 @@ mod marks;
 mod outbox;
 mod pass;
 mod plan;
+mod preempt;
 mod reconcile;
 mod replace;
 mod settle;
+mod shrink;
 mod sweep;
 mod walks;
 
@@ -70,6 +76,7 @@ use crate::scheduler::Scheduler;
 use asking::Asking;
 use backoff::BackOff;
 use budget::Meter;
+use failures::Failures;
 use in_flight::InFlight;
 use liveness::Liveness;
 use marks::Marks;
@@ -80,9 +87,11 @@ use sweep::Sweep;
 use walks::Walks;
 
 pub use budget::Budget;
+pub use failures::CrashLoop;
 pub use freeze::LOST_MIN;
 pub use in_flight::PROPOSALS_MAX;
 pub use outbox::{BIND_ITEMS_MAX, DESIRED_ITEMS_MAX};
+pub use preempt::{HOLDS_MAX, made_room};
 
 /// Names a proposal; never used again by the same orchestrator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -118,6 +127,8 @@ pub struct Stats {
     pub missed: u64,
     /// Singletons that had to wait until their worker had surely stopped them.
     pub fenced: u64,
+    /// Containers that had to make room for others of a higher priority.
+    pub preempted: u64,
 }
 
 /// The leader's plans for every service. See the module.
@@ -130,6 +141,7 @@ pub struct Orchestrator {
     in_flight: InFlight,
     outbox: Outbox,
     backoff: BackOff,
+    failures: Failures,
     liveness: Liveness,
     sweep: Sweep,
     walks: Walks,
@@ -147,6 +159,8 @@ pub struct Orchestrator {
     blocked: BTreeMap<ServiceId, Arc<str>>,
     /// Since when slots have had no node; by slot.
     unplaced: BTreeMap<ServiceId, BTreeMap<Slot, u64>>,
+    /// Of services, as occupants of nodes were learnt by.
+    priorities: BTreeMap<ServiceId, u32>,
     /// As the state had it when the cluster changed last.
     frozen: bool,
     /// What the scheduler counts by, where that is known.
@@ -167,6 +181,7 @@ impl Orchestrator {
             in_flight: InFlight::default(),
             outbox: Outbox::default(),
             backoff: BackOff::default(),
+            failures: Failures::default(),
             liveness: Liveness::default(),
             sweep: Sweep::default(),
             walks: Walks::default(),
@@ -177,6 +192,7 @@ impl Orchestrator {
             pending: BTreeMap::new(),
             blocked: BTreeMap::new(),
             unplaced: BTreeMap::new(),
+            priorities: BTreeMap::new(),
             frozen: false,
             overcommit: None,
             stats: Stats::default(),
@@ -203,6 +219,7 @@ impl Orchestrator {
         self.marks = Marks::default();
         self.in_flight.clear();
         self.backoff = BackOff::default();
+        self.failures = Failures::default();
         self.liveness.follow();
         self.walks = Walks::default();
         self.passes.clear();
@@ -210,6 +227,7 @@ impl Orchestrator {
         self.pending.clear();
         self.blocked.clear();
         self.unplaced.clear();
+        self.priorities.clear();
         self.frozen = false;
         self.overcommit = None;
     }
@@ -228,9 +246,11 @@ impl Orchestrator {
                 Event::Member { .. } => {}
                 Event::Service { id, gone: true } => self.forget(id),
                 Event::Service { id, gone: false } => {
+                    self.learn_urgency(state, id);
                     self.mark(id);
                     let asking = &mut self.asking;
                     asking.service_changed(&mut self.scheduler, id, state.service(id));
+                    self.priority_changed(id, state.service(id));
                     if state.service(id).is_some_and(|service| service.is_global()) {
                         self.globals.insert(id);
                     }
@@ -257,6 +277,7 @@ impl Orchestrator {
                         self.mark(service);
                     }
                     if last_node.replace(node) != Some(node) {
+                        self.scheduler.occupants_changed(node);
                         room |= self.scheduler.node_refresh(state, node);
                     }
                 }
@@ -285,6 +306,12 @@ impl Orchestrator {
         self.walks.node(id);
     }
 
+    fn learn_urgency(&mut self, state: &State, id: ServiceId) {
+        if let Some(service) = state.service(id) {
+            self.marks.set_urgency(id, service.rules.priority);
+        }
+    }
+
     /// The service is worth looking at: now, or again once its pass is done.
     fn mark(&mut self, service: ServiceId) {
         if let Some(pass) = self.passes.get_mut(&service) {
@@ -300,10 +327,12 @@ impl Orchestrator {
         self.marks.forget(service);
         self.passes.remove(&service);
         self.backoff.forget(service);
+        self.failures.forget(service);
         self.globals.remove(&service);
         self.pending.remove(&service);
         self.blocked.remove(&service);
         self.unplaced.remove(&service);
+        self.priority_changed(service, None);
     }
 
     /// Derives what to do next, within the budget, each proposal within the limits of a command.
@@ -385,6 +414,16 @@ impl Orchestrator {
     /// Slots of a service that wait for a node, by (slot, node).
     pub fn pending(&self, service: ServiceId) -> &[PendingSlot] {
         self.pending.get(&service).map_or(&[], Vec::as_slice)
+    }
+
+    /// Slots of a service whose containers crash again and again, by slot.
+    pub fn crash_loops(&self, service: ServiceId) -> Vec<CrashLoop> {
+        self.failures.loops(service)
+    }
+
+    /// How many slots are crash-looping, of all services.
+    pub fn crash_looping(&self) -> usize {
+        self.failures.loop_count()
     }
 
     /// How far a service is; `gone` if there is none.

@@ -2,7 +2,7 @@
 
 use crate::fsm::{Freeze, NodeStatus};
 use crate::ids::{ContainerId, NodeId, ServiceId};
-use crate::orchestrator::in_flight::{Bound, Subject};
+use crate::orchestrator::in_flight::{Bound, Moving, Preempting, Subject};
 use crate::pb::{self, command::Body};
 
 /// Binds of one command: as many as a state of a million containers takes in 2 ms, with what is left
@@ -12,10 +12,15 @@ pub const BIND_ITEMS_MAX: usize = 128;
 /// Desired states of one command: likewise.
 pub const DESIRED_ITEMS_MAX: usize = 512;
 
+/// Preemptions of one command: likewise, each with the most victims there may be.
+pub const PREEMPT_ITEMS_MAX: usize = 16;
+
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
     binds: Vec<(pb::BindItem, Bound)>,
     desired: Vec<(pb::DesiredItem, (ContainerId, ServiceId))>,
+    preempts: Vec<(pb::PreemptItem, Preempting)>,
+    moves: Vec<(pb::MoveItem, Moving)>,
     others: Vec<(Body, Subject)>,
 }
 
@@ -31,6 +36,18 @@ impl Outbox {
             desired,
         };
         self.desired.push((item, (container, service)));
+    }
+
+    pub fn preempt(&mut self, item: pb::PreemptItem, preempting: Preempting) {
+        self.preempts.push((item, preempting));
+    }
+
+    pub fn move_slot(&mut self, item: pb::MoveItem, moving: Moving) {
+        self.moves.push((item, moving));
+    }
+
+    pub fn preempting(&self) -> usize {
+        self.preempts.len()
     }
 
     pub fn forget(&mut self, service: ServiceId) {
@@ -59,11 +76,23 @@ impl Outbox {
     /// The commands, and what each is about. Nodes go first, then what makes room.
     pub fn take(&mut self) -> Vec<(Body, Subject)> {
         let mut letters = std::mem::take(&mut self.others);
+        for batch in std::mem::take(&mut self.moves).chunks(DESIRED_ITEMS_MAX) {
+            let (items, subjects) = batch.iter().cloned().unzip();
+            let body = Body::MoveSlots(pb::MoveSlots { items });
+            letters.push((body, Subject::Moves(subjects)));
+        }
         for batch in std::mem::take(&mut self.desired).chunks(DESIRED_ITEMS_MAX) {
             let (items, subjects) = batch.iter().cloned().unzip();
             letters.push((
                 Body::SetDesired(pb::SetDesired { items }),
                 Subject::Desired(subjects),
+            ));
+        }
+        for batch in std::mem::take(&mut self.preempts).chunks(PREEMPT_ITEMS_MAX) {
+            let (items, subjects) = batch.iter().cloned().unzip();
+            letters.push((
+                Body::Preempt(pb::Preempt { items }),
+                Subject::Preempt(subjects),
             ));
         }
         for batch in std::mem::take(&mut self.binds).chunks(BIND_ITEMS_MAX) {

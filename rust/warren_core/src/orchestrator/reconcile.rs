@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::fsm::{Service, State};
+use crate::fsm::{Hold, Service, State};
 use crate::ids::{ContainerId, NodeId, ServiceId};
 use crate::orchestrator::asking::{self, Placement, Reasons};
 use crate::orchestrator::budget::Meter;
 use crate::orchestrator::in_flight::Bound;
 use crate::orchestrator::pass::{Pass, Vacancy, is_to_go};
 use crate::orchestrator::plan::{Found, Slot, Verdict, is_vacant};
+use crate::orchestrator::shrink::Shrinking;
 use crate::orchestrator::{Orchestrator, PendingSlot};
 use crate::pb;
 use crate::scheduler::Why;
@@ -80,14 +81,15 @@ impl Orchestrator {
             let done = walk.go_on(
                 state,
                 service,
-                (&self.scheduler, &self.liveness),
+                (&self.scheduler, &self.liveness, &self.failures),
                 meter,
                 &mut found,
             );
             for found in found {
                 match found {
                     Found::Surplus(container) => pass.surplus.push(container),
-                    Found::Slot(slot, verdict) => {
+                    Found::Slot(slot, verdict, watched) => {
+                        self.watch(state, service, slot, watched, now_ms);
                         self.take_in(state, service, pass, slot, verdict, now_ms);
                     }
                 }
@@ -97,6 +99,12 @@ impl Orchestrator {
                 return Turn::Later;
             }
             pass.walked(walk.slots);
+            pass.avoided = self.failures.avoided(service, &pass.spread, now_ms);
+            pass.shrinking = walk.shrink.map(Shrinking::of);
+        }
+        let turn = self.shrink(state, service, pass, meter);
+        if turn != Turn::Done {
+            return turn;
         }
         let turn = self.remove_found(state, service, pass, meter);
         if turn != Turn::Done {
@@ -136,11 +144,11 @@ impl Orchestrator {
         match verdict {
             Verdict::Rests => {}
             Verdict::Vacant(_) | Verdict::Ended(_) if bound_to.is_some() => {}
-            Verdict::Vacant(replaces) => self.vacate(id, pass, slot, replaces, now_ms),
+            Verdict::Vacant(replaces) => self.vacate(state, id, pass, (slot, replaces), now_ms),
             Verdict::Ended(container) => {
                 let not_before_ms = self.backoff.not_before(id, slot, container, now_ms);
                 if not_before_ms <= now_ms {
-                    self.vacate(id, pass, slot, Some(container), now_ms);
+                    self.vacate(state, id, pass, (slot, Some(container)), now_ms);
                 } else {
                     self.marks.mark_at(id, not_before_ms);
                     pass.away += 1;
@@ -174,6 +182,24 @@ impl Orchestrator {
                     _ => {}
                 }
             }
+        }
+    }
+
+    /// Notes what a container that has failed does now, and looks again when it has run for long.
+    fn watch(
+        &mut self,
+        state: &State,
+        service: &Service,
+        slot: Slot,
+        watched: Option<ContainerId>,
+        now_ms: u64,
+    ) {
+        if let Some(container) = watched.and_then(|id| state.container(id)) {
+            let failures = &mut self.failures;
+            let again = failures.seen(state, service, slot, container, now_ms);
+            again
+                .into_iter()
+                .for_each(|at_ms| self.marks.mark_at(service.id, at_ms));
         }
     }
 
@@ -212,17 +238,22 @@ impl Orchestrator {
 
     fn vacate(
         &mut self,
+        state: &State,
         id: ServiceId,
         pass: &mut Pass,
-        slot: Slot,
-        replaces: Option<ContainerId>,
+        (slot, replaces): (Slot, Option<ContainerId>),
         now_ms: u64,
     ) {
         let waiting = self.unplaced.entry(id).or_default();
         let before = waiting.get(&slot).or_else(|| pass.since.get(&slot));
         let since_ms = before.copied().unwrap_or(now_ms);
         waiting.insert(slot, since_ms);
-        pass.vacant.push_back(Vacancy {
+        let held = state.hold_of(id, slot.number, slot.node).is_some();
+        let vacant = match held {
+            true => &mut pass.held,
+            false => &mut pass.vacant,
+        };
+        vacant.push_back(Vacancy {
             slot,
             replaces,
             since_ms,
@@ -277,6 +308,10 @@ impl Orchestrator {
         pass: &mut Pass,
         meter: &mut Meter,
     ) -> Turn {
+        let turn = self.fill_held(state, service, pass, meter);
+        if turn != Turn::Done {
+            return turn;
+        }
         while !pass.vacant.is_empty() && !pass.full {
             if meter.items == 0 || meter.looks == 0 {
                 return Turn::Later;
@@ -299,7 +334,7 @@ impl Orchestrator {
             let placed = asking::place(&self.asking, &mut self.scheduler, &placement);
             let nodes = dealt(placed.binds);
             for (vacancy, node) in slice.iter().zip(&nodes) {
-                self.propose_bind(state, service, pass, vacancy, *node, meter);
+                self.propose_bind(state, service, pass, vacancy, (*node, None), meter);
             }
             // Where one found no room, nor would those that come after.
             pass.full = placed.refused > 0;
@@ -307,7 +342,10 @@ impl Orchestrator {
                 pass.vacant.push_front(*vacancy);
             }
         }
-        self.pend_replicas(state, service, pass, meter)
+        match self.preempt(state, service, pass, meter) {
+            Turn::Done => self.pend_replicas(state, service, pass, meter),
+            turn => turn,
+        }
     }
 
     fn pend_replicas(
@@ -318,7 +356,8 @@ impl Orchestrator {
         meter: &mut Meter,
     ) -> Turn {
         while let Some(vacancy) = pass.vacant.front().copied() {
-            let why = match &pass.why {
+            let held = self.why_held(state, service, &vacancy);
+            let why = match held.as_ref().or(pass.why.as_ref()) {
                 Some(why) => why.clone(),
                 None => {
                     let nodes = self.scheduler.node_count();
@@ -361,6 +400,10 @@ impl Orchestrator {
         pass: &mut Pass,
         meter: &mut Meter,
     ) -> Turn {
+        let turn = self.fill_held(state, service, pass, meter);
+        if turn != Turn::Done {
+            return turn;
+        }
         let reasons = Reasons::on_one_node(state, service);
         while !pass.vacant.is_empty() {
             if meter.items == 0 || !meter.try_look() {
@@ -377,20 +420,31 @@ impl Orchestrator {
             ask.rules.max_per_node = None;
             ask.rules.why = Some(Why(&why));
             match self.scheduler.place_on(node, &ask) {
-                Ok(()) => self.propose_bind(state, service, pass, &vacancy, node, meter),
-                Err(reason) => self.pend(service, pass, vacancy.slot, reason.why.into()),
+                Ok(()) => self.propose_bind(state, service, pass, &vacancy, (node, None), meter),
+                Err(reason) => {
+                    let made = self.preempt_for(state, service, pass, &vacancy, meter);
+                    if let Err(turn) = made {
+                        pass.vacant.push_front(vacancy);
+                        return turn;
+                    }
+                    if made == Ok(false) {
+                        let held = self.why_held(state, service, &vacancy);
+                        let why = held.unwrap_or_else(|| reason.why.into());
+                        self.pend(service, pass, vacancy.slot, why);
+                    }
+                }
             }
         }
         Turn::Done
     }
 
-    fn propose_bind(
+    pub(super) fn propose_bind(
         &mut self,
         state: &State,
         service: &Service,
         pass: &mut Pass,
         vacancy: &Vacancy,
-        node: NodeId,
+        (node, hold): (NodeId, Option<&Hold>),
         meter: &mut Meter,
     ) {
         meter.items -= 1;
@@ -406,7 +460,10 @@ impl Orchestrator {
             node_id: node.to_vec(),
             replaces: vacancy.replaces.map(|id| id.to_vec()).unwrap_or_default(),
             // Those that a bind in flight takes are refused at apply, and chosen anew.
-            devices: state.choose_devices(service, node).unwrap_or_default(),
+            devices: match hold {
+                Some(hold) => hold.devices.clone(),
+                None => state.choose_devices(service, node).unwrap_or_default(),
+            },
         };
         self.outbox.bind(
             item,
@@ -472,8 +529,9 @@ impl Orchestrator {
             self.unplaced.remove(&id);
         }
         if !service.is_global() {
-            self.backoff
-                .forget_above(id, u64::from(service.spec.replicas));
+            let last = u64::from(service.spec.replicas);
+            self.backoff.forget_above(id, last);
+            self.failures.forget_above(id, last);
         }
         if pass.again {
             self.again.push(id);
@@ -505,6 +563,7 @@ pub(super) fn placement<'a>(
         state,
         service,
         spread: &pass.spread,
+        avoided: &pass.avoided,
         count: count as u32,
     }
 }

@@ -8,6 +8,7 @@ use crate::scheduler::balance::Scratch;
 use crate::scheduler::level::{Axis, LEVELS};
 use crate::scheduler::lists::{Lists, NONE, Place};
 use crate::scheduler::score::{Rate, Sums};
+use crate::scheduler::sets::NodeSet;
 
 /// Cells by container count: exact up to the last.
 const COUNT_MAX: u32 = 64 * 64 - 1;
@@ -93,6 +94,8 @@ pub(super) struct Index {
     /// Two for each layer, in the order of [`Order`].
     lists: Vec<Lists>,
     journal: Option<Vec<Undo>>,
+    /// Nodes that changed since they were taken, each once; `None`: nobody wants to know.
+    moved: Option<(Vec<u32>, NodeSet)>,
     pub balance_scratch: Scratch,
 }
 
@@ -114,6 +117,7 @@ impl Default for Index {
             layers: vec![Some(everywhere)],
             lists: vec![Lists::default(), Lists::default()],
             journal: None,
+            moved: None,
             balance_scratch: Scratch::default(),
         };
         for lists in &mut index.lists {
@@ -142,7 +146,7 @@ impl Axes {
     }
 
     #[inline]
-    fn cell(&self, free: Resources) -> u16 {
+    pub fn cell(&self, free: Resources) -> u16 {
         let (row, column) = (
             self.cpu.level(free.cpu_milli),
             self.memory.level(free.memory_bytes),
@@ -245,6 +249,7 @@ impl Index {
 
     #[inline]
     fn change(&mut self, node: u32, with: impl FnOnce(&mut Load)) {
+        self.note_moved(node);
         let load = &mut self.loads[node as usize];
         let before = *load;
         with(load);
@@ -266,6 +271,32 @@ impl Index {
         self.sums.containers += u64::from(after.count());
         self.sums.containers -= u64::from(before.count());
         self.free[node as usize] = after.free();
+    }
+
+    /// From now on nodes that change are noted, beginning with all that there are.
+    pub fn keep_moved(&mut self) {
+        self.moved = Some(Default::default());
+        (0..self.loads.len() as u32).for_each(|node| self.note_moved(node));
+    }
+
+    #[inline]
+    pub fn note_moved(&mut self, node: u32) {
+        if let Some((nodes, known)) = &mut self.moved
+            && known.set(node, true)
+        {
+            nodes.push(node);
+        }
+    }
+
+    /// Nodes that changed since this was asked last.
+    pub fn take_moved(&mut self) -> Vec<u32> {
+        let Some((nodes, known)) = &mut self.moved else {
+            return Vec::new();
+        };
+        for node in &*nodes {
+            known.set(*node, false);
+        }
+        std::mem::take(nodes)
     }
 
     /// Sees to it that the axes cover `allocatable`; where they grow, every node is sorted anew.

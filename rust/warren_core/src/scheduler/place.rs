@@ -60,12 +60,18 @@ impl Scheduler {
     }
 
     /// Does what `dry_run` does, and undoes it: afterwards everything is exactly as before, down to
-    /// which of two equal nodes comes first. Meant for placing, holding and releasing; nodes and
-    /// divisions must not change in it.
+    /// which of two equal nodes comes first. Meant for placing, holding, releasing and preempting;
+    /// nodes and divisions must not change in it.
     pub fn plan<T>(&mut self, dry_run: impl FnOnce(&mut Self) -> T) -> T {
+        if let Some(bands) = &mut self.bands {
+            bands.begin();
+        }
         self.index.begin();
         let found = dry_run(self);
         self.index.undo();
+        if let Some(bands) = &mut self.bands {
+            bands.forget_taken();
+        }
         found
     }
 
@@ -116,7 +122,7 @@ impl Scheduler {
     }
 }
 
-fn query<'a>(index: &Index, images: &'a Tags, seed: u64, ask: &Ask<'a>) -> Query<'a> {
+pub(super) fn query<'a>(index: &Index, images: &'a Tags, seed: u64, ask: &Ask<'a>) -> Query<'a> {
     let mut query = Query::new(index, ask.resources, ask.rules.strategy);
     query.within = ask.rules.within;
     query.without = ask.rules.without;

@@ -1,5 +1,6 @@
 //! The index against a naive twin, on random clusters; and rules one by one.
 
+mod preempt;
 mod properties;
 mod rules;
 mod twin;

@@ -331,14 +331,18 @@ impl Member {
     }
 
     fn view(&self, method: Method, body: &[u8], stale: bool) -> LeaderView {
-        let pending = match method {
-            Method::ListSlots => pb::ListSlotsRequest::decode(body)
-                .ok()
-                .and_then(|request| self.state.resolve_service(&request.r#ref).ok())
-                .map(|service| self.orchestrator.pending(service).to_vec())
-                .unwrap_or_default(),
-            _ => Vec::new(),
+        let asked = match method {
+            Method::ListSlots => pb::ListSlotsRequest::decode(body).map(|it| it.r#ref),
+            Method::GetService => pb::GetServiceRequest::decode(body).map(|it| it.r#ref),
+            _ => Ok(String::new()),
         };
+        let asked = asked.ok().filter(|it| !it.is_empty());
+        let asked = asked.and_then(|it| self.state.resolve_service(&it).ok());
+        let (orchestrator, slots) = (&self.orchestrator, method == Method::ListSlots);
+        let pending = asked
+            .filter(|_| slots)
+            .map(|id| orchestrator.pending(id).to_vec());
+        let loops = asked.map(|id| orchestrator.crash_loops(id));
         let leader = self.leader().and_then(|leader| self.state.member(leader));
         LeaderView {
             node: self.config.node,
@@ -346,7 +350,8 @@ impl Member {
             term: self.raft.term(),
             last_index: self.raft.last().index,
             applied_index: self.applied.index,
-            pending,
+            pending: pending.unwrap_or_default(),
+            loops: loops.unwrap_or_default(),
             stale,
             joint: self.raft.conf_state().is_joint(),
             members: match method {

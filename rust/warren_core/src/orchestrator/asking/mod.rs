@@ -31,7 +31,7 @@ use columns::Column;
 use keys::{Key, Keys};
 use known::Known;
 
-pub(super) use placing::{Placement, fits_somewhere, place};
+pub(super) use placing::{Placement, fits_somewhere, place, preempt};
 pub(super) use reasons::Reasons;
 
 /// Sets that are kept; of more, those that were not asked for longest are forgotten.
