@@ -316,7 +316,8 @@ impl Commands {
             let service = *self.rng.pick(&urgent);
             bind.service_id = service.id.to_vec();
             bind.service_version = service.version;
-            bind.node_id = node_id(*self.rng.pick(&["n1", "n2", "n3"])).to_vec();
+            let name = *self.rng.pick(&["n1", "n2", "n3"]);
+            bind.node_id = node_id(name).to_vec();
             bind.devices = asking::devices(&mut self.rng, state, &bind.service_id, &bind.node_id);
             bind.replaces.clear();
             let mut slots = 1..=u64::from(service.spec.replicas);
