@@ -222,7 +222,11 @@ impl Orchestrator {
         let Some(container) = state.container(id) else {
             return;
         };
-        if self.in_flight.has_container(id) || container.desired != DesiredState::Run {
+        // Somebody else may be on the way to that slot: then it is looked at again with the outcome.
+        let to = Slot::numbered(slot);
+        let busy = self.in_flight.has_container(id);
+        let busy = busy || self.in_flight.node_of(service.id, to).is_some();
+        if busy || container.desired != DesiredState::Run {
             return;
         }
         let item = pb::MoveItem {
@@ -235,7 +239,7 @@ impl Orchestrator {
             service: service.id,
             container: id,
             node: container.node,
-            to: Slot::numbered(slot),
+            to,
         };
         self.outbox.move_slot(item, moving);
         meter.items = meter.items.saturating_sub(1);
