@@ -11,6 +11,7 @@ use crate::orchestrator::decisions::Kind;
 use crate::orchestrator::in_flight::Bound;
 use crate::orchestrator::pass::{Pass, Vacancy, is_to_go};
 use crate::orchestrator::plan::{Found, Slot, Verdict, is_vacant};
+use crate::orchestrator::shrink::Shrinking;
 use crate::orchestrator::{Orchestrator, PendingSlot};
 use crate::pb;
 use crate::scheduler::Why;
@@ -81,14 +82,15 @@ impl Orchestrator {
             let done = walk.go_on(
                 state,
                 service,
-                (&self.scheduler, &self.liveness),
+                (&self.scheduler, &self.liveness, &self.failures),
                 meter,
                 &mut found,
             );
             for found in found.drain(..) {
                 match found {
                     Found::Surplus(container) => pass.surplus.push(container),
-                    Found::Slot(slot, verdict) => {
+                    Found::Slot(slot, verdict, watched) => {
+                        self.watch(state, service, slot, watched, now_ms);
                         self.take_in(state, service, pass, slot, verdict, now_ms);
                     }
                 }
@@ -99,6 +101,12 @@ impl Orchestrator {
                 return Turn::Later;
             }
             pass.walked(walk.slots);
+            pass.avoided = self.failures.avoided(service, &pass.spread, now_ms);
+            pass.shrinking = walk.shrink.map(Shrinking::of);
+        }
+        let turn = self.shrink(state, service, pass, meter);
+        if turn != Turn::Done {
+            return turn;
         }
         let turn = self.remove_found(state, service, pass, meter);
         if turn != Turn::Done {
@@ -142,11 +150,11 @@ impl Orchestrator {
         match verdict {
             Verdict::Rests => {}
             Verdict::Vacant(_) | Verdict::Ended(_) if bound_to.is_some() => {}
-            Verdict::Vacant(replaces) => self.vacate(id, pass, slot, replaces, now_ms),
+            Verdict::Vacant(replaces) => self.vacate(state, id, pass, (slot, replaces), now_ms),
             Verdict::Ended(container) => {
                 let not_before_ms = self.backoff.not_before(id, slot, container, now_ms);
                 if not_before_ms <= now_ms {
-                    self.vacate(id, pass, slot, Some(container), now_ms);
+                    self.vacate(state, id, pass, (slot, Some(container)), now_ms);
                 } else {
                     self.marks.mark_at(id, not_before_ms);
                     pass.away += 1;
@@ -190,6 +198,24 @@ impl Orchestrator {
         }
     }
 
+    /// Notes what a container that has failed does now, and looks again when it has run for long.
+    fn watch(
+        &mut self,
+        state: &State,
+        service: &Service,
+        slot: Slot,
+        watched: Option<ContainerId>,
+        now_ms: u64,
+    ) {
+        if let Some(container) = watched.and_then(|id| state.container(id)) {
+            let failures = &mut self.failures;
+            let again = failures.seen(state, service, slot, container, now_ms);
+            again
+                .into_iter()
+                .for_each(|at_ms| self.marks.mark_at(service.id, at_ms));
+        }
+    }
+
     /// Says why the slot is not filled anew, and looks again when it may be.
     fn wait_for_node(
         &mut self,
@@ -225,17 +251,22 @@ impl Orchestrator {
 
     fn vacate(
         &mut self,
+        state: &State,
         id: ServiceId,
         pass: &mut Pass,
-        slot: Slot,
-        replaces: Option<ContainerId>,
+        (slot, replaces): (Slot, Option<ContainerId>),
         now_ms: u64,
     ) {
         let waiting = self.unplaced.entry(id).or_default();
         let before = waiting.get(&slot).or_else(|| pass.since.get(&slot));
         let since_ms = before.copied().unwrap_or(now_ms);
         waiting.insert(slot, since_ms);
-        pass.vacant.push_back(Vacancy {
+        let held = state.hold_of(id, slot.number, slot.node).is_some();
+        let vacant = match held {
+            true => &mut pass.held,
+            false => &mut pass.vacant,
+        };
+        vacant.push_back(Vacancy {
             slot,
             replaces,
             since_ms,
@@ -315,6 +346,10 @@ impl Orchestrator {
         pass: &mut Pass,
         meter: &mut Meter,
     ) -> Turn {
+        let turn = self.fill_held(state, service, pass, meter);
+        if turn != Turn::Done {
+            return turn;
+        }
         if !pass.vacant.is_empty() {
             self.give_back(service.id);
         }
@@ -351,7 +386,10 @@ impl Orchestrator {
                 pass.vacant.push_front(*vacancy);
             }
         }
-        self.pend_replicas(state, service, pass, meter)
+        match self.preempt(state, service, pass, meter) {
+            Turn::Done => self.pend_replicas(state, service, pass, meter),
+            turn => turn,
+        }
     }
 
     fn pend_replicas(
@@ -362,7 +400,8 @@ impl Orchestrator {
         meter: &mut Meter,
     ) -> Turn {
         while let Some(vacancy) = pass.vacant.front().copied() {
-            let why = match &pass.why {
+            let held = self.why_held(state, service, &vacancy);
+            let why = match held.as_ref().or(pass.why.as_ref()) {
                 Some(why) => why.clone(),
                 None => {
                     let nodes = self.scheduler.node_count();
@@ -411,6 +450,10 @@ impl Orchestrator {
         pass: &mut Pass,
         meter: &mut Meter,
     ) -> Turn {
+        let turn = self.fill_held(state, service, pass, meter);
+        if turn != Turn::Done {
+            return turn;
+        }
         let reasons = Reasons::on_one_node(state, service);
         while !pass.vacant.is_empty() {
             if meter.items == 0 || !meter.try_look() {
@@ -430,13 +473,24 @@ impl Orchestrator {
                 Ok(shares) => {
                     self.propose_bind(service, pass, &vacancy, (node, shares), meter);
                 }
-                Err(reason) => self.pend(service, pass, vacancy.slot, reason.why.into()),
+                Err(reason) => {
+                    let made = self.preempt_for(state, service, pass, &vacancy, meter);
+                    if let Err(turn) = made {
+                        pass.vacant.push_front(vacancy);
+                        return turn;
+                    }
+                    if made == Ok(false) {
+                        let held = self.why_held(state, service, &vacancy);
+                        let why = held.unwrap_or_else(|| reason.why.into());
+                        self.pend(service, pass, vacancy.slot, why);
+                    }
+                }
             }
         }
         Turn::Done
     }
 
-    fn propose_bind(
+    pub(super) fn propose_bind(
         &mut self,
         service: &Service,
         pass: &mut Pass,
@@ -523,8 +577,9 @@ impl Orchestrator {
             self.unplaced.remove(&id);
         }
         if !service.is_global() {
-            self.backoff
-                .forget_above(id, u64::from(service.spec.replicas));
+            let last = u64::from(service.spec.replicas);
+            self.backoff.forget_above(id, last);
+            self.failures.forget_above(id, last);
         }
         if pass.again {
             self.again.push(id);
@@ -556,6 +611,7 @@ pub(super) fn placement<'a>(
         state,
         service,
         spread: &pass.spread,
+        avoided: &pass.avoided,
         count: count as u32,
     }
 }
