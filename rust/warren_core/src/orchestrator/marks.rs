@@ -13,7 +13,7 @@ type Turn = (Reverse<u32>, i64);
 
 /// Services that were marked for what happened to them go before one of those that only hope for
 /// room: there may be any number of these, each costs a look at every node, and mostly nothing
-/// comes of it. One that hopes and is more urgent waits for one of them at most.
+/// comes of it. One that hopes and is more urgent waits for none of them.
 const BEFORE_HOPEFUL: u32 = 8;
 
 /// Invariants: `queue` and `dirty` hold the same services; so do `hopeful` and `hopes`, and none of
@@ -92,7 +92,7 @@ impl Marks {
         let others = match first {
             (None, _) => u32::MAX,
             (Some(_), None) => 0,
-            (Some(((hope, _), _)), Some(((mark, _), _))) if hope < mark => 1,
+            (Some(((hope, _), _)), Some(((mark, _), _))) if hope < mark => 0,
             _ => BEFORE_HOPEFUL,
         };
         if self.taken >= others

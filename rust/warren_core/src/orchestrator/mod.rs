@@ -32,7 +32,8 @@
 //! | `budget` | what one step may do |
 //! | `plan` | one service: what is there, what is missing. Pure, in slices |
 //! | `pass` | what a walk over a service has found and is to be done |
-//! | `reconcile` | a pass → placements → proposals |
+//! | `reconcile` | a pass → what is to be filled, replaced, taken away |
+//! | `fill` | vacant slots → nodes → binds, or why they wait |
 //! | `replace` | what is outdated → removals, if a successor finds room |
 //! | `preempt` | no room → others of a lower priority go, and room is kept |
 //! | `shrink` | too many → which of them go |
@@ -60,6 +61,7 @@ mod drain;
 mod dry_run;
 mod explain;
 mod failures;
+mod fill;
 mod freeze;
 mod in_flight;
 mod liveness;

@@ -13,10 +13,11 @@ use crate::fsm::{
 use crate::ids::{ContainerId, NodeId, ServiceId};
 use crate::orchestrator::asking;
 use crate::orchestrator::budget::Meter;
+use crate::orchestrator::fill::placement;
 use crate::orchestrator::in_flight::Preempting;
 use crate::orchestrator::pass::{Pass, Vacancy};
 use crate::orchestrator::plan::is_vacant;
-use crate::orchestrator::reconcile::{Turn, placement};
+use crate::orchestrator::reconcile::Turn;
 use crate::orchestrator::{Orchestrator, PendingSlot};
 use crate::pb;
 use crate::scheduler::{Occupant, Preemption, VICTIMS_MAX};

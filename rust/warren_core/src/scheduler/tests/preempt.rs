@@ -271,7 +271,7 @@ impl World {
         let below = bands.below(100);
         bands.catch_up(index, &below);
         for (id, node) in &self.nodes {
-            let number = self.scheduler.numbers[id];
+            let number = self.scheduler.number(*id).expect("known");
             let mut row = node.occupants.clone();
             row.sort_by_key(|it| (it.priority, it.id));
             assert_eq!(bands.occupants(number, u32::MAX), row);
