@@ -9,6 +9,7 @@ use crate::fsm::apply::{Context, invalid, not_found};
 use crate::fsm::batch::{Judged, answer, bounded};
 use crate::fsm::hash;
 use crate::fsm::objects::{Container, DesiredState, Event};
+use crate::fsm::partition;
 use crate::fsm::state::{Place, State};
 use crate::fsm::tally::{Counts, is_ready};
 use crate::ids::{ContainerId, ServiceId};
@@ -49,7 +50,16 @@ impl State {
         }
         let (from, to) = (container.slot, item.slot);
         let occupant = self.containers_of_slot(service_id, to);
-        let other = { occupant }.find(|it| it.occupies()).map(|it| it.id);
+        let other = { occupant }.find(|it| it.occupies());
+        // Its slot is what there must be only one of, and its worker learns of another one late.
+        let is_singleton = |it: &Container| {
+            let spec = self.spec(&it.spec_digest);
+            spec.is_some_and(|spec| partition::replaced_after_ms(spec).is_some())
+        };
+        if is_singleton(container) || other.is_some_and(is_singleton) {
+            return Err(invalid("slot", "a singleton stays in its own"));
+        }
+        let other = other.map(|it| it.id);
         self.set_slot(cx, id, to);
         if let Some(other) = other {
             self.set_slot(cx, other, from);

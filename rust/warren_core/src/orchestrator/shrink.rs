@@ -12,6 +12,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::fsm::partition::replaced_after_ms;
 use crate::fsm::{
     Availability, Container, ContainerState, DesiredState, NodeStatus, Service, State,
 };
@@ -24,8 +25,8 @@ use crate::orchestrator::plan::Slot;
 use crate::orchestrator::reconcile::Turn;
 use crate::pb;
 
-/// A service with more containers than this loses its highest slots: which of so
-/// many go makes little difference to how they are spread, and would take long to find out.
+/// A service with more containers than this loses its highest slots: which of so many go makes
+/// little difference to how they are spread, and would take long to find out.
 pub const CHOSEN_OF_MAX: usize = 65_536;
 
 /// The less use it is of, the earlier it goes.
@@ -82,6 +83,8 @@ impl Shrink {
         let beyond = state.containers_of_service_from(service.id, first).next();
         let few = state.container_count_of_service(service.id) <= CHOSEN_OF_MAX;
         let chooses = few && replicas <= CHOSEN_OF_MAX as u64 && state.feature_level() >= 5;
+        // Singletons stay in their slots.
+        let chooses = chooses && replaced_after_ms(service.container_spec()).is_none();
         (chooses && !service.removing && beyond.is_some()).then(Self::default)
     }
 
