@@ -6,9 +6,10 @@ what the thread itself consumed; percentiles are of single calls by the wall clo
 clock included. Shapes: `one-off`, each container for itself; `replicas`, `--group` alike at once,
 packed, and `replicas-spread`, spread; `constrained`, one-off, kept to one of ten zones and away
 from one node in twenty; `spread`, ten of a service one by one, even over ten zones, at most one on
-a node. Without `--nodes` or `--shape`: a table of all, among them shapes of swarmkit's bench, and
-what the index takes of memory: what the process holds more of, for each node (with a division over
-ten zones and a pool of half of the nodes) and for each container.
+a node; `preempt`, one-off and urgent, on a cluster that is full of what is less urgent.
+Without `--nodes` or `--shape`: a table of all, among them shapes of swarmkit's bench, and what the
+index takes of memory: what the process holds more of, for each node (with a division over ten zones
+and a pool of half of the nodes) and for each container.
 
     python -m benches.placement [--nodes N] [--containers N] [--shape SHAPE] [--group N]
                                 [--json] [--quick] [--save DIR]
@@ -27,13 +28,14 @@ from benches._common import Report, arguments
 from benches._peer import built
 from warren._histogram import Histogram
 
-SHAPES = ("one-off", "replicas", "replicas-spread", "constrained", "spread")
+SHAPES = ("one-off", "replicas", "replicas-spread", "constrained", "spread", "preempt")
 #: Containers a second, and nanoseconds that 99 of 100 calls may take.
 GOALS = {
     "one-off": (3_000_000, 1_000),
     "constrained": (1_000_000, 5_000),
     "spread": (1_000_000, 5_000),
     "replicas": (50_000_000, None),
+    "preempt": (200_000, None),
 }
 #: Bytes in the index for each node, and for each container.
 MEMORY_GOALS = {"node_bytes": 576.0, "container_bytes": 24.0}
@@ -73,6 +75,7 @@ TABLE = (
     *(Case("one-off", nodes, 2_000_000) for nodes in (1_000, 10_000, 100_000)),
     *(Case("constrained", nodes, 1_000_000) for nodes in (1_000, 10_000, 100_000)),
     *(Case("spread", nodes, 500_000) for nodes in (1_000, 10_000, 100_000)),
+    *(Case("preempt", nodes, 200_000) for nodes in (1_000, 10_000, 100_000)),
     *(Case("replicas", nodes, 4_000_000) for nodes in (1_000, 10_000, 100_000)),
     # As swarmkit's own benchmark has them: every task's service has so many.
     Case("one-off", 1_000, 1_000),

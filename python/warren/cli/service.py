@@ -81,6 +81,9 @@ def _slot_row(each: SlotView) -> tuple[str, ...]:
     why = each.reason or ""
     if each.exit_code is not None and str(each.exit_code) not in why:
         why = f"{why}; exit code {each.exit_code}" if why else f"exit code {each.exit_code}"
+    if (loop := each.crash_loop) is not None:
+        failed = f"crash-looping: failed {loop.failures} times since {loop.since}"
+        why = f"{failed}; {why}" if why else failed
     node = each.node or render.short(each.node_id)
     return (
         f"{each.service}.{each.slot}" if each.slot else f"{each.service}.{node}",
@@ -108,4 +111,4 @@ def inspect(settings: Settings, service: str) -> None:
         answer: api_pb2.GetServiceResponse = client.call(
             "GetService", api_pb2.GetServiceRequest(ref=service)
         )
-    render.show(settings, views.service(answer.service))
+    render.show(settings, views.service_detail(answer.service))

@@ -50,6 +50,7 @@ __all__ = [
     "ContainerDetail",
     "ContainerSpecView",
     "ContainerView",
+    "CrashLoopView",
     "DaemonView",
     "DeviceAskView",
     "DeviceShareView",
@@ -59,6 +60,7 @@ __all__ = [
     "ExplainReasonView",
     "ExplainSpreadView",
     "ExplanationView",
+    "HoldView",
     "ImageRemoved",
     "ImageView",
     "Leadership",
@@ -82,6 +84,7 @@ __all__ = [
     "ResourcesView",
     "ScoreView",
     "ServiceChanged",
+    "ServiceDetail",
     "ServiceRemoved",
     "ServiceView",
     "SlotView",
@@ -383,13 +386,32 @@ class ContainerView(Struct, frozen=True):
     devices: list[DeviceShareView]
 
 
+class ServiceDetail(ServiceView, frozen=True):
+    crash_looping: int
+
+
+class HoldView(Struct, frozen=True):
+    service_id: str
+    slot: int
+    resources: ResourcesView
+    victims: list[str]
+    since: str | None
+
+
 class NodeDetail(NodeView, frozen=True):
     assigned: list[ContainerView]
     attributes: dict[str, str]
+    holds: list[HoldView]
 
 
 class ContainerDetail(ContainerView, frozen=True):
     spec: ContainerSpecView
+
+
+class CrashLoopView(Struct, frozen=True):
+    failures: int
+    since: str | None
+    exit_code: int | None
 
 
 class SlotView(Struct, frozen=True):
@@ -410,6 +432,7 @@ class SlotView(Struct, frozen=True):
     started_at: str | None
     finished_at: str | None
     retry_at: str | None
+    crash_loop: CrashLoopView | None
 
 
 class LogLineView(Struct, frozen=True):

@@ -10,13 +10,16 @@ from warren.cli.shapes import (
     ContainerDetail,
     ContainerSpecView,
     ContainerView,
+    CrashLoopView,
     DaemonView,
+    HoldView,
     ImageView,
     MemberView,
     MountView,
     NodeDetail,
     NodeView,
     OvercommitView,
+    ServiceDetail,
     ServiceView,
     SlotView,
 )
@@ -63,6 +66,7 @@ __all__ = [
     "reason",
     "resources",
     "service",
+    "service_detail",
     "slot",
     "time_text",
     "word",
@@ -229,7 +233,17 @@ def node_detail(answer: api_pb2.GetNodeResponse, of_members: Iterable[MemberView
     assigned.sort(key=lambda each: (each.service, each.slot, each.id))
     attributes = dict(sorted(answer.node.attributes.items()))
     fields = _node_fields(answer.node, of_members)
-    return NodeDetail(**fields, assigned=assigned, attributes=attributes)
+    holds = [
+        HoldView(
+            service_id=each.service_id.hex(),
+            slot=each.slot,
+            resources=resources(each.resources),
+            victims=[victim.hex() for victim in each.victims],
+            since=time_text(each.since_ms),
+        )
+        for each in answer.node.node.holds
+    ]
+    return NodeDetail(**fields, assigned=assigned, attributes=attributes, holds=holds)
 
 
 def mount(message: objects_pb2.Mount) -> MountView:
@@ -271,24 +285,32 @@ def _partition(policy: int) -> str:
 
 
 def service(view: api_pb2.ServiceView) -> ServiceView:
+    return ServiceView(**_service_fields(view))
+
+
+def service_detail(view: api_pb2.ServiceView) -> ServiceDetail:
+    return ServiceDetail(**_service_fields(view), crash_looping=view.crash_looping)
+
+
+def _service_fields(view: api_pb2.ServiceView) -> dict[str, Any]:
     record = view.service
     replicated = record.spec.mode == SERVICE_MODE_REPLICATED
-    return ServiceView(
-        id=record.id.hex(),
-        name=record.spec.name,
-        mode=word(ServiceMode, record.spec.mode),
-        replicas=record.spec.replicas if replicated else None,
-        desired=view.desired,
-        running=view.running,
-        version=record.version,
-        removing=record.removing,
-        labels=dict(sorted(record.spec.labels.items())),
-        spec_digest=record.spec_digest.hex(),
-        container=container_spec(record.spec.container),
-        created_at=time_text(record.created_at_ms),
-        updated_at=time_text(record.updated_at_ms),
-        placement=placement(record.spec),
-    )
+    return {
+        "id": record.id.hex(),
+        "name": record.spec.name,
+        "mode": word(ServiceMode, record.spec.mode),
+        "replicas": record.spec.replicas if replicated else None,
+        "desired": view.desired,
+        "running": view.running,
+        "version": record.version,
+        "removing": record.removing,
+        "labels": dict(sorted(record.spec.labels.items())),
+        "spec_digest": record.spec_digest.hex(),
+        "container": container_spec(record.spec.container),
+        "created_at": time_text(record.created_at_ms),
+        "updated_at": time_text(record.updated_at_ms),
+        "placement": placement(record.spec),
+    }
 
 
 def reason(status: objects_pb2.ContainerStatus) -> str | None:
@@ -343,6 +365,17 @@ def container_detail(view: api_pb2.ContainerView) -> ContainerDetail:
     return ContainerDetail(**fields, spec=container_spec(view.spec))
 
 
+def _crash_loop(message: api_pb2.Slot) -> CrashLoopView | None:
+    if not message.HasField("crash_loop"):
+        return None
+    known = message.crash_loop
+    return CrashLoopView(
+        failures=known.failures,
+        since=time_text(known.since_ms),
+        exit_code=known.exit_code if known.exited else None,
+    )
+
+
 def slot(message: api_pb2.Slot, service_view: api_pb2.ServiceView) -> SlotView:
     name = service_view.service.spec.name
     where: dict[str, Any] = {
@@ -356,6 +389,7 @@ def slot(message: api_pb2.Slot, service_view: api_pb2.ServiceView) -> SlotView:
             **_status_fields(message.container),
             container_id=message.container.id.hex(),
             node_id=message.container.node_id.hex(),
+            crash_loop=_crash_loop(message),
         )
     return SlotView(
         **where,
@@ -373,6 +407,7 @@ def slot(message: api_pb2.Slot, service_view: api_pb2.ServiceView) -> SlotView:
         started_at=None,
         finished_at=None,
         retry_at=None,
+        crash_loop=None,
     )
 
 

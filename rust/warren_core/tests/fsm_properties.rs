@@ -20,7 +20,7 @@ const COMMANDS: u64 = 400;
 #[test]
 fn apply_is_total_and_keeps_the_invariants() {
     let (mut binds, mut refusals, mut codes) = (0, 0, BTreeMap::new());
-    let (mut with_ports, mut with_devices) = (0, 0);
+    let (mut with_ports, mut with_devices, mut with_holds) = (0, 0, 0);
     for seed in 0..SEEDS {
         println!("seed {seed}");
         let mut commands = Commands { rng: Rng(seed) };
@@ -50,6 +50,7 @@ fn apply_is_total_and_keeps_the_invariants() {
             with_devices += nodes()
                 .flat_map(|id| replica.state.device_claims(id))
                 .count();
+            with_holds += replica.state.hold_count();
             binds += replica
                 .state
                 .container_count()
@@ -62,8 +63,8 @@ fn apply_is_total_and_keeps_the_invariants() {
         "{binds} binds, {refusals} refusals"
     );
     assert!(
-        with_ports > 200 && with_devices > 60,
-        "{with_ports} with ports, {with_devices} with devices"
+        with_ports > 50 && with_holds > 10 && with_devices > 60,
+        "{with_ports} with ports, {with_devices} with devices, {with_holds} with holds"
     );
     for code in [
         "name_taken",

@@ -24,5 +24,6 @@ macro_rules! scenarios {
 }
 
 scenarios!(
-    services, binding, statuses, replacing, requests, members, levels, hash, nodes, placing, claims
+    services, binding, statuses, replacing, requests, members, levels, hash, nodes, placing,
+    claims, holds, slots
 );

@@ -71,7 +71,7 @@ fn every_service_arrives_when_the_world_calms_down() {
     for seed in 0..60 {
         println!("seed {seed}");
         let mut world = World::new(seed);
-        for _ in 0..150 {
+        for _ in 0..300 {
             match world.rng.below(10) {
                 0 => world.people_change_something(),
                 1 => world.nodes_change_something(),

@@ -3,7 +3,7 @@
 //! Besides the words of the state's scenarios: `lead`, `follow`, `up n1`, `down n1`; `wait 5s`
 //! with a pulse and a sign of life of every node in session a second; `step` prints what is
 //! proposed; `settle` applies what has been, prints what came of it, and reports outcomes;
-//! `run` steps and settles until nothing is left to do now; `pending web`, `progress web`, `stats`.
+//! `run` steps and settles until nothing is left to do now; `pending web`, `loops web`, `progress web`, `stats`.
 
 #[path = "fsm_support/mod.rs"]
 mod support;
@@ -60,9 +60,11 @@ impl World {
             "settle" => return self.settle(),
             "run" => return self.run(),
             "pending" => return self.pending(name),
+            "loops" => return self.loops(name),
             "progress" => return self.progress(name),
             "stats" => return vec![format!("{:?}", self.orchestrator.stats())],
             "show" => return words::show(state),
+            "holds" => return words::show_holds(state),
             "cluster?" | "node?" => return words::execute(&mut self.replica, line),
             _ => return self.command(line),
         }
@@ -174,6 +176,25 @@ impl World {
                 .iter()
                 .map(|item| format!("remove {}", container(&item.container_id)))
                 .collect(),
+            Body::MoveSlots(moves) => {
+                let told = |item: &pb::MoveItem| {
+                    format!("move {} to {}", container(&item.container_id), item.slot)
+                };
+                moves.items.iter().map(told).collect()
+            }
+            Body::Preempt(preempt) => {
+                let each = preempt.items.iter().map(|item| {
+                    let bind = item.bind.as_ref().expect("it is for somebody");
+                    let slot = format!("{}.{}", service(&bind.service_id), bind.slot);
+                    let on = node(&bind.node_id);
+                    let victims: Vec<_> = item.victims.iter().map(|id| container(id)).collect();
+                    match &victims[..] {
+                        [] => format!("keep nothing for {slot}@{on}"),
+                        victims => format!("preempt {} for {slot}@{on}", victims.join(", ")),
+                    }
+                });
+                each.collect()
+            }
             Body::SetNodeStatus(set) => {
                 let status = pb::NodeStatus::try_from(set.status).expect("a status");
                 vec![format!("node {} {status:?}", node(&set.node_id))]
@@ -201,6 +222,22 @@ impl World {
                 format!("{name}.{}{node}: {}", slot.slot, slot.reason)
             })
             .collect()
+    }
+
+    fn loops(&self, name: &str) -> Vec<String> {
+        let service = self.replica.state.resolve_service(name).expect("a service");
+        let loops = self.orchestrator.crash_loops(service).into_iter();
+        let all = self.orchestrator.crash_looping();
+        let told = loops.map(|it| {
+            let exit = it
+                .exit_code
+                .map_or("no".to_owned(), |code| code.to_string());
+            format!(
+                "{name}.{}: {} failures, {exit} exit code, of {all}",
+                it.slot, it.failures
+            )
+        });
+        told.collect()
     }
 
     fn progress(&self, name: &str) -> Vec<String> {
@@ -235,5 +272,5 @@ macro_rules! scenarios {
 
 scenarios!(
     replicated, global, updates, restarts, pending, lost_node, partition, freeze, placing,
-    preferring
+    preferring, preempting, shrinking, crashing, retrying, following
 );

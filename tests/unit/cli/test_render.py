@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -37,6 +38,25 @@ def test_ps_says_what_runs_and_why_not(
         "web.5   -              -      run       pending    -         -     "
         "1 node: not enough memory (asked 1000 GiB)\n"
     )
+
+
+def test_ps_says_what_crashes_again_and_again(ctl: Run, manager: FakeManager) -> None:
+    assert ctl("service", "create", "web", "--image=tiny:1").code == 0
+    looping = slot(1, objects_pb2.CONTAINER_STATE_PENDING, attempt=4, exited=True, exit_code=7)
+    looping.crash_loop.failures = 3
+    looping.crash_loop.since_ms = CREATED_AT_MS
+    looping.crash_loop.exited = True
+    looping.crash_loop.exit_code = 7
+    manager.slots = [looping, slot(2, objects_pb2.CONTAINER_STATE_RUNNING)]
+    since = "2026-01-01T00:00:00.000Z"
+    (_, first, second) = ctl("service", "ps", "web").out.splitlines()
+    assert first.endswith(f"crash-looping: failed 3 times since {since}; exited with code 7")
+    assert "crash" not in second
+    shown = json.loads(ctl("service", "ps", "web", "--format=json").out)
+    assert [it["crash_loop"] for it in shown] == [
+        {"failures": 3, "since": since, "exit_code": 7},
+        None,
+    ]
 
 
 def test_nodes(ctl: Run, manager: FakeManager) -> None:

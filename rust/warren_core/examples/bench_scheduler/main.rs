@@ -2,7 +2,7 @@
 //! standard output; benches/README.md says what it means.
 //!
 //!     cargo run --release --example bench_scheduler -- placement [--nodes N] [--containers N]
-//!         [--shape one-off|replicas|replicas-spread|constrained|spread]
+//!         [--shape one-off|replicas|replicas-spread|constrained|spread|preempt]
 //!         [--group N] [--seed N]
 //!     cargo run --release --example bench_scheduler -- density [--nodes N] [--mix equal|four]
 //!         [--seeds N] [--policies all|ours]
@@ -20,6 +20,7 @@ mod memory;
 mod mix;
 mod placement;
 mod policies;
+mod preempting;
 
 use std::collections::BTreeMap;
 

@@ -15,6 +15,7 @@ use warren_core::ids::{NodeId, ServiceId};
 use warren_core::scheduler::{Ask, Balance, Division, NodeSet, Placed, Rules, Scheduler, Strategy};
 
 use crate::mix::{self, Random};
+use crate::preempting;
 
 /// Containers of a service that is placed one by one, spread over zones.
 const SPREAD_REPLICAS: u64 = 10;
@@ -42,6 +43,8 @@ pub enum Shape {
     /// Ten of a service one by one, at most one on a node, even over ten zones, away from one
     /// node in twenty.
     Spread,
+    /// One-off, on a cluster that is full of what is less urgent.
+    Preempt,
 }
 
 impl FromStr for Shape {
@@ -54,6 +57,7 @@ impl FromStr for Shape {
             "replicas-spread" => Ok(Self::ReplicasSpread),
             "constrained" => Ok(Self::Constrained),
             "spread" => Ok(Self::Spread),
+            "preempt" => Ok(Self::Preempt),
             other => Err(format!("no shape {other}")),
         }
     }
@@ -69,9 +73,12 @@ pub struct Case {
 }
 
 pub fn run(case: &Case) {
+    if case.shape == Shape::Preempt {
+        return preempting::run(case);
+    }
     let mut bench = Bench::new(case);
     bench.place_all(case);
-    bench.print(case);
+    bench.figures.print(case);
 }
 
 /// A label: the division by its values, and for each value its nodes, with a pool of their own.
@@ -89,14 +96,20 @@ struct Bench {
     placed: VecDeque<(NodeId, u32, Resources)>,
     used: (u64, u64),
     total: (u64, u64),
-    latencies_ns: Vec<u32>,
+    figures: Figures,
+}
+
+/// What was measured.
+#[derive(Default)]
+pub struct Figures {
+    pub latencies_ns: Vec<u32>,
     /// Of calls that are not timed singly.
-    batch_ns: u64,
-    batch_decided: u64,
-    decided: u64,
-    refused: u64,
-    release_ns: u64,
-    released: u64,
+    pub batch_ns: u64,
+    pub batch_decided: u64,
+    pub decided: u64,
+    pub refused: u64,
+    pub release_ns: u64,
+    pub released: u64,
 }
 
 impl Bench {
@@ -116,13 +129,10 @@ impl Bench {
             placed: VecDeque::new(),
             used: (0, 0),
             total,
-            latencies_ns: Vec::with_capacity(case.containers as usize),
-            batch_ns: 0,
-            batch_decided: 0,
-            decided: 0,
-            refused: 0,
-            release_ns: 0,
-            released: 0,
+            figures: Figures {
+                latencies_ns: Vec::with_capacity(case.containers as usize),
+                ..Figures::default()
+            },
         }
     }
 
@@ -137,7 +147,7 @@ impl Bench {
             BATCH
         };
         let mut singly = false;
-        while self.decided + self.refused < case.containers {
+        while self.figures.decided + self.figures.refused < case.containers {
             let asks = self.draw(case, batch);
             if case.shape == Shape::Spread {
                 self.services(&asks, singly, &mut answer);
@@ -191,7 +201,9 @@ impl Bench {
             if singly {
                 let began = Instant::now();
                 self.scheduler.place_into(&ask, answer);
-                self.latencies_ns.push(began.elapsed().as_nanos() as u32);
+                self.figures
+                    .latencies_ns
+                    .push(began.elapsed().as_nanos() as u32);
             } else {
                 self.scheduler.place_into(&ask, answer);
             }
@@ -205,11 +217,11 @@ impl Bench {
         }
         let took_ns = thread_ns() - began;
         if !singly {
-            self.batch_ns += took_ns;
+            self.figures.batch_ns += took_ns;
             let placed = answers
                 .iter()
                 .map(|(_, _, refused)| u64::from(count - refused));
-            self.batch_decided += placed.sum::<u64>();
+            self.figures.batch_decided += placed.sum::<u64>();
         }
         for (asked, (bind, binds, refused)) in asks.iter().zip(answers) {
             let binds = if bind.1 > 0 { vec![bind] } else { binds };
@@ -242,12 +254,14 @@ impl Bench {
                 if singly {
                     let began = Instant::now();
                     self.scheduler.place_into(&ask, answer);
-                    self.latencies_ns.push(began.elapsed().as_nanos() as u32);
+                    self.figures
+                        .latencies_ns
+                        .push(began.elapsed().as_nanos() as u32);
                 } else {
                     let began = thread_ns();
                     self.scheduler.place_into(&ask, answer);
-                    self.batch_ns += thread_ns() - began;
-                    self.batch_decided += u64::from(1 - answer.refused);
+                    self.figures.batch_ns += thread_ns() - began;
+                    self.figures.batch_decided += u64::from(1 - answer.refused);
                 }
                 for (id, count) in &answer.binds {
                     *spread.entry(*id).or_insert(0) += count;
@@ -259,10 +273,10 @@ impl Bench {
     }
 
     fn note(&mut self, answer: &Placed, resources: Resources) {
-        self.refused += u64::from(answer.refused);
+        self.figures.refused += u64::from(answer.refused);
         for (id, count) in &answer.binds {
             let many = u64::from(*count);
-            self.decided += many;
+            self.figures.decided += many;
             self.used.0 += resources.cpu_milli * many;
             self.used.1 += resources.memory_bytes * many;
             self.placed.push_back((*id, *count, resources));
@@ -286,14 +300,16 @@ impl Bench {
             for _ in 0..count {
                 self.scheduler.release(id, resources);
             }
-            self.release_ns += began.elapsed().as_nanos() as u64;
-            self.released += u64::from(count);
+            self.figures.release_ns += began.elapsed().as_nanos() as u64;
+            self.figures.released += u64::from(count);
             self.used.0 -= resources.cpu_milli * u64::from(count);
             self.used.1 -= resources.memory_bytes * u64::from(count);
         }
     }
+}
 
-    fn print(&mut self, case: &Case) {
+impl Figures {
+    pub fn print(&mut self, case: &Case) {
         self.latencies_ns.sort_unstable();
         let at = |share: f64| {
             let rank = (self.latencies_ns.len() as f64 * share).ceil() as usize;
@@ -392,7 +408,7 @@ fn buckets(latencies_ns: &[u32]) -> String {
     each.collect::<Vec<_>>().join(", ")
 }
 
-fn thread_ns() -> u64 {
+pub fn thread_ns() -> u64 {
     let now = clock_gettime(ClockId::ThreadCPUTime);
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }

@@ -357,6 +357,8 @@ pub struct Status {
     pub feature_level: u32,
     /// Nothing is replaced: too many workers were lost at once.
     pub frozen: bool,
+    /// Slots whose containers crash again and again; on the leader.
+    pub crash_looping: usize,
     pub peers: peer::Stats,
     pub transfers: Transfers,
     pub forwards: forwarding::Stats,

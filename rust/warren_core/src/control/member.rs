@@ -178,6 +178,7 @@ impl Member {
             open_calls,
             feature_level: self.state.feature_level(),
             frozen: self.state.freeze().is_some(),
+            crash_looping: self.orchestrator.crash_looping(),
             peers: self.peers.stats(),
             transfers: Transfers {
                 sending: self.snapshots.sending.len(),

@@ -9,9 +9,9 @@ use super::{events, explaining, planning};
 use crate::error::Error;
 use crate::fsm::placement::Attribute;
 use crate::fsm::{Container, ContainerState, DesiredState, Node, NodeStatus, Resources, Service};
-use crate::fsm::{State, tally};
+use crate::fsm::{State, is_wanted, tally};
 use crate::ids::{Index, MemberId, NodeId, ServiceId, Term};
-use crate::orchestrator::{Decision, PendingSlot};
+use crate::orchestrator::{CrashLoop, Decision, PendingSlot, made_room};
 use crate::pb;
 
 /// A read that looks at no more than so many is answered where it stands: handing it to another
@@ -28,6 +28,8 @@ pub struct LeaderView {
     pub applied_index: Index,
     /// Slots of the service asked for that have no container, and why.
     pub pending: Vec<PendingSlot>,
+    /// Slots of the service asked for that are crash-looping.
+    pub loops: Vec<CrashLoop>,
     /// The state may be old.
     pub stale: bool,
     /// A change of voters is under way.
@@ -85,7 +87,8 @@ pub(super) fn answer_small(
             let request: pb::GetServiceRequest = decode(body).ok()?;
             let service = find_service(state, &request.r#ref).ok()?;
             let containers = state.container_count_of_service(service.id);
-            (containers <= SMALL_OBJECTS_MAX).then(|| get_service(state, service).encode_to_vec())
+            (containers <= SMALL_OBJECTS_MAX)
+                .then(|| get_service(state, view, service).encode_to_vec())
         }
         _ => None,
     }
@@ -115,7 +118,7 @@ fn answer(state: &State, view: &LeaderView, method: Method, body: &[u8]) -> Resu
         Method::GetService => {
             let request: pb::GetServiceRequest = decode(body)?;
             let service = find_service(state, &request.r#ref)?;
-            get_service(state, service).encode_to_vec()
+            get_service(state, view, service).encode_to_vec()
         }
         Method::ListMembers => list_members(state, view).encode_to_vec(),
         Method::ListSlots => list_slots(state, view, &decode(body)?)?.encode_to_vec(),
@@ -232,11 +235,16 @@ fn service_view(state: &State, service: &Service) -> pb::ServiceView {
         service: Some(service.into()),
         desired: tally.desired,
         running: tally.running,
+        crash_looping: 0,
     }
 }
 
-fn get_service(state: &State, service: &Service) -> pb::GetServiceResponse {
-    let service = Some(service_view(state, service));
+fn get_service(state: &State, view: &LeaderView, service: &Service) -> pb::GetServiceResponse {
+    let crash_looping = view.loops.len() as u32;
+    let service = Some(pb::ServiceView {
+        crash_looping,
+        ..service_view(state, service)
+    });
     pb::GetServiceResponse { service }
 }
 
@@ -260,10 +268,11 @@ fn list_slots(
         .filter(|container| request.all || container.desired == DesiredState::Run)
         .map(|container| pb::Slot {
             slot: container.slot,
-            container: Some(container.into()),
+            container: Some(shown(state, container)),
             node_name: node_name(state, container.node),
             pending_reason: String::new(),
             node_id: container.node.to_vec(),
+            crash_loop: crash_loop(service, view, container),
         })
         .collect();
     slots.extend(view.pending.iter().map(|pending| {
@@ -276,6 +285,7 @@ fn list_slots(
                 .unwrap_or_default(),
             pending_reason: pending.reason.to_string(),
             node_id: pending.node.map(NodeId::to_vec).unwrap_or_default(),
+            crash_loop: None,
         }
     }));
     slots.sort_by_cached_key(|slot| {
@@ -302,9 +312,36 @@ fn node_name(state: &State, id: NodeId) -> String {
         .unwrap_or_default()
 }
 
+fn crash_loop(
+    service: &Service,
+    view: &LeaderView,
+    container: &Container,
+) -> Option<pb::CrashLoop> {
+    let node = service.is_global().then_some(container.node);
+    let mut loops = view.loops.iter().filter(|_| is_wanted(service, container));
+    let known = loops.find(|it| (it.slot, it.node) == (container.slot, node))?;
+    Some(pb::CrashLoop {
+        failures: known.failures,
+        since_ms: known.since_ms,
+        exit_code: known.exit_code.unwrap_or_default(),
+        exited: known.exit_code.is_some(),
+    })
+}
+
+/// With what it says of its state, if that is not all there is to say.
+fn shown(state: &State, container: &Container) -> pb::Container {
+    let mut shown = pb::Container::from(container);
+    let hold = state.preempted_for(container);
+    let said = hold.and_then(|hold| made_room(state, container, hold));
+    if let Some((status, said)) = shown.status.as_mut().zip(said) {
+        status.message = said;
+    }
+    shown
+}
+
 fn container_view(state: &State, container: &Container) -> pb::ContainerView {
     pb::ContainerView {
-        container: Some(container.into()),
+        container: Some(shown(state, container)),
         node_name: node_name(state, container.node),
         spec: None,
     }

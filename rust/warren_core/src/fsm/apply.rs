@@ -179,6 +179,8 @@ impl State {
             Body::UpdateClusterSettings(c) => self.update_cluster_settings(context, c),
             Body::FreezeReplacement(c) => self.freeze_replacement(context, c),
             Body::UpdateNode(c) => self.update_node(context, c),
+            Body::Preempt(c) => self.preempt(context, c),
+            Body::MoveSlots(c) => self.move_slots(context, c),
         }
     }
 
@@ -328,6 +330,7 @@ impl State {
             service.updated_at_ms = time_ms;
         });
         cx.events.push(Event::Service { id, gone: false });
+        self.end_unwanted_holds(cx, id);
         Ok(pb::UpdateServiceResponse { version }.encode_to_vec())
     }
 
@@ -341,6 +344,7 @@ impl State {
                 service.updated_at_ms = time_ms;
             });
             cx.events.push(Event::Service { id, gone: false });
+            self.end_unwanted_holds(cx, id);
         }
         Ok(pb::RemoveServiceResponse {}.encode_to_vec())
     }
@@ -378,6 +382,7 @@ impl State {
             labels: known.map(|node| node.labels.clone()).unwrap_or_default(),
             taints: known.map(|node| node.taints.clone()).unwrap_or_default(),
             drain: known.and_then(|node| node.drain),
+            holds: known.map(|node| node.holds.clone()).unwrap_or_default(),
         };
         if known != Some(&node) {
             self.put_node(node);

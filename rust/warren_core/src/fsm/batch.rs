@@ -22,7 +22,7 @@ pub const BATCH_ITEMS_MAX: usize = 4096;
 /// Of an item that was applied, in its answer.
 const ITEM_RESULT_BYTES: usize = 22;
 
-type Judged = Result<ContainerId>;
+pub(super) type Judged = Result<ContainerId>;
 
 impl State {
     pub(super) fn bind(&mut self, cx: &mut Context, command: &pb::Bind) -> Result<Vec<u8>> {
@@ -63,14 +63,18 @@ impl State {
         }
         judge_service(service, item)?;
         let replaced = self.judge_slot(service, node, item)?;
-        judge_node(service, node, self.free(row))?;
+        let own = (!node.holds.is_empty()).then_some((service_id, item.slot));
+        judge_node(service, node, self.free(row, own))?;
         judge_count(service, row, replaced)?;
         let devices = match self.feature_level() {
             // Older releases do not know them.
             ..4 => &[],
             _ => &item.devices[..],
         };
-        row.claims.judge(service, node, devices)?;
+        match own {
+            None => row.claims.judge(service, node, devices)?,
+            own => self.claimed(row, own).judge(service, node, devices)?,
+        }
         let container = Container {
             id,
             service: service_id,
@@ -91,6 +95,10 @@ impl State {
         // Its service has the spec too, so that there is nothing to copy.
         let no_need = || unreachable!("the service has it");
         self.insert_container(container, service_at, node_at, no_need);
+        if !self.holds.is_empty() {
+            let global = (item.slot == 0).then_some(node_id);
+            self.end_hold(cx, service_id, item.slot, global);
+        }
         cx.events.push(Event::Container {
             id,
             service: service_id,
@@ -100,13 +108,15 @@ impl State {
         Ok(id)
     }
 
-    fn free(&self, row: &NodeRow) -> Resources {
-        self.allocatable(&row.node).saturating_sub(row.allocated)
+    /// What the slot `own` could have of it.
+    fn free(&self, row: &NodeRow, own: Option<(ServiceId, u64)>) -> Resources {
+        let free = self.allocatable(&row.node).saturating_sub(row.allocated);
+        free.saturating_sub(row.set_aside(own))
     }
 
     /// The slot is free but for what the item replaces: a terminal container, or one whose node
     /// is down.
-    fn judge_slot(
+    pub(super) fn judge_slot(
         &self,
         service: &Service,
         node: &Node,
@@ -242,7 +252,12 @@ impl State {
     }
 
     /// Changes a container and says so; deletes its record if that was the last thing to wait for.
-    fn change(&mut self, cx: &mut Context, place: Place, change: impl FnOnce(&mut Container)) {
+    pub(super) fn change(
+        &mut self,
+        cx: &mut Context,
+        place: Place,
+        change: impl FnOnce(&mut Container),
+    ) {
         let container = self.update_container(place, change);
         let (id, service, node) = (container.id, container.service, container.node);
         let gone = container.status.removed && container.desired == DesiredState::Remove;
@@ -297,7 +312,7 @@ impl Status {
     }
 }
 
-fn judge_service(service: &Service, item: &pb::BindItem) -> Result<()> {
+pub(super) fn judge_service(service: &Service, item: &pb::BindItem) -> Result<()> {
     if service.removing {
         return Err(Error::Removing {
             name: service.name.to_string(),
@@ -319,7 +334,7 @@ fn judge_service(service: &Service, item: &pb::BindItem) -> Result<()> {
     }
 }
 
-fn judge_node(service: &Service, node: &Node, free: Resources) -> Result<()> {
+pub(super) fn judge_node(service: &Service, node: &Node, free: Resources) -> Result<()> {
     if let Some(why) = node.refusal() {
         return Err(Error::NodeNotEligible { why });
     }
@@ -341,7 +356,11 @@ fn judge_node(service: &Service, node: &Node, free: Resources) -> Result<()> {
 }
 
 /// O(containers of the node), for services that limit how many they have on one.
-fn judge_count(service: &Service, row: &NodeRow, replaced: Option<ContainerId>) -> Result<()> {
+pub(super) fn judge_count(
+    service: &Service,
+    row: &NodeRow,
+    replaced: Option<ContainerId>,
+) -> Result<()> {
     let most = service.rules.max_replicas_per_node as usize;
     if most == 0 {
         return Ok(());
@@ -359,7 +378,7 @@ fn judge_count(service: &Service, row: &NodeRow, replaced: Option<ContainerId>) 
     })
 }
 
-fn bounded<T>(items: &[T]) -> Result<&[T]> {
+pub(super) fn bounded<T>(items: &[T]) -> Result<&[T]> {
     if items.len() <= BATCH_ITEMS_MAX {
         Ok(items)
     } else {
@@ -368,7 +387,7 @@ fn bounded<T>(items: &[T]) -> Result<&[T]> {
 }
 
 /// The encoded [`pb::BatchResult`], item by item.
-fn answer(judged: impl Iterator<Item = Judged>) -> Vec<u8> {
+pub(super) fn answer(judged: impl Iterator<Item = Judged>) -> Vec<u8> {
     let mut response = Vec::with_capacity(judged.size_hint().0 * ITEM_RESULT_BYTES);
     let mut item = Vec::with_capacity(ITEM_RESULT_BYTES);
     for judged in judged {

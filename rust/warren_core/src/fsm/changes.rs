@@ -9,6 +9,7 @@ use imbl::ordmap::Entry;
 
 use crate::fsm::claims::Claims;
 use crate::fsm::hash;
+use crate::fsm::holds::Hold;
 use crate::fsm::objects::{Container, Node, Resources, Service};
 use crate::fsm::state::{NodeRow, Place, Record, ServiceRow, SpecRow, State};
 use crate::fsm::table::{Handle, Table};
@@ -63,7 +64,11 @@ impl State {
     }
 
     /// O(1), but O(containers of the node) where it becomes ready or is no longer.
-    pub(super) fn put_node(&mut self, node: Node) {
+    pub(super) fn put_node(&mut self, mut node: Node) {
+        if !node.holds.is_empty() && !node.accepts_work() {
+            node.holds = Arc::default();
+        }
+        self.note_holds(&node);
         self.sum.add(hash::node(&node));
         self.accepting_nodes += u32::from(node.accepts_work());
         self.tainted_nodes += u32::from(node.is_tainted());
@@ -101,10 +106,23 @@ impl State {
             row.containers.is_empty(),
             "a node goes after its containers"
         );
+        for hold in row.node.holds.iter() {
+            self.holds.remove(&(hold.service, hold.slot, id));
+        }
         self.sum.take(hash::node(&row.node));
         self.accepting_nodes -= u32::from(row.node.accepts_work());
         self.tainted_nodes -= u32::from(row.node.is_tainted());
         self.workers.take(&row.node);
+    }
+
+    /// Before the node is put.
+    fn note_holds(&mut self, node: &Node) {
+        let key = |node: NodeId| move |hold: &Hold| (hold.service, hold.slot, node);
+        let before = self.node(node.id).map(|known| known.holds.clone());
+        for hold in before.unwrap_or_default().iter().map(key(node.id)) {
+            self.holds.remove(&hold);
+        }
+        self.holds.extend(node.holds.iter().map(key(node.id)));
     }
 
     /// Its containers count for their services as on a node that `is` ready or not.

@@ -215,7 +215,7 @@ impl State {
     ) -> Option<String> {
         let refusal = || {
             let row = self.node_row(node.id)?;
-            let mut claims = row.claims.clone();
+            let mut claims = self.claimed(row, None);
             if !outgoing.is_terminal() {
                 let held = self.spec(&outgoing.spec_digest);
                 let ports = held.map_or(&[][..], |spec| &spec.host_ports);
@@ -232,7 +232,7 @@ impl State {
             return None;
         }
         let row = self.node_row(node)?;
-        row.claims.refusal(service, &row.node)
+        self.claimed(row, None).refusal(service, &row.node)
     }
 
     /// Every port that is taken, and every kind of device that is missing.
@@ -263,15 +263,18 @@ impl State {
             return Some(Vec::new());
         }
         let row = self.node_row(node)?;
-        row.claims.choose(asks, &row.node).ok()
+        self.claimed(row, None).choose(asks, &row.node).ok()
     }
 
-    /// Thousandths that are held of each device of the node, by kind and number.
+    /// Thousandths that are held of each device of the node, by kind and number: first by containers,
+    /// then what is kept for those that preempt.
     pub fn device_claims(&self, node: NodeId) -> impl Iterator<Item = (&str, u32, u32)> {
         let row = self.node_row(node).into_iter();
         row.flat_map(|row| {
             let held = row.claims.devices.iter();
-            held.map(|((kind, number), milli)| (kind.as_str(), *number, *milli))
+            let held = held.map(|((kind, number), milli)| (kind.as_str(), *number, *milli));
+            let kept = row.node.holds.iter().flat_map(|hold| &hold.devices);
+            held.chain(kept.map(|share| (share.kind.as_str(), share.number, share.milli)))
         })
     }
 

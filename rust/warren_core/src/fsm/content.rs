@@ -16,6 +16,7 @@ fn level_of(body: &Body) -> u32 {
         | Body::UpdateClusterSettings(_)
         | Body::FreezeReplacement(_) => 3,
         Body::UpdateNode(_) => 4,
+        Body::Preempt(_) | Body::MoveSlots(_) => 5,
         _ => 1,
     }
 }

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
+use crate::fsm::holds::Hold;
 use crate::fsm::objects::{
     Cluster, Container, ContainerState, DesiredState, Drain, Member, Node, Resources, Revision,
     Service, Status,
@@ -319,6 +320,7 @@ impl From<&Node> for pb::Node {
             taints: (*n.taints).clone(),
             drain_deadline_ms: n.drain.map_or(0, |drain| drain.deadline_ms),
             drain_overdue: n.drain.is_some_and(|drain| drain.overdue),
+            holds: n.holds.iter().map(Into::into).collect(),
         }
     }
 }
@@ -349,6 +351,38 @@ impl TryFrom<pb::Node> for Node {
                 deadline_ms: n.drain_deadline_ms,
                 overdue: n.drain_overdue,
             }),
+            holds: Arc::new(n.holds.iter().map(Hold::try_from).collect::<Result<_>>()?),
+        })
+    }
+}
+
+impl From<&Hold> for pb::Hold {
+    fn from(h: &Hold) -> Self {
+        Self {
+            service_id: h.service.to_vec(),
+            slot: h.slot,
+            spec_digest: h.spec_digest.0.to_vec(),
+            resources: Some(h.resources.into()),
+            devices: h.devices.clone(),
+            victims: h.victims.iter().map(|id| id.to_vec()).collect(),
+            since_ms: h.since_ms,
+        }
+    }
+}
+
+impl TryFrom<&pb::Hold> for Hold {
+    type Error = Error;
+
+    fn try_from(h: &pb::Hold) -> Result<Self> {
+        let victims = h.victims.iter().map(|id| ContainerId::from_slice(id));
+        Ok(Self {
+            service: ServiceId::from_slice(&h.service_id)?,
+            slot: h.slot,
+            spec_digest: spec_digest(&h.spec_digest)?,
+            resources: h.resources.unwrap_or_default().into(),
+            devices: h.devices.clone(),
+            victims: victims.collect::<Result<_>>()?,
+            since_ms: h.since_ms,
         })
     }
 }

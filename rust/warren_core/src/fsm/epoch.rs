@@ -109,6 +109,7 @@ impl State {
             labels: Arc::default(),
             taints: Arc::default(),
             drain: None,
+            holds: Arc::default(),
         });
         self.put_node(Node {
             manager: true,

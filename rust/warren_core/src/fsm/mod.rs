@@ -24,6 +24,8 @@
 //! | `epoch` | how a state goes on with one member alone |
 //! | `resolve` | what people type → ids and digests |
 //! | `apart` | where a service may not go because of what is there |
+//! | `holds` | room that is kept for a container which preempts others |
+//! | `slots` | containers that change their slots |
 //! | `claims` | ports and devices that containers hold on a node |
 //! | `tally` | how far a service is from what is wanted |
 //! | `hash` | one number for the whole state |
@@ -43,6 +45,7 @@ mod description;
 mod drain;
 mod epoch;
 mod hash;
+mod holds;
 mod labels;
 mod members;
 mod nodes;
@@ -55,6 +58,7 @@ mod refusals;
 mod requests;
 mod resolve;
 pub mod settings;
+mod slots;
 pub mod snapshot;
 mod state;
 mod table;
@@ -70,6 +74,7 @@ pub use description::clip as clip_description;
 pub use drain::{DRAIN_LEVEL, check_drain};
 pub use epoch::Survivor;
 pub use hash::StateHash;
+pub use holds::{HOLD_VICTIMS_MAX, HOLDS_PER_NODE_MAX, Hold};
 pub use labels::{NODE_LABELS_MAX, check_node_update};
 pub use members::{MEMBERS_MAX, REMOVED_MEMBERS_MAX};
 pub use nodes::REMOVED_NODES_MAX;

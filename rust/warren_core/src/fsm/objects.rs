@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::fsm::holds::Hold;
 use crate::fsm::placement::Rules;
 use crate::fsm::settings::{Freeze, Settings};
 use crate::ids::{ClusterId, ContainerId, MemberId, NodeId, ServiceId, SpecDigest};
@@ -209,6 +210,8 @@ pub struct Node {
     pub taints: Arc<Vec<pb::Taint>>,
     /// While it is drained by a certain time.
     pub drain: Option<Drain>,
+    /// The oldest first; none while it takes no containers.
+    pub holds: Arc<Vec<Hold>>,
 }
 
 /// By when a drain ends.

@@ -9,7 +9,7 @@
 
 use std::sync::Arc;
 
-use imbl::OrdMap;
+use imbl::{OrdMap, OrdSet};
 
 use crate::fsm::claims::Claims;
 use crate::fsm::hash::{Element, Sum};
@@ -47,6 +47,8 @@ pub struct State {
     pub(super) node_ids: OrdMap<NodeId, Handle>,
     pub(super) container_ids: OrdMap<ContainerId, Place>,
     pub(super) specs: OrdMap<SpecDigest, SpecRow>,
+    /// Slots that room is kept for, and where.
+    pub(super) holds: OrdSet<(ServiceId, u64, NodeId)>,
     pub(super) by_state: [u64; CONTAINER_STATES],
     /// Nodes that accept work.
     pub(super) accepting_nodes: u32,

@@ -261,6 +261,18 @@ fn render_orchestration(view: &View, metrics: &Metrics, page: &mut Page) {
         "Placements that failed.",
         stats.failed,
     );
+    page.counter(
+        "warren_containers_preempted_total",
+        "Containers that had to make room for others of a higher priority.",
+        stats.preempted,
+    );
+    page.gauge(
+        "warren_containers_crash_looping",
+        "Slots whose containers crash again and again.",
+        view.status
+            .as_ref()
+            .map_or(0, |status| status.crash_looping as u64),
+    );
     page.histogram(
         "warren_reconciliation_duration_seconds",
         "One pass over what is dirty.",

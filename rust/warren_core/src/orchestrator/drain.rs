@@ -163,9 +163,16 @@ impl Orchestrator {
             state,
             service,
             spread: &spread,
+            avoided: &pass.avoided,
             count: count as u32,
         };
         let placed = asking::place(&self.asking, &mut self.scheduler, &placement);
+        // Devices are chosen when they are bound: what counts here is that there is room.
+        for (node, shares) in &placed.devices {
+            for shares in shares {
+                self.scheduler.release_devices(*node, shares);
+            }
+        }
         let resources = service.resources();
         let binds = placed.binds.into_iter();
         let binds = binds.map(|(node, count)| (node, resources, count));
@@ -195,6 +202,7 @@ impl Orchestrator {
             state,
             service,
             spread: &spread,
+            avoided: &pass.avoided,
             count: 1,
         });
         let why: Arc<str> = format!("stays on a node that is being drained: {why}").into();

@@ -26,11 +26,33 @@ pub(super) struct Bound {
     pub since_ms: u64,
 }
 
+/// A preemption that was proposed.
+#[derive(Clone, Debug)]
+pub(super) struct Preempting {
+    pub service: ServiceId,
+    pub slot: Slot,
+    pub node: NodeId,
+    pub victims: Vec<ContainerId>,
+    /// Held by the scheduler; `None` where a hold is to end.
+    pub set_aside: Option<Resources>,
+}
+
+/// A container that is to change its slot.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Moving {
+    pub service: ServiceId,
+    pub container: ContainerId,
+    pub node: NodeId,
+    pub to: Slot,
+}
+
 /// What a proposal is about; items in the order of the command's.
 #[derive(Clone, Debug)]
 pub(super) enum Subject {
     Binds(Vec<Bound>),
     Desired(Vec<(ContainerId, ServiceId)>),
+    Preempt(Vec<Preempting>),
+    Moves(Vec<Moving>),
     Forget(ServiceId),
     Node(NodeId),
     Freeze,
@@ -45,6 +67,7 @@ pub(super) struct InFlight {
     services: BTreeSet<ServiceId>,
     nodes: BTreeSet<NodeId>,
     freeze: bool,
+    preempting: usize,
 }
 
 impl InFlight {
@@ -57,6 +80,18 @@ impl InFlight {
                     .extend(binds.iter().map(|b| ((b.service, b.slot), b.node)));
             }
             Subject::Desired(items) => self.containers.extend(items.iter().map(|item| item.0)),
+            Subject::Moves(moves) => {
+                self.containers.extend(moves.iter().map(|it| it.container));
+                let slots = moves.iter().map(|it| ((it.service, it.to), it.node));
+                self.slots.extend(slots);
+            }
+            Subject::Preempt(items) => {
+                self.preempting += items.len();
+                for item in items {
+                    self.slots.insert((item.service, item.slot), item.node);
+                    self.containers.extend(&item.victims);
+                }
+            }
             Subject::Forget(service) => {
                 self.services.insert(*service);
             }
@@ -81,6 +116,20 @@ impl InFlight {
             Subject::Desired(items) => {
                 for (container, _) in items {
                     self.containers.remove(container);
+                }
+            }
+            Subject::Moves(moves) => {
+                for it in moves {
+                    self.containers.remove(&it.container);
+                    self.slots.remove(&(it.service, it.to));
+                }
+            }
+            Subject::Preempt(items) => {
+                self.preempting -= items.len();
+                for item in items {
+                    self.slots.remove(&(item.service, item.slot));
+                    let victims = item.victims.iter();
+                    victims.for_each(|id| _ = self.containers.remove(id));
                 }
             }
             Subject::Forget(service) => {
@@ -117,6 +166,11 @@ impl InFlight {
 
     pub fn has_container(&self, container: ContainerId) -> bool {
         self.containers.contains(&container)
+    }
+
+    /// Slots whose preemption is on its way.
+    pub fn preempting(&self) -> usize {
+        self.preempting
     }
 
     pub fn has_service(&self, service: ServiceId) -> bool {

@@ -1,28 +1,35 @@
-//! What is worth looking at: now (dirty), or at a certain time.
+//! What is worth looking at: now (dirty), or at a certain time. The more urgent comes first, by the
+//! priority of the service, so that room which was given back goes to who needs it most.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
 
+use crate::fsm::placement::PRIORITY_DEFAULT;
 use crate::ids::ServiceId;
 use crate::orchestrator::budget::Meter;
 
+/// Where a service stands in line: by priority, then first come first served.
+type Turn = (Reverse<u32>, i64);
+
 /// Services that were marked for what happened to them go before one of those that only hope for
 /// room: there may be any number of these, each costs a look at every node, and mostly nothing
-/// comes of it.
+/// comes of it. One that hopes and is more urgent waits for none of them.
 const BEFORE_HOPEFUL: u32 = 8;
 
-/// Invariants: `queue` and `dirty` hold the same services, first come first served; so do `hopeful`
-/// and `hopes`, and none of them is in both; `timers` and `due` hold the same pairs, at most one a
-/// service.
+/// Invariants: `queue` and `dirty` hold the same services; so do `hopeful` and `hopes`, and none of
+/// them is in both; `timers` and `due` hold the same pairs, at most one a service; `urgencies` has
+/// only what is not the default.
 #[derive(Debug, Default)]
 pub(super) struct Marks {
-    queue: VecDeque<ServiceId>,
-    dirty: BTreeSet<ServiceId>,
-    /// By the order that they came in.
-    hopeful: BTreeMap<u64, ServiceId>,
-    hopes: BTreeMap<ServiceId, u64>,
-    next_hope: u64,
+    queue: BTreeMap<Turn, ServiceId>,
+    dirty: BTreeMap<ServiceId, Turn>,
+    hopeful: BTreeMap<Turn, ServiceId>,
+    hopes: BTreeMap<ServiceId, Turn>,
     /// Taken of `queue` since the last of `hopeful`.
     taken: u32,
+    urgencies: BTreeMap<ServiceId, u32>,
+    /// The last number that was given out at the end of the line.
+    last: i64,
     timers: BTreeSet<(u64, ServiceId)>,
     due: BTreeMap<ServiceId, u64>,
 }
@@ -30,43 +37,72 @@ pub(super) struct Marks {
 impl Marks {
     pub fn mark(&mut self, service: ServiceId) {
         self.hope_no_more(service);
-        if self.dirty.insert(service) {
-            self.queue.push_back(service);
+        if !self.dirty.contains_key(&service) {
+            let turn = self.turn(service);
+            self.stand(turn, service);
         }
     }
 
     /// It waits for room, and there is some.
     pub fn mark_hopeful(&mut self, service: ServiceId) {
-        if !self.dirty.contains(&service) && !self.hopes.contains_key(&service) {
-            self.hopes.insert(service, self.next_hope);
-            self.hopeful.insert(self.next_hope, service);
-            self.next_hope += 1;
+        if !self.dirty.contains_key(&service) && !self.hopes.contains_key(&service) {
+            let turn = self.turn(service);
+            self.hopes.insert(service, turn);
+            self.hopeful.insert(turn, service);
         }
     }
 
+    /// The end of the line of those that are as urgent.
+    fn turn(&mut self, service: ServiceId) -> Turn {
+        self.last += 1;
+        let urgency = self.urgencies.get(&service).copied();
+        (Reverse(urgency.unwrap_or(PRIORITY_DEFAULT)), self.last)
+    }
+
     fn hope_no_more(&mut self, service: ServiceId) {
-        if let Some(hope) = self.hopes.remove(&service) {
-            self.hopeful.remove(&hope);
+        if let Some(turn) = self.hopes.remove(&service) {
+            self.hopeful.remove(&turn);
         }
     }
 
     /// Before all others.
     pub fn mark_first(&mut self, service: ServiceId) {
         self.hope_no_more(service);
-        if self.dirty.insert(service) {
-            self.queue.push_front(service);
+        if !self.dirty.contains_key(&service) {
+            let first = self.queue.first_key_value().map_or(0, |((_, at), _)| *at);
+            self.stand((Reverse(u32::MAX), first - 1), service);
         }
     }
 
+    fn stand(&mut self, turn: Turn, service: ServiceId) {
+        self.dirty.insert(service, turn);
+        self.queue.insert(turn, service);
+    }
+
+    /// How urgent it is from the next mark on.
+    pub fn set_urgency(&mut self, service: ServiceId, priority: u32) {
+        match priority {
+            PRIORITY_DEFAULT => self.urgencies.remove(&service),
+            other => self.urgencies.insert(service, other),
+        };
+    }
+
     pub fn take(&mut self) -> Option<ServiceId> {
-        if (self.queue.is_empty() || self.taken >= BEFORE_HOPEFUL)
+        let first = (self.hopeful.first_key_value(), self.queue.first_key_value());
+        let others = match first {
+            (None, _) => u32::MAX,
+            (Some(_), None) => 0,
+            (Some(((hope, _), _)), Some(((mark, _), _))) if hope < mark => 0,
+            _ => BEFORE_HOPEFUL,
+        };
+        if self.taken >= others
             && let Some((_, service)) = self.hopeful.pop_first()
         {
             self.taken = 0;
             self.hopes.remove(&service);
             return Some(service);
         }
-        let service = self.queue.pop_front()?;
+        let (_, service) = self.queue.pop_first()?;
         self.taken = self.taken.saturating_add(1);
         self.dirty.remove(&service);
         Some(service)
@@ -102,16 +138,17 @@ impl Marks {
 
     /// Whether it is going to be looked at anyway.
     pub fn knows(&self, service: ServiceId) -> bool {
-        self.dirty.contains(&service)
+        self.dirty.contains_key(&service)
             || self.hopes.contains_key(&service)
             || self.due.contains_key(&service)
     }
 
     pub fn forget(&mut self, service: ServiceId) {
         self.hope_no_more(service);
-        if self.dirty.remove(&service) {
-            self.queue.retain(|other| *other != service);
+        if let Some(turn) = self.dirty.remove(&service) {
+            self.queue.remove(&turn);
         }
+        self.urgencies.remove(&service);
         if let Some(at_ms) = self.due.remove(&service) {
             self.timers.remove(&(at_ms, service));
         }
@@ -159,6 +196,25 @@ mod tests {
             .collect();
         let first = (0..8).chain([100]).chain(8..16).chain([102]);
         assert_eq!(order, first.chain([16, 17, 18, 101]).collect::<Vec<_>>());
+        assert!(marks.is_clean());
+    }
+
+    #[test]
+    fn the_more_urgent_comes_first_and_what_cannot_wait_before_it() {
+        let c = ServiceId([3; 16]);
+        let mut marks = Marks::default();
+        marks.set_urgency(B, 80);
+        marks.set_urgency(c, 10);
+        for service in [c, A, B] {
+            marks.mark(service);
+        }
+        marks.forget(A);
+        assert_eq!(marks.take(), Some(B));
+        marks.mark(A);
+        marks.mark(B);
+        marks.mark_first(ServiceId([4; 16]));
+        let rest = [marks.take(), marks.take(), marks.take(), marks.take()];
+        assert_eq!(rest, [Some(ServiceId([4; 16])), Some(B), Some(A), Some(c)]);
         assert!(marks.is_clean());
     }
 

@@ -24,15 +24,19 @@
 //!   are lost at once;
 //! - what is on a node that is being drained goes once a successor finds room elsewhere, as few at a
 //!   time as with an update; once the drain's time is over it goes at once;
-//! - surplus slots go, the highest first; a removed service is forgotten after its last container.
+//! - where a service shrinks, what is of no use goes first and the rest stays spread; a removed
+//!   service is forgotten after its last container.
 //!
 //! | file | idea |
 //! |---|---|
 //! | `budget` | what one step may do |
 //! | `plan` | one service: what is there, what is missing. Pure, in slices |
 //! | `pass` | what a walk over a service has found and is to be done |
-//! | `reconcile` | a pass → placements → proposals |
+//! | `reconcile` | a pass → what is to be filled, replaced, taken away |
+//! | `fill` | vacant slots → nodes → binds, or why they wait |
 //! | `replace` | what is outdated → removals, if a successor finds room |
+//! | `preempt` | no room → others of a lower priority go, and room is kept |
+//! | `shrink` | too many → which of them go |
 //! | `settle` | outcomes of proposals → marks |
 //! | `walks` | events that concern many services → marks, in slices |
 //! | `asking` | what services ask of nodes → what the scheduler is asked |
@@ -40,6 +44,7 @@
 //! | `outbox` | items → commands of bounded size |
 //! | `marks` | dirty services, timers |
 //! | `backoff` | how long a slot waits before it is filled again |
+//! | `failures` | what crashes again and again, and where |
 //! | `liveness` | which workers are there |
 //! | `freeze` | whether too many of them were lost at once |
 //! | `explain` | why something is where it is, or nowhere; by the state alone |
@@ -55,6 +60,8 @@ mod decisions;
 mod drain;
 mod dry_run;
 mod explain;
+mod failures;
+mod fill;
 mod freeze;
 mod in_flight;
 mod liveness;
@@ -62,9 +69,11 @@ mod marks;
 mod outbox;
 mod pass;
 mod plan;
+mod preempt;
 mod reconcile;
 mod replace;
 mod settle;
+mod shrink;
 mod sweep;
 #[cfg(test)]
 mod testing;
@@ -84,6 +93,7 @@ use backoff::BackOff;
 use budget::Meter;
 use decisions::Decisions;
 use drain::Drains;
+use failures::Failures;
 use in_flight::InFlight;
 use liveness::Liveness;
 use marks::Marks;
@@ -97,9 +107,11 @@ pub use budget::Budget;
 pub use decisions::{DECISIONS_MAX, Decision, Kind as DecisionKind};
 pub use dry_run::{DryRun, Outcome};
 pub use explain::{Explanation, NodeRow, Subject, explain};
+pub use failures::CrashLoop;
 pub use freeze::LOST_MIN;
 pub use in_flight::PROPOSALS_MAX;
 pub use outbox::{BIND_ITEMS_MAX, DESIRED_ITEMS_MAX};
+pub use preempt::{HOLDS_MAX, made_room};
 
 /// Names a proposal; never used again by the same orchestrator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -135,6 +147,8 @@ pub struct Stats {
     pub missed: u64,
     /// Singletons that had to wait until their worker had surely stopped them.
     pub fenced: u64,
+    /// Containers that had to make room for others of a higher priority.
+    pub preempted: u64,
 }
 
 /// The leader's plans for every service. See the module.
@@ -147,6 +161,7 @@ pub struct Orchestrator {
     in_flight: InFlight,
     outbox: Outbox,
     backoff: BackOff,
+    failures: Failures,
     liveness: Liveness,
     sweep: Sweep,
     drains: Drains,
@@ -168,6 +183,8 @@ pub struct Orchestrator {
     blocked: BTreeMap<ServiceId, Arc<str>>,
     /// Since when slots have had no node; by slot.
     unplaced: BTreeMap<ServiceId, BTreeMap<Slot, u64>>,
+    /// Of services, as occupants of nodes were learnt by.
+    priorities: BTreeMap<ServiceId, u32>,
     /// As the state had it when the cluster changed last.
     frozen: bool,
     /// What the scheduler counts by, where that is known.
@@ -188,6 +205,7 @@ impl Orchestrator {
             in_flight: InFlight::default(),
             outbox: Outbox::default(),
             backoff: BackOff::default(),
+            failures: Failures::default(),
             liveness: Liveness::default(),
             sweep: Sweep::default(),
             drains: Drains::default(),
@@ -201,6 +219,7 @@ impl Orchestrator {
             pending: BTreeMap::new(),
             blocked: BTreeMap::new(),
             unplaced: BTreeMap::new(),
+            priorities: BTreeMap::new(),
             frozen: false,
             overcommit: None,
             stats: Stats::default(),
@@ -227,6 +246,7 @@ impl Orchestrator {
         self.marks = Marks::default();
         self.in_flight.clear();
         self.backoff = BackOff::default();
+        self.failures = Failures::default();
         self.liveness.follow();
         self.walks = Walks::default();
         self.drains = Drains::default();
@@ -236,6 +256,7 @@ impl Orchestrator {
         self.pending.clear();
         self.blocked.clear();
         self.unplaced.clear();
+        self.priorities.clear();
         self.frozen = false;
         self.overcommit = None;
     }
@@ -254,9 +275,11 @@ impl Orchestrator {
                 Event::Member { .. } => {}
                 Event::Service { id, gone: true } => self.forget(id),
                 Event::Service { id, gone: false } => {
+                    self.learn_urgency(state, id);
                     self.mark(id);
                     let asking = &mut self.asking;
                     asking.service_changed(&mut self.scheduler, id, state.service(id));
+                    self.priority_changed(id, state.service(id));
                     if state.service(id).is_some_and(|service| service.is_global()) {
                         self.globals.insert(id);
                     }
@@ -283,6 +306,7 @@ impl Orchestrator {
                         self.mark(service);
                     }
                     if last_node.replace(node) != Some(node) {
+                        self.scheduler.occupants_changed(node);
                         room |= self.scheduler.node_refresh(state, node);
                     }
                 }
@@ -313,6 +337,12 @@ impl Orchestrator {
         self.walks.node(id);
     }
 
+    fn learn_urgency(&mut self, state: &State, id: ServiceId) {
+        if let Some(service) = state.service(id) {
+            self.marks.set_urgency(id, service.rules.priority);
+        }
+    }
+
     /// The service is worth looking at: now, or again once its pass is done.
     fn mark(&mut self, service: ServiceId) {
         self.look_again_at(service);
@@ -339,10 +369,12 @@ impl Orchestrator {
         self.marks.forget(service);
         self.passes.remove(&service);
         self.backoff.forget(service);
+        self.failures.forget(service);
         self.globals.remove(&service);
         self.pending.remove(&service);
         self.blocked.remove(&service);
         self.unplaced.remove(&service);
+        self.priority_changed(service, None);
     }
 
     /// Derives what to do next, within the budget, each proposal within the limits of a command.
@@ -431,6 +463,16 @@ impl Orchestrator {
     /// The newest `count` decisions since it leads, of one service if one is given, the oldest first.
     pub fn decisions(&self, service: Option<ServiceId>, count: usize) -> Vec<Decision> {
         self.decisions.newest(service, count)
+    }
+
+    /// Slots of a service whose containers crash again and again, by slot.
+    pub fn crash_loops(&self, service: ServiceId) -> Vec<CrashLoop> {
+        self.failures.loops(service)
+    }
+
+    /// How many slots are crash-looping, of all services.
+    pub fn crash_looping(&self) -> usize {
+        self.failures.loop_count()
     }
 
     /// How far a service is; `gone` if there is none.

@@ -2,7 +2,7 @@
 
 use crate::fsm::{Freeze, NodeStatus};
 use crate::ids::{ContainerId, NodeId, ServiceId};
-use crate::orchestrator::in_flight::{Bound, Subject};
+use crate::orchestrator::in_flight::{Bound, Moving, Preempting, Subject};
 use crate::pb::{self, command::Body};
 
 /// Binds of one command: as many as a state of a million containers takes in 2 ms, with what is left
@@ -15,12 +15,17 @@ const BIND_DEVICES_MAX: usize = 1024;
 /// Desired states of one command: likewise.
 pub const DESIRED_ITEMS_MAX: usize = 512;
 
+/// Preemptions of one command: likewise, each with the most victims there may be.
+pub const PREEMPT_ITEMS_MAX: usize = 16;
+
 /// The lists keep their room from step to step: what is fresh memory in each costs more than what is
 /// written into it.
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
     binds: Vec<(pb::BindItem, Bound)>,
     desired: Vec<(pb::DesiredItem, (ContainerId, ServiceId))>,
+    preempts: Vec<(pb::PreemptItem, Preempting)>,
+    moves: Vec<(pb::MoveItem, Moving)>,
     others: Vec<(Body, Subject)>,
 }
 
@@ -36,6 +41,18 @@ impl Outbox {
             desired,
         };
         self.desired.push((item, (container, service)));
+    }
+
+    pub fn preempt(&mut self, item: pb::PreemptItem, preempting: Preempting) {
+        self.preempts.push((item, preempting));
+    }
+
+    pub fn move_slot(&mut self, item: pb::MoveItem, moving: Moving) {
+        self.moves.push((item, moving));
+    }
+
+    pub fn preempting(&self) -> usize {
+        self.preempts.len()
     }
 
     pub fn forget(&mut self, service: ServiceId) {
@@ -76,11 +93,23 @@ impl Outbox {
     /// The commands, and what each is about. Nodes go first, then what makes room.
     pub fn take(&mut self) -> Vec<(Body, Subject)> {
         let mut letters = std::mem::take(&mut self.others);
+        let mut moves = self.moves.drain(..);
+        while moves.len() > 0 {
+            let (items, subjects) = moves.by_ref().take(DESIRED_ITEMS_MAX).unzip();
+            let body = Body::MoveSlots(pb::MoveSlots { items });
+            letters.push((body, Subject::Moves(subjects)));
+        }
         let mut desired = self.desired.drain(..);
         while desired.len() > 0 {
             let (items, subjects) = desired.by_ref().take(DESIRED_ITEMS_MAX).unzip();
             let body = Body::SetDesired(pb::SetDesired { items });
             letters.push((body, Subject::Desired(subjects)));
+        }
+        let mut preempts = self.preempts.drain(..);
+        while preempts.len() > 0 {
+            let (items, subjects) = preempts.by_ref().take(PREEMPT_ITEMS_MAX).unzip();
+            let body = Body::Preempt(pb::Preempt { items });
+            letters.push((body, Subject::Preempt(subjects)));
         }
         let mut binds = self.binds.drain(..);
         while binds.len() > 0 {

@@ -1,13 +1,14 @@
 //! A service's pass: one walk over all of it, then what the walk found is done, in as many steps
 //! as it takes. What is done is judged again right before, as the state may have moved on.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use crate::fsm::{Container, DesiredState, Node, Service, State};
 use crate::ids::{ContainerId, NodeId};
 use crate::orchestrator::PendingSlot;
 use crate::orchestrator::plan::{Slot, Walk};
+use crate::orchestrator::shrink::Shrinking;
 
 /// A slot to be filled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,23 +33,33 @@ pub(super) struct Pass {
     pub walk: Option<Walk>,
     /// Not vacant for the first time, since the pass before.
     pub since: BTreeMap<Slot, u64>,
-    /// To be removed, the last first.
+    /// In slots that go, the highest last: to be removed, or to move to slots that stay.
     pub surplus: Vec<ContainerId>,
+    /// Where the service shrinks, which go.
+    pub shrinking: Option<Shrinking>,
+    /// Slots that somebody moves to.
+    pub moved_to: BTreeSet<u64>,
     /// To be removed: of an older spec and not running.
     pub unready: VecDeque<ContainerId>,
     pub vacant: VecDeque<Vacancy>,
+    /// Vacant, with room kept for them.
+    pub held: VecDeque<Vacancy>,
     /// Running, of an older spec: to be removed as few at a time as `away_max` allows.
     pub outdated: VecDeque<(ContainerId, NodeId)>,
     /// Running, on nodes that are being drained: likewise, and only as far as there is room elsewhere.
     pub draining: VecDeque<(ContainerId, NodeId)>,
     /// Containers of the service that each node has and keeps, or is going to have.
     pub spread: BTreeMap<NodeId, u32>,
+    /// Nodes on which it keeps failing while it runs on others.
+    pub avoided: Vec<NodeId>,
     /// Slots without a running container.
     pub away: usize,
     /// Slots that may be so because of an update; known when the walk is done.
     pub away_max: usize,
     /// There is no room for the vacancies that are left.
     pub full: bool,
+    /// Nor would there be if others of a lower priority went.
+    pub no_victims: bool,
     pub why: Option<Arc<str>>,
     pub pending: Vec<PendingSlot>,
     pub blocked: Option<Arc<str>>,
@@ -63,14 +74,19 @@ impl Pass {
             walk: Some(Walk::new(service)),
             since,
             surplus: Vec::new(),
+            shrinking: None,
+            moved_to: BTreeSet::new(),
             unready: VecDeque::new(),
             vacant: VecDeque::new(),
+            held: VecDeque::new(),
             outdated: VecDeque::new(),
             draining: VecDeque::new(),
             spread: BTreeMap::new(),
+            avoided: Vec::new(),
             away: 0,
             away_max: 0,
             full: false,
+            no_victims: false,
             why: None,
             pending: Vec::new(),
             blocked: None,

@@ -10,7 +10,9 @@ use crate::fsm::{
 use crate::ids::{ContainerId, NodeId};
 use crate::mutant::{self, Mutant};
 use crate::orchestrator::budget::Meter;
+use crate::orchestrator::failures::Failures;
 use crate::orchestrator::liveness::Liveness;
+use crate::orchestrator::shrink::Shrink;
 use crate::scheduler::Scheduler;
 
 /// A place for one container of a service.
@@ -22,7 +24,13 @@ pub(super) struct Slot {
 }
 
 impl Slot {
-    fn numbered(number: u64) -> Self {
+    /// Before all others.
+    pub const FIRST: Self = Self {
+        number: 0,
+        node: None,
+    };
+
+    pub fn numbered(number: u64) -> Self {
         Self { number, node: None }
     }
 
@@ -63,7 +71,8 @@ pub(super) enum Verdict {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Found {
-    Slot(Slot, Verdict),
+    /// With the container that is in it, if that has failed or is being watched.
+    Slot(Slot, Verdict, Option<ContainerId>),
     /// To be removed.
     Surplus(ContainerId),
 }
@@ -80,6 +89,8 @@ pub(super) struct Walk {
     node: Option<NodeId>,
     /// Found so far.
     pub slots: usize,
+    /// Of a service that has more than it wants: all that it has.
+    pub shrink: Option<Shrink>,
 }
 
 const FIRST: ContainerId = ContainerId([0; 16]);
@@ -92,6 +103,7 @@ impl Walk {
             occupants: BTreeMap::new(),
             node: None,
             slots: 0,
+            shrink: None,
         }
     }
 
@@ -100,7 +112,7 @@ impl Walk {
         &mut self,
         state: &State,
         service: &Service,
-        (scheduler, liveness): (&Scheduler, &Liveness),
+        (scheduler, liveness, failures): (&Scheduler, &Liveness, &Failures),
         meter: &mut Meter,
         found: &mut Vec<Found>,
     ) -> bool {
@@ -110,14 +122,20 @@ impl Walk {
             } else if service.is_global() {
                 self.occupants(state, service, meter)
             } else {
-                self.replicas(state, service, liveness, meter, found)
+                self.replicas(state, service, (liveness, failures), meter, found)
                     && self.surplus(state, service, meter, found)
             };
         }
         self.containers_done
             && (service.removing
                 || !service.is_global()
-                || self.nodes(state, service, (scheduler, liveness), meter, found))
+                || self.nodes(
+                    state,
+                    service,
+                    (scheduler, liveness, failures),
+                    meter,
+                    found,
+                ))
     }
 
     /// Slots by number, each with the container that occupies it.
@@ -125,10 +143,13 @@ impl Walk {
         &mut self,
         state: &State,
         service: &Service,
-        liveness: &Liveness,
+        (liveness, failures): (&Liveness, &Failures),
         meter: &mut Meter,
         found: &mut Vec<Found>,
     ) -> bool {
+        if self.from == (1, FIRST) {
+            self.shrink = Shrink::of(state, service);
+        }
         let mut containers = state
             .containers_of_service_from(service.id, self.from)
             .peekable();
@@ -138,15 +159,20 @@ impl Walk {
             }
             let slot = Slot::numbered(self.from.0);
             let mut verdict = Verdict::Vacant(None);
-            let mut here = 0;
+            let (mut here, mut occupant) = (0, None);
             while let Some(container) = containers.next_if(|c| c.slot == slot.number) {
                 here += 1;
                 if container.occupies() {
                     verdict = judge(state, service, liveness, slot, container);
+                    occupant = Some(container);
                 }
             }
+            if let Some(shrink) = &mut self.shrink {
+                shrink.slot(state, service, slot.number, occupant);
+            }
             meter.look(here.max(1) - 1);
-            found.push(Found::Slot(slot, verdict));
+            let watched = occupant.filter(|it| failures.concerns(service.id, slot, it));
+            found.push(Found::Slot(slot, verdict, watched.map(|it| it.id)));
             self.slots += 1;
             self.from = (slot.number + 1, FIRST);
         }
@@ -167,6 +193,9 @@ impl Walk {
             }
             if container.desired != DesiredState::Remove {
                 found.push(Found::Surplus(container.id));
+                if let Some(shrink) = &mut self.shrink {
+                    shrink.slot(state, service, container.slot, Some(container));
+                }
             }
         }
         true
@@ -190,7 +219,7 @@ impl Walk {
         &mut self,
         state: &State,
         service: &Service,
-        (scheduler, liveness): (&Scheduler, &Liveness),
+        (scheduler, liveness, failures): (&Scheduler, &Liveness, &Failures),
         meter: &mut Meter,
         found: &mut Vec<Found>,
     ) -> bool {
@@ -219,7 +248,8 @@ impl Walk {
             let verdict = container.map_or(Verdict::Vacant(None), |container| {
                 judge(state, service, liveness, slot, container)
             });
-            found.push(Found::Slot(slot, verdict));
+            let watched = container.filter(|it| failures.concerns(service.id, slot, it));
+            found.push(Found::Slot(slot, verdict, watched.map(|it| it.id)));
             self.slots += 1;
         }
         true

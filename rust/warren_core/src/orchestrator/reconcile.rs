@@ -1,19 +1,15 @@
 //! From what a pass finds to proposals.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use crate::fsm::{Node, Service, State};
-use crate::ids::{ContainerId, NodeId, ServiceId};
-use crate::orchestrator::asking::{self, Placement, Reasons};
+use crate::ids::{ContainerId, ServiceId};
 use crate::orchestrator::budget::Meter;
 use crate::orchestrator::decisions::Kind;
-use crate::orchestrator::in_flight::Bound;
 use crate::orchestrator::pass::{Pass, Vacancy, is_to_go};
-use crate::orchestrator::plan::{Found, Slot, Verdict, is_vacant};
+use crate::orchestrator::plan::{Found, Slot, Verdict};
+use crate::orchestrator::shrink::Shrinking;
 use crate::orchestrator::{Orchestrator, PendingSlot};
-use crate::pb;
-use crate::scheduler::Why;
 
 /// What waits for a node to have been silent for long is looked at no more often.
 const FENCE_POLL_MS: u64 = 1_000;
@@ -81,14 +77,15 @@ impl Orchestrator {
             let done = walk.go_on(
                 state,
                 service,
-                (&self.scheduler, &self.liveness),
+                (&self.scheduler, &self.liveness, &self.failures),
                 meter,
                 &mut found,
             );
             for found in found.drain(..) {
                 match found {
                     Found::Surplus(container) => pass.surplus.push(container),
-                    Found::Slot(slot, verdict) => {
+                    Found::Slot(slot, verdict, watched) => {
+                        self.watch(state, service, slot, watched, now_ms);
                         self.take_in(state, service, pass, slot, verdict, now_ms);
                     }
                 }
@@ -99,6 +96,12 @@ impl Orchestrator {
                 return Turn::Later;
             }
             pass.walked(walk.slots);
+            pass.avoided = self.failures.avoided(service, &pass.spread, now_ms);
+            pass.shrinking = walk.shrink.map(Shrinking::of);
+        }
+        let turn = self.shrink(state, service, pass, meter);
+        if turn != Turn::Done {
+            return turn;
         }
         let turn = self.remove_found(state, service, pass, meter);
         if turn != Turn::Done {
@@ -142,11 +145,11 @@ impl Orchestrator {
         match verdict {
             Verdict::Rests => {}
             Verdict::Vacant(_) | Verdict::Ended(_) if bound_to.is_some() => {}
-            Verdict::Vacant(replaces) => self.vacate(id, pass, slot, replaces, now_ms),
+            Verdict::Vacant(replaces) => self.vacate(state, id, pass, (slot, replaces), now_ms),
             Verdict::Ended(container) => {
                 let not_before_ms = self.backoff.not_before(id, slot, container, now_ms);
                 if not_before_ms <= now_ms {
-                    self.vacate(id, pass, slot, Some(container), now_ms);
+                    self.vacate(state, id, pass, (slot, Some(container)), now_ms);
                 } else {
                     self.marks.mark_at(id, not_before_ms);
                     pass.away += 1;
@@ -190,6 +193,24 @@ impl Orchestrator {
         }
     }
 
+    /// Notes what a container that has failed does now, and looks again when it has run for long.
+    fn watch(
+        &mut self,
+        state: &State,
+        service: &Service,
+        slot: Slot,
+        watched: Option<ContainerId>,
+        now_ms: u64,
+    ) {
+        if let Some(container) = watched.and_then(|id| state.container(id)) {
+            let failures = &mut self.failures;
+            let again = failures.seen(state, service, slot, container, now_ms);
+            again
+                .into_iter()
+                .for_each(|at_ms| self.marks.mark_at(service.id, at_ms));
+        }
+    }
+
     /// Says why the slot is not filled anew, and looks again when it may be.
     fn wait_for_node(
         &mut self,
@@ -225,17 +246,22 @@ impl Orchestrator {
 
     fn vacate(
         &mut self,
+        state: &State,
         id: ServiceId,
         pass: &mut Pass,
-        slot: Slot,
-        replaces: Option<ContainerId>,
+        (slot, replaces): (Slot, Option<ContainerId>),
         now_ms: u64,
     ) {
         let waiting = self.unplaced.entry(id).or_default();
         let before = waiting.get(&slot).or_else(|| pass.since.get(&slot));
         let since_ms = before.copied().unwrap_or(now_ms);
         waiting.insert(slot, since_ms);
-        pass.vacant.push_back(Vacancy {
+        let held = state.hold_of(id, slot.number, slot.node).is_some();
+        let vacant = match held {
+            true => &mut pass.held,
+            false => &mut pass.vacant,
+        };
+        vacant.push_back(Vacancy {
             slot,
             replaces,
             since_ms,
@@ -307,192 +333,6 @@ impl Orchestrator {
         new
     }
 
-    /// Finds nodes for the vacant slots; those without are pending.
-    fn fill_replicas(
-        &mut self,
-        state: &State,
-        service: &Service,
-        pass: &mut Pass,
-        meter: &mut Meter,
-    ) -> Turn {
-        if !pass.vacant.is_empty() {
-            self.give_back(service.id);
-        }
-        while !pass.vacant.is_empty() && !pass.full {
-            if meter.items == 0 || meter.looks == 0 {
-                return Turn::Later;
-            }
-            if !self.learn(state, service, meter) {
-                return Turn::Next;
-            }
-            let most = self.asking.at_a_time(service).min(meter.items);
-            let count = pass.vacant.len().min(most).min(meter.looks.max(1));
-            meter.look(count);
-            let slice: Vec<_> = pass
-                .vacant
-                .drain(..count)
-                .filter(|vacancy| {
-                    let liveness = &self.liveness;
-                    is_vacant(state, service, liveness, vacancy.slot, vacancy.replaces)
-                })
-                .collect();
-            let placement = placement(state, service, pass, slice.len());
-            let placed = asking::place(&self.asking, &mut self.scheduler, &placement);
-            let nodes = dealt(placed.binds);
-            let mut devices = placed.devices;
-            for (vacancy, node) in slice.iter().zip(&nodes) {
-                let shares = devices.get_mut(node).and_then(Vec::pop);
-                let to = (*node, shares.unwrap_or_default());
-                self.propose_bind(service, pass, vacancy, to, meter);
-            }
-            // Where one found no room, nor would those that come after.
-            pass.full = placed.refused > 0;
-            for vacancy in slice[nodes.len()..].iter().rev() {
-                pass.vacant.push_front(*vacancy);
-            }
-        }
-        self.pend_replicas(state, service, pass, meter)
-    }
-
-    fn pend_replicas(
-        &mut self,
-        state: &State,
-        service: &Service,
-        pass: &mut Pass,
-        meter: &mut Meter,
-    ) -> Turn {
-        while let Some(vacancy) = pass.vacant.front().copied() {
-            let why = match &pass.why {
-                Some(why) => why.clone(),
-                None => {
-                    let nodes = self.scheduler.node_count();
-                    if !meter.affords(nodes) {
-                        return Turn::Next;
-                    }
-                    meter.look(nodes);
-                    let why = self.explain(&placement(state, service, pass, 1));
-                    pass.why.insert(why.into()).clone()
-                }
-            };
-            self.pend(service, pass, vacancy.slot, why);
-            pass.vacant.pop_front();
-            meter.look(1);
-            if meter.looks == 0 && !pass.vacant.is_empty() {
-                return Turn::Later;
-            }
-        }
-        Turn::Done
-    }
-
-    /// Counts what is newly pending as failed, once.
-    fn pend(&mut self, service: &Service, pass: &mut Pass, slot: Slot, reason: Arc<str>) {
-        let key = |pending: &PendingSlot| (pending.slot, pending.node);
-        let known = self.pending(service.id);
-        let known = known.binary_search_by_key(&(slot.number, slot.node), key);
-        let says_so = known.is_ok_and(|at| self.pending(service.id)[at].reason == reason);
-        self.stats.failed += u64::from(known.is_err());
-        if !says_so {
-            let of = (service.id, slot.number);
-            self.decisions
-                .note(Kind::Pending, of, slot.node, reason.clone());
-        }
-        pass.pending.push(PendingSlot {
-            slot: slot.number,
-            node: slot.node,
-            reason,
-        });
-    }
-
-    /// Like [`Orchestrator::fill_replicas`], where each slot is a node.
-    fn fill_nodes(
-        &mut self,
-        state: &State,
-        service: &Service,
-        pass: &mut Pass,
-        meter: &mut Meter,
-    ) -> Turn {
-        let reasons = Reasons::on_one_node(state, service);
-        while !pass.vacant.is_empty() {
-            if meter.items == 0 || !meter.try_look() {
-                return Turn::Later;
-            }
-            let vacancy = pass.vacant.pop_front().expect("it is not empty");
-            let liveness = &self.liveness;
-            if !is_vacant(state, service, liveness, vacancy.slot, vacancy.replaces) {
-                continue;
-            }
-            let node = vacancy.slot.node.expect("the node is the slot");
-            let why = |id| reasons.against(id);
-            let mut ask = placement(state, service, pass, 1).ask();
-            ask.rules.max_per_node = None;
-            ask.rules.why = Some(Why(&why));
-            match self.scheduler.place_on(node, &ask) {
-                Ok(shares) => {
-                    self.propose_bind(service, pass, &vacancy, (node, shares), meter);
-                }
-                Err(reason) => self.pend(service, pass, vacancy.slot, reason.why.into()),
-            }
-        }
-        Turn::Done
-    }
-
-    fn propose_bind(
-        &mut self,
-        service: &Service,
-        pass: &mut Pass,
-        vacancy: &Vacancy,
-        (node, devices): (NodeId, Vec<pb::DeviceShare>),
-        meter: &mut Meter,
-    ) {
-        meter.items -= 1;
-        pass.away += 1;
-        *pass.spread.entry(node).or_insert(0) += 1;
-        if let Some(waiting) = self.unplaced.get_mut(&service.id) {
-            waiting.remove(&vacancy.slot);
-        }
-        let item = pb::BindItem {
-            service_id: service.id.to_vec(),
-            service_version: service.version,
-            slot: vacancy.slot.number,
-            node_id: node.to_vec(),
-            replaces: vacancy.replaces.map(|id| id.to_vec()).unwrap_or_default(),
-            devices: devices.clone(),
-        };
-        self.outbox.bind(
-            item,
-            Bound {
-                service: service.id,
-                slot: vacancy.slot,
-                node,
-                resources: service.resources(),
-                devices,
-                since_ms: vacancy.since_ms,
-            },
-        );
-    }
-
-    /// Makes what the service asks of nodes known. False if that takes more looks than are left.
-    pub(super) fn learn(&mut self, state: &State, service: &Service, meter: &mut Meter) -> bool {
-        let looks = self.asking.walks(service) * self.scheduler.node_count();
-        let affords = looks == 0 || meter.affords(looks);
-        if affords {
-            meter.look(looks);
-            self.asking.learn(&mut self.scheduler, state, service);
-        }
-        affords
-    }
-
-    /// What is against every node that takes no container of the service.
-    pub(super) fn explain(&self, placement: &Placement) -> String {
-        let (state, service) = (placement.state, placement.service);
-        let (asking, scheduler) = (&self.asking, &self.scheduler);
-        let reasons = Reasons::new(asking, scheduler, state, service, placement.spread);
-        let why = |id| reasons.against(id);
-        let mut ask = placement.ask();
-        ask.rules.why = Some(Why(&why));
-        scheduler.explain(&ask).to_string()
-    }
-
     fn forget_removed(&mut self, state: &State, service: &Service, meter: &mut Meter) -> Turn {
         let empty = state.container_count_of_service(service.id) == 0;
         if service.removing && empty && !self.in_flight.has_service(service.id) {
@@ -523,39 +363,12 @@ impl Orchestrator {
             self.unplaced.remove(&id);
         }
         if !service.is_global() {
-            self.backoff
-                .forget_above(id, u64::from(service.spec.replicas));
+            let last = u64::from(service.spec.replicas);
+            self.backoff.forget_above(id, last);
+            self.failures.forget_above(id, last);
         }
         if pass.again {
             self.again.push(id);
         }
-    }
-}
-
-/// Deals the nodes out in turns: neighbouring slots go to different nodes, so that a service stays
-/// spread when it is scaled down.
-fn dealt(mut binds: Vec<(NodeId, u32)>) -> Vec<NodeId> {
-    let mut nodes = Vec::new();
-    while !binds.is_empty() {
-        for (node, count) in &mut binds {
-            nodes.push(*node);
-            *count -= 1;
-        }
-        binds.retain(|(_, count)| *count > 0);
-    }
-    nodes
-}
-
-pub(super) fn placement<'a>(
-    state: &'a State,
-    service: &'a Service,
-    pass: &'a Pass,
-    count: usize,
-) -> Placement<'a> {
-    Placement {
-        state,
-        service,
-        spread: &pass.spread,
-        count: count as u32,
     }
 }

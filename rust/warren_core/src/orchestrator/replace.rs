@@ -7,8 +7,9 @@ use crate::orchestrator::Orchestrator;
 use crate::orchestrator::asking::{self, Reasons};
 use crate::orchestrator::budget::Meter;
 use crate::orchestrator::decisions::Kind;
+use crate::orchestrator::fill::placement;
 use crate::orchestrator::pass::{Pass, is_to_go};
-use crate::orchestrator::reconcile::{Turn, placement};
+use crate::orchestrator::reconcile::Turn;
 use crate::scheduler::Why;
 
 impl Orchestrator {

@@ -32,6 +32,25 @@ impl Orchestrator {
                     self.look_again(*service, now_ms, applied);
                 }
             }
+            Subject::Moves(moves) => {
+                for (moving, applied) in moves.iter().zip(applied(moves.len())) {
+                    self.look_again(moving.service, now_ms, applied);
+                }
+            }
+            Subject::Preempt(items) => {
+                let applied = applied(items.len());
+                for (item, applied) in items.iter().zip(applied) {
+                    if let Some(set_aside) = item.set_aside {
+                        self.scheduler.preempt_end(item.node, set_aside);
+                    }
+                    self.stats.preempted += if applied {
+                        item.victims.len() as u64
+                    } else {
+                        0
+                    };
+                    self.look_again(item.service, now_ms, applied);
+                }
+            }
             Subject::Forget(service) => self.look_again(service, now_ms, outcome.is_ok()),
             Subject::Node(node) => self.liveness.recheck(node),
             Subject::Freeze => {}

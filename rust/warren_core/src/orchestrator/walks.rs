@@ -67,6 +67,7 @@ impl Orchestrator {
                 let next = state.service_ids_after(after).next();
                 self.walks.lead_services = next.map(Some);
                 if let Some(service) = next.and_then(|id| state.service(id)) {
+                    self.learn_urgency(state, service.id);
                     self.mark(service.id);
                     self.scheduler.service_put(service.id, Some(service));
                     if service.is_global() {

@@ -97,6 +97,8 @@ pub(super) struct Index {
     /// Nodes of which every change is noted in `touched`, until who watches them takes that.
     pub watched: NodeSet,
     pub touched: NodeSet,
+    /// Nodes that changed since they were taken, each once; `None`: nobody wants to know.
+    moved: Option<(Vec<u32>, NodeSet)>,
     pub balance_scratch: Scratch,
 }
 
@@ -120,6 +122,7 @@ impl Default for Index {
             journal: None,
             watched: NodeSet::default(),
             touched: NodeSet::default(),
+            moved: None,
             balance_scratch: Scratch::default(),
         };
         for lists in &mut index.lists {
@@ -148,7 +151,7 @@ impl Axes {
     }
 
     #[inline]
-    fn cell(&self, free: Resources) -> u16 {
+    pub fn cell(&self, free: Resources) -> u16 {
         let (row, column) = (
             self.cpu.level(free.cpu_milli),
             self.memory.level(free.memory_bytes),
@@ -255,6 +258,7 @@ impl Index {
 
     #[inline]
     fn change(&mut self, node: u32, with: impl FnOnce(&mut Load)) {
+        self.note_moved(node);
         let load = &mut self.loads[node as usize];
         let before = *load;
         with(load);
@@ -279,6 +283,32 @@ impl Index {
         if self.watched.contains(node) {
             self.touched.set(node, true);
         }
+    }
+
+    /// From now on nodes that change are noted, beginning with all that there are.
+    pub fn keep_moved(&mut self) {
+        self.moved = Some(Default::default());
+        (0..self.loads.len() as u32).for_each(|node| self.note_moved(node));
+    }
+
+    #[inline]
+    pub fn note_moved(&mut self, node: u32) {
+        if let Some((nodes, known)) = &mut self.moved
+            && known.set(node, true)
+        {
+            nodes.push(node);
+        }
+    }
+
+    /// Nodes that changed since this was asked last.
+    pub fn take_moved(&mut self) -> Vec<u32> {
+        let Some((nodes, known)) = &mut self.moved else {
+            return Vec::new();
+        };
+        for node in &*nodes {
+            known.set(*node, false);
+        }
+        std::mem::take(nodes)
     }
 
     /// Sees to it that the axes cover `allocatable`; where they grow, every node is sorted anew.

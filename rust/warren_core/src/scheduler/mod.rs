@@ -10,7 +10,8 @@
 //! axes that are logarithmic (`level`, `lists`, `index`). A search looks at one cell of each line
 //! (`search`), by what a placement would strand (`score`); its cost does not grow with the number
 //! of nodes. Containers alike go in runs (`fill`), those that are to be balanced over a label's
-//! values part by part (`balance`).
+//! values part by part (`balance`). Where there is no room, something of a lower priority may have
+//! to end (`bands`, `preempt`, `victims`).
 //!
 //! Caveats. A node is the best of its cell's first few, and the cell the best by its lower corner:
 //! placement is near the best score, not always at it. An ask that is refused, or whose rules
@@ -20,6 +21,7 @@
 
 mod ask;
 mod balance;
+mod bands;
 mod devices;
 mod explain;
 mod fill;
@@ -29,16 +31,19 @@ mod lists;
 mod numbers;
 mod place;
 mod place_devices;
+mod preempt;
 mod score;
 mod search;
 mod sets;
 mod tags;
 #[cfg(test)]
 mod tests;
+mod victims;
 mod worth;
 
 use crate::fsm::{Node, Resources, State};
 use crate::ids::NodeId;
+use crate::scheduler::bands::Bands;
 use crate::scheduler::devices::Ledger;
 use crate::scheduler::fill::Counts;
 use crate::scheduler::index::{Index, Load};
@@ -47,12 +52,15 @@ use crate::scheduler::numbers::Numbers;
 use crate::scheduler::tags::Tags;
 
 pub use ask::{Affinity, Ask, Balance, Division, Placed, Rules, Strategy, Why};
+pub use bands::Occupant;
 pub use devices::{
     DEVICE_MILLI, DEVICES_MAX, DeviceAsk, DeviceFleet, DeviceGrant, DeviceNode, DeviceShare,
     DeviceWant, MODELS_MAX, Scarcity, Tuning, Want,
 };
 pub use explain::{Bytes, Cpus, Explanation, Reason};
+pub use preempt::Preemption;
 pub use sets::NodeSet;
+pub use victims::VICTIMS_MAX;
 pub use worth::Worth;
 
 /// An id as two numbers to draw by.
@@ -67,7 +75,7 @@ pub struct NodeFacts {
     /// Why it takes no container, whatever it is; `None` if it takes some.
     pub refusal: Option<&'static str>,
     pub allocatable: Resources,
-    /// By containers that are bound to it.
+    /// By containers that are bound to it, or kept for some to come.
     pub allocated: Resources,
     pub containers: u32,
 }
@@ -87,6 +95,8 @@ pub struct Scheduler {
     images: Tags,
     index: Index,
     devices: Ledger,
+    /// What containers hold by priority, where something preempts.
+    bands: Option<Box<Bands>>,
     /// For the containers that nodes have of a service, and for those they get.
     scratch: (Counts, Counts),
 }
@@ -123,7 +133,7 @@ impl Scheduler {
         let facts = NodeFacts {
             refusal: node.refusal(),
             allocatable: state.allocatable(node),
-            allocated: state.node_allocated(node.id),
+            allocated: state.node_taken(node.id),
             containers: state.container_count_of_node(node.id) as u32,
         };
         let images = node.description.images.iter();
@@ -150,6 +160,9 @@ impl Scheduler {
         load.allocated = facts.allocated;
         load.containers = facts.containers;
         let refusal = &mut self.refusals[number as usize];
+        if let Some(bands) = self.bands.as_mut().filter(|_| news) {
+            bands.forget(number);
+        }
         if news || load != *self.index.load(number) || facts.refusal != *refusal {
             *refusal = facts.refusal;
             self.index.put(number, load, facts.refusal.is_none());
@@ -181,7 +194,7 @@ impl Scheduler {
             return false;
         };
         let before = self.index.load(number).allocated;
-        let allocated = state.node_allocated(id);
+        let allocated = state.node_taken(id);
         let containers = state.container_count_of_node(id) as u32;
         self.index.take(number, |load| {
             load.allocated = allocated;
@@ -198,6 +211,9 @@ impl Scheduler {
             self.devices.remove(&mut self.index, number);
             self.index.remove(number);
             self.images.put(number, std::iter::empty());
+            if let Some(bands) = &mut self.bands {
+                bands.put(number, std::iter::empty());
+            }
             self.refusals[number as usize] = None;
             self.spare.push(number);
         }

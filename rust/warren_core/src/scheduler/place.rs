@@ -65,14 +65,20 @@ impl Scheduler {
     }
 
     /// Does what `dry_run` does, and undoes it: afterwards everything is exactly as before, down to
-    /// which of two equal nodes comes first. Meant for placing, holding and releasing; nodes and
-    /// divisions must not change in it.
+    /// which of two equal nodes comes first. Meant for placing, holding, releasing and preempting;
+    /// nodes and divisions must not change in it.
     pub fn plan<T>(&mut self, dry_run: impl FnOnce(&mut Self) -> T) -> T {
+        if let Some(bands) = &mut self.bands {
+            bands.begin();
+        }
         self.index.begin();
         self.devices.begin();
         let found = dry_run(self);
         self.index.undo();
         self.devices.undo();
+        if let Some(bands) = &mut self.bands {
+            bands.forget_taken();
+        }
         found
     }
 

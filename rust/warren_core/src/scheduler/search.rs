@@ -24,7 +24,7 @@ const CLOSE_MAX: u32 = 3;
 /// Cells that are tried of those whose nodes have enough, before every node is looked at.
 const CELLS_MAX: u32 = 12;
 /// A set with no more nodes than this is walked instead.
-const NARROW_MAX: usize = 64;
+pub(super) const NARROW_MAX: usize = 64;
 
 /// Leans of the strategies, in 1/1024 of what is left free.
 const PULL: i64 = 4;
@@ -36,7 +36,7 @@ pub(super) struct Query<'a> {
     pub need: Resources,
     pub scale: Scale,
     /// Lowest levels that may take it, of CPU and memory.
-    levels: (u32, u32),
+    pub levels: (u32, u32),
     pub strategy: Strategy,
     pub within: &'a [&'a NodeSet],
     pub without: &'a [&'a NodeSet],
@@ -161,7 +161,7 @@ impl<'a> Query<'a> {
     }
 
     /// The smallest set that all nodes have to be in.
-    fn narrowest(&self) -> Option<&'a NodeSet> {
+    pub fn narrowest(&self) -> Option<&'a NodeSet> {
         let sets = self.within.iter().copied().chain(self.image);
         sets.min_by_key(|set| set.len())
     }

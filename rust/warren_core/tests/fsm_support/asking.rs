@@ -53,6 +53,7 @@ fn placement(rng: &mut Rng) -> pb::Placement {
         constraints: constraints.collect(),
         max_replicas_per_node: rng.below(3) as u32,
         priority: rng.chance(30).then(|| rng.below(110) as u32),
+        preempt: rng.chance(60),
         strategy: rng.below(5) as i32,
         tolerations: rng
             .chance(30)
@@ -152,6 +153,15 @@ pub fn before_level_4(command: &pb::Command) -> pb::Command {
     command
 }
 
+/// The command as an older release decodes it: without what came with level 5.
+pub fn before_level_5(command: &pb::Command) -> pb::Command {
+    let mut command = command.clone();
+    if let Some(Body::Preempt(_) | Body::MoveSlots(_)) = &command.body {
+        command.body = None;
+    }
+    command
+}
+
 fn clip(spec: Option<&mut pb::ServiceSpec>) {
     let Some(spec) = spec else { return };
     spec.placement = None;
@@ -171,12 +181,14 @@ type Options<'a> = BTreeMap<&'a str, &'a str>;
 
 /// `spread=node.labels.zone,max-skew=1,eu=60` `affinity=node.labels.zone==eu,80` `strategy=pack`
 /// `constraint=…` `max-per-node=1` `distinct=node.labels.zone` `apart=web,node.labels.zone` `tolerate=key` `port=80/udp` `device=gpu:500:A100` `disk=5` (GiB)
-/// `pids=10` `cpu-limit=2`
+/// `pids=10` `cpu-limit=2` `priority=80` `preempt`
 pub fn described(spec: &mut pb::ServiceSpec, options: &Options) {
     let text = |key: &str| options.get(key).map(|text| (*text).to_owned());
     let placement = pb::Placement {
         constraints: text("constraint").into_iter().collect(),
         max_replicas_per_node: super::words::number(options, "max-per-node") as u32,
+        priority: options.get("priority").map(|it| it.parse().expect("one")),
+        preempt: options.contains_key("preempt"),
         distinct: text("distinct").into_iter().collect(),
         spreads: text("spread").map(spread).into_iter().collect(),
         affinities: text("affinity").map(affinity).into_iter().collect(),

@@ -77,7 +77,7 @@ impl Commands {
                 })
             }
             1 => Body::RaiseFeatureLevel(pb::RaiseFeatureLevel {
-                level: self.small(5).into(),
+                level: self.small(6).into(),
             }),
             2..=4 => Body::CreateService(pb::CreateService { spec: self.spec() }),
             5..=6 => {
@@ -130,6 +130,12 @@ impl Commands {
             28 if self.rng.chance(40) => Body::RemoveNode(pb::RemoveNode { node_id }),
             29 => self.settings(),
             30 => asking::update_node(&mut self.rng, node_id),
+            21 if self.rng.chance(30) => Body::MoveSlots(pb::MoveSlots {
+                items: self.many(|s| s.move_item(state)),
+            }),
+            31 if self.rng.chance(70) => Body::Preempt(pb::Preempt {
+                items: self.many(|s| s.preempt_item(state)),
+            }),
             18 => Body::PutMember(pb::PutMember {
                 member: (!self.rng.chance(2)).then(|| self.member()),
             }),
@@ -184,8 +190,13 @@ impl Commands {
             container.partition = self.small(5).into();
             container.partition_stop_after_ms = self.small(4) as u32 * 4_000;
         }
-        if self.rng.chance(25) {
+        if self.rng.chance(40) {
             asking::ask(&mut self.rng, &mut spec);
+        }
+        if self.rng.chance(35) {
+            let placement = spec.placement.get_or_insert_default();
+            placement.priority = Some(40 * self.rng.below(3) as u32);
+            placement.preempt = self.rng.chance(80);
         }
         let container = spec.container.as_mut().unwrap();
         if self.rng.chance(5) {
@@ -201,7 +212,7 @@ impl Commands {
     fn member(&mut self) -> pb::Member {
         let id = self.rng.below(12);
         let name = format!("m{id}");
-        let mut member = member(id, &name, self.rng.chance(60), self.rng.below(5) as u32);
+        let mut member = member(id, &name, self.rng.chance(60), self.rng.below(6) as u32);
         if self.rng.chance(10) {
             member.data_dir = vec![self.small(12); 16];
         }
@@ -287,6 +298,67 @@ impl Commands {
             node_id,
             replaces,
             devices,
+        }
+    }
+
+    fn move_item(&mut self, state: &State) -> pb::MoveItem {
+        let container_id = self.container(state);
+        let known = state.containers().find(|it| it.id.to_vec() == container_id);
+        let of = known.and_then(|it| state.service(it.service));
+        pb::MoveItem {
+            service_id: of.map_or_else(|| self.service(state), |it| it.id.to_vec()),
+            service_version: of.map_or(1, |it| it.version) + u64::from(self.rng.chance(5)),
+            container_id,
+            slot: self.rng.below(6),
+        }
+    }
+
+    /// Mostly of containers that the node has.
+    fn preempt_item(&mut self, state: &State) -> pb::PreemptItem {
+        let mut bind = self.bind_item(state);
+        let urgent = state.services().filter(|it| it.rules.preempt);
+        let urgent: Vec<_> = urgent.collect();
+        if !urgent.is_empty() && self.rng.chance(80) {
+            let service = *self.rng.pick(&urgent);
+            bind.service_id = service.id.to_vec();
+            bind.service_version = service.version;
+            let name = *self.rng.pick(&["n1", "n2", "n3"]);
+            bind.node_id = node_id(name).to_vec();
+            bind.devices = asking::devices(&mut self.rng, state, &bind.service_id, &bind.node_id);
+            bind.replaces.clear();
+            let mut slots = 1..=u64::from(service.spec.replicas);
+            let free = slots.find(|slot| {
+                let mut of_slot = state.containers_of_slot(service.id, *slot);
+                !of_slot.any(|it| it.occupies()) && self.rng.chance(80)
+            });
+            bind.slot = free.unwrap_or(bind.slot);
+        }
+        let service = state
+            .services()
+            .find(|it| it.id.to_vec() == bind.service_id);
+        let priority = service.map_or(0, |it| it.rules.priority);
+        let there = state
+            .containers()
+            .filter(|it| it.node.to_vec() == bind.node_id);
+        let lower = there.filter(|it| {
+            let of = state
+                .service(it.service)
+                .map_or(100, |of| of.rules.priority);
+            let runs = it.desired == pb::DesiredState::Run && !it.is_terminal();
+            (of < priority && runs) || self.rng.chance(5)
+        });
+        let lower: Vec<_> = lower.map(|it| it.id.to_vec()).collect();
+        let mut victims: Vec<_> = match self.rng.below(10) {
+            0 => vec![self.container(state)],
+            1 => Vec::new(),
+            _ => lower.into_iter().filter(|_| self.rng.chance(80)).collect(),
+        };
+        if self.rng.chance(95) {
+            victims.sort_unstable();
+        }
+        pb::PreemptItem {
+            bind: (!self.rng.chance(2)).then_some(bind),
+            victims,
         }
     }
 

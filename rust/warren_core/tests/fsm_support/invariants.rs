@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use warren_core::fsm::{
-    Container, ContainerState, MEMBERS_MAX, Member, Node, NodeStatus, Resources, State, Tally,
-    Workers, ailing, is_terminal, is_wanted, rests, tally,
+    Container, ContainerState, DesiredState, HOLDS_PER_NODE_MAX, MEMBERS_MAX, Member, Node,
+    NodeStatus, Resources, State, Tally, Workers, ailing, is_terminal, is_wanted, rests, tally,
 };
 use warren_core::ids::{ContainerId, MemberId, NodeId};
 
@@ -12,6 +12,7 @@ use warren_core::ids::{ContainerId, MemberId, NodeId};
 pub fn check(state: &State) {
     totals(state);
     claims(state);
+    holds(state);
     references(state);
     slots(state);
     members(state);
@@ -91,6 +92,36 @@ fn totals(state: &State) {
             .map(|c| c.id);
         assert_eq!(on_node, scanned.collect::<Vec<_>>());
     }
+}
+
+/// A slot has at most one, which is found, only where containers go; and what is set aside never makes
+/// room for more than there is without its victims.
+fn holds(state: &State) {
+    let mut slots = BTreeSet::new();
+    let mut count = 0;
+    for node in state.nodes() {
+        assert!(node.holds.is_empty() || node.accepts_work());
+        assert!(node.holds.len() <= HOLDS_PER_NODE_MAX);
+        for hold in node.holds.iter() {
+            count += 1;
+            let service = state.service(hold.service).expect("it has a service");
+            let on = service.is_global().then_some(node.id);
+            assert!(slots.insert((hold.service, hold.slot, on)), "{hold:?}");
+            assert_eq!(
+                state.hold_of(hold.service, hold.slot, on),
+                Some((node.id, hold))
+            );
+            assert!(!service.removing && service.rules.preempt);
+            assert_eq!(service.spec_digest, hold.spec_digest);
+            let victims = &hold.victims;
+            assert!(!victims.is_empty() && victims.is_sorted_by(|a, b| a < b));
+            for left in state.victims_left(node.id, hold) {
+                assert!(left.desired != DesiredState::Run && !is_terminal(left.status.state));
+                assert_eq!(left.node, node.id);
+            }
+        }
+    }
+    assert_eq!(count, state.hold_count());
 }
 
 /// No port is held twice, of no device more than all of it; what is held is what is listed.
@@ -234,7 +265,7 @@ impl History {
                     !terminal || now.status.state == before.status.state,
                     "{now:?} rose"
                 );
-                let fixed = |c: &Container| (c.service, c.slot, c.node, c.spec_digest);
+                let fixed = |c: &Container| (c.service, c.node, c.spec_digest);
                 assert_eq!(fixed(now), fixed(&before));
             }
         }

@@ -9,7 +9,7 @@
 //! `availability n1 drain built-for=2` ·
 //! `admit n1` · `remove-node n1` · `settings freeze=30 grace=30000 thaw` · `freeze lost=3 ready=9 down=1` ·
 //! `unfreeze` · `cluster?` ·
-//! `report n1 web.1 state=running attempt=1 removed` · `show`
+//! `move web.3 slot=1` · `preempt web.1@n1 victims=batch.1,batch.2` · `holds` · `report n1 web.1 state=running attempt=1 removed` · `show`
 //!
 //! Answers: the response or the refusal, then the events; `show` prints the state.
 
@@ -148,6 +148,29 @@ fn body(state: &State, words: &[&str], options: &Options) -> Body {
         "bind" => Body::Bind(pb::Bind {
             items: binds(state, words, options),
         }),
+        "move" => {
+            let id = container(state, name);
+            let known = state.containers().find(|it| it.id.to_vec() == id);
+            let service = known.and_then(|it| state.service(it.service));
+            Body::MoveSlots(pb::MoveSlots {
+                items: vec![pb::MoveItem {
+                    service_id: service.map_or(vec![0xee; 16], |it| it.id.to_vec()),
+                    service_version: service.map_or(0, |it| it.version),
+                    container_id: id,
+                    slot: number(options, "slot"),
+                }],
+            })
+        }
+        "preempt" => {
+            let bind = binds(state, words, options).pop();
+            let victims = options.get("victims").into_iter();
+            let victims = victims.flat_map(|list| list.split(','));
+            let mut victims: Vec<_> = victims.map(|it| container(state, it)).collect();
+            victims.sort_unstable();
+            Body::Preempt(pb::Preempt {
+                items: vec![pb::PreemptItem { bind, victims }],
+            })
+        }
         "desired" => {
             let desired = if words[2] == "stop" {
                 DesiredState::Stop
@@ -304,6 +327,9 @@ pub fn execute(replica: &mut Replica, line: &str) -> Vec<String> {
     if let Some(name) = line.strip_prefix("asks ") {
         return show_asks(&replica.state, name);
     }
+    if line == "holds" {
+        return show_holds(&replica.state);
+    }
     if line == "cluster?" {
         return show_cluster(&replica.state);
     }
@@ -313,7 +339,13 @@ pub fn execute(replica: &mut Replica, line: &str) -> Vec<String> {
     let command = command(replica, line);
     let batch = matches!(
         command.body,
-        Some(Body::Bind(_) | Body::SetDesired(_) | Body::ReportStatus(_))
+        Some(
+            Body::Bind(_)
+                | Body::SetDesired(_)
+                | Body::ReportStatus(_)
+                | Body::Preempt(_)
+                | Body::MoveSlots(_)
+        )
     );
     let before = replica.state.clone();
     let applied = replica.apply_command(&command);
@@ -400,6 +432,26 @@ fn show_node(state: &State, name: &str) -> Vec<String> {
     let device = |(kind, number, milli)| format!("{milli} of {kind} {number} is held");
     lines.extend(state.device_claims(node.id).map(device));
     lines
+}
+
+/// What is kept for whom, and who has to stop first.
+pub fn show_holds(state: &State) -> Vec<String> {
+    let holds = state.nodes().flat_map(|node| {
+        node.holds.iter().map(move |hold| {
+            let service = state.service(hold.service).expect("it is there");
+            let left = state.victims_left(node.id, hold);
+            let left: Vec<_> = left.map(|container| label(state, container)).collect();
+            let aside = state.set_aside_for(node.id, hold.service, hold.slot);
+            format!(
+                "{}.{}@{}: {} milli-CPU set aside, waits for {left:?}",
+                service.name,
+                hold.slot,
+                node.name(),
+                aside.cpu_milli
+            )
+        })
+    });
+    holds.collect()
 }
 
 /// Node by node, why a container of the service cannot go there.

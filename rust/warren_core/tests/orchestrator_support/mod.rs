@@ -4,12 +4,14 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use warren_core::error::Error;
-use warren_core::fsm::{ContainerState, DesiredState, Service, State, is_terminal};
+use warren_core::fsm::{
+    ContainerState, DesiredState, FEATURE_LEVEL_MAX, Service, State, is_terminal,
+};
 use warren_core::ids::{ContainerId, NodeId};
 use warren_core::orchestrator::{Budget, Orchestrator, Proposal};
 use warren_core::pb::{self, command::Body};
 
-use crate::support::{Replica, Rng, invariants, node_id, put_node, spec};
+use crate::support::{Replica, Rng, invariants, member, node_id, put_node, spec};
 
 pub const NODES: [&str; 4] = ["n1", "n2", "n3", "n4"];
 /// Small, so that steps stop in the middle of things; by the seed, sometimes of a single slot.
@@ -24,10 +26,11 @@ const BUDGETS: [Budget; 3] = [
         looks: 4_096,
     },
 ];
-/// What may be looked at in one go: all nodes, twice.
+/// What may be looked at in one go: all nodes, twice, or the containers of one.
 const SCAN: usize = 2 + 2 * NODES.len() + 1;
 
 pub struct World {
+    pub seed: u64,
     pub rng: Rng,
     pub replica: Replica,
     pub orchestrator: Orchestrator,
@@ -45,6 +48,7 @@ pub struct World {
 impl World {
     pub fn new(seed: u64) -> Self {
         let mut world = Self {
+            seed,
             rng: Rng(seed),
             replica: Replica::in_cluster(),
             orchestrator: Orchestrator::new(seed),
@@ -56,6 +60,26 @@ impl World {
             calm: false,
             created: 0,
         };
+        if world.preempts() {
+            let member = Some(member(1, "m1", true, FEATURE_LEVEL_MAX));
+            let raise = pb::RaiseFeatureLevel {
+                level: FEATURE_LEVEL_MAX,
+            };
+            world
+                .apply(Body::PutMember(pb::PutMember { member }))
+                .expect("a member");
+            world
+                .apply(Body::RaiseFeatureLevel(raise))
+                .expect("a level");
+            // So few nodes are soon too many to be lost.
+            let never = pb::UpdateClusterSettings {
+                lost_nodes_freeze_percent: 100,
+                ..Default::default()
+            };
+            world
+                .apply(Body::UpdateClusterSettings(never))
+                .expect("a setting");
+        }
         for name in NODES {
             world
                 .apply(put_node(name, 4_000, 64, &["web", "web2"]))
@@ -66,6 +90,11 @@ impl World {
             world.orchestrator.session_up(node_id(name), world.now_ms);
         }
         world
+    }
+
+    /// Every other seed's services are more and less urgent.
+    pub fn preempts(&self) -> bool {
+        self.seed % 2 == 1
     }
 
     pub fn state(&self) -> &State {
@@ -86,7 +115,11 @@ impl World {
         let proposals = self
             .orchestrator
             .step(&self.replica.state, self.now_ms, budget);
-        assert!(self.orchestrator.looked() <= budget.looks.max(SCAN));
+        let nodes = NODES
+            .iter()
+            .map(|name| self.state().container_count_of_node(node_id(name)));
+        let scan = SCAN.max(3 + nodes.max().unwrap_or_default());
+        assert!(self.orchestrator.looked() <= budget.looks.max(scan));
         for proposal in proposals {
             self.nothing_twice(&proposal);
             self.log.push_back(proposal);
@@ -136,6 +169,13 @@ impl World {
                     memory_bytes: 0,
                     ..Default::default()
                 });
+                if self.preempts() {
+                    spec.placement = Some(pb::Placement {
+                        priority: Some(20 * self.rng.below(5) as u32),
+                        preempt: self.rng.chance(60),
+                        ..Default::default()
+                    });
+                }
                 if self.rng.chance(20) {
                     (spec.mode, spec.replicas) = (pb::ServiceMode::Global.into(), 0);
                 }
@@ -321,6 +361,26 @@ fn subjects(body: &Body) -> Vec<String> {
                 format!("slot {:?} {} {node:?}", item.service_id, item.slot)
             };
             bind.items.iter().map(key).collect()
+        }
+        Body::MoveSlots(moves) => {
+            let key = |item: &pb::MoveItem| {
+                let slot = format!("slot {:?} {} []", item.service_id, item.slot);
+                [slot, format!("container {:?}", item.container_id)]
+            };
+            moves.items.iter().flat_map(key).collect()
+        }
+        Body::Preempt(preempt) => {
+            let key = |item: &pb::PreemptItem| {
+                let bind = item.bind.clone().unwrap_or_default();
+                let node = match bind.slot {
+                    0 => &bind.node_id[..],
+                    _ => &[],
+                };
+                let slot = format!("slot {:?} {} {node:?}", bind.service_id, bind.slot);
+                let victims = item.victims.iter().map(|id| format!("container {id:?}"));
+                std::iter::once(slot).chain(victims).collect::<Vec<_>>()
+            };
+            preempt.items.iter().flat_map(key).collect()
         }
         Body::SetDesired(set) => set
             .items

@@ -338,19 +338,23 @@ impl Member {
     }
 
     fn view(&self, method: Method, body: &[u8], stale: bool) -> LeaderView {
-        let pending = match method {
-            Method::ListSlots => pb::ListSlotsRequest::decode(body)
-                .ok()
-                .and_then(|request| self.state.resolve_service(&request.r#ref).ok())
-                .map(|service| self.orchestrator.pending(service).to_vec())
-                .unwrap_or_default(),
+        let named = |reference: Result<String, _>| {
+            let reference: String = reference.ok().filter(|it: &String| !it.is_empty())?;
+            self.state.resolve_service(&reference).ok()
+        };
+        let asked = match method {
+            Method::ListSlots => named(pb::ListSlotsRequest::decode(body).map(|it| it.r#ref)),
+            Method::GetService => named(pb::GetServiceRequest::decode(body).map(|it| it.r#ref)),
             Method::Explain => pb::ExplainRequest::decode(body)
                 .ok()
-                .and_then(|request| explaining::service_of(&self.state, &request.r#ref))
-                .map(|service| self.orchestrator.pending(service).to_vec())
-                .unwrap_or_default(),
-            _ => Vec::new(),
+                .and_then(|request| explaining::service_of(&self.state, &request.r#ref)),
+            _ => None,
         };
+        let orchestrator = &self.orchestrator;
+        let pending = asked
+            .filter(|_| method != Method::GetService)
+            .map(|id| orchestrator.pending(id).to_vec());
+        let loops = asked.map(|id| orchestrator.crash_loops(id));
         let leader = self.leader().and_then(|leader| self.state.member(leader));
         LeaderView {
             node: self.config.node,
@@ -358,7 +362,8 @@ impl Member {
             term: self.raft.term(),
             last_index: self.raft.last().index,
             applied_index: self.applied.index,
-            pending,
+            pending: pending.unwrap_or_default(),
+            loops: loops.unwrap_or_default(),
             stale,
             decisions: match method {
                 Method::ListEvents => self.decisions(body),

@@ -58,6 +58,7 @@ fn node(own: &[(&str, &str)], set: &[(&str, &str)]) -> Node {
         joined_at_ms: 0,
         advertise_addr: Arc::default(),
         labels: Arc::new(map(set)),
+        holds: Arc::default(),
         taints: Arc::default(),
         drain: None,
     }

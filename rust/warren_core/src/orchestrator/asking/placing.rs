@@ -5,6 +5,7 @@
 //! division has) goes one by one. What is only preferred is asked for first, and left out for those
 //! that found no node with it.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use crate::fsm::placement::{Attribute, Spread};
@@ -16,7 +17,7 @@ use crate::orchestrator::asking::known::Known;
 use crate::orchestrator::asking::weights::{least, next, weights};
 use crate::orchestrator::asking::{Asking, most_per_node, strategy};
 use crate::pb;
-use crate::scheduler::{Affinity, Ask, Balance, NodeSet, Placed, Rules, Scheduler};
+use crate::scheduler::{Affinity, Ask, Balance, NodeSet, Placed, Preemption, Rules, Scheduler};
 
 /// Values of spreads that are tried for one container, before it goes wherever it may.
 const TRIES_MAX: u32 = 32;
@@ -30,6 +31,8 @@ pub(in crate::orchestrator) struct Placement<'a> {
     pub service: &'a Service,
     /// Containers of the service that each node has and keeps.
     pub spread: &'a BTreeMap<NodeId, u32>,
+    /// The last choice, because the service keeps failing there.
+    pub avoided: &'a [NodeId],
     pub count: u32,
 }
 
@@ -60,7 +63,7 @@ pub(in crate::orchestrator) fn place(
     scheduler: &mut Scheduler,
     placement: &Placement,
 ) -> Placed {
-    if asking.is_plain(placement.service) {
+    if asking.is_plain(placement.service) && placement.avoided.is_empty() {
         return scheduler.place(&placement.ask());
     }
     let mut placing = Placing::new(asking, scheduler, placement);
@@ -122,6 +125,37 @@ pub(in crate::orchestrator) fn would_place_on(
     takes
 }
 
+/// A node where containers of a lower priority would make room for one, and which; `on`: there and
+/// nowhere else. What is only preferred does not count; what the service asks for has been learnt.
+pub(in crate::orchestrator) fn preempt(
+    asking: &Asking,
+    scheduler: &mut Scheduler,
+    placement: &Placement,
+    on: Option<NodeId>,
+) -> Option<Preemption> {
+    let mut only = NodeSet::default();
+    if let Some(on) = on {
+        only.set(scheduler.number(on)?, true);
+    }
+    let priority = placement.service.rules.priority;
+    let mut ask = placement.ask();
+    let mut within: Vec<_> = on.iter().map(|_| &only).collect();
+    if on.is_some() {
+        ask.rules.max_per_node = None;
+    }
+    if asking.is_plain(placement.service) {
+        ask.rules.within = &within;
+        return scheduler.preempt(&ask, priority);
+    }
+    let placing = Placing::new(asking, scheduler, placement);
+    let barred = placing.barred(scheduler);
+    within.extend(placing.open.map(|known| &known.set));
+    let without = [&placing.apart.own, &placing.apart.others, &barred];
+    ask.rules.within = &within;
+    ask.rules.without = &without;
+    scheduler.preempt(&ask, priority)
+}
+
 /// Nodes that are out because of where containers are.
 #[derive(Debug, Default)]
 pub(super) struct Apart {
@@ -176,7 +210,7 @@ struct Placing<'a> {
     asking: &'a Asking,
     placement: &'a Placement<'a>,
     open: Option<&'a Known>,
-    disliked: Option<&'a NodeSet>,
+    disliked: Option<Cow<'a, NodeSet>>,
     affinities: Vec<Affinity<'a>>,
     apart: Apart,
     spreads: Vec<Spreading<'a>>,
@@ -217,7 +251,11 @@ impl<'a> Placing<'a> {
             })
         });
         let Keys { open, disliked, .. } = &keys;
-        let disliked = known(disliked).map(|known| &known.set);
+        let mut disliked = known(disliked).map(|known| Cow::Borrowed(&known.set));
+        let avoided = placement.avoided.iter();
+        for number in avoided.filter_map(|id| scheduler.number(*id)) {
+            disliked.get_or_insert_default().to_mut().set(number, true);
+        }
         Self {
             asking,
             placement,
@@ -263,7 +301,7 @@ impl<'a> Placing<'a> {
         while self.left > 0 {
             let barred = self.barred(scheduler);
             let mut tries = TRIES_MAX;
-            let liked: &[bool] = match self.disliked {
+            let liked: &[bool] = match &self.disliked {
                 Some(_) => &[true, false],
                 None => &[false],
             };
@@ -342,7 +380,7 @@ impl<'a> Placing<'a> {
     ) -> bool {
         let open = self.open.map(|known| &known.set);
         let within: Vec<_> = open.into_iter().collect();
-        let disliked = self.disliked.filter(|_| wish.liked);
+        let disliked = self.disliked.as_deref().filter(|_| wish.liked);
         let spread = self.spreads.first().filter(|_| wish.balanced);
         let hard = spread.is_some_and(|it| it.spread.max_skew.is_some());
         let mut affinities = self.affinities.clone();

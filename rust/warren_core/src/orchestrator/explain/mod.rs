@@ -140,6 +140,7 @@ impl Look<'_> {
             state: self.state,
             service: self.service,
             spread: self.have,
+            avoided: &[],
             count: 1,
         };
         let id = node.id;

@@ -23,6 +23,7 @@ fn would_go(state: &State, service: &Service) -> Vec<NodeId> {
         state,
         service,
         spread: &have,
+        avoided: &[],
         count: 1,
     };
     let nodes = state.nodes().map(|node| node.id);

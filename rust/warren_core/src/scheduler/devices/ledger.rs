@@ -208,7 +208,8 @@ impl Ledger {
         let mut claimed = vec![0; row.pairs.len()];
         for (kind, device, milli) in claims {
             if let Some(at) = row.at(kind, device) {
-                claimed[at] = milli.min(DEVICE_MILLI.into()) as u16;
+                let all = u32::from(claimed[at]).saturating_add(milli);
+                claimed[at] = all.min(DEVICE_MILLI.into()) as u16;
             }
         }
         let news = claimed != row.claimed;

@@ -43,6 +43,25 @@ pub fn wrong(state: &State) -> Option<String> {
             return Some(format!("{} is overcommitted: {sum:?}", node.name()));
         }
     }
+    overpromised(state)
+}
+
+/// Room that is kept for others is there, once those that make it have stopped; and is kept once for
+/// each slot.
+fn overpromised(state: &State) -> Option<String> {
+    let mut slots = BTreeSet::new();
+    for node in state.nodes() {
+        let taken = state.node_taken(node.id);
+        if !node.holds.is_empty() && !taken.fits(state.allocatable(node)) {
+            return Some(format!("{} keeps what it has not: {taken:?}", node.name()));
+        }
+        for hold in node.holds.iter() {
+            let on = (hold.slot == 0).then_some(node.id);
+            if !slots.insert((hold.service, hold.slot, on)) {
+                return Some(format!("room is kept twice: {hold:?}"));
+            }
+        }
+    }
     None
 }
 

@@ -126,6 +126,7 @@ fn spec(name: &str, tag: u64, random: &mut Random) -> pb::ServiceSpec {
         ..Default::default()
     };
     ask_of_nodes(&mut spec, tag);
+    ask_for_priority(&mut spec, tag);
     spec
 }
 
@@ -166,6 +167,16 @@ fn ask_of_nodes(spec: &mut pb::ServiceSpec, tag: u64) {
     }
     asked.anti_affinities.retain(|it| it.service != spec.name);
     spec.placement = (asked != pb::Placement::default()).then_some(asked);
+}
+
+/// One change in three makes the service more or less urgent than others. Like [`ask_of_nodes`].
+fn ask_for_priority(spec: &mut pb::ServiceSpec, tag: u64) {
+    let mut random = Random::stream(tag, "priority", 0);
+    if random.below(3) == 0 {
+        let asked = spec.placement.get_or_insert_default();
+        asked.priority = Some(25 * random.below(5) as u32);
+        asked.preempt = random.below(2) == 0;
+    }
 }
 
 /// What an answer means for the one who asked.

@@ -1,0 +1,299 @@
+//! Slots of services that preempt, where there is no room: others of a lower priority are told to go,
+//! and room is kept until they have stopped.
+//!
+//! What is kept for whom is in the state ([`Hold`]), so that a new leader goes on with it. Only the
+//! number of preemptions that are under way is bounded: how fast one follows another is then up to
+//! how long it takes containers to stop.
+
+use std::sync::Arc;
+
+use crate::fsm::{
+    Container, DesiredState, HOLD_VICTIMS_MAX, HOLDS_PER_NODE_MAX, Hold, Service, State,
+};
+use crate::ids::{ContainerId, NodeId, ServiceId};
+use crate::orchestrator::asking;
+use crate::orchestrator::budget::Meter;
+use crate::orchestrator::fill::placement;
+use crate::orchestrator::in_flight::Preempting;
+use crate::orchestrator::pass::{Pass, Vacancy};
+use crate::orchestrator::plan::is_vacant;
+use crate::orchestrator::reconcile::Turn;
+use crate::orchestrator::{Orchestrator, PendingSlot};
+use crate::pb;
+use crate::scheduler::{Occupant, Preemption, VICTIMS_MAX};
+
+/// Containers that room is kept for at a time, in the whole cluster.
+pub const HOLDS_MAX: usize = 512;
+// What is decided is accepted.
+const _: () = assert!(VICTIMS_MAX <= HOLD_VICTIMS_MAX);
+/// What one decision is worth in looks.
+const DECISION_LOOKS: usize = 8;
+/// Victims that a reason names.
+const NAMED_MAX: usize = 3;
+
+impl Orchestrator {
+    /// Slots that room is kept for: those whose room is there are bound to it; those whose victims
+    /// are still stopping are the last to look for another place; what has become of no use ends.
+    pub(super) fn fill_held(
+        &mut self,
+        state: &State,
+        service: &Service,
+        pass: &mut Pass,
+        meter: &mut Meter,
+    ) -> Turn {
+        while let Some(vacancy) = pass.held.front().copied() {
+            if meter.items == 0 || !meter.try_look() {
+                return Turn::Later;
+            }
+            pass.held.pop_front();
+            let (slot, liveness) = (vacancy.slot, &self.liveness);
+            if !is_vacant(state, service, liveness, slot, vacancy.replaces) {
+                continue;
+            }
+            let Some((node, hold)) = state.hold_of(service.id, slot.number, slot.node) else {
+                pass.vacant.push_back(vacancy);
+                continue;
+            };
+            let mut ask = placement(state, service, pass, 1).ask();
+            ask.rules.max_per_node = None;
+            // They are kept, and nobody else's.
+            ask.rules.devices = &[];
+            let kept = state.set_aside_for(node, service.id, slot.number);
+            if self.scheduler.would_fit(&ask, node, kept) {
+                self.scheduler.hold(node, service.resources());
+                self.scheduler.hold_devices(node, &hold.devices);
+                let to = (node, hold.devices.clone());
+                self.propose_bind(service, pass, &vacancy, to, meter);
+            } else if state.victims_left(node, hold).next().is_some() {
+                *pass.spread.entry(node).or_insert(0) += 1;
+                pass.vacant.push_back(vacancy);
+            } else {
+                let nothing = Vec::new();
+                self.propose_preemption(service, &vacancy, node, (nothing, None), meter);
+                pass.away += 1;
+            }
+        }
+        Turn::Done
+    }
+
+    /// Makes room for the slots that found none, as long as that can be done.
+    pub(super) fn preempt(
+        &mut self,
+        state: &State,
+        service: &Service,
+        pass: &mut Pass,
+        meter: &mut Meter,
+    ) -> Turn {
+        while !pass.no_victims
+            && let Some(vacancy) = pass.vacant.front().copied()
+        {
+            match self.preempt_for(state, service, pass, &vacancy, meter) {
+                Ok(true) => drop(pass.vacant.pop_front()),
+                Ok(false) => pass.no_victims = true,
+                Err(turn) => return turn,
+            }
+        }
+        Turn::Done
+    }
+
+    /// False where no room can be made for the slot, or is being made already; an error where it
+    /// takes more than is left of the budget to find out.
+    pub(super) fn preempt_for(
+        &mut self,
+        state: &State,
+        service: &Service,
+        pass: &mut Pass,
+        vacancy: &Vacancy,
+        meter: &mut Meter,
+    ) -> Result<bool, Turn> {
+        let slot = vacancy.slot;
+        let waits = || state.hold_of(service.id, slot.number, slot.node).is_some();
+        if !service.rules.preempt || state.feature_level() < 5 || waits() {
+            return Ok(false);
+        }
+        let under_way = state.hold_count() + self.in_flight.preempting();
+        if under_way + self.outbox.preempting() >= HOLDS_MAX {
+            return Ok(false);
+        }
+        if meter.items == 0 || meter.looks == 0 {
+            return Err(Turn::Later);
+        }
+        if !self.learn(state, service, meter) || !self.learn_occupants(state, meter) {
+            return Err(Turn::Next);
+        }
+        if !meter.affords(DECISION_LOOKS) {
+            return Err(Turn::Next);
+        }
+        meter.look(DECISION_LOOKS);
+        let placement = placement(state, service, pass, 1);
+        let (asking, scheduler) = (&self.asking, &mut self.scheduler);
+        let found = asking::preempt(asking, scheduler, &placement, slot.node);
+        // Where room is kept for as many as may be, others wait until some are there.
+        let kept = |found: &Preemption| state.node(found.node).map_or(0, |node| node.holds.len());
+        if let Some(found) = found.filter(|found| kept(found) < HOLDS_PER_NODE_MAX) {
+            self.begin(state, service, pass, vacancy, found, meter);
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    fn begin(
+        &mut self,
+        state: &State,
+        service: &Service,
+        pass: &mut Pass,
+        vacancy: &Vacancy,
+        found: Preemption,
+        meter: &mut Meter,
+    ) {
+        self.scheduler.preempt_begin(&found);
+        pass.away += 1;
+        *pass.spread.entry(found.node).or_insert(0) += 1;
+        let victims = found.victims.iter().filter_map(|id| state.container(*id));
+        let reason = waiting_for(state, service, found.node, victims);
+        pass.pending.push(PendingSlot {
+            slot: vacancy.slot.number,
+            node: vacancy.slot.node,
+            reason,
+        });
+        let (node, aside) = (found.node, Some(found.set_aside));
+        self.propose_preemption(service, vacancy, node, (found.victims, aside), meter);
+    }
+
+    /// Without victims: what is kept for the slot there is kept no longer.
+    fn propose_preemption(
+        &mut self,
+        service: &Service,
+        vacancy: &Vacancy,
+        node: NodeId,
+        (victims, set_aside): (Vec<ContainerId>, Option<crate::fsm::Resources>),
+        meter: &mut Meter,
+    ) {
+        meter.items = meter.items.saturating_sub(1 + victims.len());
+        let bind = pb::BindItem {
+            service_id: service.id.to_vec(),
+            service_version: service.version,
+            slot: vacancy.slot.number,
+            node_id: node.to_vec(),
+            replaces: vacancy.replaces.map(|id| id.to_vec()).unwrap_or_default(),
+            devices: Vec::new(),
+        };
+        let item = pb::PreemptItem {
+            bind: Some(bind),
+            victims: victims.iter().map(|id| id.to_vec()).collect(),
+        };
+        let preempting = Preempting {
+            service: service.id,
+            slot: vacancy.slot,
+            node,
+            victims,
+            set_aside,
+        };
+        self.outbox.preempt(item, preempting);
+    }
+
+    /// Learns what containers hold by priority, of nodes where that has changed. False if it takes
+    /// more looks than are left.
+    fn learn_occupants(&mut self, state: &State, meter: &mut Meter) -> bool {
+        self.scheduler.bands_keep();
+        while let Some(node) = self.scheduler.next_stale() {
+            let containers = 1 + state.container_count_of_node(node);
+            if !meter.affords(containers) {
+                return false;
+            }
+            meter.look(containers);
+            let in_flight = &self.in_flight;
+            let priorities = &mut self.priorities;
+            let occupants = state.containers_of_node(node).filter_map(|container| {
+                let stays = container.desired == DesiredState::Run && !container.is_terminal();
+                if !stays || in_flight.has_container(container.id) {
+                    return None;
+                }
+                let priority = state.service(container.service)?.rules.priority;
+                priorities.insert(container.service, priority);
+                Some(Occupant {
+                    id: container.id,
+                    priority,
+                    resources: container.resources,
+                    created_at_ms: container.created_at_ms,
+                })
+            });
+            self.scheduler.occupants_put(node, occupants);
+        }
+        true
+    }
+
+    /// The service is another than before: if its priority is, what holds what is learnt anew.
+    pub(super) fn priority_changed(&mut self, id: ServiceId, service: Option<&Service>) {
+        let known = self.priorities.get(&id).copied();
+        let Some(known) = known else { return };
+        match service {
+            None => drop(self.priorities.remove(&id)),
+            Some(service) if service.rules.priority != known => {
+                self.priorities.insert(id, service.rules.priority);
+                self.scheduler.occupants_unknown();
+                self.walks.room();
+            }
+            Some(_) => {}
+        }
+    }
+
+    /// Why a slot that room is kept for is not filled yet.
+    pub(super) fn why_held(
+        &self,
+        state: &State,
+        service: &Service,
+        vacancy: &Vacancy,
+    ) -> Option<Arc<str>> {
+        let slot = vacancy.slot;
+        let (node, hold) = state.hold_of(service.id, slot.number, slot.node)?;
+        let left = state.victims_left(node, hold);
+        Some(waiting_for(state, service, node, left))
+    }
+}
+
+/// Reads like "waits on node n1 for batch.2 (priority 10 < 50) to stop".
+fn waiting_for<'a>(
+    state: &'a State,
+    service: &Service,
+    node: NodeId,
+    victims: impl Iterator<Item = &'a Container>,
+) -> Arc<str> {
+    let name = state.node(node).map_or("gone", |node| node.name());
+    let victims: Vec<_> = victims.collect();
+    let named = victims.iter().take(NAMED_MAX).map(|victim| {
+        let of = state.service(victim.service);
+        let priority = of.map_or(0, |of| of.rules.priority);
+        let own = service.rules.priority;
+        format!("{} (priority {priority} < {own})", label(victim))
+    });
+    let mut named = named.collect::<Vec<_>>().join(", ");
+    if victims.len() > NAMED_MAX {
+        named += &format!(" and {} more", victims.len() - NAMED_MAX);
+    }
+    format!("waits on node {name} for {named} to stop").into()
+}
+
+fn label(container: &Container) -> String {
+    match container.slot {
+        0 => container.service_name.to_string(),
+        slot => format!("{}.{slot}", container.service_name),
+    }
+}
+
+/// What a container that makes room says of it: "makes room for web.2 (priority 50 > 10)".
+pub fn made_room(state: &State, container: &Container, hold: &Hold) -> Option<String> {
+    let (by, of) = (
+        state.service(hold.service)?,
+        state.service(container.service)?,
+    );
+    let slot = match hold.slot {
+        0 => String::new(),
+        slot => format!(".{slot}"),
+    };
+    let (higher, lower) = (by.rules.priority, of.rules.priority);
+    Some(format!(
+        "makes room for {}{slot} (priority {higher} > {lower})",
+        by.name
+    ))
+}

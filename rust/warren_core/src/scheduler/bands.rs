@@ -1,0 +1,250 @@
+//! What containers of low priority hold, so that a place for one of a higher priority is found as
+//! fast as one that is free.
+//!
+//! A *band* is all that containers up to a priority hold, on each node. For a band there is a grid
+//! like the index's own (`lists`), with nodes by what they would have free if everything in the
+//! band were gone: their *reach*. Bands are made when they are asked for; a cluster in which
+//! nothing preempts has none, and pays nothing.
+//!
+//! What is free changes in the index, which notes the nodes it moved; what containers a node has is
+//! the state's to say, which is asked for nodes that are *stale*. Both are caught up with before a
+//! search, at the price of the nodes that changed.
+
+use std::collections::BTreeMap;
+
+use crate::fsm::Resources;
+use crate::ids::ContainerId;
+use crate::scheduler::index::{Index, Load};
+use crate::scheduler::level::Axis;
+use crate::scheduler::lists::Lists;
+use crate::scheduler::sets::NodeSet;
+
+/// Grids that are kept; of more, the one that was not asked for longest goes.
+const GRIDS_MAX: usize = 24;
+/// Bands that one search goes through, from the lowest priority up. Where more priorities are in
+/// use, some of them share a band.
+const BANDS_MAX: usize = 16;
+
+/// A container that may have to make room: it is meant to run, and holds what it says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Occupant {
+    pub id: ContainerId,
+    pub priority: u32,
+    pub resources: Resources,
+    pub created_at_ms: u64,
+}
+
+/// Nodes up to a priority, by reach.
+#[derive(Debug)]
+struct Grid {
+    upto: u32,
+    lists: Lists,
+    asked: u64,
+}
+
+/// Invariants: `rows` are sorted by (priority, id); `in_use` counts their occupants; an open node
+/// that was not moved since is in each grid, in the cell of its reach.
+#[derive(Debug, Default)]
+pub(super) struct Bands {
+    rows: Vec<Vec<Occupant>>,
+    in_use: BTreeMap<u32, u32>,
+    /// By priority.
+    grids: Vec<Grid>,
+    axes: (Axis, Axis),
+    stale: Vec<u32>,
+    is_stale: NodeSet,
+    /// Nodes on which something was chosen to make room, since a dry run began.
+    taken: Vec<u32>,
+    dry: bool,
+    asked: u64,
+}
+
+impl Bands {
+    /// The node's occupants are not known any more.
+    pub fn forget(&mut self, node: u32) {
+        if self.is_stale.set(node, true) {
+            self.stale.push(node);
+        }
+    }
+
+    /// A node whose occupants have to be put.
+    pub fn next_stale(&self) -> Option<u32> {
+        self.stale.last().copied()
+    }
+
+    /// What the node has from now on. The index moves it.
+    pub fn put(&mut self, node: u32, occupants: impl Iterator<Item = Occupant>) {
+        let at = node as usize;
+        if self.rows.len() <= at {
+            self.rows.resize_with(at + 1, Vec::new);
+        }
+        let mut row = std::mem::take(&mut self.rows[at]);
+        row.iter().for_each(|it| self.count(it.priority, false));
+        row.clear();
+        row.extend(occupants);
+        row.sort_unstable_by_key(|it| (it.priority, it.id));
+        row.iter().for_each(|it| self.count(it.priority, true));
+        self.rows[at] = row;
+        if self.is_stale.set(node, false) {
+            match self.stale.last() {
+                Some(last) if *last == node => drop(self.stale.pop()),
+                _ => self.stale.retain(|stale| *stale != node),
+            }
+        }
+    }
+
+    /// A dry run begins: what is taken in it is known anew when it is over.
+    pub fn begin(&mut self) {
+        self.dry = true;
+    }
+
+    pub fn forget_taken(&mut self) {
+        self.dry = false;
+        for node in std::mem::take(&mut self.taken) {
+            self.forget(node);
+        }
+    }
+
+    /// They make room from now on, and are not to be chosen again.
+    pub fn take(&mut self, node: u32, victims: &[ContainerId]) {
+        let Some(row) = self.rows.get_mut(node as usize) else {
+            return;
+        };
+        let (gone, kept) = std::mem::take(row)
+            .into_iter()
+            .partition::<Vec<_>, _>(|it| victims.contains(&it.id));
+        *row = kept;
+        gone.iter().for_each(|it| self.count(it.priority, false));
+        if self.dry {
+            self.taken.push(node);
+        }
+    }
+
+    fn count(&mut self, priority: u32, comes: bool) {
+        let count = self.in_use.entry(priority).or_insert(0);
+        match comes {
+            true => *count += 1,
+            false => *count -= 1,
+        }
+        if *count == 0 {
+            self.in_use.remove(&priority);
+        }
+    }
+
+    /// Its occupants up to a priority, the lowest first.
+    pub fn occupants(&self, node: u32, upto: u32) -> &[Occupant] {
+        let row = self.rows.get(node as usize).map_or(&[][..], Vec::as_slice);
+        &row[..row.partition_point(|it| it.priority <= upto)]
+    }
+
+    /// The bands that something of that priority is to try, the lowest first: with the last of them
+    /// it reaches everything that it may.
+    pub fn below(&self, priority: u32) -> Vec<u32> {
+        let used: Vec<u32> = self.in_use.range(..priority).map(|(it, _)| *it).collect();
+        let step = used.len().div_ceil(BANDS_MAX).max(1);
+        // Counted from the last, which is never left out.
+        let mut bands: Vec<_> = used.into_iter().rev().step_by(step).collect();
+        bands.reverse();
+        bands
+    }
+
+    /// Catches up with the index, and makes grids of these bands. O(nodes moved), and O(nodes) for
+    /// a grid that is new.
+    pub fn catch_up(&mut self, index: &mut Index, bands: &[u32]) {
+        let axes = (index.axes().cpu, index.axes().memory);
+        let moved = index.take_moved();
+        if axes != self.axes {
+            self.axes = axes;
+            self.grids.clear();
+        }
+        for node in moved {
+            self.sort_in(index, node);
+        }
+        self.asked += 1;
+        for band in bands {
+            self.ask(index, *band);
+        }
+    }
+
+    fn ask(&mut self, index: &Index, upto: u32) {
+        let asked = self.asked;
+        if let Some(grid) = self.grids.iter_mut().find(|grid| grid.upto == upto) {
+            grid.asked = asked;
+            return;
+        }
+        if self.grids.len() >= GRIDS_MAX {
+            let oldest = self.grids.iter().enumerate();
+            let oldest = oldest.min_by_key(|(_, grid)| grid.asked).map(|(at, _)| at);
+            oldest.map(|at| self.grids.remove(at));
+        }
+        let mut grid = Grid {
+            upto,
+            lists: Lists::default(),
+            asked,
+        };
+        grid.lists.reserve(index.free.len(), 1);
+        for node in 0..index.free.len() as u32 {
+            if index.is_open(node) {
+                let reach = reach(index.load(node), self.occupants(node, upto));
+                grid.lists.link(node, 0, index.axes().cell(reach));
+            }
+        }
+        let at = self.grids.partition_point(|known| known.upto < upto);
+        self.grids.insert(at, grid);
+    }
+
+    /// Puts a node where it belongs in every grid.
+    fn sort_in(&mut self, index: &Index, node: u32) {
+        let row = self.rows.get(node as usize).map_or(&[][..], Vec::as_slice);
+        let (mut held, mut next) = (Resources::default(), 0);
+        for grid in &mut self.grids {
+            grid.lists.reserve(node as usize + 1, 1);
+            if !index.is_open(node) {
+                grid.lists.unlink(node);
+                continue;
+            }
+            while let Some(occupant) = row.get(next).filter(|it| it.priority <= grid.upto) {
+                held = held.saturating_add(occupant.resources);
+                next += 1;
+            }
+            let cell = index.axes().cell(free_without(index.load(node), held));
+            match grid.lists.cell(node) {
+                Some(_) => drop(grid.lists.shift(node, cell)),
+                None => grid.lists.link(node, 0, cell),
+            }
+        }
+    }
+
+    /// The grid of a band that was asked for.
+    pub fn lists(&self, upto: u32) -> Option<&Lists> {
+        let grid = self.grids.iter().find(|grid| grid.upto == upto)?;
+        Some(&grid.lists)
+    }
+
+    /// By grid: its band, and the cell of every node that is in it.
+    #[cfg(test)]
+    pub fn cells(&self) -> Vec<(u32, Vec<Option<u16>>)> {
+        let cells = |grid: &Grid| {
+            let nodes = 0..self.rows.len() as u32;
+            let cells = nodes.map(|node| grid.lists.cell(node).map(|(_, cell)| cell));
+            (grid.upto, cells.collect())
+        };
+        self.grids.iter().map(cells).collect()
+    }
+}
+
+/// What would be free if all of these were gone.
+pub(super) fn reach(load: &Load, occupants: &[Occupant]) -> Resources {
+    let held = occupants.iter().map(|it| it.resources);
+    free_without(
+        load,
+        held.fold(Resources::default(), Resources::saturating_add),
+    )
+}
+
+/// What would be free without so much of what is taken; also of a node on which more is taken than
+/// it has.
+pub(super) fn free_without(load: &Load, gone: Resources) -> Resources {
+    let taken = load.allocated.saturating_add(load.held);
+    load.allocatable.saturating_sub(taken.saturating_sub(gone))
+}

@@ -1,0 +1,211 @@
+//! Which containers of one node make room for another one.
+//!
+//! To find the fewest is a covering problem with as many constraints as there are resources, hard
+//! in general and small in practice: sets of one container, then of two, and so on are tried, with
+//! what cannot suffice left out early. Where that takes too many steps, a set is gathered greedily
+//! and what is superfluous in it spared; it is then no larger than it has to be, but another one may
+//! be smaller.
+
+use crate::fsm::Resources;
+use crate::scheduler::bands::Occupant;
+use crate::scheduler::score::Rate;
+
+/// Containers tried on a node, before the set is gathered greedily.
+const STEPS_MAX: usize = 512;
+/// Containers that make room for one: a preemption that ends more is none that anybody wants.
+pub const VICTIMS_MAX: usize = 32;
+
+/// What it costs to end a set of containers; less is better, the first field first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Cost {
+    /// The highest among them.
+    pub priority: u32,
+    pub count: usize,
+    /// In shares of the cluster's CPU and memory together.
+    pub capacity: i64,
+    /// The older the oldest of them is, the worse.
+    pub age: std::cmp::Reverse<u64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Choice {
+    pub cost: Cost,
+    /// Positions in the list of occupants, ascending.
+    pub victims: Vec<usize>,
+    /// No set of a lower cost would do; otherwise none that is a part of this one.
+    pub exact: bool,
+}
+
+const RESOURCES: usize = 4;
+type Amounts = [u64; RESOURCES];
+
+fn amounts(it: Resources) -> Amounts {
+    [it.cpu_milli, it.memory_bytes, it.disk_bytes, it.pids]
+}
+
+fn covers(sum: &Amounts, lacking: &Amounts) -> bool {
+    sum.iter().zip(lacking).all(|(sum, lacking)| sum >= lacking)
+}
+
+fn plus(left: &Amounts, right: &Amounts) -> Amounts {
+    std::array::from_fn(|at| left[at].saturating_add(right[at]))
+}
+
+/// The cheapest set of `occupants` (sorted by priority) that holds what is lacking, at most
+/// [`VICTIMS_MAX`]. `None` if there is none, or nothing is lacking.
+pub(super) fn choose(
+    occupants: &[Occupant],
+    lacking: Resources,
+    rates: (Rate, Rate),
+) -> Option<Choice> {
+    let lacking = amounts(lacking);
+    if lacking == [0; RESOURCES] {
+        return None;
+    }
+    // Some of the priority that it takes at least are in every set that suffices.
+    let mut sum = [0; RESOURCES];
+    let enough = occupants.iter().position(|it| {
+        sum = plus(&sum, &amounts(it.resources));
+        covers(&sum, &lacking)
+    })?;
+    let priority = occupants[enough].priority;
+    let upto = occupants.partition_point(|it| it.priority <= priority);
+    let mut search = Search {
+        occupants: &occupants[..upto],
+        lacking,
+        rates,
+        priority,
+        steps: STEPS_MAX,
+        chosen: Vec::new(),
+        best: None,
+    };
+    let (best, exact) = match search.fewest() {
+        Some(best) => (best, true),
+        None => (search.greedy(), false),
+    };
+    (best.len() <= VICTIMS_MAX).then(|| Choice {
+        cost: search.cost(&best),
+        victims: best,
+        exact,
+    })
+}
+
+struct Search<'a> {
+    occupants: &'a [Occupant],
+    lacking: Amounts,
+    rates: (Rate, Rate),
+    priority: u32,
+    steps: usize,
+    chosen: Vec<usize>,
+    best: Option<(Cost, Vec<usize>)>,
+}
+
+impl Search<'_> {
+    fn held(&self, at: usize) -> Amounts {
+        amounts(self.occupants[at].resources)
+    }
+
+    fn cost(&self, victims: &[usize]) -> Cost {
+        let sum = victims.iter().map(|at| self.occupants[*at].resources);
+        let sum = sum.fold(Resources::default(), Resources::saturating_add);
+        let (cpu, memory) = self.rates;
+        let created = victims.iter().map(|at| self.occupants[*at].created_at_ms);
+        Cost {
+            priority: self.priority,
+            count: victims.len(),
+            capacity: cpu.share(sum.cpu_milli) + memory.share(sum.memory_bytes),
+            age: std::cmp::Reverse(created.min().unwrap_or_default()),
+        }
+    }
+
+    /// `None` if the steps did not suffice.
+    fn fewest(&mut self) -> Option<Vec<usize>> {
+        // The most that any of them holds of each resource: more than so much times `count` no set
+        // of `count` holds.
+        let most = (0..self.occupants.len()).fold([0; RESOURCES], |most: Amounts, at| {
+            let held = self.held(at);
+            std::array::from_fn(|it| most[it].max(held[it]))
+        });
+        for count in 1..=self.occupants.len().min(VICTIMS_MAX) {
+            if !self.pick(0, count, [0; RESOURCES], &most) {
+                return None;
+            }
+            if let Some((_, best)) = self.best.take() {
+                return Some(best);
+            }
+        }
+        None
+    }
+
+    /// Tries all sets that add `count` from `from` on to those that are chosen. False if the steps
+    /// did not suffice.
+    fn pick(&mut self, from: usize, count: usize, sum: Amounts, most: &Amounts) -> bool {
+        if count == 0 {
+            if covers(&sum, &self.lacking) {
+                let cost = self.cost(&self.chosen);
+                if self.best.as_ref().is_none_or(|(best, _)| cost < *best) {
+                    self.best = Some((cost, self.chosen.clone()));
+                }
+            }
+            return true;
+        }
+        let at_most = |it: usize| sum[it].saturating_add(most[it].saturating_mul(count as u64));
+        if !covers(&std::array::from_fn(at_most), &self.lacking) {
+            return true;
+        }
+        for at in from..=self.occupants.len() - count {
+            if self.steps == 0 {
+                return false;
+            }
+            self.steps -= 1;
+            let sum = plus(&sum, &self.held(at));
+            if count == 1 && !covers(&sum, &self.lacking) {
+                continue;
+            }
+            self.chosen.push(at);
+            let done = self.pick(at + 1, count - 1, sum, most);
+            self.chosen.pop();
+            if !done {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Again and again the one that holds most of what is still lacking; then those are spared
+    /// without which it suffices, the highest priority and the oldest first.
+    fn greedy(&self) -> Vec<usize> {
+        let mut chosen: Vec<usize> = Vec::new();
+        let mut sum = [0; RESOURCES];
+        while !covers(&sum, &self.lacking) {
+            let part = |at: &usize| {
+                let held = self.held(*at);
+                let parts = (0..RESOURCES).map(|it| {
+                    let left = self.lacking[it].saturating_sub(sum[it]);
+                    (u128::from(held[it].min(left)) << 20) / u128::from(self.lacking[it].max(1))
+                });
+                parts.sum::<u128>()
+            };
+            let others = (0..self.occupants.len()).filter(|at| !chosen.contains(at));
+            let Some(next) = others.max_by_key(part) else {
+                break;
+            };
+            sum = plus(&sum, &self.held(next));
+            chosen.push(next);
+        }
+        chosen.sort_by_key(|at| {
+            let it = &self.occupants[*at];
+            (std::cmp::Reverse(it.priority), it.created_at_ms, it.id)
+        });
+        for at in chosen.clone() {
+            let held = self.held(at);
+            let without = std::array::from_fn(|it| sum[it].saturating_sub(held[it]));
+            if covers(&without, &self.lacking) {
+                sum = without;
+                chosen.retain(|other| *other != at);
+            }
+        }
+        chosen.sort_unstable();
+        chosen
+    }
+}
