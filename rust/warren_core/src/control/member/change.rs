@@ -34,9 +34,6 @@ pub struct Changes {
     upkeep_not_before_ms: u64,
     /// Who waits for the lead to be handed over.
     transfer: Option<CallId>,
-    /// Who founded the cluster waits until it is at the level of its release: what they ask for next
-    /// may need it.
-    founded: Option<(CallId, Vec<u8>)>,
 }
 
 impl Changes {
@@ -44,22 +41,9 @@ impl Changes {
         self.upkeep = false;
     }
 
-    pub fn founded(&mut self, call: CallId, answer: Vec<u8>) {
-        self.founded = Some((call, answer));
-    }
-
-    fn answer_founder(&mut self, calls: &mut Calls, out: &mut Outputs) {
-        if !self.upkeep
-            && let Some((call, answer)) = self.founded.take()
-        {
-            calls.reply(call, Ok(answer), out);
-        }
-    }
-
     /// The lead is lost: that is what a transfer was to do.
     pub fn stepped_down(&mut self, calls: &mut Calls, now: Option<MemberId>, out: &mut Outputs) {
         self.upkeep = false;
-        self.answer_founder(calls, out);
         if let Some(call) = self.transfer.take() {
             let transferred = pb::TransferLeadershipResponse {
                 leader_member_id: now.map_or(0, |leader| leader.0),
@@ -386,13 +370,13 @@ impl Member {
             let what = "transfer of leadership";
             calls.reply(call, Err(Error::Invalid { what, why }), out);
         }
-        if self.has_space {
-            if let Some(change) = self.next_change() {
-                self.carry_through(now, &change, out);
-            }
-            self.write_down(now, entropy, out);
+        if !self.has_space {
+            return;
         }
-        self.changes.answer_founder(calls, out);
+        if let Some(change) = self.next_change() {
+            self.carry_through(now, &change, out);
+        }
+        self.write_down(now, entropy, out);
     }
 
     /// The next step of the configuration towards what the state wants.

@@ -72,10 +72,7 @@ impl Member {
                     cluster_id: self.identity.cluster.to_vec(),
                     node_id: self.config.node.to_vec(),
                 };
-                match response {
-                    Ok(_) if self.leading => self.changes.founded(id, founded.encode_to_vec()),
-                    _ => calls.reply(id, response.map(|_| founded.encode_to_vec()), out),
-                }
+                calls.reply(id, response.map(|_| founded.encode_to_vec()), out);
             }
             Origin::AddMember(id, member) => {
                 let added = self.added(member).encode_to_vec();
@@ -221,18 +218,19 @@ impl Member {
             let cluster = cluster.id.to_string();
             return calls.reply(call, Err(Error::AlreadyInCluster { cluster }), out);
         }
-        let [create, put] = self.first_commands(advertise_addr);
-        let created = self.propose_own(now, entropy, create, None);
-        let put = created.and_then(|()| {
+        let [create, put, raise] = self.first_commands(advertise_addr);
+        let mut proposed = self.propose_own(now, entropy, create, None);
+        proposed = proposed.and_then(|()| self.propose_own(now, entropy, put, None));
+        proposed = proposed.and_then(|()| {
             let origin = Some(Origin::Founding(call));
-            self.propose_own(now, entropy, put, origin)
+            self.propose_own(now, entropy, raise, origin)
         });
-        if let Err(error) = put {
+        if let Err(error) = proposed {
             calls.reply(call, Err(error), out);
         }
     }
 
-    fn first_commands(&self, advertise_addr: String) -> [Body; 2] {
+    fn first_commands(&self, advertise_addr: String) -> [Body; 3] {
         let create = pb::CreateCluster {
             cluster_id: self.identity.cluster.to_vec(),
             epoch: self.identity.epoch,
@@ -262,7 +260,15 @@ impl Member {
                 advertise_addr
             },
         };
-        [Body::CreateCluster(create), Body::PutNode(put)]
+        // Whoever founds a cluster may ask next for what needs the newest level.
+        let raise = pb::RaiseFeatureLevel {
+            level: self.config.feature_level_max,
+        };
+        [
+            Body::CreateCluster(create),
+            Body::PutNode(put),
+            Body::RaiseFeatureLevel(raise),
+        ]
     }
 
     pub(super) fn orchestrate(
