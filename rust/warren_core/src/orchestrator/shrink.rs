@@ -69,8 +69,9 @@ struct Part {
 pub(super) struct Shrink {
     useless: BTreeSet<(Use, Reverse<u64>, Option<ContainerId>)>,
     parts: BTreeMap<Option<String>, Part>,
-    /// In slots that go, and ended: there is nothing to be kept of them.
-    ended: BTreeSet<ContainerId>,
+    /// In slots that go, and either ended, so that there is nothing to be kept of them, or bound to
+    /// their slots.
+    go: BTreeSet<ContainerId>,
     /// By (load, part), the fullest last; made when it is first asked for.
     order: Option<(Fullest, Weights)>,
 }
@@ -100,8 +101,13 @@ impl Shrink {
             self.useless.insert((Use::Vacant, Reverse(slot), None));
             return;
         };
-        if container.is_terminal() && slot > u64::from(service.spec.replicas) {
-            self.ended.insert(container.id);
+        let goes = slot > u64::from(service.spec.replicas);
+        let bound = is_singleton(state, container);
+        if goes && (bound || container.is_terminal()) {
+            self.go.insert(container.id);
+        }
+        // In a slot that stays, one that is bound to it is given up for nobody.
+        if bound || (goes && container.is_terminal()) {
             return;
         }
         if let Some(of) = usefulness(state, service, container) {
@@ -164,7 +170,7 @@ pub(super) struct Shrinking {
 impl Shrinking {
     pub fn of(mut known: Shrink) -> Self {
         Self {
-            go: std::mem::take(&mut known.ended),
+            go: std::mem::take(&mut known.go),
             known,
             given_up: Vec::new(),
         }
@@ -291,6 +297,12 @@ fn value(state: &State, service: &Service, node: NodeId) -> Option<String> {
     let spread = service.rules.spreads.first()?;
     let value = spread.attribute.value(state.node(node)?)?;
     Some(value.into_owned())
+}
+
+/// By what it runs, not by what its service says now: that is what its worker goes by.
+fn is_singleton(state: &State, container: &Container) -> bool {
+    let spec = state.spec(&container.spec_digest);
+    spec.is_some_and(|spec| replaced_after_ms(spec).is_some())
 }
 
 /// Why it is of no use; `None` if it is.
