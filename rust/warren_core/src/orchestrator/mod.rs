@@ -83,7 +83,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::error::Result;
-use crate::fsm::{Container, Event, Node, NodeStatus, Overcommit, State, ailing, tally};
+use crate::fsm::{self, Container, Event, Node, NodeStatus, Overcommit, State, ailing, tally};
 use crate::ids::{NodeId, ServiceId};
 use crate::pb;
 use crate::scheduler::Scheduler;
@@ -185,6 +185,8 @@ pub struct Orchestrator {
     unplaced: BTreeMap<ServiceId, BTreeMap<Slot, u64>>,
     /// Of services, as occupants of nodes were learnt by.
     priorities: BTreeMap<ServiceId, u32>,
+    /// Of services that preempt and wait all the same: what is bound meanwhile may be a victim.
+    preemptors: BTreeMap<ServiceId, u32>,
     /// As the state had it when the cluster changed last.
     frozen: bool,
     /// What the scheduler counts by, where that is known.
@@ -220,6 +222,7 @@ impl Orchestrator {
             blocked: BTreeMap::new(),
             unplaced: BTreeMap::new(),
             priorities: BTreeMap::new(),
+            preemptors: BTreeMap::new(),
             frozen: false,
             overcommit: None,
             stats: Stats::default(),
@@ -257,6 +260,7 @@ impl Orchestrator {
         self.blocked.clear();
         self.unplaced.clear();
         self.priorities.clear();
+        self.preemptors.clear();
         self.frozen = false;
         self.overcommit = None;
     }
@@ -301,7 +305,7 @@ impl Orchestrator {
                     }
                     // Who waits may wait for a port, a device, or for whom it is kept apart from, and
                     // not for an amount.
-                    room |= ended;
+                    room |= ended || container.is_some_and(|it| self.is_new_victim(state, it));
                     if last_service.replace(service) != Some(service) {
                         self.mark(service);
                     }
@@ -372,6 +376,7 @@ impl Orchestrator {
         self.failures.forget(service);
         self.globals.remove(&service);
         self.pending.remove(&service);
+        self.preemptors.remove(&service);
         self.blocked.remove(&service);
         self.unplaced.remove(&service);
         self.priority_changed(service, None);
@@ -576,9 +581,7 @@ impl Orchestrator {
 
 /// Whether it holds more of its node than amounts.
 fn claims(state: &State, container: &Container) -> bool {
-    let ports = || {
-        let spec = state.spec(&container.spec_digest);
-        spec.is_some_and(|spec| !spec.host_ports.is_empty())
-    };
-    !container.devices().is_empty() || ports()
+    state
+        .spec(&container.spec_digest)
+        .is_some_and(|spec| fsm::claims(spec))
 }

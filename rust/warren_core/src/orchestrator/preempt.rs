@@ -8,7 +8,8 @@
 use std::sync::Arc;
 
 use crate::fsm::{
-    Container, DesiredState, HOLD_VICTIMS_MAX, HOLDS_PER_NODE_MAX, Hold, Service, State,
+    Container, ContainerState, DesiredState, HOLD_VICTIMS_MAX, HOLDS_PER_NODE_MAX, Hold, Service,
+    State,
 };
 use crate::ids::{ContainerId, NodeId, ServiceId};
 use crate::orchestrator::asking;
@@ -111,6 +112,7 @@ impl Orchestrator {
         if !service.rules.preempt || state.feature_level() < 5 || waits() {
             return Ok(false);
         }
+        self.preemptors.insert(service.id, service.rules.priority);
         let under_way = state.hold_count() + self.in_flight.preempting();
         if under_way + self.outbox.preempting() >= HOLDS_MAX {
             return Ok(false);
@@ -236,6 +238,17 @@ impl Orchestrator {
             }
             Some(_) => {}
         }
+    }
+
+    /// It has just been bound, and is less urgent than somebody who waits and preempts: while it was on
+    /// its way, its room was taken, and it was nobody's victim.
+    pub(super) fn is_new_victim(&self, state: &State, container: &Container) -> bool {
+        if self.preemptors.is_empty() || container.status.state != ContainerState::Assigned {
+            return false;
+        }
+        let service = state.service(container.service);
+        let less = |than: &u32| service.is_some_and(|it| it.rules.priority < *than);
+        self.preemptors.values().any(less)
     }
 
     /// Why a slot that room is kept for is not filled yet.

@@ -350,6 +350,10 @@ impl Orchestrator {
         let id = service.id;
         pass.pending
             .sort_by_key(|pending| (pending.slot, pending.node));
+        match service.rules.preempt && !pass.pending.is_empty() {
+            true => self.preemptors.insert(id, service.rules.priority),
+            false => self.preemptors.remove(&id),
+        };
         if pass.pending.is_empty() {
             self.pending.remove(&id);
         } else {

@@ -130,7 +130,10 @@ impl Orchestrator {
         let bounds = (from(after), Unbounded);
         let pending = self.pending.range(bounds).next().map(|(id, _)| *id);
         let blocked = self.blocked.range(bounds).next().map(|(id, _)| *id);
-        pending.into_iter().chain(blocked).min()
+        // It may wait in the end.
+        let looking = self.passes.range(bounds).next().map(|(id, _)| *id);
+        let waiting = pending.into_iter().chain(blocked);
+        waiting.chain(looking).min()
     }
 }
 
