@@ -12,7 +12,7 @@ use warren_core::fsm::{FEATURE_LEVEL_MAX, State, snapshot};
 use warren_core::ids::{Index, Term};
 use warren_core::pb::{self, command::Body};
 
-const SEEDS: u64 = 60;
+const SEEDS: u64 = 90;
 const COMMANDS: u64 = 400;
 
 /// Every command is answered, and after each the invariants hold; what binds does not exceed
@@ -21,6 +21,7 @@ const COMMANDS: u64 = 400;
 fn apply_is_total_and_keeps_the_invariants() {
     let (mut binds, mut refusals, mut codes) = (0, 0, BTreeMap::new());
     let (mut with_ports, mut with_devices, mut with_holds) = (0, 0, 0);
+    let mut with_volumes = 0;
     for seed in 0..SEEDS {
         println!("seed {seed}");
         let mut commands = Commands { rng: Rng(seed) };
@@ -50,6 +51,9 @@ fn apply_is_total_and_keeps_the_invariants() {
             with_devices += nodes()
                 .flat_map(|id| replica.state.device_claims(id))
                 .count();
+            with_volumes += nodes()
+                .flat_map(|id| replica.state.volume_claims(id))
+                .count();
             with_holds += replica.state.hold_count();
             binds += replica
                 .state
@@ -63,8 +67,9 @@ fn apply_is_total_and_keeps_the_invariants() {
         "{binds} binds, {refusals} refusals"
     );
     assert!(
-        with_ports > 50 && with_holds > 10 && with_devices > 60,
-        "{with_ports} with ports, {with_devices} with devices, {with_holds} with holds"
+        with_ports > 50 && with_holds > 10 && with_devices > 60 && with_volumes > 50,
+        "{with_ports} with ports, {with_devices} with devices, {with_holds} with holds, \
+         {with_volumes} with volumes"
     );
     for code in [
         "name_taken",

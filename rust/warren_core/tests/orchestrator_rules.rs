@@ -183,6 +183,15 @@ impl World {
                     count: rng.below(3) as u32,
                 })
                 .to_vec();
+            description.volumes = ["data", "logs"]
+                .map(|name| (name, rng.below(5)))
+                .into_iter()
+                .filter(|(_, kind)| *kind > 1)
+                .map(|(name, kind)| pb::NodeVolume {
+                    name: name.to_owned(),
+                    read_only: kind == 2,
+                })
+                .collect();
         }
         body
     }
@@ -270,7 +279,15 @@ impl World {
             cpu_milli: rng.below(4) * 400,
             ..Default::default()
         });
-        match rng.below(5) {
+        match rng.below(8) {
+            2 => container.mounts.push(pb::Mount {
+                r#type: pb::MountType::Volume.into(),
+                source: (*rng.pick(&["data", "data", "logs"])).to_owned(),
+                target: "/srv".to_owned(),
+                read_only: rng.chance(40),
+                exclusive: rng.chance(50),
+                ..Default::default()
+            }),
             0 => {
                 let (port, protocol) = (80 + rng.below(2) as u32, 1);
                 container.host_ports = vec![pb::HostPort { port, protocol }];

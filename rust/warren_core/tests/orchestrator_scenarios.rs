@@ -271,6 +271,21 @@ macro_rules! scenarios {
 }
 
 scenarios!(
-    replicated, global, updates, restarts, pending, lost_node, partition, freeze, placing,
-    preferring, preempting, shrinking, crashing, retrying, following
+    replicated,
+    global,
+    updates,
+    restarts,
+    pending,
+    lost_node,
+    partition,
+    freeze,
+    placing,
+    volumes,
+    preempting_late,
+    preferring,
+    preempting,
+    shrinking,
+    crashing,
+    retrying,
+    following
 );

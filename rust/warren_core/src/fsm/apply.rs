@@ -276,7 +276,7 @@ impl State {
         self.insert_service(Service {
             id,
             name: spec.name.as_str().into(),
-            rules: Rules::of(spec.placement.as_ref())?,
+            rules: Rules::of(&spec)?,
             spec: Arc::new(spec),
             version,
             spec_digest: digest,
@@ -321,7 +321,7 @@ impl State {
             ));
         }
         let (id, version, time_ms) = (service.id, service.version + 1, self.time_ms);
-        let rules = Rules::of(spec.placement.as_ref())?;
+        let rules = Rules::of(&spec)?;
         self.update_service(id, |service| {
             service.rules = rules;
             service.spec = Arc::new(spec);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use imbl::OrdMap;
 use imbl::ordmap::Entry;
 
-use crate::fsm::claims::Claims;
+use crate::fsm::claims::{Claims, claims_by_name};
 use crate::fsm::hash;
 use crate::fsm::holds::Hold;
 use crate::fsm::objects::{Container, Node, Resources, Service};
@@ -166,15 +166,14 @@ impl State {
         spec: impl FnOnce() -> pb::ContainerSpec,
     ) -> Place {
         let (digest, slot) = (container.spec_digest, container.slot);
-        let ports = self.use_spec(digest, spec);
+        let named = self.use_spec(digest, spec);
         self.by_state[container.status.state as usize] += 1;
         let element = hash::container(&container, &mut self.scratch.0);
         self.sum.add(element);
         let row = self.nodes.get_mut(node);
         row.allocated = row.allocated.saturating_add(container.held());
         if !container.is_terminal() {
-            let ports = ports.as_ref().map_or(&[][..], |spec| &spec.host_ports);
-            row.claims.take(ports, container.devices());
+            row.claims.take(named.as_deref(), container.devices());
         }
         let counts = Counts::of(&container, is_ready(&row.node));
         let record = row.records.insert(Record { container, element });
@@ -207,7 +206,7 @@ impl State {
             .saturating_add(container.held());
         if held_any_before && container.is_terminal() {
             let spec = &self.specs[&container.spec_digest].spec;
-            row.claims.give(&spec.host_ports, container.devices());
+            row.claims.give(Some(spec), container.devices());
         }
         let counts = Counts::of(container, ready);
         if counts != counts_before {
@@ -229,7 +228,7 @@ impl State {
         row.allocated = row.allocated.saturating_sub(container.held());
         if !container.is_terminal() {
             let spec = &self.specs[&container.spec_digest].spec;
-            row.claims.give(&spec.host_ports, container.devices());
+            row.claims.give(Some(spec), container.devices());
         }
         let counts = Counts::of(&container, is_ready(&row.node));
         self.by_state[container.status.state as usize] -= 1;
@@ -241,7 +240,7 @@ impl State {
         self.drop_spec(digest);
     }
 
-    /// The spec, if it claims ports: most do not, and it is not looked up again for those.
+    /// The spec, if it claims anything by name: most do not, and it is not looked up again for those.
     fn use_spec(
         &mut self,
         digest: SpecDigest,
@@ -251,11 +250,11 @@ impl State {
             Entry::Occupied(mut row) => {
                 let row = row.get_mut();
                 row.users += 1;
-                (!row.spec.host_ports.is_empty()).then(|| Arc::clone(&row.spec))
+                claims_by_name(&row.spec).then(|| Arc::clone(&row.spec))
             }
             Entry::Vacant(place) => {
                 let spec = Arc::new(spec());
-                let used = (!spec.host_ports.is_empty()).then(|| Arc::clone(&spec));
+                let used = claims_by_name(&spec).then(|| Arc::clone(&spec));
                 place.insert(SpecRow { spec, users: 1 });
                 self.sum.add(hash::spec(&digest));
                 used

@@ -1,5 +1,5 @@
-//! What containers hold of their node one by one, rather than as an amount: host ports, and devices or
-//! shares of them. Held from bind until a terminal state, like resources.
+//! What containers hold of their node one by one, rather than as an amount: host ports, volumes, and
+//! devices or shares of them. Held from bind until a terminal state, like resources.
 
 use imbl::OrdMap;
 
@@ -9,23 +9,34 @@ use crate::fsm::asked::DEVICE_MILLI;
 use crate::fsm::objects::{Container, Node, Service};
 use crate::fsm::refusals::{Filter, Refusal};
 use crate::fsm::state::State;
+use crate::fsm::volumes;
 use crate::ids::NodeId;
 use crate::pb;
 
-/// What is claimed on a node. Invariants: no port is claimed twice, and of no device more than all of
-/// it; a port or device that nobody holds is not listed.
+/// What is claimed on a node. Invariants: no port is claimed twice, of no device more than all of it,
+/// and no volume by others than who wants it alone; what nobody holds is not listed.
 #[derive(Clone, Default, Debug, PartialEq, Eq)]
 pub(super) struct Claims {
     /// By number and protocol, how many containers claim it: one.
     ports: OrdMap<(u32, i32), u32>,
     /// By kind and number, in thousandths.
     devices: OrdMap<(String, u32), u32>,
+    /// By name, how many containers mount it.
+    volumes: OrdMap<String, u32>,
+    /// Those of them that one container wants alone: how many do.
+    exclusive: OrdMap<String, u32>,
 }
 
 impl Claims {
-    pub fn take(&mut self, ports: &[pb::HostPort], devices: &[pb::DeviceShare]) {
-        for port in ports {
+    pub fn take(&mut self, spec: Option<&pb::ContainerSpec>, devices: &[pb::DeviceShare]) {
+        for port in spec.into_iter().flat_map(|spec| &spec.host_ports) {
             *self.ports.entry((port.port, port.protocol)).or_insert(0) += 1;
+        }
+        for mount in volumes::mounted(spec) {
+            *self.volumes.entry(mount.source.clone()).or_insert(0) += 1;
+            if mount.exclusive {
+                *self.exclusive.entry(mount.source.clone()).or_insert(0) += 1;
+            }
         }
         for share in devices {
             let device = (share.kind.clone(), share.number);
@@ -33,9 +44,15 @@ impl Claims {
         }
     }
 
-    pub fn give(&mut self, ports: &[pb::HostPort], devices: &[pb::DeviceShare]) {
-        for port in ports {
+    pub fn give(&mut self, spec: Option<&pb::ContainerSpec>, devices: &[pb::DeviceShare]) {
+        for port in spec.into_iter().flat_map(|spec| &spec.host_ports) {
             take_off(&mut self.ports, (port.port, port.protocol), 1);
+        }
+        for mount in volumes::mounted(spec) {
+            take_off(&mut self.volumes, mount.source.clone(), 1);
+            if mount.exclusive {
+                take_off(&mut self.exclusive, mount.source.clone(), 1);
+            }
         }
         for share in devices {
             take_off(
@@ -52,6 +69,16 @@ impl Claims {
         ports.iter().find(held).copied()
     }
 
+    /// The first volume that cannot be shared with who uses it.
+    fn used<'a>(&self, spec: &'a pb::ContainerSpec) -> Option<&'a pb::Mount> {
+        volumes::mounted(Some(spec)).find(|mount| self.is_used(mount))
+    }
+
+    fn is_used(&self, mount: &pb::Mount) -> bool {
+        let name = &mount.source;
+        self.exclusive.contains_key(name) || (mount.exclusive && self.volumes.contains_key(name))
+    }
+
     /// Thousandths of a device that nobody holds.
     fn free_milli(&self, kind: &str, number: u32) -> u32 {
         let held = self.devices.get(&(kind.to_owned(), number)).copied();
@@ -64,6 +91,11 @@ impl Claims {
         if self.taken(&spec.host_ports).is_some() {
             return Err(Error::NodeNotEligible {
                 why: "a host port that is asked for is taken there",
+            });
+        }
+        if self.used(spec).is_some() {
+            return Err(Error::NodeNotEligible {
+                why: "a volume that is asked for is used there",
             });
         }
         let asked = |share: &pb::DeviceShare| spec.devices.iter().any(|ask| ask.kind == share.kind);
@@ -109,10 +141,10 @@ impl Claims {
     /// Why what the service claims is not there.
     fn refusal(&self, service: &Service, node: &Node) -> Option<String> {
         let spec = service.container_spec();
-        match self.taken(&spec.host_ports) {
-            Some(port) => Some(format!("host port {} is taken", port_text(port))),
-            None => self.choose(&spec.devices, node).err(),
-        }
+        let port = self.taken(&spec.host_ports).map(port_taken);
+        let volume = || self.used(spec).map(|mount| volume_used(&mount.source));
+        let devices = || self.choose(&spec.devices, node).err();
+        port.or_else(volume).or_else(devices)
     }
 
     /// The devices for one container, or why there are none: whole ones by number, a share where the
@@ -139,6 +171,16 @@ impl Claims {
         }
         Ok(chosen)
     }
+}
+
+/// Whether containers that run it hold more of their nodes than amounts.
+pub fn claims(spec: &pb::ContainerSpec) -> bool {
+    claims_by_name(spec) || !spec.devices.is_empty()
+}
+
+/// Whether what they hold beside devices stands in the spec alone.
+pub(super) fn claims_by_name(spec: &pb::ContainerSpec) -> bool {
+    !spec.host_ports.is_empty() || volumes::mounted(Some(spec)).next().is_some()
 }
 
 fn take_off<K: Ord + Clone>(held: &mut OrdMap<K, u32>, key: K, amount: u32) {
@@ -191,6 +233,14 @@ pub fn devices_missing(ask: &pb::DeviceAsk, free: usize) -> String {
     }
 }
 
+fn port_taken(port: pb::HostPort) -> String {
+    format!("host port {} is taken", port_text(port))
+}
+
+fn volume_used(name: &str) -> String {
+    format!("volume {name} is used by another container")
+}
+
 /// As people write it.
 fn port_text(port: pb::HostPort) -> String {
     let udp = port.protocol() == pb::PortProtocol::Udp;
@@ -217,9 +267,8 @@ impl State {
             let row = self.node_row(node.id)?;
             let mut claims = self.claimed(row, None);
             if !outgoing.is_terminal() {
-                let held = self.spec(&outgoing.spec_digest);
-                let ports = held.map_or(&[][..], |spec| &spec.host_ports);
-                claims.give(ports, outgoing.devices());
+                let spec = self.spec(&outgoing.spec_digest).map(|spec| &**spec);
+                claims.give(spec, outgoing.devices());
             }
             claims.refusal(service, node)
         };
@@ -227,8 +276,7 @@ impl State {
     }
 
     fn claims_refusal(&self, service: &Service, node: NodeId) -> Option<String> {
-        let spec = service.container_spec();
-        if spec.host_ports.is_empty() && spec.devices.is_empty() {
+        if !claims(service.container_spec()) {
             return None;
         }
         let row = self.node_row(node)?;
@@ -243,16 +291,17 @@ impl State {
         };
         let taken = spec.host_ports.iter().filter_map(|port| {
             let port = row.claims.taken(std::slice::from_ref(port))?;
-            let why = format!("host port {} is taken", port_text(port));
-            Some(Refusal::plain(Filter::Port, why))
+            Some(Refusal::plain(Filter::Port, port_taken(port)))
         });
+        let used = volumes::mounted(Some(spec)).filter(|mount| row.claims.is_used(mount));
+        let used = used.map(|it| Refusal::plain(Filter::Volume, volume_used(&it.source)));
         let missing = spec.devices.iter().filter_map(|ask| {
             let why = row.claims.choose(std::slice::from_ref(ask), node).err()?;
             let what = format!("not enough devices: {}", ask.kind);
             let filter = Filter::Device;
             Some(Refusal { filter, what, why })
         });
-        taken.chain(missing).collect()
+        taken.chain(used).chain(missing).collect()
     }
 
     /// Devices of the node for one container of the service, none where it asks for none. `None` if
@@ -275,6 +324,17 @@ impl State {
             let held = held.map(|((kind, number), milli)| (kind.as_str(), *number, *milli));
             let kept = row.node.holds.iter().flat_map(|hold| &hold.devices);
             held.chain(kept.map(|share| (share.kind.as_str(), share.number, share.milli)))
+        })
+    }
+
+    /// Volumes that are mounted on the node, by name: by how many containers, and by how many that want
+    /// it alone.
+    pub fn volume_claims(&self, node: NodeId) -> impl Iterator<Item = (&str, u32, u32)> {
+        let row = self.node_row(node).into_iter();
+        row.flat_map(|row| {
+            let alone = |name: &str| row.claims.exclusive.get(name).copied().unwrap_or_default();
+            let used = row.claims.volumes.iter();
+            used.map(move |(name, count)| (name.as_str(), *count, alone(name)))
         })
     }
 

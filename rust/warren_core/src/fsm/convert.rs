@@ -115,7 +115,7 @@ impl TryFrom<pb::Service> for Service {
             id: ServiceId::from_slice(&s.id)?,
             name: spec.name.as_str().into(),
             spec_digest: spec_digest(&s.spec_digest)?,
-            rules: Rules::of(spec.placement.as_ref())?,
+            rules: Rules::of(&spec)?,
             spec: Arc::new(spec),
             version: s.version,
             created_at_ms: s.created_at_ms,

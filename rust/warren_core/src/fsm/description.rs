@@ -10,6 +10,7 @@ use crate::fsm::objects::{
     CPU_MILLI_MAX, DEVICES_PER_KIND_MAX, DISK_BYTES_MAX, MEMORY_BYTES_MAX, PIDS_MAX,
 };
 use crate::fsm::placement::taints;
+use crate::fsm::volumes;
 use crate::pb;
 
 const NODE_NAME_BYTES_MAX: usize = 253;
@@ -32,6 +33,9 @@ pub fn clip(description: &mut pb::NodeDescription, level: u32) {
         if let Some(capacity) = &mut description.capacity {
             (capacity.disk_bytes, capacity.pids) = (0, 0);
         }
+    }
+    if level < 5 {
+        description.volumes.clear();
     }
 }
 
@@ -62,6 +66,7 @@ pub(super) fn checked(
     check_amount(&description.capacity.unwrap_or_default())?;
     check_amount(&description.reserved.unwrap_or_default())?;
     check_devices(&mut description.devices)?;
+    volumes::complete(&mut description.volumes)?;
     taints::check_taints(&mut description.taints)?;
     description
         .images

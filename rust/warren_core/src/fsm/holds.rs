@@ -124,14 +124,13 @@ impl State {
         all.saturating_sub(row.set_aside(Some((service, slot))))
     }
 
-    /// Ports and devices of the node that are claimed, or kept for other slots than `but`.
+    /// Ports, volumes and devices of the node that are claimed, or kept for other slots than `but`.
     pub(super) fn claimed(&self, row: &NodeRow, but: Option<(ServiceId, u64)>) -> Claims {
         let mut claims = row.claims.clone();
         for hold in row.node.holds.iter() {
             if but.is_none_or(|(service, slot)| !hold.is_of(service, slot)) {
-                let spec = self.spec(&hold.spec_digest);
-                let ports = spec.map_or(&[][..], |spec| &spec.host_ports);
-                claims.take(ports, &hold.devices);
+                let spec = self.spec(&hold.spec_digest).map(|spec| &**spec);
+                claims.take(spec, &hold.devices);
             }
         }
         claims
@@ -213,9 +212,8 @@ impl State {
         judge_count(service, row, replaced)?;
         let mut claims = self.claimed(row, None);
         for it in &victims {
-            let spec = self.spec(&it.spec_digest);
-            let ports = spec.map_or(&[][..], |spec| &spec.host_ports);
-            claims.give(ports, it.devices());
+            let spec = self.spec(&it.spec_digest).map(|spec| &**spec);
+            claims.give(spec, it.devices());
         }
         claims.judge(service, &row.node, &bind.devices)?;
         let victims: Vec<ContainerId> = victims.iter().map(|it| it.id).collect();

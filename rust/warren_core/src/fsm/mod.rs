@@ -26,7 +26,8 @@
 //! | `apart` | where a service may not go because of what is there |
 //! | `holds` | room that is kept for a container which preempts others |
 //! | `slots` | containers that change their slots |
-//! | `claims` | ports and devices that containers hold on a node |
+//! | `volumes` | directories of nodes that containers mount by name |
+//! | `claims` | ports, volumes and devices that containers hold on a node |
 //! | `tally` | how far a service is from what is wanted |
 //! | `hash` | one number for the whole state |
 //! | `wire`, `parse` | encoding and decoding of what there is much of |
@@ -64,12 +65,13 @@ mod state;
 mod table;
 mod tally;
 pub mod validate;
+mod volumes;
 mod wire;
 
 pub use apart::Avoided;
 pub use apply::{Applied, FEATURE_LEVEL_MAX};
 pub use batch::BATCH_ITEMS_MAX;
-pub use claims::devices_missing;
+pub use claims::{claims, devices_missing};
 pub use description::clip as clip_description;
 pub use drain::{DRAIN_LEVEL, check_drain};
 pub use epoch::Survivor;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::fsm::holds::Hold;
 use crate::fsm::placement::Rules;
 use crate::fsm::settings::{Freeze, Settings};
+use crate::fsm::volumes;
 use crate::ids::{ClusterId, ContainerId, MemberId, NodeId, ServiceId, SpecDigest};
 use crate::pb;
 
@@ -112,10 +113,11 @@ impl Service {
     }
 
     /// Containers of it that one node may have, whatever room there is: of those that claim the same
-    /// port no two.
+    /// port, or a volume for themselves, no two.
     pub fn per_node_max(&self) -> u32 {
         match self.rules.max_replicas_per_node {
             _ if !self.container_spec().host_ports.is_empty() => 1,
+            _ if volumes::wants_one_alone(self.container_spec()) => 1,
             0 => u32::MAX,
             most => most,
         }

@@ -16,6 +16,7 @@ pub enum Filter {
     Platform,
     Taint,
     Port,
+    Volume,
     Device,
     Distinct,
     AntiAffinity,
@@ -35,6 +36,7 @@ impl Filter {
             Self::Constraint => "constraint",
             Self::Platform => "platform",
             Self::Taint => "taint",
+            Self::Volume => "volume",
             Self::Port => "port",
             Self::Device => "device",
             Self::Distinct => "distinct",
@@ -89,6 +91,8 @@ impl State {
         }));
         let taints = taints::refusals(&rules.tolerations, node);
         refusals.extend(taints.map(|why| Refusal::plain(Filter::Taint, why)));
+        let volumes = rules.volume_refusals(node);
+        refusals.extend(volumes.map(|why| Refusal::plain(Filter::Volume, why)));
         refusals.extend(self.claims_refusals(service, node));
         refusals
     }
@@ -117,6 +121,7 @@ mod tests {
             Platform,
             Taint,
             Port,
+            Volume,
             Device,
             Distinct,
             AntiAffinity,

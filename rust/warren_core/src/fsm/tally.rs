@@ -181,7 +181,7 @@ fn wanted_slots(state: &State, service: &Service) -> u32 {
         return service.spec.replicas;
     }
     let rules = &service.rules;
-    if state.tainted_nodes == 0 && rules.constraints.is_empty() && rules.platforms.is_empty() {
+    if state.tainted_nodes == 0 && !rules.ask_of_nodes() {
         return state.accepting_nodes;
     }
     // O(nodes), for services that not every node suits.

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 use crate::error::{Error, Result};
 use crate::fsm::objects::{MEMORY_BYTES_MAX, RestartCondition, ServiceMode};
 use crate::fsm::reference::{is_digest, normalise_reference};
-use crate::fsm::{asked, partition, placement};
+use crate::fsm::{asked, partition, placement, volumes};
 use crate::ids::SpecDigest;
 use crate::pb;
 
@@ -72,12 +72,25 @@ pub(super) fn clip(spec: &mut pb::ServiceSpec, level: u32) {
     if level < 4 {
         asked::clip(container);
     }
+    if level < 5 {
+        // Refused there: those releases know no such type.
+        let volumes = container.mounts.iter_mut();
+        for mount in volumes.filter(|it| it.r#type == pb::MountType::Volume as i32) {
+            mount.r#type = pb::MountType::Unspecified as i32;
+        }
+        let mounts = container.mounts.iter_mut();
+        mounts.for_each(|mount| mount.exclusive = false);
+    }
 }
 
 /// The level from which on the spec is read as it is meant.
 pub fn level_of(spec: &pb::ServiceSpec) -> u32 {
     let container = spec.container.as_ref();
-    if placement::needs_level_4(spec) || container.is_some_and(asked::needs_level_4) {
+    let known_to_4 =
+        |mount: &pb::Mount| mount.r#type != pb::MountType::Volume as i32 && !mount.exclusive;
+    if container.is_some_and(|it| !it.mounts.iter().all(known_to_4)) {
+        5
+    } else if placement::needs_level_4(spec) || container.is_some_and(asked::needs_level_4) {
         4
     } else if partition::needs_level_3(spec) {
         3
@@ -233,10 +246,18 @@ fn check_mounts(mounts: &[pb::Mount]) -> Result<()> {
                 return refuse("mount", "a tmpfs has no source");
             }
             Ok(pb::MountType::Tmpfs) => {}
-            _ => return refuse("mount", "its type must be bind or tmpfs"),
+            Ok(pb::MountType::Volume) if !volumes::is_name(&mount.source) => {
+                let why = "the source of a volume is its name: 1 to 64 of A-Z a-z 0-9 . _ -";
+                return refuse("mount", why);
+            }
+            Ok(pb::MountType::Volume) => {}
+            _ => return refuse("mount", "its type must be bind, tmpfs or volume"),
         }
         if mount.tmpfs_size_bytes != 0 && mount.r#type != pb::MountType::Tmpfs as i32 {
             return refuse("mount", "only a tmpfs has a size");
+        }
+        if mount.exclusive && mount.r#type != pb::MountType::Volume as i32 {
+            return refuse("mount", "only a volume can be exclusive");
         }
         if mount.tmpfs_size_bytes > MEMORY_BYTES_MAX {
             return refuse("mount", "the tmpfs is larger than 1 PiB");

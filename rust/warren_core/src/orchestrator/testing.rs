@@ -130,6 +130,15 @@ impl World {
                 count: random.below(3) as u32,
             }],
             taints,
+            volumes: ["data", "logs"]
+                .map(|name| (name, random.below(4)))
+                .into_iter()
+                .filter(|(_, kind)| *kind > 0)
+                .map(|(name, kind)| pb::NodeVolume {
+                    name: name.into(),
+                    read_only: kind == 1,
+                })
+                .collect(),
             ..Default::default()
         };
         let paused = random.chance(10);
@@ -211,6 +220,16 @@ impl World {
                 port: 80,
                 protocol: 0,
             }];
+        }
+        if random.chance(20) {
+            container.mounts.push(pb::Mount {
+                r#type: pb::MountType::Volume.into(),
+                source: random.pick(&["data", "logs"]).into(),
+                target: "/srv".into(),
+                read_only: random.chance(50),
+                exclusive: random.chance(40),
+                ..Default::default()
+            });
         }
         if random.chance(20) {
             container.devices = vec![pb::DeviceAsk {

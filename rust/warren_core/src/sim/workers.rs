@@ -304,6 +304,10 @@ impl Worker {
                 }),
                 images: vec![image],
                 labels: [("zone".to_owned(), self.zone().to_owned())].into(),
+                volumes: vec![pb::NodeVolume {
+                    name: "data".into(),
+                    read_only: self.zone() == "c",
+                }],
                 ..Default::default()
             }),
             observed: self.containers.all(),

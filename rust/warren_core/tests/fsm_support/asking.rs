@@ -11,6 +11,17 @@ use super::Rng;
 /// Makes the service ask for something, which sometimes makes no sense.
 pub fn ask(rng: &mut Rng, spec: &mut pb::ServiceSpec) {
     let container = spec.container.as_mut().expect("it has one");
+    if rng.chance(35) {
+        let names = ["data", "data", "logs", "no name"];
+        container.mounts.push(pb::Mount {
+            r#type: pb::MountType::Volume.into(),
+            source: (*rng.pick(&names)).to_owned(),
+            target: "/srv".into(),
+            read_only: rng.chance(30),
+            exclusive: rng.chance(40),
+            ..Default::default()
+        });
+    }
     match rng.below(5) {
         0 => {
             let port = *rng.pick(&[80, 81, 0]);
@@ -95,6 +106,16 @@ pub fn describe(rng: &mut Rng, description: &mut pb::NodeDescription) {
         count,
     };
     description.devices = vec![device("A100", rng.below(3) as u32), device("", 1)];
+    let volume = |name: &str, read_only| pb::NodeVolume {
+        name: name.to_owned(),
+        read_only,
+    };
+    description.volumes = match rng.below(12) {
+        0 => Vec::new(),
+        1 => vec![volume("logs", false), volume("data", rng.chance(30))],
+        2 => vec![volume("data", false), volume("data", false)],
+        _ => vec![volume("data", false)],
+    };
     description.reserved = Some(pb::Resources {
         cpu_milli: rng.below(3) * 300,
         ..Default::default()
@@ -156,9 +177,23 @@ pub fn before_level_4(command: &pb::Command) -> pb::Command {
 /// The command as an older release decodes it: without what came with level 5.
 pub fn before_level_5(command: &pb::Command) -> pb::Command {
     let mut command = command.clone();
-    if let Some(Body::Preempt(_) | Body::MoveSlots(_)) = &command.body {
-        command.body = None;
-    }
+    let spec = match &mut command.body {
+        Some(Body::Preempt(_) | Body::MoveSlots(_)) => {
+            command.body = None;
+            None
+        }
+        Some(Body::PutNode(put)) => {
+            let description = put.description.iter_mut();
+            description.for_each(|it| it.volumes.clear());
+            None
+        }
+        Some(Body::CreateService(create)) => create.spec.as_mut(),
+        Some(Body::UpdateService(update)) => update.spec.as_mut(),
+        _ => None,
+    };
+    let container = spec.and_then(|spec| spec.container.as_mut());
+    let mounts = container.into_iter().flat_map(|it| &mut it.mounts);
+    mounts.for_each(|mount| mount.exclusive = false);
     command
 }
 
@@ -180,7 +215,8 @@ fn clip_amount(amount: &mut pb::Resources) {
 type Options<'a> = BTreeMap<&'a str, &'a str>;
 
 /// `spread=node.labels.zone,max-skew=1,eu=60` `affinity=node.labels.zone==eu,80` `strategy=pack`
-/// `constraint=…` `max-per-node=1` `distinct=node.labels.zone` `apart=web,node.labels.zone` `tolerate=key` `port=80/udp` `device=gpu:500:A100` `disk=5` (GiB)
+/// `constraint=…` `max-per-node=1` `distinct=node.labels.zone` `apart=web,node.labels.zone` `tolerate=key` `port=80/udp` `device=gpu:500:A100` `volume=data:alone`
+/// `volume=data:ro` `disk=5` (GiB)
 /// `pids=10` `cpu-limit=2` `priority=80` `preempt`
 pub fn described(spec: &mut pb::ServiceSpec, options: &Options) {
     let text = |key: &str| options.get(key).map(|text| (*text).to_owned());
@@ -239,6 +275,18 @@ pub fn described(spec: &mut pb::ServiceSpec, options: &Options) {
         })
         .into_iter()
         .collect();
+    let volume = options.get("volume").map(|text| {
+        let (name, how) = text.split_once(':').unwrap_or((text, ""));
+        pb::Mount {
+            r#type: pb::MountType::Volume.into(),
+            source: name.to_owned(),
+            target: "/srv".into(),
+            read_only: how == "ro",
+            exclusive: how == "alone",
+            ..Default::default()
+        }
+    });
+    container.mounts = volume.into_iter().collect();
     container.limits = options.get("cpu-limit").map(|cpus| pb::Resources {
         cpu_milli: cpus.parse::<u64>().expect("CPUs") * 1_000,
         ..Default::default()
@@ -278,7 +326,7 @@ pub fn amounts(amount: &mut pb::Resources, options: &Options) {
     amount.pids = super::words::number(options, "pids");
 }
 
-/// `devices=gpu:A100:2,gpu::1` `reserved=1` (CPUs) `arch=arm64` `zone=eu`
+/// `devices=gpu:A100:2,gpu::1` `volumes=data,logs:ro` `reserved=1` (CPUs) `arch=arm64` `zone=eu`
 pub fn put(body: &mut Body, options: &Options) {
     let Body::PutNode(pb::PutNode {
         description: Some(description),
@@ -300,6 +348,14 @@ pub fn put(body: &mut Body, options: &Options) {
         }
     };
     description.devices = rows.map(row).collect();
+    let volumes = options.get("volumes").into_iter();
+    let volumes = volumes.flat_map(|list| list.split(','));
+    description.volumes = volumes
+        .map(|text| pb::NodeVolume {
+            name: text.trim_end_matches(":ro").to_owned(),
+            read_only: text.ends_with(":ro"),
+        })
+        .collect();
     description.reserved = options.get("reserved").map(|cpus| pb::Resources {
         cpu_milli: cpus.parse::<u64>().expect("CPUs") * 1_000,
         ..Default::default()

@@ -7,6 +7,7 @@ use warren_core::fsm::{
     NodeStatus, Resources, State, Tally, Workers, ailing, is_terminal, is_wanted, rests, tally,
 };
 use warren_core::ids::{ContainerId, MemberId, NodeId};
+use warren_core::pb::MountType;
 
 /// Panics with what is wrong.
 pub fn check(state: &State) {
@@ -128,11 +129,20 @@ fn holds(state: &State) {
 fn claims(state: &State) {
     let mut ports = BTreeSet::new();
     let mut devices: BTreeMap<_, u32> = BTreeMap::new();
+    let mut volumes: BTreeMap<_, (u32, u32)> = BTreeMap::new();
     for container in state.containers().filter(|c| !is_terminal(c.status.state)) {
         let spec = state.spec(&container.spec_digest).expect("it has one");
         for port in &spec.host_ports {
             let claim = (container.node, port.port, port.protocol);
             assert!(ports.insert(claim), "claimed twice: {claim:?}");
+        }
+        for mount in &spec.mounts {
+            if mount.r#type() == MountType::Volume {
+                let used = volumes.entry((container.node, mount.source.clone()));
+                let (count, alone) = used.or_default();
+                *count += 1;
+                *alone += u32::from(mount.exclusive);
+            }
         }
         for share in container.devices() {
             let device = (container.node, share.kind.clone(), share.number);
@@ -155,6 +165,13 @@ fn claims(state: &State) {
         claims.map(move |(kind, number, milli)| ((node, kind.to_owned(), number), milli))
     };
     assert!(nodes().flat_map(listed).eq(devices));
+    let alone = |(count, alone): &(u32, u32)| *alone == 0 || *count == 1;
+    assert!(volumes.values().all(alone), "{volumes:?}");
+    let listed = |node| {
+        let claims = state.volume_claims(node);
+        claims.map(move |(name, count, alone)| ((node, name.to_owned()), (count, alone)))
+    };
+    assert!(nodes().flat_map(listed).eq(volumes));
 }
 
 fn references(state: &State) {

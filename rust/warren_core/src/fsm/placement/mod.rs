@@ -27,6 +27,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::fsm::objects::{Node, Service};
+use crate::fsm::volumes;
 use crate::pb;
 
 pub use crate::pb::Strategy;
@@ -55,6 +56,8 @@ pub struct Rules {
     pub strategy: Strategy,
     pub platforms: Vec<pb::Platform>,
     pub tolerations: Vec<pb::Toleration>,
+    /// What containers mount by name: nodes that have not all of them take none.
+    pub volumes: Vec<pb::Mount>,
 }
 
 /// Containers over the values of an attribute.
@@ -89,16 +92,20 @@ impl Default for Rules {
             strategy: Strategy::Spread,
             platforms: Vec::new(),
             tolerations: Vec::new(),
+            volumes: Vec::new(),
         }
     }
 }
 
 impl Rules {
-    /// Of a placement in normal form; [`Error::Invalid`] says what in it is not.
-    pub fn of(placement: Option<&pb::Placement>) -> Result<Arc<Self>> {
-        let Some(placement) = placement else {
+    /// Of a spec in normal form; [`Error::Invalid`] says what in it is not.
+    pub fn of(spec: &pb::ServiceSpec) -> Result<Arc<Self>> {
+        let volumes: Vec<_> = volumes::mounted(spec.container.as_ref()).cloned().collect();
+        if spec.placement.is_none() && volumes.is_empty() {
             return Ok(Arc::default());
-        };
+        }
+        let nothing = pb::Placement::default();
+        let placement = spec.placement.as_ref().unwrap_or(&nothing);
         let terms = placement.constraints.iter();
         let affinity =
             |it: &pb::Affinity| Ok((check::term("affinity", &it.expression)?, it.weight));
@@ -133,11 +140,17 @@ impl Rules {
             },
             platforms: placement.platforms.clone(),
             tolerations: placement.tolerations.clone(),
+            volumes,
         }))
     }
 
+    /// Whether a node without taints may be refused.
+    pub fn ask_of_nodes(&self) -> bool {
+        !self.constraints.is_empty() || !self.platforms.is_empty() || !self.volumes.is_empty()
+    }
+
     /// Why no container of the service may go to the node, whatever else is there: constraints,
-    /// platforms, taints. A sentence with the values: `label zone is us, asked eu`.
+    /// platforms, taints, volumes. A sentence with the values: `label zone is us, asked eu`.
     pub fn refusal(&self, node: &Node) -> Option<String> {
         let failed = self.constraints.iter().find(|term| !term.holds_on(node));
         if let Some(term) = failed {
@@ -145,6 +158,12 @@ impl Rules {
         }
         self.platform_refusal(node)
             .or_else(|| taints::refusal(&self.tolerations, node))
+            .or_else(|| self.volume_refusals(node).next())
+    }
+
+    pub(in crate::fsm) fn volume_refusals(&self, node: &Node) -> impl Iterator<Item = String> {
+        let asked = self.volumes.iter();
+        asked.filter_map(|mount| volumes::refusal(mount, node))
     }
 
     pub(in crate::fsm) fn platform_refusal(&self, node: &Node) -> Option<String> {

@@ -261,7 +261,7 @@ fn checked(placement: pb::Placement) -> Result<Option<pb::Placement>> {
     let once = spec.placement.clone();
     complete(&mut spec)?;
     assert_eq!(spec.placement, once, "the normal form is its own");
-    Rules::of(once.as_ref()).expect("what was checked can be made ready");
+    Rules::of(&spec).expect("what was checked can be made ready");
     Ok(once)
 }
 
@@ -274,8 +274,12 @@ fn what_says_nothing_is_not_stored() {
     };
     assert_eq!(checked(said), Ok(None));
     assert_eq!(
-        Rules::of(None).unwrap(),
-        Rules::of(Some(&<_>::default())).unwrap()
+        Rules::of(&pb::ServiceSpec::default()).unwrap(),
+        Rules::of(&pb::ServiceSpec {
+            placement: Some(<_>::default()),
+            ..Default::default()
+        })
+        .unwrap()
     );
     let least = pb::Placement {
         priority: Some(0),

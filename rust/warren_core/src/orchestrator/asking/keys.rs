@@ -3,7 +3,7 @@
 
 use prost::Message;
 
-use crate::fsm::Service;
+use crate::fsm::{self, Service};
 use crate::orchestrator::asking::known::Question;
 use crate::pb;
 
@@ -55,10 +55,7 @@ impl Keys {
 /// Whether some nodes may be out for it that have no taint.
 pub(super) fn asks_of_nodes(service: &Service) -> bool {
     let (rules, spec) = (&service.rules, service.container_spec());
-    !rules.constraints.is_empty()
-        || !rules.platforms.is_empty()
-        || !spec.host_ports.is_empty()
-        || !spec.devices.is_empty()
+    rules.ask_of_nodes() || fsm::claims(spec)
 }
 
 fn open(service: &Service) -> Key {
@@ -75,6 +72,7 @@ fn open(service: &Service) -> Key {
         container: Some(pb::ContainerSpec {
             host_ports: spec.host_ports.clone(),
             devices: spec.devices.clone(),
+            mounts: service.rules.volumes.clone(),
             ..Default::default()
         }),
         ..Default::default()

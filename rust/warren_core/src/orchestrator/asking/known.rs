@@ -1,7 +1,7 @@
 //! Questions about nodes, and for which of them the answer is yes.
 
 use crate::fsm::placement::Term;
-use crate::fsm::{Node, Service, State};
+use crate::fsm::{self, Node, Service, State};
 use crate::scheduler::{Division, NodeSet, Scheduler};
 
 /// Sets that have a grid of their own, which makes every change of their nodes dearer.
@@ -84,8 +84,7 @@ impl Known {
         let Question::MayTake(service) = &self.question else {
             return false;
         };
-        let spec = service.container_spec();
-        !spec.host_ports.is_empty() || !spec.devices.is_empty()
+        fsm::claims(service.container_spec())
     }
 
     /// Makes a pool where the set is neither so small that it is walked nor nearly all nodes.

@@ -4,12 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::fsm::{Container, DesiredState, Resources, State, is_terminal};
 use crate::ids::{NodeId, ServiceId};
+use crate::pb::MountType;
 
 /// What is wrong, if anything is.
 pub fn wrong(state: &State) -> Option<String> {
     let mut allocated: BTreeMap<NodeId, Resources> = BTreeMap::new();
     let mut taken = BTreeSet::new();
     let mut ports = BTreeSet::new();
+    let mut volumes = BTreeMap::new();
     let mut replicas: BTreeMap<_, u32> = BTreeMap::new();
     for container in state.containers() {
         if container.occupies() {
@@ -25,6 +27,15 @@ pub fn wrong(state: &State) -> Option<String> {
             for port in spec.map_or(&[][..], |spec| &spec.host_ports) {
                 if !ports.insert((container.node, port.port, port.protocol)) {
                     return Some(format!("a port is claimed twice: {container:?}"));
+                }
+            }
+            let mounts = spec.into_iter().flat_map(|spec| &spec.mounts);
+            for mount in mounts.filter(|it| it.r#type() == MountType::Volume) {
+                let used = volumes.entry((container.node, mount.source.clone()));
+                let used: &mut (u32, bool) = used.or_default();
+                *used = (used.0 + 1, used.1 || mount.exclusive);
+                if used.1 && used.0 > 1 {
+                    return Some(format!("a volume is not alone: {container:?}"));
                 }
             }
             if let Some(why) = misplaced(state, container, &mut replicas) {

@@ -126,8 +126,26 @@ fn spec(name: &str, tag: u64, random: &mut Random) -> pb::ServiceSpec {
         ..Default::default()
     };
     ask_of_nodes(&mut spec, tag);
+    ask_for_volumes(&mut spec, tag);
     ask_for_priority(&mut spec, tag);
     spec
+}
+
+/// One change in eight mounts a volume, which some nodes only let be read.
+fn ask_for_volumes(spec: &mut pb::ServiceSpec, tag: u64) {
+    let mut random = Random::stream(tag, "volumes", 0);
+    if random.below(8) > 0 {
+        return;
+    }
+    let container = spec.container.get_or_insert_default();
+    container.mounts.push(pb::Mount {
+        r#type: pb::MountType::Volume.into(),
+        source: "data".into(),
+        target: "/srv".into(),
+        read_only: random.below(2) == 0,
+        exclusive: random.below(2) == 0,
+        ..Default::default()
+    });
 }
 
 /// One change in four asks something of nodes. By the tag, so that the stream of everything else is
