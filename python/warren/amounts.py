@@ -27,6 +27,7 @@ _MEMORY_SHIFT: Final = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40, "p": 50}
 _CPUS: Final = re.compile(r"(\d*)(?:\.(\d*))?", re.ASCII)
 _WORD: Final = re.compile(r"[^\s=:,]{1,128}")
 _DEVICES: Final = re.compile(r"([A-Za-z0-9._-]{1,64})=(\d+)(?::([A-Za-z0-9._-]{1,64}))?", re.ASCII)
+_VOLUME: Final = re.compile(r"([A-Za-z0-9._-]{1,64})=(/[^\0]*?)(:ro)?")
 _DEVICE_OPTION: Final = re.compile(r"path=(/[^,]+)|env=([A-Za-z_][A-Za-z0-9_]{0,127})", re.ASCII)
 _DEVICE_PATH: Final = re.compile(r"(/[^:\s]+)(?::(/[^:\s]+))?")
 _DEVICE_OPTIONS_MAX: Final = 16
@@ -118,6 +119,22 @@ def devices(text: str) -> Devices:
         else:
             env.append(given[2])
     return Devices(match[1], int(match[2]), match[3] or "", tuple(paths), tuple(env))
+
+
+class Volume(NamedTuple):
+    """A directory of a node that containers can mount by its name."""
+
+    name: str
+    path: str
+    read_only: bool
+
+
+def volume(text: str) -> Volume:
+    """Of `data=/srv/data`, `logs=/srv/logs:ro`. ValueError says how it is written."""
+    match = _VOLUME.fullmatch(text.strip())
+    if not match:
+        raise ValueError(f"'{text}' names no volume; write NAME=/PATH or NAME=/PATH:ro")
+    return Volume(match[1], match[2].rstrip("/") or "/", bool(match[3]))
 
 
 def device_list(text: str) -> list[str]:

@@ -150,6 +150,13 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
             "kind=count or kind=count:model, then any number of ,path=/dev/… and ,env=NAME",
         ),
     ] = msgspec.field(default_factory=list)
+    volumes: Annotated[
+        list[str],
+        _list(
+            "directories of this node that containers can mount by name",
+            "name=/path or name=/path:ro",
+        ),
+    ] = msgspec.field(default_factory=list)
     reserved_cpus: Annotated[str, _cpus("CPUs that are kept for the system")] = ""
     reserved_memory: Annotated[str, _size("memory that is kept for the system")] = ""
     reserved_disk: Annotated[str, _size("disk that is kept for the system")] = ""
@@ -303,6 +310,7 @@ def _path_from(kind: type, raw: Any) -> Any:
 _PARSERS: Final[dict[str, Callable[[str], object]]] = {
     "taints": amounts.taint,
     "devices": amounts.devices,
+    "volumes": amounts.volume,
     "reserved_cpus": amounts.cpu_milli,
     "reserved_memory": amounts.memory_bytes,
     "reserved_disk": amounts.memory_bytes,
@@ -318,7 +326,7 @@ def _split(key: str, raw: Any) -> Any:
         return _pairs(raw)
     if key == "devices":
         return amounts.device_list(raw)
-    if key == "taints":
+    if key in ("taints", "volumes"):
         return [word.strip() for word in raw.split(",") if word.strip()]
     return raw
 

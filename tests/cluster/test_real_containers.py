@@ -11,7 +11,7 @@ import pytest
 from tests.cluster import fleet
 from tests.cluster.cluster import Cluster
 from tests.cluster.test_leader_lost import everything_that_runs, writes_again
-from warren.pb.v1 import objects_pb2
+from warren.pb.v1 import api_pb2, objects_pb2
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -88,3 +88,40 @@ async def test_each_device_is_had_by_the_container_that_holds_it(
         assert await as_asked(), "nothing was started anew"
     finally:
         del host.env["WARREN_DEVICES"]
+
+
+async def test_containers_go_where_their_volume_is(cluster: Cluster, tmp_path: Path) -> None:
+    (tmp_path / "what").write_text("orders")
+    host = cluster.hosts["w2"]
+    host.stop()
+    host.env["WARREN_VOLUMES"] = f"orders={tmp_path}"
+    await cluster.start("w2")
+    await cluster.wait_settled()
+    client = cluster.any_client()
+
+    def mount(**how: bool) -> objects_pb2.Mount:
+        kind = objects_pb2.MOUNT_TYPE_VOLUME
+        return objects_pb2.Mount(type=kind, source="orders", target="/orders", **how)
+
+    async def waiting(service: str) -> str:
+        request = api_pb2.ListSlotsRequest(ref=service)
+        slots = (await client.call("ListSlots", request)).slots
+        return " ".join(slot.pending_reason for slot in slots)
+
+    try:
+        await client.create("readers", replicas=3, mounts=[mount(read_only=True)])
+        await cluster.wait_until(lambda: len(cluster.running("w2")) == 3, "all are there", 60)
+        for pid in cluster.running("w2").values():
+            seen = Path(f"/proc/{pid}/root/orders")
+            assert (seen / "what").read_text() == "orders"
+        await client.create("owner", replicas=1, mounts=[mount(exclusive=True)])
+
+        async def waits() -> bool:
+            return "volume orders is used by another container" in await waiting("owner")
+
+        await cluster.wait_until(waits, "the owner waits for the readers to go", 30)
+        await client.remove("readers")
+        await cluster.wait_until(lambda: fleet.compare(cluster), "the owner has it alone", 60)
+        assert len(cluster.running("w2")) == 1
+    finally:
+        del host.env["WARREN_VOLUMES"]

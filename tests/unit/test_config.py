@@ -62,6 +62,7 @@ def test_every_key_in_every_place(tmp_path: Path) -> None:
         "tls_key": "/key", "metrics_addr": "127.0.0.1:0", "log_level": "debug",
         "log_format": "json", "node_name": "n", "labels": "zone=eu,disk=ssd",
         "taints": "gpu=yes:no-schedule,old:prefer-no-schedule", "devices": "gpu=2:A100,fpga=1",
+        "volumes": "data=/srv/data,logs=/srv/logs:ro",
         "reserved_cpus": "0.5", "reserved_memory": "512m", "reserved_disk": "10g",
         "capacity_cpus": "4", "capacity_memory": "8g", "capacity_disk": "1t",
         "containerd_address": "/c", "containerd_namespace": "ns", "log_max_bytes": "4096",
@@ -71,7 +72,7 @@ def test_every_key_in_every_place(tmp_path: Path) -> None:
     by_flag = resolve(samples, {}).config
     by_env = resolve({}, {config.env_name(key): text for key, text in samples.items()}).config
     numbers = {key for key, text in samples.items() if text.isdigit()} - {"capacity_cpus"}
-    lists = {"taints", "devices"}
+    lists = {"taints", "devices", "volumes"}
     typed = {key: text.split(",") if key in lists else text for key, text in samples.items()}
     lines = [
         f"{key} = {value if key in numbers else json.dumps(value)}"
@@ -85,6 +86,7 @@ def test_every_key_in_every_place(tmp_path: Path) -> None:
     assert by_flag.worker_concurrency == 2
     assert by_flag.taints == ["gpu=yes:no-schedule", "old:prefer-no-schedule"]
     assert by_flag.devices == ["gpu=2:A100", "fpga=1"]
+    assert by_flag.volumes == ["data=/srv/data", "logs=/srv/logs:ro"]
 
 
 def test_an_unknown_key_names_the_nearest(tmp_path: Path) -> None:
@@ -116,6 +118,9 @@ def test_an_unknown_key_names_the_nearest(tmp_path: Path) -> None:
         ("taints", "gpu:never", "key=value:no-schedule"),
         ("devices", "gpu", "kind=count"),
         ("devices", "gpu=0", "kind=count"),
+        ("volumes", "data", "name=/path"),
+        ("volumes", "data=srv", "name=/path"),
+        ("volumes", "no name=/srv", "name=/path"),
         ("reserved_cpus", "half", "like 0.5"),
         ("reserved_memory", "lots", "like 512m"),
         ("containerd_namespace", "a/b", "letters, digits"),
@@ -187,7 +192,7 @@ def test_the_document_names_every_key_and_default() -> None:
     for key, (default, meaning) in rows.items():
         described, expects = config.described(key)
         assert meaning == f"{described}: {expects}"
-        if key not in ("node_name", "labels", "taints", "devices"):
+        if key not in ("node_name", "labels", "taints", "devices", "volumes"):
             value = getattr(Config(), key)
             assert default == (f"`{value}`" if value != "" else "empty")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import platform
@@ -11,6 +12,7 @@ from typing import Final, NamedTuple, Protocol
 
 from warren import __version__, amounts
 from warren.agent.runtime.base import Runtime, RuntimeUnavailable
+from warren.agent.volumes import VolumeMap
 from warren.pb.v1 import objects_pb2
 
 __all__ = [
@@ -51,6 +53,8 @@ class Settings(Protocol):
     @property
     def devices(self) -> Iterable[str]: ...
     @property
+    def volumes(self) -> Iterable[str]: ...
+    @property
     def reserved_cpus(self) -> str: ...
     @property
     def reserved_memory(self) -> str: ...
@@ -70,6 +74,7 @@ class Declared(NamedTuple):
     labels: Mapping[str, str]
     taints: tuple[amounts.Taint, ...] = ()
     devices: tuple[amounts.Devices, ...] = ()
+    volumes: tuple[amounts.Volume, ...] = ()
     reserved: objects_pb2.Resources = objects_pb2.Resources()
     capacity: objects_pb2.Resources = objects_pb2.Resources()
 
@@ -88,6 +93,7 @@ class Declared(NamedTuple):
             labels=settings.labels,
             taints=tuple(sorted(taints.values(), key=lambda it: (it.key, _EFFECTS[it.effect]))),
             devices=tuple(map(amounts.devices, settings.devices)),
+            volumes=tuple(map(amounts.volume, settings.volumes)),
             reserved=amount(
                 settings.reserved_cpus, settings.reserved_memory, settings.reserved_disk
             ),
@@ -131,10 +137,13 @@ class Describer:
         disk: Path,
         runtime: Runtime,
         images: Callable[[], Awaitable[Iterable[objects_pb2.NodeImage]]],
+        volumes: VolumeMap = VolumeMap(),  # noqa: B008 - nothing changes it
         as_manager: Callable[[], ManagerAddresses | None] = lambda: None,
     ) -> None:
         self._runtime = runtime
         self._images = images
+        self._volumes = volumes
+        self._missing: list[str] = []
         self._as_manager = as_manager
         self._disk = _CONTAINER_DATA if _CONTAINER_DATA.is_dir() else disk
         self._described = objects_pb2.NodeDescription(
@@ -158,6 +167,8 @@ class Describer:
         total, free = _disk_bytes(self._disk)
         self._described.disk_free_bytes = disk_free(free, total, self._described.disk_free_bytes)
         described.CopyFrom(self._described)
+        described.ClearField("volumes")
+        described.volumes.extend(await asyncio.to_thread(self._volumes_there))
         if (manager := self._as_manager()) is not None:
             described.peer_address = manager.peer
             described.api_address = manager.api
@@ -175,6 +186,16 @@ class Describer:
         described.images.extend(images)
         self._described.CopyFrom(described)
         return described
+
+    def _volumes_there(self) -> list[objects_pb2.NodeVolume]:
+        missing = self._volumes.missing()
+        if missing and missing != self._missing:
+            _log.warning(
+                "volumes without a directory, which no container gets until there is one: %s",
+                ", ".join(missing),
+            )
+        self._missing = missing
+        return self._volumes.there()
 
 
 def disk_free(free: int, total: int, told: int) -> int:

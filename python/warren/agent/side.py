@@ -18,6 +18,7 @@ from warren.agent.route import Route
 from warren.agent.runtime.base import Runtime
 from warren.agent.session import Managers, Session
 from warren.agent.store import Journal, Store
+from warren.agent.volumes import VolumeMap
 from warren.agent.worker import Worker
 from warren.observe.catalogue import ContainerMetrics
 from warren.observe.metrics import Metrics
@@ -93,6 +94,7 @@ class WorkerSide:
         )
         self.board.on_hello = self.contact.hello
         self.board.on_agreed = self.contact.agreed
+        volumes = VolumeMap(declared.volumes)
         self.worker = Worker(
             runtime=runtime,
             board=self.board,
@@ -105,6 +107,7 @@ class WorkerSide:
             concurrency=concurrency,
             contact=self.contact,
             devices=DeviceMap(declared.devices),
+            volumes=volumes,
         )
         describer = Describer(
             name=node_name,
@@ -112,6 +115,7 @@ class WorkerSide:
             disk=logs_dir,
             runtime=runtime,
             images=images,
+            volumes=volumes,
             as_manager=as_manager,
         )
         self.session = Session(

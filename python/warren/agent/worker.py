@@ -38,6 +38,7 @@ from warren.agent.runtime.base import (
     RuntimeUnavailable,
 )
 from warren.agent.store import Journal
+from warren.agent.volumes import VolumeMap
 
 __all__ = ["Durations", "Worker"]
 
@@ -86,9 +87,11 @@ class Worker:
         concurrency: int = 8,
         contact: ContactWatch | None = None,
         devices: DeviceMap = DeviceMap(),  # noqa: B008 - nothing changes it
+        volumes: VolumeMap = VolumeMap(),  # noqa: B008 - nothing changes it
     ) -> None:
         self._runtime = runtime
         self._devices = devices
+        self._volumes = volumes
         self._board = board
         self._journal = journal
         self._outbox = outbox
@@ -428,7 +431,7 @@ class Worker:
                 service_name=assignment.service_name,
                 slot=assignment.slot,
                 spec_digest=digest.hex(),
-                spec=self._board.specs[digest],
+                spec=self._volumes.resolved(self._board.specs[digest]),
                 log_dir=self._logs_dir / action.id,
                 node_name=self._node_name,
                 device_paths=given.paths,

@@ -25,7 +25,8 @@ _LABEL: Final = Parsed("name=value", parse.label)
 _MOUNT: Final = Parsed("mount", parse.mount)
 
 _MOUNT_HELP: Final = (
-    "type=bind,source=/HOST,target=/PATH[,readonly] or type=tmpfs,target=/PATH[,tmpfs-size=SIZE]."
+    "type=bind,source=/HOST,target=/PATH[,readonly], type=tmpfs,target=/PATH[,tmpfs-size=SIZE] or "
+    "type=volume,source=NAME,target=/PATH[,readonly][,exclusive]."
 )
 
 

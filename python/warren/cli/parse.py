@@ -50,8 +50,10 @@ _MOUNT_KEYS: Final = {
     "readonly": "readonly",
     "ro": "readonly",
     "tmpfs-size": "tmpfs-size",
+    "exclusive": "exclusive",
 }
 _ADDRESS: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]\s/,]+):([0-9]{1,5})", re.ASCII)
+_VOLUME_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _TRUE: Final = {"", "1", "t", "true"}
 _FALSE: Final = {"0", "f", "false"}
 
@@ -209,38 +211,49 @@ def env_file(lines: Iterable[str], name: str, environ: Mapping[str, str]) -> lis
 class MountFlag(NamedTuple):
     """A mount as written. `tmpfs_size_bytes` is 0 where no limit was given."""
 
-    kind: str  # "bind" or "tmpfs"
+    kind: str  # "bind", "tmpfs" or "volume"
     source: str
     target: str
     read_only: bool
     tmpfs_size_bytes: int
+    exclusive: bool = False
 
 
 def mount(text: str) -> MountFlag:
-    """`type=bind,source=/a,target=/b[,readonly]` or `type=tmpfs,target=/b[,tmpfs-size=64m]`."""
+    """`type=bind,source=/a,target=/b[,readonly]`, `type=tmpfs,target=/b[,tmpfs-size=64m]` or
+    `type=volume,source=NAME,target=/b[,readonly][,exclusive]`.
+    """
     fields = _mount_fields(text)
     kind = fields.get("type", "")
-    if kind not in ("bind", "tmpfs"):
-        raise ValueError(f"'{text}': write type=bind or type=tmpfs")
+    if kind not in ("bind", "tmpfs", "volume"):
+        raise ValueError(f"'{text}': write type=bind, type=tmpfs or type=volume")
     target = fields.get("target", "")
     if not target.startswith("/"):
         raise ValueError(f"'{text}': write target=, an absolute path in the container")
     source = fields.get("source", "")
     if kind == "bind" and not source.startswith("/"):
         raise ValueError(f"'{text}': write source=, an absolute path on the host")
-    if kind == "bind" and "tmpfs-size" in fields:
+    if kind == "volume" and not _VOLUME_NAME.fullmatch(source):
+        raise ValueError(f"'{text}': write source=, the name of a volume: A-Z a-z 0-9 . _ -")
+    if kind != "volume" and "exclusive" in fields:
+        raise ValueError(f"'{text}': exclusive goes with type=volume only")
+    if kind != "tmpfs" and "tmpfs-size" in fields:
         raise ValueError(f"'{text}': tmpfs-size goes with type=tmpfs only")
     if kind == "tmpfs" and source:
         raise ValueError(f"'{text}': a tmpfs has no source")
-    read_only = fields.get("readonly", "false").lower()
-    if read_only not in _TRUE | _FALSE:
-        raise ValueError(f"'{text}': readonly is true or false")
+    flags = {}
+    for name in ("readonly", "exclusive"):
+        flag = fields.get(name, "false").lower()
+        if flag not in _TRUE | _FALSE:
+            raise ValueError(f"'{text}': {name} is true or false")
+        flags[name] = flag in _TRUE
     return MountFlag(
         kind=kind,
         source=source,
         target=target,
-        read_only=read_only in _TRUE,
+        read_only=flags["readonly"],
         tmpfs_size_bytes=memory_bytes(fields.get("tmpfs-size", "0")),
+        exclusive=flags["exclusive"],
     )
 
 
@@ -260,7 +273,7 @@ def _mount_fields(text: str) -> dict[str, str]:
             raise ValueError(f"'{text}': unknown key '{written}'; {known}")
         if key in fields:
             raise ValueError(f"'{text}': {key} is given twice")
-        if not equals and key != "readonly":
+        if not equals and key not in ("readonly", "exclusive"):
             raise ValueError(f"'{text}': write {key}=VALUE")
         fields[key] = value
     return fields

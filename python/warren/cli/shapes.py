@@ -32,6 +32,7 @@ from warren.cli.shapes_placement import (
     SpreadView,
     TaintView,
     TolerationView,
+    VolumeView,
 )
 
 __all__ = [
@@ -92,6 +93,7 @@ __all__ = [
     "TaintView",
     "TolerationView",
     "VersionView",
+    "VolumeView",
     "WalDamage",
     "WalFrame",
     "WalHardState",
@@ -274,6 +276,7 @@ class NodeView(Struct, frozen=True):
     taints: list[TaintView]
     taints_set: list[TaintView]
     devices: list[DevicesView]
+    volumes: list[VolumeView]
     disk_free_bytes: int
     drain_deadline: str | None
     drain_overdue: bool
@@ -311,6 +314,7 @@ class MountView(Struct, frozen=True):
     target: str
     read_only: bool
     tmpfs_size_bytes: int | None
+    exclusive: bool
 
 
 class ContainerSpecView(Struct, frozen=True):

@@ -15,6 +15,7 @@ __all__ = [
     "SpreadView",
     "TaintView",
     "TolerationView",
+    "VolumeView",
 ]
 
 
@@ -29,6 +30,11 @@ class DevicesView(Struct, frozen=True):
     kind: str
     model: str | None
     count: int
+
+
+class VolumeView(Struct, frozen=True):
+    name: str
+    read_only: bool
 
 
 class DeviceAskView(Struct, frozen=True):

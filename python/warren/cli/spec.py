@@ -33,7 +33,11 @@ _PARTITIONS = {
     "stop_after": objects_pb2.PARTITION_POLICY_STOP_AFTER,
     "singleton": objects_pb2.PARTITION_POLICY_SINGLETON,
 }
-_MOUNTS = {"bind": objects_pb2.MOUNT_TYPE_BIND, "tmpfs": objects_pb2.MOUNT_TYPE_TMPFS}
+_MOUNTS = {
+    "bind": objects_pb2.MOUNT_TYPE_BIND,
+    "tmpfs": objects_pb2.MOUNT_TYPE_TMPFS,
+    "volume": objects_pb2.MOUNT_TYPE_VOLUME,
+}
 
 
 class SpecFlags(Struct, frozen=True, kw_only=True):
@@ -186,4 +190,5 @@ def _mount(flag: parse.MountFlag) -> objects_pb2.Mount:
         target=flag.target,
         read_only=flag.read_only,
         tmpfs_size_bytes=flag.tmpfs_size_bytes,
+        exclusive=flag.exclusive,
     )

@@ -22,6 +22,7 @@ from warren.cli.shapes import (
     ServiceDetail,
     ServiceView,
     SlotView,
+    VolumeView,
 )
 from warren.cli.views_placement import (
     device_asks,
@@ -217,6 +218,7 @@ def _node_fields(view: api_pb2.NodeView, of_members: Iterable[MemberView]) -> di
         "taints": taints((*about.taints, *node.taints)),
         "taints_set": taints(node.taints),
         "devices": devices(about.devices),
+        "volumes": [VolumeView(each.name, each.read_only) for each in about.volumes],
         "disk_free_bytes": about.disk_free_bytes,
         "drain_deadline": time_text(node.drain_deadline_ms),
         "drain_overdue": node.drain_overdue,
@@ -253,6 +255,7 @@ def mount(message: objects_pb2.Mount) -> MountView:
         target=message.target,
         read_only=message.read_only,
         tmpfs_size_bytes=message.tmpfs_size_bytes or None,
+        exclusive=message.exclusive,
     )
 
 

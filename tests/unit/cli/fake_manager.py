@@ -372,6 +372,7 @@ def _node() -> api_pb2.NodeView:
     node.description.reserved.cpu_milli = 500
     node.description.labels.update({"disk": "ssd", "zone": "us"})
     node.description.devices.add(kind="gpu", model="A100", count=2)
+    node.description.volumes.add(name="data", read_only=True)
     node.labels["zone"] = "eu"
     node.taints.add(key="gpu", effect=objects_pb2.TAINT_EFFECT_NO_SCHEDULE)
     return api_pb2.NodeView(

@@ -164,7 +164,7 @@ def test_text_says_how_it_ends_and_what_that_means(ctl: Run, clean: Path, killed
 
 
 def test_damage_names_file_offset_reason_and_what_to_do(ctl: Run, clean: Path) -> None:
-    (frame, *_) = dumped(ctl, clean, "--from-index=5")
+    (frame, *_) = dumped(ctl, clean, "--from-index=6")
     path = segment(clean)
     flip(path, frame["offset"] + 40)
     done = ctl("debug", "wal", "verify", str(clean))
@@ -172,7 +172,7 @@ def test_damage_names_file_offset_reason_and_what_to_do(ctl: Run, clean: Path) -
     words = " ".join((done.out + done.err).split())
     assert f"damage {path.name} at offset {frame['offset']}: the checksum is wrong" in words
     assert f"{path} at offset {frame['offset']}" in words
-    assert "up to index 4" in words
+    assert "up to index 5" in words
     assert "restore the data directory from a backup" in words
 
     done = ctl("debug", "wal", "verify", str(clean), "--format=json")
@@ -180,7 +180,7 @@ def test_damage_names_file_offset_reason_and_what_to_do(ctl: Run, clean: Path) -
     assert done.code == 1
     assert report["end"] == "damaged"
     assert (report["damage"]["file"], report["damage"]["offset"]) == (path.name, frame["offset"])
-    assert (report["last_index"], report["cluster_id"]) == (4, None)
+    assert (report["last_index"], report["cluster_id"]) == (5, None)
     assert json.loads(done.err)["error"]["code"] == "log_damaged"
 
 

@@ -184,6 +184,12 @@ def test_a_wrong_line_of_an_env_file_is_named() -> None:
         ("type=bind,source=/a=c,target=/b", parse.MountFlag("bind", "/a=c", "/b", False, 0)),
         ("type=tmpfs,target=/t", parse.MountFlag("tmpfs", "", "/t", False, 0)),
         ("type=tmpfs,dst=/t,tmpfs-size=64m", parse.MountFlag("tmpfs", "", "/t", False, 64 << 20)),
+        ("type=volume,source=d,target=/t", parse.MountFlag("volume", "d", "/t", False, 0)),
+        ("type=volume,src=d,dst=/t,ro", parse.MountFlag("volume", "d", "/t", True, 0)),
+        (
+            "type=volume,source=d,target=/t,exclusive",
+            parse.MountFlag("volume", "d", "/t", False, 0, exclusive=True),
+        ),
     ],
 )
 def test_mounts(text: str, flag: parse.MountFlag) -> None:
@@ -193,9 +199,14 @@ def test_mounts(text: str, flag: parse.MountFlag) -> None:
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("", "type=bind or type=tmpfs"),
-        ("source=/a,target=/b", "type=bind or type=tmpfs"),
-        ("type=volume,source=a,target=/b", "type=bind or type=tmpfs"),
+        ("", "type=bind, type=tmpfs or type=volume"),
+        ("source=/a,target=/b", "type=bind, type=tmpfs or type=volume"),
+        ("type=nfs,source=a,target=/b", "type=bind, type=tmpfs or type=volume"),
+        ("type=volume,source=/a,target=/b", "name of a volume"),
+        ("type=volume,target=/b", "name of a volume"),
+        ("type=volume,source=a,target=/b,tmpfs-size=1m", "type=tmpfs only"),
+        ("type=volume,source=a,target=/b,exclusive=maybe", "true or false"),
+        ("type=bind,source=/a,target=/b,exclusive", "type=volume only"),
         ("type=bind,target=/b", "absolute path on the host"),
         ("type=bind,source=a,target=/b", "absolute path on the host"),
         ("type=bind,source=/a", "absolute path in the container"),

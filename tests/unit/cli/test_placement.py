@@ -256,6 +256,7 @@ def test_node_inspect_shows_what_there_is_to_give_away(ctl: Run, manager: FakeMa
     assert shown["labels_set"] == {"zone": "eu"}
     assert shown["taints"] == [{"key": "gpu", "value": "", "effect": "no-schedule"}]
     assert shown["devices"] == [{"kind": "gpu", "model": "A100", "count": 2}]
+    assert shown["volumes"] == [{"name": "data", "read_only": True}]
     assert shown["attributes"] == {"node.arch": "amd64"}
 
 
