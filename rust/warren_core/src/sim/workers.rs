@@ -337,7 +337,10 @@ impl Worker {
         let sequence = session.sequence;
         session.beat_ns = now_ns;
         session.beats.push_back((token, sequence, now_ns));
-        let heartbeat = pb::Heartbeat { sequence };
+        let heartbeat = pb::Heartbeat {
+            sequence,
+            usage: None,
+        };
         self.say(wire, pb::worker_message::Body::Heartbeat(heartbeat));
     }
 
