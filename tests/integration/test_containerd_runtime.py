@@ -22,6 +22,7 @@ from warren.agent.runtime.base import (
     Oom,
     Phase,
     RuntimeRefused,
+    Usage,
 )
 from warren.errors import WarrenError
 from warren.pb.v1 import objects_pb2
@@ -377,13 +378,17 @@ async def test_what_a_container_uses_rises_with_what_it_does(bench: Bench) -> No
     idle = bench.request("sleep", "1000")
     await bench.run(idle)
     await bench.run(busy)
-    async with asyncio.timeout(60):
-        while (await bench.runtime.usage())[busy.id].working_set_bytes < held:
-            await asyncio.sleep(0.05)
-        first = await bench.runtime.usage()
-        while (await bench.runtime.usage())[busy.id].cpu_ns < first[busy.id].cpu_ns + 200_000_000:
-            await asyncio.sleep(0.05)
-    last = await bench.runtime.usage()
+
+    async def once(reached: Callable[[Usage], bool]) -> dict[str, Usage]:
+        async with asyncio.timeout(60):
+            while True:
+                found = await bench.runtime.usage()
+                if reached(found[busy.id]):
+                    return found
+                await asyncio.sleep(0.05)
+
+    first = await once(lambda it: it.working_set_bytes >= held)
+    last = await once(lambda it: it.cpu_ns >= first[busy.id].cpu_ns + 200_000_000)
     assert set(last) == {busy.id, idle.id}
     assert last[busy.id].memory_bytes >= last[busy.id].working_set_bytes >= held
     assert last[idle.id].working_set_bytes < held
