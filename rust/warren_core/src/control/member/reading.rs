@@ -168,9 +168,9 @@ impl Member {
         if self.reads.waiting.is_empty() || self.reads.asked.len() >= QUESTIONS_MAX {
             return;
         }
-        let waiting = std::mem::take(&mut self.reads.waiting);
-        let (reads, nodes, later) = self.divide(waiting);
-        self.reads.waiting = later;
+        let mut waiting = std::mem::take(&mut self.reads.waiting);
+        let (reads, nodes) = usage::divide(&mut waiting, |read| self.node_shown(read));
+        self.reads.waiting = waiting;
         let context = self.reads.fresh_context();
         let question = self.reads.asked.entry(context).or_default();
         question.reads = reads;
