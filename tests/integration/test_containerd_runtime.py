@@ -22,6 +22,7 @@ from warren.agent.runtime.base import (
     Oom,
     Phase,
     RuntimeRefused,
+    Usage,
 )
 from warren.errors import WarrenError
 from warren.pb.v1 import objects_pb2
@@ -366,3 +367,41 @@ async def test_an_older_image_is_kept_for_those_who_run_it(bench: Bench, tmp_pat
     gone = bench.request("true", image_digest="sha256:" + "0" * 64)
     with pytest.raises(RuntimeRefused, match="warrenctl image load"):
         await bench.runtime.create(gone)
+
+
+async def test_what_a_container_uses_rises_with_what_it_does(bench: Bench) -> None:
+    """One burns a CPU and holds 24 MiB, the other one sleeps; both are told, and nobody else."""
+    held = 24 << 20
+    # The shell holds the text; `:` in a loop burns.
+    script = f"x=$(head -c {held} /dev/zero | tr '\\0' x); while :; do :; done"
+    busy = bench.request("sh", "-c", script)
+    idle = bench.request("sleep", "1000")
+    await bench.run(idle)
+    await bench.run(busy)
+
+    async def once(reached: Callable[[Usage], bool]) -> dict[str, Usage]:
+        async with asyncio.timeout(60):
+            while True:
+                found = await bench.runtime.usage()
+                if reached(found[busy.id]):
+                    return found
+                await asyncio.sleep(0.05)
+
+    first = await once(lambda it: it.working_set_bytes >= held)
+    last = await once(lambda it: it.cpu_ns >= first[busy.id].cpu_ns + 200_000_000)
+    assert set(last) == {busy.id, idle.id}
+    assert last[busy.id].memory_bytes >= last[busy.id].working_set_bytes >= held
+    assert last[idle.id].working_set_bytes < held
+    spent = {one: last[one].cpu_ns - first[one].cpu_ns for one in last}
+    assert spent[idle.id] < spent[busy.id] / 10
+    assert last[idle.id].pids == 1
+    # Another life of the daemon finds them by listing.
+    later = bench.new_runtime()
+    assert await later.usage() == {}
+    await later.list()
+    assert set(await later.usage()) == {busy.id, idle.id}
+    await later.close()
+    await bench.runtime.delete(busy.id)
+    assert set(await bench.runtime.usage()) == {idle.id}
+    await bench.runtime.delete(idle.id)
+    assert await bench.runtime.usage() == {}

@@ -20,6 +20,7 @@ __all__ = [
     "Describer",
     "ManagerAddresses",
     "architecture",
+    "disk_folder",
     "disk_free",
     "memory_total_bytes",
     "os_name",
@@ -145,7 +146,7 @@ class Describer:
         self._volumes = volumes
         self._missing: list[str] = []
         self._as_manager = as_manager
-        self._disk = _CONTAINER_DATA if _CONTAINER_DATA.is_dir() else disk
+        self._disk = disk_folder(disk)
         self._described = objects_pb2.NodeDescription(
             name=name,
             capacity=objects_pb2.Resources(
@@ -196,6 +197,11 @@ class Describer:
             )
         self._missing = missing
         return self._volumes.there()
+
+
+def disk_folder(otherwise: Path) -> Path:
+    """A folder of the file system that counts as this node's disk."""
+    return _CONTAINER_DATA if _CONTAINER_DATA.is_dir() else otherwise
 
 
 def disk_free(free: int, total: int, told: int) -> int:

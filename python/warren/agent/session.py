@@ -84,7 +84,8 @@ class Session:
 
     `describe` gives this node's description; `describe_again` says that it may have changed.
     `manages` says whether a manager runs in this process. `random` gives numbers in [0, 1).
-    `reconnects` counts streams after the first.
+    `reconnects` counts streams after the first. `usage` gives what is new of what containers use,
+    for the next heartbeat; it must not take long.
 
     `last_acknowledged_s` is when the newest heartbeat was sent that a leader has acknowledged, on
     the clock that goes on while the host sleeps (CLOCK_BOOTTIME); None before there was one.
@@ -104,6 +105,7 @@ class Session:
         observed: Callable[[], Iterable[Observed]],
         random: Callable[[], float],
         reconnects: _Counter,
+        usage: Callable[[], objects_pb2.NodeUsage | None] = lambda: None,
     ) -> None:
         self.problem = "not connected yet"
         self.last_acknowledged_s: float | None = None
@@ -124,6 +126,7 @@ class Session:
         self._observed = observed
         self._random = random
         self._reconnects = reconnects
+        self._usage = usage
         self._description = objects_pb2.NodeDescription()
         self._stale = asyncio.Event()
         # How often somebody asked for a description, and up to which time managers know it.
@@ -307,7 +310,8 @@ class Session:
             self._sent_s[sequence] = _boottime_s()
             while len(self._sent_s) > UNACKNOWLEDGED_MAX:
                 self._sent_s.popitem(last=False)
-            await self._send(call, heartbeat=session_pb2.Heartbeat(sequence=sequence))
+            heartbeat = session_pb2.Heartbeat(sequence=sequence, usage=self._usage())
+            await self._send(call, heartbeat=heartbeat)
 
     def _take_ack(self, sequence: int) -> None:
         sent_s = self._sent_s.get(sequence)

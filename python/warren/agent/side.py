@@ -11,13 +11,14 @@ from typing import Final
 
 from warren.agent.board import Board
 from warren.agent.contact import ContactWatch, boot_id, uptime_s
-from warren.agent.description import Declared, Describer, ManagerAddresses
+from warren.agent.description import Declared, Describer, ManagerAddresses, disk_folder
 from warren.agent.devices import DeviceMap
 from warren.agent.outbox import Outbox
 from warren.agent.route import Route
 from warren.agent.runtime.base import Runtime
 from warren.agent.session import Managers, Session
 from warren.agent.store import Journal, Store
+from warren.agent.usage import Meter
 from warren.agent.volumes import VolumeMap
 from warren.agent.worker import Worker
 from warren.observe.catalogue import ContainerMetrics
@@ -118,6 +119,7 @@ class WorkerSide:
             volumes=volumes,
             as_manager=as_manager,
         )
+        self.meter = Meter(runtime, disk_folder(logs_dir))
         self.session = Session(
             route=route,
             managers=managers,
@@ -130,6 +132,7 @@ class WorkerSide:
             observed=lambda: self.worker.observed.values(),
             random=random.random,
             reconnects=metrics.reconnects,
+            usage=self.meter.take,
         )
         self.contact.on_broken = self.session.begin_anew
         self._session_task: asyncio.Task[None] | None = None
@@ -143,6 +146,7 @@ class WorkerSide:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self.worker.run())
                 await self.worker.first_listing(FIRST_LISTING_S)
+                group.create_task(self.meter.run())
                 self._session_task = group.create_task(self.session.run())
         finally:
             await self.journal.close()

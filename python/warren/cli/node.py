@@ -11,7 +11,7 @@ from warren.cli.node_changes import demote, promote, remove, update
 from warren.cli.node_drain import activate, drain
 
 if TYPE_CHECKING:
-    from warren.cli.shapes import NodeView
+    from warren.cli.shapes import NodeDetail, NodeView, ResourcesView, UsageView
     from warren.pb.v1 import api_pb2
 
 __all__ = ["node"]
@@ -89,4 +89,34 @@ def inspect(settings: Settings, node: str) -> None:
     with Client(settings) as client:
         answer: api_pb2.GetNodeResponse = client.call("GetNode", api_pb2.GetNodeRequest(ref=node))
         of_members, _ = all_members(client)
-    render.show(settings, views.node_detail(answer, of_members))
+    detail = views.node_detail(answer, of_members)
+    amounts = dict.fromkeys(("reserved", "allocatable", "allocated", "used"))
+    render.show(settings, detail, {**amounts, "capacity": _amounts(detail)})
+
+
+def _amounts(each: NodeDetail) -> str:
+    """What the node has, and what has become of it: a row for each resource."""
+    from warren.cli.render import age, bytes_text, cells_text, cpus_text
+
+    def cpus(amount: ResourcesView | UsageView) -> str:
+        return cpus_text(amount.cpu_milli)
+
+    def memory(amount: ResourcesView | UsageView) -> str:
+        return bytes_text(amount.memory_bytes)
+
+    def disk(amount: ResourcesView | UsageView) -> str:
+        return bytes_text(amount.disk_bytes)
+
+    def pids(amount: ResourcesView | UsageView) -> str:
+        return str(amount.pids)
+
+    planned = (each.capacity, each.reserved, each.allocatable, each.allocated)
+    rows: list[tuple[str, ...]] = [("", "CAPACITY", "RESERVED", "ALLOCATABLE", "ALLOCATED", "USED")]
+    for name, text in (("cpus", cpus), ("memory", memory), ("disk", disk), ("pids", pids)):
+        used = "-" if each.used is None else text(each.used)
+        rows.append((name, *map(text, planned), used))
+    if each.used is None:
+        said = "used: not known; the node tells the leader while it has a session"
+    else:
+        said = f"used: measured {age(each.used.measured_at)} ago"
+    return f"{cells_text(rows)}\n{said}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
@@ -92,12 +92,21 @@ def show_list(
         click.echo(STALE_LINE)
 
 
-def show(settings: Settings, item: msgspec.Struct) -> None:
-    """Print one thing in full."""
+def show(
+    settings: Settings, item: msgspec.Struct, blocks: Mapping[str, str | None] | None = None
+) -> None:
+    """Print one thing in full. `blocks`: what people see instead of a field; None: nothing."""
     if settings.format != "table":
         _show_data(settings, _marked(settings, item))
         return
-    click.echo("\n".join(_lines(msgspec.to_builtins(item), "")))
+    blocks = blocks or {}
+    lines: list[str] = []
+    for name, value in msgspec.to_builtins(item).items():
+        if name not in blocks:
+            lines += _lines({name: value}, "")
+        elif (block := blocks[name]) is not None:
+            lines.append(block)
+    click.echo("\n".join(lines))
     if settings.stale:
         click.echo(STALE_LINE)
 

@@ -92,6 +92,7 @@ __all__ = [
     "SpreadView",
     "TaintView",
     "TolerationView",
+    "UsageView",
     "VersionView",
     "VolumeView",
     "WalDamage",
@@ -402,10 +403,19 @@ class HoldView(Struct, frozen=True):
     since: str | None
 
 
+class UsageView(Struct, frozen=True):
+    cpu_milli: int
+    memory_bytes: int
+    disk_bytes: int
+    pids: int
+    measured_at: str | None
+
+
 class NodeDetail(NodeView, frozen=True):
     assigned: list[ContainerView]
     attributes: dict[str, str]
     holds: list[HoldView]
+    used: UsageView | None
 
 
 class ContainerDetail(ContainerView, frozen=True):

@@ -22,6 +22,7 @@ from warren.cli.shapes import (
     ServiceDetail,
     ServiceView,
     SlotView,
+    UsageView,
     VolumeView,
 )
 from warren.cli.views_placement import (
@@ -245,7 +246,17 @@ def node_detail(answer: api_pb2.GetNodeResponse, of_members: Iterable[MemberView
         )
         for each in answer.node.node.holds
     ]
-    return NodeDetail(**fields, assigned=assigned, attributes=attributes, holds=holds)
+    used = None
+    if answer.node.HasField("used"):
+        told = answer.node.used
+        used = UsageView(
+            cpu_milli=told.cpu_milli,
+            memory_bytes=told.memory_bytes,
+            disk_bytes=told.disk_bytes,
+            pids=told.pids,
+            measured_at=time_text(told.measured_at_ms),
+        )
+    return NodeDetail(**fields, assigned=assigned, attributes=attributes, holds=holds, used=used)
 
 
 def mount(message: objects_pb2.Mount) -> MountView:

@@ -9,6 +9,8 @@
 //! | `hello N IMAGE …` | stream N: the session of the node, which has these images |
 //! | `watch N NAME` | stream N: the progress of a service |
 //! | `report N STATE` | call number N: all assigned containers are in this state |
+//! | `beat N [CPU MEMORY PIDS DISK AGE]` | call number N: a heartbeat, with what the node uses |
+//! | `node N` | call number N: the node, of which what it uses is shown |
 //! | `take N` | stream N's item has been read |
 //! | `cancel N` | stream N's reader has gone |
 //! | `sync` | what was to be persisted is durable |

@@ -11,7 +11,10 @@ use warren_core::fsm::FEATURE_LEVEL_MAX;
 use warren_core::pb::{self, manager_message, worker_message};
 
 fn heartbeat(sequence: u64) -> worker_message::Body {
-    worker_message::Body::Heartbeat(pb::Heartbeat { sequence })
+    worker_message::Body::Heartbeat(pb::Heartbeat {
+        sequence,
+        usage: None,
+    })
 }
 
 /// The sequence that is acknowledged, if one is.
@@ -200,4 +203,72 @@ fn labels_and_taints_are_set_and_shown() {
     update.r#ref = "nobody".into();
     let refused = cluster.call(leader, "UpdateNode", &update).unwrap_err();
     assert_eq!(refused.code(), "not_found");
+}
+
+fn used_beat(sequence: u64, cpu_milli: u64) -> worker_message::Body {
+    let usage = Some(pb::NodeUsage {
+        cpu_milli,
+        memory_bytes: 2 << 20,
+        pids: 3,
+        disk_bytes: 4 << 30,
+        age_ms: 250,
+        measured_at_ms: 0,
+    });
+    worker_message::Body::Heartbeat(pb::Heartbeat { sequence, usage })
+}
+
+/// What `reader` shows of the use of the node of `of`.
+fn shown_use(cluster: &mut Cluster, reader: u64, of: u64) -> Option<pb::NodeUsage> {
+    let request = pb::GetNodeRequest {
+        r#ref: format!("host-{of}"),
+    };
+    let answer = cluster.call(reader, "GetNode", &request).unwrap();
+    pb::GetNodeResponse::decode(&answer[..])
+        .unwrap()
+        .node
+        .unwrap()
+        .used
+}
+
+/// It is in the leader's memory alone: whoever is asked, its answer has it, and the log has not.
+#[test]
+fn what_a_node_uses_is_shown_by_every_member_and_logged_by_none() {
+    let mut cluster = Cluster::of(3);
+    let leader = cluster.leader();
+    cluster.open_session(leader);
+    cluster.run(2_000);
+    for reader in 1..=3 {
+        assert_eq!(shown_use(&mut cluster, reader, leader), None);
+    }
+    let before = cluster.status(leader).last_index;
+    let told_ms = cluster.now_ms;
+    let call = cluster.say(leader, used_beat(1, 1_250));
+    cluster.finish(leader, call).unwrap();
+    for reader in 1..=3 {
+        let used = shown_use(&mut cluster, reader, leader).expect("it was told");
+        assert_eq!((used.cpu_milli, used.pids, used.age_ms), (1_250, 3, 0));
+        let since_ms = used.measured_at_ms + 250;
+        assert!((told_ms..=cluster.now_ms).contains(&since_ms), "{since_ms}");
+    }
+    assert_eq!(cluster.status(leader).last_index, before);
+}
+
+/// A new leader knows only what it is told itself.
+#[test]
+fn what_a_node_uses_goes_with_the_leader_that_was_told() {
+    let mut cluster = Cluster::of(3);
+    let leader = cluster.leader();
+    cluster.open_session(leader);
+    cluster.run(2_000);
+    let call = cluster.say(leader, used_beat(1, 1_250));
+    cluster.finish(leader, call).unwrap();
+    cluster.kill(leader);
+    let alive: Vec<u64> = (1..=3).filter(|n| *n != leader).collect();
+    cluster.until("another leads", 5_000, |cluster| {
+        cluster.leaders().iter().any(|n| *n != leader)
+    });
+    cluster.run(1_000);
+    for reader in alive {
+        assert_eq!(shown_use(&mut cluster, reader, leader), None);
+    }
 }

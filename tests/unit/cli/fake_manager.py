@@ -59,6 +59,13 @@ class FakeManager:
         self.explained = explain_pb2.ExplainResponse()
         self.planned = explain_pb2.PlanResponse()
         self.ready_message = ""
+        self.used: objects_pb2.NodeUsage | None = objects_pb2.NodeUsage(
+            cpu_milli=375,
+            memory_bytes=48 << 20,
+            pids=7,
+            disk_bytes=3 << 30,
+            measured_at_ms=CREATED_AT_MS,
+        )
         self.manages = False
         self.hold = threading.Event()  # ends watches that have nothing more to say
         self.watching = threading.Event()
@@ -136,7 +143,10 @@ class FakeManager:
 
     def GetNode(self, _: api_pb2.GetNodeRequest) -> api_pb2.GetNodeResponse:
         containers = [slot.container for slot in self.slots if slot.HasField("container")]
-        return api_pb2.GetNodeResponse(node=_node(), containers=containers)
+        node = _node()
+        if self.used is not None:
+            node.used.CopyFrom(self.used)
+        return api_pb2.GetNodeResponse(node=node, containers=containers)
 
     def UpdateNode(self, request: api_pb2.UpdateNodeRequest) -> api_pb2.UpdateNodeResponse:
         node = objects_pb2.Node(id=NODE_ID, labels=request.labels_add, taints=request.taints_add)

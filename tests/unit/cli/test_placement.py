@@ -258,6 +258,34 @@ def test_node_inspect_shows_what_there_is_to_give_away(ctl: Run, manager: FakeMa
     assert shown["devices"] == [{"kind": "gpu", "model": "A100", "count": 2}]
     assert shown["volumes"] == [{"name": "data", "read_only": True}]
     assert shown["attributes"] == {"node.arch": "amd64"}
+    assert shown["used"] == {
+        "cpu_milli": 375,
+        "memory_bytes": 48 << 20,
+        "disk_bytes": 3 << 30,
+        "pids": 7,
+        "measured_at": "2026-01-01T00:00:00.000Z",
+    }
+
+
+def test_node_inspect_shows_amounts_side_by_side(ctl: Run, manager: FakeManager) -> None:
+    text = ctl("node", "inspect", "a").out
+    rows = [line.split("   ") for line in text.splitlines()]
+    rows = [[cell.strip() for cell in row if cell.strip()] for row in rows]
+    assert ["CAPACITY", "RESERVED", "ALLOCATABLE", "ALLOCATED", "USED"] in rows
+    assert ["cpus", "2", "0.5", "3", "0.5", "0.375"] in rows
+    assert ["memory", "4 GiB", "0 B", "4 GiB", "64 MiB", "48 MiB"] in rows
+    assert ["pids", "0", "0", "0", "0", "7"] in rows
+    assert "used: measured " in text
+    assert "allocated:" not in text, "nothing is said twice"
+
+
+def test_node_inspect_of_a_node_whose_use_nobody_knows(ctl: Run, manager: FakeManager) -> None:
+    manager.used = None
+    assert json.loads(ctl("node", "inspect", "a", "--format=json").out)["used"] is None
+    text = ctl("node", "inspect", "a").out
+    assert "used: not known" in text
+    (cpus,) = (line for line in text.splitlines() if line.startswith("cpus "))
+    assert cpus.split()[-1] == "-"
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from warren.agent.converge import STEADY_MS, backoff_ms
+from warren.agent.runtime import model
+from warren.agent.runtime.base import Usage
 from warren.pb.v1 import commands_pb2, objects_pb2
 
 __all__ = ["Held"]
@@ -25,6 +27,9 @@ class Held:
     #: When it came up last, on the clock of whoever calls.
     up_at_s: float = 0.0
     removed: bool = False
+    #: What it reserves: thousandths of a CPU, and bytes.
+    cpu_milli: int = 0
+    memory_bytes: int = 0
     #: Raised with each step that is planned: one that was planned before is void.
     step: int = field(default=0, repr=False)
 
@@ -63,6 +68,13 @@ class Held:
         """It was stopped because it is not wanted any more."""
         self.state = objects_pb2.CONTAINER_STATE_SHUTDOWN
         self.removed = self.desired == objects_pb2.DESIRED_STATE_REMOVE
+
+    def uses(self, now_s: float) -> Usage | None:
+        """As `model.used` has it; None while it does not run."""
+        if not self.runs:
+            return None
+        running_ms = int((now_s - self.up_at_s) * 1000)
+        return model.used(self.id.hex(), self.cpu_milli, self.memory_bytes, running_ms)
 
     def item(self) -> commands_pb2.StatusItem:
         """What the manager is told of it."""

@@ -12,6 +12,7 @@ import grpc
 
 from warren.agent.fleet.held import Held
 from warren.agent.fleet.plan import IMAGE, IMAGE_DIGEST, Plan
+from warren.agent.usage import INTERVAL_S, Measured, total
 from warren.pb.v1 import objects_pb2, session_pb2
 
 __all__ = ["Host", "Watch"]
@@ -60,6 +61,9 @@ class Host:
         self._untold: dict[bytes, Held] = {}
         self._telling: asyncio.Task[None] | None = None
         self._back = asyncio.Event()
+        self._measured: Measured | None = None
+        #: By the digest of what is to run.
+        self._reserved: dict[bytes, objects_pb2.Resources] = {}
 
     async def run(self) -> None:
         """Keep a session, but while the host is away."""
@@ -146,16 +150,29 @@ class Host:
         while True:
             sequence += 1
             self._sent[sequence] = time.perf_counter()
-            await self._send(call, heartbeat=session_pb2.Heartbeat(sequence=sequence))
+            heartbeat = session_pb2.Heartbeat(sequence=sequence, usage=self._measure())
+            await self._send(call, heartbeat=heartbeat)
             await asyncio.sleep(interval_s)
 
     async def _send(self, call: Any, **body: Any) -> None:
         async with self._writing:
             await call.write(session_pb2.WorkerMessage(**body))
 
+    def _measure(self) -> objects_pb2.NodeUsage | None:
+        """As often as a real worker does, and as it does from the second time on."""
+        now_s = self._loop.time()
+        if self._measured is not None and now_s * 1e9 < self._measured.at_ns + INTERVAL_S * 1e9:
+            return None
+        used = {one.id.hex(): one.uses(now_s) for one in self.held.values()}
+        running = {of: usage for of, usage in used.items() if usage is not None}
+        before, self._measured = self._measured, Measured(int(now_s * 1e9), running)
+        return None if before is None else total(before, self._measured)
+
     # What it is to run
 
     def _assign(self, assignments: session_pb2.Assignments) -> None:
+        for blob in assignments.specs:
+            self._reserved[blob.digest] = blob.spec.resources
         if assignments.complete:
             listed = {each.container_id for each in assignments.upsert}
             for container_id in self.held.keys() - listed:
@@ -180,6 +197,8 @@ class Host:
                 assignment.desired,
                 max(1, assignment.status.attempt),
             )
+            if (reserved := self._reserved.get(assignment.spec_digest)) is not None:
+                one.cpu_milli, one.memory_bytes = reserved.cpu_milli, reserved.memory_bytes
             self.held[one.id] = one
             if one.wanted:
                 self._watch.assigned(one)

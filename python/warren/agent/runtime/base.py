@@ -101,6 +101,20 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
     oom_killed: bool = False
 
 
+class Usage(msgspec.Struct, frozen=True, kw_only=True):
+    """What one attempt of a container uses.
+
+    ``cpu_ns``: CPU time in nanoseconds since the attempt began. ``memory_bytes``: everything that
+    is charged to it; ``working_set_bytes``: that without page cache which the kernel may drop at
+    once. ``pids``: its processes and threads.
+    """
+
+    cpu_ns: int
+    memory_bytes: int
+    working_set_bytes: int
+    pids: int
+
+
 class Exited(msgspec.Struct, frozen=True):
     """The process of container ``id`` ended."""
 
@@ -145,6 +159,13 @@ class Runtime(Protocol):
 
     async def list(self) -> list[Observed]:
         """Everything on this host that is this node's, also half-made, sorted by id."""
+
+    async def usage(self) -> dict[str, Usage]:
+        """What each container of this node uses now, by id.
+
+        What has no process (any more), or vanished meanwhile, may be missing. Calls at the same
+        time share one answer.
+        """
 
     async def create(self, request: ContainerRequest) -> None:
         """Makes the attempt ready to start.

@@ -12,6 +12,7 @@ from typing import Final, Protocol
 
 import msgspec
 
+from warren.agent.runtime import model
 from warren.agent.runtime.base import (
     Back,
     ContainerRequest,
@@ -23,7 +24,9 @@ from warren.agent.runtime.base import (
     RuntimeEvent,
     RuntimeRefused,
     RuntimeUnavailable,
+    Usage,
 )
+from warren.pb.v1 import objects_pb2
 
 EVENTS_MAX: Final = 65_536
 
@@ -71,13 +74,14 @@ class _Container(msgspec.Struct):
     observed: Observed
     behaviour: Behaviour
     exiting: asyncio.Task[None] | None = None
+    reserved: objects_pb2.Resources = objects_pb2.Resources()
 
 
 class SimulatedRuntime:
     """`Runtime` in memory. Containers outlive `close`, as they do in earnest.
 
     ``before`` is awaited at each step, with its name (``create``, ``start``, ``stop``,
-    ``delete``, ``list``) and the container's id: tests stop a daemon there.
+    ``delete``, ``list``, ``usage``) and the container's id: tests stop a daemon there.
     """
 
     def __init__(
@@ -125,6 +129,21 @@ class SimulatedRuntime:
         await self._step("list", "")
         return [self._containers[one].observed for one in sorted(self._containers)]
 
+    async def usage(self) -> dict[str, Usage]:
+        """Of those that run, as `model.used` has it."""
+        await self._step("usage", "")
+        now_ms = self._clock.now_ms()
+        return {
+            one: model.used(
+                one,
+                there.reserved.cpu_milli,
+                there.reserved.memory_bytes,
+                now_ms - there.observed.started_at_ms,
+            )
+            for one, there in sorted(self._containers.items())
+            if there.observed.phase is Phase.RUNNING
+        }
+
     async def create(self, request: ContainerRequest) -> None:
         """See `Runtime.create`."""
         await self._step("create", request.id)
@@ -148,7 +167,9 @@ class SimulatedRuntime:
             phase=Phase.CREATED,
             pid=self._next_pid,
         )
-        self._containers[request.id] = _Container(observed, behaviour)
+        self._containers[request.id] = _Container(
+            observed, behaviour, reserved=request.spec.resources
+        )
 
     async def start(self, container_id: str, /) -> int:
         """See `Runtime.start`."""

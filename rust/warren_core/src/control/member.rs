@@ -11,6 +11,7 @@ mod recovery;
 mod removal;
 mod role;
 mod snapshots;
+mod usage;
 
 use super::calls::Calls;
 use super::entropy::Entropy;

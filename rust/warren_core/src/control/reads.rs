@@ -34,6 +34,8 @@ pub struct LeaderView {
     pub stale: bool,
     /// A change of voters is under way.
     pub joint: bool,
+    /// What the node asked for uses, where that is known.
+    pub used: Option<pb::NodeUsage>,
     /// For a list of events only.
     pub decisions: Vec<Decision>,
     /// For a list of the members only.
@@ -212,6 +214,7 @@ fn node_view(state: &State, view: &LeaderView, node: &Node) -> pb::NodeView {
         leader: Some(node.id) == view.leader,
         allocatable: Some(state.allocatable(node).into()),
         attributes: <_>::default(),
+        used: None,
     }
 }
 
@@ -223,6 +226,7 @@ fn get_node(
     let id = state.resolve_node(&request.r#ref)?;
     let node = state.node(id).map(|node| pb::NodeView {
         attributes: Attribute::all_of(node).collect(),
+        used: view.used,
         ..node_view(state, view, node)
     });
     let containers = state.containers_of_node(id).map(Into::into).collect();

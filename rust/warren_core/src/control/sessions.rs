@@ -54,6 +54,8 @@ struct Session {
     due: bool,
     /// Who manages the cluster has changed since it was told.
     managers_due: bool,
+    /// What the node said last that it uses.
+    usage: Option<pb::NodeUsage>,
 }
 
 /// A whole set on its way into one message, over as many steps as it takes. What changes behind
@@ -195,6 +197,17 @@ impl Sessions {
         }
     }
 
+    /// A node has said what it uses: kept for as long as its session lasts.
+    pub fn used(&mut self, node: NodeId, usage: pb::NodeUsage) {
+        if let Some(session) = self.by_node.get_mut(&node) {
+            session.usage = Some(usage);
+        }
+    }
+
+    pub fn usage_of(&self, node: NodeId) -> Option<&pb::NodeUsage> {
+        self.by_node.get(&node)?.usage.as_ref()
+    }
+
     /// A container of `node` changed.
     pub fn touch(&mut self, node: NodeId, container: ContainerId) {
         if let Some(session) = self.by_node.get_mut(&node) {
@@ -300,6 +313,7 @@ impl Session {
             changed: BTreeSet::new(),
             due: true,
             managers_due: false,
+            usage: None,
         }
     }
 

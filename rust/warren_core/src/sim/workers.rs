@@ -341,7 +341,12 @@ impl Worker {
         let sequence = session.sequence;
         session.beat_ns = now_ns;
         session.beats.push_back((token, sequence, now_ns));
-        let heartbeat = pb::Heartbeat { sequence };
+        // Members' states stay equal although only one of them is told.
+        let usage = Some(pb::NodeUsage {
+            cpu_milli: sequence,
+            ..Default::default()
+        });
+        let heartbeat = pb::Heartbeat { sequence, usage };
         self.say(wire, pb::worker_message::Body::Heartbeat(heartbeat));
     }
 

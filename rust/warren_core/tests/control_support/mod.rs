@@ -91,6 +91,13 @@ impl Machine {
                 self.subscribe(number.parse().unwrap(), "WatchService", request)
             }
             ["report", number, state] => self.report(number.parse().unwrap(), state),
+            ["beat", number, ref used @ ..] => self.beat(number.parse().unwrap(), used),
+            ["node", number] => {
+                let request = pb::GetNodeRequest {
+                    r#ref: "one".into(),
+                };
+                self.call(number.parse().unwrap(), "GetNode", request)
+            }
             ["take", number] => self.take(number.parse().unwrap()),
             ["cancel", number] => {
                 let number = number.parse().unwrap();
@@ -158,6 +165,32 @@ impl Machine {
             "SessionMessage",
             [self.session.clone(), message].concat(),
         )
+    }
+
+    fn beat(&mut self, number: u64, used: &[&str]) -> Vec<String> {
+        let used: Vec<u64> = used.iter().map(|word| word.parse().unwrap()).collect();
+        let usage = match used[..] {
+            [] => None,
+            [cpu_milli, memory_bytes, pids, disk_bytes, age_ms] => Some(pb::NodeUsage {
+                cpu_milli,
+                memory_bytes,
+                pids,
+                disk_bytes,
+                age_ms,
+                measured_at_ms: 0,
+            }),
+            _ => panic!("a usage is CPU, memory, pids, disk, and its age"),
+        };
+        let heartbeat = pb::Heartbeat {
+            sequence: number,
+            usage,
+        };
+        let body = Some(pb::worker_message::Body::Heartbeat(heartbeat));
+        let message = pb::WorkerMessage { body }.encode_to_vec();
+        let body = [self.session.clone(), message].concat();
+        self.methods.insert(number, "Heartbeat".into());
+        let call = self.to_core(number, "SessionMessage", body);
+        self.step([Input::Call(call)])
     }
 
     fn take(&mut self, number: u64) -> Vec<String> {
@@ -295,6 +328,20 @@ impl Machine {
                 let response = pb::BatchResult::decode(bytes).unwrap();
                 let applied = response.items.iter().filter(|item| item.applied).count();
                 format!("{applied} of {} applied", response.items.len())
+            }
+            "GetNode" => {
+                let response = pb::GetNodeResponse::decode(bytes).unwrap();
+                match response.node.unwrap().used {
+                    Some(used) => format!(
+                        "used {} {} {} {} at {} ms",
+                        used.cpu_milli,
+                        used.memory_bytes,
+                        used.pids,
+                        used.disk_bytes,
+                        used.measured_at_ms
+                    ),
+                    None => "used unknown".into(),
+                }
             }
             _ => String::new(),
         };

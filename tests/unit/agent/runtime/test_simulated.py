@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from warren.agent.runtime import model
 from warren.agent.runtime.base import (
     Back,
     ContainerRequest,
@@ -183,3 +184,20 @@ async def test_a_test_can_stop_it_before_each_step() -> None:
         await runtime.start("a")
     assert seen == [("create", "a"), ("start", "a")]
     assert [one.phase for one in await runtime.list()] == [Phase.CREATED]
+
+
+async def test_what_runs_uses_a_share_of_what_it_reserves() -> None:
+    clock = ManualClock()
+    runtime = SimulatedRuntime(clock)
+    asked = request()
+    asked.spec.resources.CopyFrom(objects_pb2.Resources(cpu_milli=2_000, memory_bytes=1 << 30))
+    await runtime.create(asked)
+    assert await runtime.usage() == {}
+    await runtime.start("a")
+    await clock.advance(3_000)
+    assert await runtime.usage() == {"a": model.used("a", 2_000, 1 << 30, 3_000)}
+    runtime.end("a", 0)
+    assert await runtime.usage() == {}
+    runtime.go_away()
+    with pytest.raises(RuntimeUnavailable):
+        await runtime.usage()

@@ -30,8 +30,17 @@ from warren.agent.runtime.base import (
     RuntimeEvent,
     RuntimeRefused,
     RuntimeUnavailable,
+    Usage,
 )
-from warren.agent.runtime.containerd import api, cgroups, labels, refusals, rootfs, users
+from warren.agent.runtime.containerd import (
+    api,
+    cgroups,
+    labels,
+    refusals,
+    rootfs,
+    usage,
+    users,
+)
 from warren.agent.runtime.containerd.client import AlreadyExists, CallFailed, Client, NotFound
 from warren.agent.runtime.containerd.devices import device_node
 from warren.agent.runtime.containerd.events import EventQueue, Subscription
@@ -57,6 +66,9 @@ _NAME_FILES: Final = ("/etc/hosts", "/etc/resolv.conf")
 
 # After SIGKILL only the kernel is left to wait for.
 _KILLED_TIMEOUT_S: Final = 30.0
+
+# The kernel answers within milliseconds, unless a lock is held for long.
+_USAGE_TIMEOUT_S: Final = 5.0
 
 # A container's snapshot lives as long as we say, not as long as something refers to it.
 _ROOTED: Final[dict[str, str]] = {labels.GC_ROOT: "2020-01-01T00:00:00Z"}
@@ -107,6 +119,7 @@ class ContainerdRuntime:
         self._subscription = Subscription(self.client, self._translate, self._came_back)
         self._following: asyncio.Task[None] | None = None
         self._sweeping: asyncio.Task[None] | None = None
+        self._measuring: asyncio.Future[dict[str, Usage]] | None = None
         # Of tasks that exist now, by container id. An exit of another pid is an old attempt's.
         self._pids: dict[str, int] = {}
         self._oom: set[str] = set()
@@ -160,6 +173,21 @@ class ContainerdRuntime:
                 )
             )
         return found
+
+    async def usage(self) -> dict[str, Usage]:
+        """See `Runtime.usage`. A thread that the kernel holds up is waited for by all."""
+        if self._measuring is None or self._measuring.done():
+            reading = asyncio.to_thread(usage.read_all, CGROUP_PARENT, list(self._pids))
+            self._measuring = asyncio.ensure_future(reading)
+        try:
+            async with asyncio.timeout(_USAGE_TIMEOUT_S):
+                return await asyncio.shield(self._measuring)
+        except TimeoutError:
+            raise RuntimeUnavailable(
+                "the kernel does not say in time what containers use; see dmesg"
+            ) from None
+        except (OSError, ValueError) as error:
+            raise RuntimeUnavailable(f"the containers' cgroups cannot be read: {error}") from error
 
     async def create(self, request: ContainerRequest) -> None:
         """See `Runtime.create`. A snapshot, a container record, a task, in this order."""

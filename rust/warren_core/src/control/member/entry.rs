@@ -95,7 +95,7 @@ impl Member {
             Err(error) if is_of_this_member(&error) => Err(error),
             answer if mutant::is_on(Mutant::RefusesUnconfirmed) => answer,
             _ => {
-                self.reads.add(Read(method, call));
+                self.reads.add(Read::new(method, call));
                 Ok(None)
             }
         }
@@ -105,7 +105,7 @@ impl Member {
     pub(super) fn judge_again(
         &mut self,
         now: Now,
-        Read(method, call): Read,
+        Read { method, call, .. }: Read,
         entropy: &mut Entropy,
         calls: &mut Calls,
         out: &mut Outputs,
@@ -360,6 +360,9 @@ impl Member {
             // No acknowledgement by one that may have been deposed: the worker would rely on it.
             Some(Message::Heartbeat(_)) if !self.reads.is_confirmed(now) => Ok(Some(Vec::new())),
             Some(Message::Heartbeat(heartbeat)) => {
+                if let Some(usage) = heartbeat.usage {
+                    self.used_told(now, node, usage);
+                }
                 let interval_ms = sessions::heartbeat_interval_ms(self.state.node_count());
                 Ok(Some(sessions::heartbeat_ack(
                     heartbeat.sequence,

@@ -53,7 +53,7 @@ impl Member {
             }
             Kind::ReadAsk => {
                 let ask: pb::PeerReadAsk = decode(body)?;
-                self.read_asked(from, ask.context, out);
+                self.read_asked(from, &ask, out);
             }
             Kind::ReadAnswer => self.read_answered(from, &decode(body)?),
             Kind::SnapshotOffer => self.snapshot_offered(now_ms, from, decode(body)?, out),

@@ -18,8 +18,9 @@ use super::super::peer::frame::Kind;
 use super::super::reads::{self, LeaderView, MemberProgress, ReadJob};
 use super::super::{Call, Consistency, Now, Outputs};
 use super::Member;
+use super::usage::{self, Remote};
 use crate::error::Error;
-use crate::ids::{Index, MemberId};
+use crate::ids::{Index, MemberId, NodeId};
 use crate::mutant::{self, Mutant};
 use crate::orchestrator::Decision;
 use crate::pb;
@@ -40,14 +41,26 @@ const REPLIES_PER_STEP_MAX: usize = 256;
 const REMOTE_MAX: usize = 1024;
 
 /// A read on its way, or a change that the state here refuses: the call and its method.
-pub struct Read(pub Method, pub Call);
+pub struct Read {
+    pub method: Method,
+    pub call: Call,
+    /// What the node uses that is read of, if the leader has told with its answer.
+    pub used: Option<pb::NodeUsage>,
+}
+
+impl Read {
+    pub fn new(method: Method, call: Call) -> Self {
+        let used = None;
+        Self { method, call, used }
+    }
+}
 
 /// Invariant: each read is in one of `waiting`, `asked` and `released`.
 pub struct Reads {
     /// To be asked for.
     waiting: Vec<Read>,
-    /// Other members' questions to be asked for: whose, and their context.
-    remote: Vec<(MemberId, u64)>,
+    /// Other members' questions to be asked for.
+    remote: Vec<Remote>,
     /// Asked for, by the context of the question.
     asked: BTreeMap<u64, Question>,
     /// May be answered once the index is applied.
@@ -62,7 +75,7 @@ pub struct Reads {
 #[derive(Default)]
 struct Question {
     reads: Vec<Read>,
-    remote: Vec<(MemberId, u64)>,
+    remote: Vec<Remote>,
     /// Who was asked, if not this member's own consensus.
     leader: Option<MemberId>,
     asked_at_ms: u64,
@@ -124,13 +137,13 @@ impl Member {
             self.check_serving()?;
         }
         if call.consistency == Consistency::Linearizable {
-            self.reads.add(Read(method, call));
+            self.reads.add(Read::new(method, call));
             return Ok(());
         }
         if self.state.cluster().is_none() {
             return Err(Error::NotInCluster);
         }
-        self.hand_over(Read(method, call), true, out, calls);
+        self.hand_over(Read::new(method, call), true, out, calls);
         Ok(())
     }
 
@@ -145,8 +158,8 @@ impl Member {
             }
             return;
         }
-        for (from, context) in std::mem::take(&mut self.reads.remote) {
-            self.answer_remote(from, context, None, out);
+        for remote in std::mem::take(&mut self.reads.remote) {
+            self.answer_remote(remote, None, out);
         }
         let Some(leader) = self.leader() else {
             // Nobody knows what was acknowledged last.
@@ -155,11 +168,17 @@ impl Member {
         if self.reads.waiting.is_empty() || self.reads.asked.len() >= QUESTIONS_MAX {
             return;
         }
+        let mut waiting = std::mem::take(&mut self.reads.waiting);
+        let (reads, nodes) = usage::divide(&mut waiting, |read| self.node_shown(read));
+        self.reads.waiting = waiting;
         let context = self.reads.fresh_context();
         let question = self.reads.asked.entry(context).or_default();
-        question.reads.append(&mut self.reads.waiting);
+        question.reads = reads;
         (question.leader, question.asked_at_ms) = (Some(leader), now.mono_ms());
-        let ask = pb::PeerReadAsk { context };
+        let ask = pb::PeerReadAsk {
+            context,
+            used_by: nodes.into_iter().map(NodeId::to_vec).collect(),
+        };
         self.peers
             .send(leader, Lane::Urgent, Kind::ReadAsk, &ask, out);
     }
@@ -197,22 +216,29 @@ impl Member {
     }
 
     /// Another member asks.
-    pub(super) fn read_asked(&mut self, from: MemberId, context: u64, out: &mut Outputs) {
+    pub(super) fn read_asked(&mut self, from: MemberId, ask: &pb::PeerReadAsk, out: &mut Outputs) {
+        let remote = Remote {
+            from,
+            context: ask.context,
+            nodes: usage::asked(ask),
+        };
         if self.reads.remote.len() < REMOTE_MAX && self.leading {
-            self.reads.remote.push((from, context));
+            self.reads.remote.push(remote);
         } else {
-            self.answer_remote(from, context, None, out);
+            self.answer_remote(remote, None, out);
         }
     }
 
-    fn answer_remote(&mut self, to: MemberId, context: u64, at: Option<Index>, out: &mut Outputs) {
+    fn answer_remote(&mut self, remote: Remote, at: Option<Index>, out: &mut Outputs) {
+        let usages = at.map(|_| self.usages_of(&remote.nodes));
         let answer = pb::PeerReadAnswer {
-            context,
+            context: remote.context,
             index: at.map_or(0, |index| index.0),
             refused: at.is_none(),
+            usages: usages.unwrap_or_default(),
         };
         self.peers
-            .send(to, Lane::Urgent, Kind::ReadAnswer, &answer, out);
+            .send(remote.from, Lane::Urgent, Kind::ReadAnswer, &answer, out);
     }
 
     /// The leader answers.
@@ -221,7 +247,7 @@ impl Member {
         if asked.is_none_or(|question| question.leader != Some(from)) {
             return;
         }
-        let Some(question) = self.reads.asked.remove(&answer.context) else {
+        let Some(mut question) = self.reads.asked.remove(&answer.context) else {
             return;
         };
         if answer.refused {
@@ -229,6 +255,7 @@ impl Member {
             self.reads.waiting.extend(question.reads);
             return;
         }
+        self.take_usages(&mut question.reads, &answer.usages);
         let released = self.reads.released.entry(Index(answer.index)).or_default();
         released.extend(question.reads);
     }
@@ -245,8 +272,8 @@ impl Member {
         self.reads.leased_until_wall_ms = now.wall_ms + 10_000;
         let confirmed_at_ms = self.reads.confirmed_at_ms.max(Some(question.asked_at_ms));
         self.reads.confirmed_at_ms = confirmed_at_ms;
-        for (from, context) in question.remote {
-            self.answer_remote(from, context, Some(ready.index), out);
+        for remote in question.remote {
+            self.answer_remote(remote, Some(ready.index), out);
         }
         let released = self.reads.released.entry(ready.index).or_default();
         released.extend(question.reads);
@@ -268,9 +295,9 @@ impl Member {
             reads.waiting.extend(question.reads);
         }
         // Given up meanwhile.
-        reads.waiting.retain(|Read(_, call)| calls.is_open(call.id));
+        reads.waiting.retain(|read| calls.is_open(read.call.id));
         for released in reads.released.values_mut() {
-            released.retain(|Read(_, call)| calls.is_open(call.id));
+            released.retain(|read| calls.is_open(read.call.id));
         }
         reads.released.retain(|_, reads| !reads.is_empty());
     }
@@ -279,7 +306,7 @@ impl Member {
         let asked = std::mem::take(&mut self.reads.asked).into_values();
         let waiting = std::mem::take(&mut self.reads.waiting);
         let all = asked.flat_map(|question| question.reads).chain(waiting);
-        for Read(_, call) in all {
+        for Read { call, .. } in all {
             let missing = self
                 .peers
                 .missing_majority(&self.state, self.raft.conf_state());
@@ -301,7 +328,7 @@ impl Member {
                 return;
             }
             for read in entry.remove() {
-                if read.0.is_read() {
+                if read.method.is_read() {
                     self.hand_over(read, false, out, calls);
                 } else {
                     self.judge_again(now, read, entropy, calls, out);
@@ -312,12 +339,14 @@ impl Member {
 
     /// A small read is answered; of any other a reader thread has to, deadline or not.
     fn hand_over(&mut self, read: Read, stale: bool, out: &mut Outputs, calls: &mut Calls) {
-        let Read(method, call) = read;
+        let used = self.used_by_node_of(&read);
+        let Read { method, call, .. } = read;
         if method == Method::BackupCluster {
             return self.hand_over_backup(call, stale, calls, out);
         }
         if calls.close(call.id) {
-            let view = self.view(method, &call.body, stale);
+            let mut view = self.view(method, &call.body, stale);
+            view.used = used;
             let few = !stale && out.replies.len() < REPLIES_PER_STEP_MAX;
             let small = few
                 .then(|| reads::answer_small(&self.state, &view, method, &call.body))
@@ -370,6 +399,7 @@ impl Member {
                 _ => Vec::new(),
             },
             joint: self.raft.conf_state().is_joint(),
+            used: None,
             members: match method {
                 Method::ListMembers => self.member_progress(),
                 _ => Vec::new(),

@@ -201,7 +201,13 @@ mod tests {
             data_dir: [9; 16],
         };
         let header = Header::of(&identity, MemberId(6), 1, Lane::Log, Kind::ReadAsk);
-        encode(&header, &pb::PeerReadAsk { context: 77 })
+        encode(
+            &header,
+            &pb::PeerReadAsk {
+                context: 77,
+                used_by: vec![],
+            },
+        )
     }
 
     #[test]

@@ -80,7 +80,13 @@ fn known<'a>(state: &'a State, conf: &'a ConfState) -> Membership<'a> {
 
 fn frame_of(from: &Identity, to: MemberId) -> Vec<u8> {
     let header = Header::of(from, to, 1, Lane::Urgent, Kind::ReadAsk);
-    frame::encode(&header, &pb::PeerReadAsk { context: 1 })
+    frame::encode(
+        &header,
+        &pb::PeerReadAsk {
+            context: 1,
+            used_by: vec![],
+        },
+    )
 }
 
 /// Whether the frame is taken, and what is refused with it.

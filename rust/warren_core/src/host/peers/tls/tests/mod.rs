@@ -166,7 +166,13 @@ fn frame_of(from: MemberId, lane: Lane, context: u64) -> Vec<u8> {
         data_dir: [9; 16],
     };
     let header = Header::of(&identity, TWO, 1, lane, Kind::ReadAsk);
-    frame::encode(&header, &pb::PeerReadAsk { context })
+    frame::encode(
+        &header,
+        &pb::PeerReadAsk {
+            context,
+            used_by: vec![],
+        },
+    )
 }
 
 /// One dials two; both know which nodes they are on.
