@@ -63,17 +63,19 @@ def _show(settings: Settings, view: ExplanationView) -> None:
         click.echo(f"when it was last tried: {view.pending_reason}")
     if view.failing_slots:
         click.echo()
-        rows = [("SLOT", "STATE", "FAILURES", "EXIT CODE", "NEXT TRY IN")]
-        rows += [_slot(it) for it in view.failing_slots]
-        click.echo(render.cells_text(rows))
+        slots: list[tuple[str, ...]] = [("SLOT", "STATE", "FAILURES", "EXIT CODE", "NEXT TRY IN")]
+        slots += [_slot(it) for it in view.failing_slots]
+        click.echo(render.cells_text(slots))
         left = view.failing_slots_total - len(view.failing_slots)
         if left:
             click.echo(f"{left} more slots")
     if view.holds:
         click.echo()
-        rows = [("SLOT", "ROOM ON", "CPUS", "MEMORY", "ONCE THESE HAVE STOPPED")]
-        rows += [_hold(it) for it in view.holds]
-        click.echo(render.cells_text(rows))
+        holds: list[tuple[str, ...]] = [
+            ("SLOT", "ROOM ON", "CPUS", "MEMORY", "ONCE THESE HAVE STOPPED")
+        ]
+        holds += [_hold(it) for it in view.holds]
+        click.echo(render.cells_text(holds))
     if view.reasons:
         click.echo()
         rows = [("AGAINST", "NODES", "ALONE", "WHAT")]

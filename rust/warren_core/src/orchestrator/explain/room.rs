@@ -7,8 +7,10 @@ use crate::orchestrator::explain::NodeRow;
 use crate::orchestrator::preempt::{label, occupant, waiting_for};
 use crate::scheduler::{NodeSet, Scheduler};
 
-/// Containers that are looked at for one explanation, to find whose room could be taken.
-const OCCUPANTS_MAX: usize = 65_536;
+/// What is looked at for one explanation, to find whose room could be taken: containers, and nodes,
+/// which count for more.
+const LOOKS_MAX: usize = 16_384;
+const NODE_LOOKS: usize = 16;
 /// Of room that is kept, what is told.
 pub(super) const HOLDS_TOLD_MAX: usize = 20;
 /// Preemption needs it.
@@ -44,7 +46,7 @@ pub struct Kept {
 }
 
 /// Fills in, of nodes that lack nothing but amounts, what would have to end there to make room. In
-/// the order of the rows, as far as [`OCCUPANTS_MAX`] reaches.
+/// the order of the rows, as far as [`LOOKS_MAX`] reaches.
 pub(super) fn look_for_victims(
     scheduler: &mut Scheduler,
     placement: &Placement,
@@ -55,12 +57,13 @@ pub(super) fn look_for_victims(
         return;
     }
     scheduler.bands_keep();
-    let mut left = OCCUPANTS_MAX;
+    let mut left = LOOKS_MAX;
     let lacks = |row: &&mut NodeRow| {
         !row.against.is_empty() && row.against.iter().all(|it| it.filter >= Filter::Cpu)
     };
     for row in rows.iter_mut().filter(lacks) {
-        let Some(rest) = left.checked_sub(state.container_count_of_node(row.id)) else {
+        let looks = NODE_LOOKS + state.container_count_of_node(row.id);
+        let Some(rest) = left.checked_sub(looks) else {
             return;
         };
         left = rest;
