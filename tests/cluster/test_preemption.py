@@ -48,12 +48,38 @@ async def test_the_urgent_starts_where_less_urgent_ones_have_stopped(cluster: Cl
 
     await cluster.wait_until(full, "both workers are full")
     await create(cluster, "polite", f"--cpus={half}", "--priority=90", here)
+    flags = ("--image=tiny:1", f"--cpus={half}", "--priority=80", "--preempt", here)
+    # What had to make room would wait: exit code 7.
+    code, out, err = await cluster.ctl(
+        "m1", "service", "create", "web", *flags, "--plan", "--format=json"
+    )
+    assert code == 7, err
+    (planned,) = json.loads(out)["preempted"]
+    assert (planned["service"], planned["priority"]) == ("batch", 10)
+    assert (planned["by_service"], planned["by_slot"]) == ("web", 1)
+
+    async def off() -> bool:
+        told = json.loads(await ctl(cluster, "explain", "polite.1", "--format=json"))
+        victims = [it["victims"] for it in told["nodes"] if it["victims"]]
+        return (
+            "preemption is off: with --preempt, 1 container of a lower priority" in told["summary"]
+            and victims == [{"containers": 1, "priority": 10}] * 2
+        )
+
+    await cluster.wait_until(off, "it is said what would help")
     await create(cluster, "web", f"--cpus={half}", "--priority=80", "--preempt", here)
 
     async def preempted() -> bool:
         return len(await running(cluster, "web")) == 1 and len(await running(cluster, "batch")) == 3
 
     await cluster.wait_until(preempted, "one of batch made room")
+    events = json.loads(await ctl(cluster, "events", "batch", "--format=json"))
+    (made_room,) = [it for it in events if it["kind"] == "preempted"]
+    assert made_room["why"] == "makes room for web.1 (priority 80 > 10)"
+    # Which of the four that are equally good is drawn, and not by a plan's seed.
+    assert made_room["node"] in {"w1", "w2"}
+    waits = json.loads(await ctl(cluster, "events", "web", "--format=json"))[0]
+    assert (waits["kind"], "to stop" in waits["why"]) == ("pending", True)
     (waits,) = (it for it in await slots(cluster, "batch") if it["state"] == "pending")
     assert "not enough CPU" in waits["reason"]
     (polite,) = await slots(cluster, "polite")

@@ -32,8 +32,10 @@ _SHOWN: Final = 100
 def events(settings: Settings, service: str | None, limit: int) -> None:
     """List what was decided about the containers of a service, or of all, the oldest first.
 
-    Placed, pending, replaced, moved, stays (on a node that is being drained), scaled down: the last
-    4096 decisions since the present leader leads.
+    Placed, pending, replaced, moved, stays (on a node that is being drained), scaled down, slot
+    moved (what stays took another number); preempted, preemption given up; crash looping, crash
+    loop over; avoided, forgiven (a node on which the service keeps failing). The last 4096
+    decisions since the present leader leads.
     """
     from warren.cli import render, views_explain
     from warren.cli.client import Client

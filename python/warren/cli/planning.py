@@ -22,6 +22,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 __all__ = ["ask", "plan_option"]
 
 _NODES_SHOWN: Final = 8
+_PREEMPTED_SHOWN: Final = 20
 
 
 def plan_option(function: F) -> F:
@@ -52,11 +53,23 @@ def _lines(view: PlanView) -> list[str]:
     lines = []
     for service in view.services:
         lines += _service(service)
+    for it in view.preempted[:_PREEMPTED_SHOWN]:
+        lines.append(
+            f"{_name(it.service, it.slot)} on {it.node} (priority {it.priority}) would make room "
+            f"for {_name(it.by_service, it.by_slot)} (priority {it.by_priority})"
+        )
+    more = view.preempted_total - min(len(view.preempted), _PREEMPTED_SHOWN)
+    if more:
+        lines.append(f"{more} more would make room")
     if not view.services:
         lines.append("nothing would change")
     if not view.finished:
         lines.append("this is not all: it took too many steps; plan less at once")
     return lines
+
+
+def _name(service: str, slot: int | None) -> str:
+    return service if slot is None else f"{service}.{slot}"
 
 
 def _service(each: PlannedServiceView) -> list[str]:

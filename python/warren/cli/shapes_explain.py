@@ -10,12 +10,18 @@ __all__ = [
     "AgainstView",
     "ChangeView",
     "EventView",
+    "ExplainFailingSlotView",
+    "ExplainFailingView",
+    "ExplainHoldView",
     "ExplainNodeView",
     "ExplainReasonView",
     "ExplainSpreadView",
+    "ExplainVictimView",
+    "ExplainVictimsView",
     "ExplanationView",
     "PlanView",
     "PlannedNodeView",
+    "PlannedPreemptionView",
     "PlannedServiceView",
     "ScoreView",
 ]
@@ -40,6 +46,21 @@ class ExplainSpreadView(Struct, frozen=True):
     containers: int
 
 
+class ExplainFailingView(Struct, frozen=True):
+    """The service keeps failing on the node: within ten minutes, and until that is forgotten."""
+
+    failures: int
+    left_seconds: int
+    avoided: bool
+
+
+class ExplainVictimsView(Struct, frozen=True):
+    """Containers of a lower priority that would have to end to make room."""
+
+    containers: int
+    priority: int
+
+
 class ExplainNodeView(Struct, frozen=True):
     node_id: str
     node: str
@@ -53,6 +74,8 @@ class ExplainNodeView(Struct, frozen=True):
     score: ScoreView | None
     disliked: bool
     spreads: list[ExplainSpreadView]
+    failing: ExplainFailingView | None
+    victims: ExplainVictimsView | None
 
 
 class ExplainReasonView(Struct, frozen=True):
@@ -60,6 +83,32 @@ class ExplainReasonView(Struct, frozen=True):
     what: str
     nodes: int
     nodes_only: int
+
+
+class ExplainFailingSlotView(Struct, frozen=True):
+    slot: int | None
+    node: str | None
+    failures: int
+    crash_looping: bool
+    exit_code: int | None
+    retry_in_seconds: int | None
+
+
+class ExplainVictimView(Struct, frozen=True):
+    container_id: str
+    container: str
+    priority: int
+
+
+class ExplainHoldView(Struct, frozen=True):
+    """Room that is kept for a slot until others have stopped."""
+
+    slot: int | None
+    node_id: str
+    node: str
+    kept: ResourcesView
+    since: str | None
+    victims: list[ExplainVictimView]
 
 
 class ExplanationView(Struct, frozen=True):
@@ -78,6 +127,9 @@ class ExplanationView(Struct, frozen=True):
     reasons: list[ExplainReasonView]
     nodes: list[ExplainNodeView]
     nodes_left_out: int
+    failing_slots: list[ExplainFailingSlotView]
+    failing_slots_total: int
+    holds: list[ExplainHoldView]
 
 
 class EventView(Struct, frozen=True):
@@ -121,8 +173,24 @@ class PlannedServiceView(Struct, frozen=True):
     blocked_reason: str | None
 
 
+class PlannedPreemptionView(Struct, frozen=True):
+    """A container that runs now and would make room."""
+
+    container_id: str
+    service: str
+    slot: int | None
+    node_id: str
+    node: str
+    priority: int
+    by_service: str
+    by_slot: int | None
+    by_priority: int
+
+
 class PlanView(Struct, frozen=True):
     fits: bool
     finished: bool
     state_index: int
     services: list[PlannedServiceView]
+    preempted: list[PlannedPreemptionView]
+    preempted_total: int

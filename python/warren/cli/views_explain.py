@@ -10,11 +10,17 @@ from warren.cli.shapes_explain import (
     AgainstView,
     ChangeView,
     EventView,
+    ExplainFailingSlotView,
+    ExplainFailingView,
+    ExplainHoldView,
     ExplainNodeView,
     ExplainReasonView,
     ExplainSpreadView,
+    ExplainVictimsView,
+    ExplainVictimView,
     ExplanationView,
     PlannedNodeView,
+    PlannedPreemptionView,
     PlannedServiceView,
     PlanView,
     ScoreView,
@@ -50,7 +56,40 @@ def explanation(answer: explain_pb2.ExplainResponse) -> ExplanationView:
         ],
         nodes=[_node(it) for it in answer.nodes],
         nodes_left_out=answer.nodes_left_out,
+        failing_slots=[_failing_slot(it) for it in answer.failing_slots],
+        failing_slots_total=answer.failing_slots_total,
+        holds=[_hold(it) for it in answer.holds],
     )
+
+
+def _failing_slot(message: explain_pb2.ExplainFailingSlot) -> ExplainFailingSlotView:
+    return ExplainFailingSlotView(
+        slot=message.slot or None,
+        node=message.node_name or None,
+        failures=message.failures,
+        crash_looping=message.crash_looping,
+        exit_code=message.exit_code if message.exited else None,
+        retry_in_seconds=_seconds(message.retry_in_ms) if message.waits else None,
+    )
+
+
+def _hold(message: explain_pb2.ExplainHold) -> ExplainHoldView:
+    return ExplainHoldView(
+        slot=message.slot or None,
+        node_id=message.node_id.hex(),
+        node=message.node_name,
+        kept=resources(message.kept),
+        since=time_text(message.since_ms),
+        victims=[
+            ExplainVictimView(it.container_id.hex(), it.container, it.priority)
+            for it in message.victims
+        ],
+    )
+
+
+def _seconds(milliseconds: int) -> int:
+    """Rounded up: nobody is told too little."""
+    return -(-milliseconds // 1000)
 
 
 def _node(message: explain_pb2.ExplainNode) -> ExplainNodeView:
@@ -75,6 +114,14 @@ def _node(message: explain_pb2.ExplainNode) -> ExplainNodeView:
             ExplainSpreadView(it.attribute, it.value or None, it.containers)
             for it in message.spreads
         ],
+        failing=ExplainFailingView(
+            message.failing.failures, _seconds(message.failing.left_ms), message.failing.avoided
+        )
+        if message.HasField("failing")
+        else None,
+        victims=ExplainVictimsView(message.victims, message.victims_priority)
+        if message.victims
+        else None,
     )
 
 
@@ -100,6 +147,22 @@ def plan(answer: explain_pb2.PlanResponse) -> PlanView:
         finished=not answer.unfinished,
         state_index=answer.state_index,
         services=services,
+        preempted=[_preempted(it) for it in answer.preempted],
+        preempted_total=answer.preempted_total,
+    )
+
+
+def _preempted(message: explain_pb2.PlannedPreemption) -> PlannedPreemptionView:
+    return PlannedPreemptionView(
+        container_id=message.container_id.hex(),
+        service=message.service_name,
+        slot=message.slot or None,
+        node_id=message.node_id.hex(),
+        node=message.node_name,
+        priority=message.priority,
+        by_service=message.by_service_name,
+        by_slot=message.by_slot or None,
+        by_priority=message.by_priority,
     )
 
 

@@ -16,7 +16,7 @@ use prost::Message;
 use rustix::time::{ClockId, clock_gettime};
 use warren_core::fsm::{Availability, FEATURE_LEVEL_MAX, Service, State};
 use warren_core::ids::{Index, NodeId, Term};
-use warren_core::orchestrator::{DryRun, Subject, explain};
+use warren_core::orchestrator::{DryRun, Keeping, Subject, explain};
 use warren_core::pb::{self, command::Body};
 
 const DIGEST: &str = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
@@ -53,7 +53,9 @@ fn main() {
         }
         cases.push(times.json(name, found));
     };
-    let fits = |service: &Service, subject| u64::from(explain(state, service, subject).fit);
+    let fits = |service: &Service, subject| {
+        u64::from(explain(state, service, subject, &Keeping::default()).fit)
+    };
     measure("explain, a service", &|| fits(&plain, Subject::Service));
     measure("explain, constraint and two spreads", &|| {
         fits(&zoned, Subject::Service)

@@ -3,7 +3,8 @@
 //! Besides the words of the state's scenarios: `lead`, `follow`, `up n1`, `down n1`; `wait 5s`
 //! with a pulse and a sign of life of every node in session a second; `step` prints what is
 //! proposed; `settle` applies what has been, prints what came of it, and reports outcomes;
-//! `run` steps and settles until nothing is left to do now; `pending web`, `loops web`, `progress web`, `stats`.
+//! `run` steps and settles until nothing is left to do now; `pending web`, `loops web`, `progress web`, `stats`;
+//! `explain web` and `explain web.1` say the sentence, `events` what was decided since it was last asked.
 
 #[path = "fsm_support/mod.rs"]
 mod support;
@@ -13,7 +14,7 @@ use std::collections::BTreeSet;
 use support::{Replica, invariants, node_id, scenario, words};
 use warren_core::fsm::Event;
 use warren_core::ids::{ContainerId, NodeId, ServiceId};
-use warren_core::orchestrator::{Budget, Orchestrator, Proposal};
+use warren_core::orchestrator::{Budget, Orchestrator, Proposal, Subject, explain};
 use warren_core::pb::{self, command::Body};
 
 const BUDGET: Budget = Budget {
@@ -26,6 +27,8 @@ struct World {
     orchestrator: Orchestrator,
     now_ms: u64,
     log: Vec<Proposal>,
+    /// The last decision that was printed.
+    told: u64,
     in_session: BTreeSet<NodeId>,
 }
 
@@ -36,6 +39,7 @@ impl World {
             orchestrator: Orchestrator::new(1),
             now_ms: 0,
             log: Vec::new(),
+            told: 0,
             in_session: BTreeSet::new(),
         }
     }
@@ -61,6 +65,8 @@ impl World {
             "run" => return self.run(),
             "pending" => return self.pending(name),
             "loops" => return self.loops(name),
+            "explain" => return self.explain(name),
+            "events" => return self.events(),
             "progress" => return self.progress(name),
             "stats" => return vec![format!("{:?}", self.orchestrator.stats())],
             "show" => return words::show(state),
@@ -240,6 +246,40 @@ impl World {
         told.collect()
     }
 
+    fn explain(&self, name: &str) -> Vec<String> {
+        let state = &self.replica.state;
+        let (name, slot) = name.split_once('.').unwrap_or((name, ""));
+        let id = state.resolve_service(name).expect("a service");
+        let service = state.service(id).expect("it is there");
+        let slot = slot.parse().ok();
+        let mut containers = state.containers_of_service(id);
+        let container = containers.find(|it| it.occupies() && Some(it.slot) == slot);
+        let subject = match (container, slot) {
+            (Some(container), _) => Subject::Container(container),
+            (None, Some(slot)) => Subject::Slot(slot),
+            (None, None) => Subject::Service,
+        };
+        let keeping = self.orchestrator.keeping(service);
+        vec![explain(state, service, subject, &keeping).summary]
+    }
+
+    fn events(&mut self) -> Vec<String> {
+        let state = &self.replica.state;
+        let all = self.orchestrator.decisions(None, usize::MAX);
+        let new = all.iter().filter(|it| it.sequence > self.told);
+        let lines = new.map(|it| {
+            let service = state.service(it.service);
+            let name = service.map_or("gone", |service| &service.name);
+            let on = it.node.and_then(|id| state.node(id));
+            let on = on.map_or(String::new(), |node| format!("@{}", node.name()));
+            let kind = it.kind.word();
+            format!("{kind} {name}.{}{on}: {}", it.slot, it.why)
+        });
+        let lines = lines.collect();
+        self.told = all.last().map_or(self.told, |it| it.sequence);
+        lines
+    }
+
     fn progress(&self, name: &str) -> Vec<String> {
         let Ok(service) = self.replica.state.resolve_service(name) else {
             return vec!["gone".to_owned()];
@@ -287,5 +327,7 @@ scenarios!(
     shrinking,
     crashing,
     retrying,
-    following
+    following,
+    telling,
+    avoiding
 );

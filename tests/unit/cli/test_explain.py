@@ -90,6 +90,43 @@ def test_an_explanation_for_programs(ctl: Run, manager: FakeManager) -> None:
     assert ctl("explain", "other").code == EXIT_NOT_FOUND
 
 
+def test_what_keeps_failing_and_what_makes_room_is_told(ctl: Run, manager: FakeManager) -> None:
+    create(ctl)
+    answer = told()
+    good, bad = answer.nodes
+    good.failing.MergeFrom(explain_pb2.ExplainFailing(failures=4, left_ms=500_001, avoided=True))
+    bad.failing.MergeFrom(explain_pb2.ExplainFailing(failures=3, left_ms=1))
+    bad.victims, bad.victims_priority = 2, 10
+    answer.failing_slots.add(slot=3, failures=5, crash_looping=True, exit_code=0, exited=True)
+    answer.failing_slots.add(slot=4, failures=1, retry_in_ms=1_001, waits=True)
+    answer.failing_slots_total = 9
+    hold = answer.holds.add(slot=1, node_id=NODE_ID, node_name="a")
+    hold.kept.cpu_milli = 500
+    hold.victims.add(container_id=b"\7" * 16, container="batch.2", priority=10)
+    manager.explained = answer
+    lines = ctl("explain", "web").out.splitlines()
+    words = [line.split() for line in lines]
+    assert ["3", "crash-looping", "5", "0", "-"] in words
+    assert ["4", "backs", "off", "1", "-", "2", "s"] in words
+    assert "7 more slots" in lines
+    (kept,) = [line for line in lines if "batch.2" in line]
+    assert kept.split() == ["1", "a", "0.5", "0", "B", "batch.2", "(priority", "10)"]
+    (row,) = [line for line in lines if line.startswith("a ")]
+    assert "failed there 4 times within ten minutes, the last choice for another 9 min" in row
+    (row,) = [line for line in lines if line.startswith("b ")]
+    assert "failed there 3 times within ten minutes, and runs nowhere else" in row
+    assert "2 containers of priority 10 or less would make room" in row
+    shown = json.loads(ctl("explain", "web", "--format=json").out)
+    good, bad = shown["nodes"]
+    assert good["failing"] == {"failures": 4, "left_seconds": 501, "avoided": True}
+    assert (good["victims"], bad["victims"]) == (None, {"containers": 2, "priority": 10})
+    exits = [(it["exit_code"], it["retry_in_seconds"]) for it in shown["failing_slots"]]
+    assert exits == [(0, None), (None, 2)]
+    (kept,) = shown["holds"]
+    assert (kept["slot"], kept["node"], kept["kept"]["cpu_milli"]) == (1, "a", 500)
+    assert kept["victims"][0]["container"] == "batch.2"
+
+
 def test_events_tell_what_was_decided(ctl: Run, manager: FakeManager) -> None:
     create(ctl)
     done = ctl("events", "web", "--limit=5")
@@ -136,6 +173,31 @@ def test_a_plan_shows_what_differs_and_where_everything_goes(
     (request,) = manager.requests("Plan")
     (item,) = request.items
     assert (item.update.expected_version, item.update.spec.replicas) == (1, 5)
+
+
+def test_a_plan_names_who_would_make_room(ctl: Run, manager: FakeManager) -> None:
+    planned = plan_of()
+    for slot in range(1, 24):
+        planned.preempted.add(
+            container_id=b"\7" * 16, service_name="batch", slot=slot, node_id=NODE_ID,
+            node_name="a", priority=10, by_service_name="web", by_slot=5, by_priority=80,
+        )  # fmt: skip
+    planned.preempted_total = 1_023
+    planned.preempted[1].slot = 0
+    manager.planned = planned
+    lines = ctl("service", "create", "web", "--image=tiny:1", "--plan").out.splitlines()
+    first = "batch.1 on a (priority 10) would make room for web.5 (priority 80)"
+    assert lines[4:6] == [first, first.replace("batch.1", "batch")]
+    assert lines[-1] == "1003 more would make room"
+    shown = json.loads(
+        ctl("service", "create", "web", "--image=tiny:1", "--plan", "--format=json").out
+    )
+    assert (len(shown["preempted"]), shown["preempted_total"]) == (23, 1_023)
+    assert shown["preempted"][0] == {
+        "container_id": "07" * 16, "service": "batch", "slot": 1, "node_id": NODE_ID.hex(),
+        "node": "a", "priority": 10, "by_service": "web", "by_slot": 5, "by_priority": 80,
+    }  # fmt: skip
+    assert shown["preempted"][1]["slot"] is None
 
 
 def test_what_would_wait_is_told_by_the_exit_code(ctl: Run, manager: FakeManager) -> None:

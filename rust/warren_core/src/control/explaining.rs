@@ -4,12 +4,15 @@ use super::reads::LeaderView;
 use crate::error::Error;
 use crate::fsm::{Container, Service, State};
 use crate::ids::{ContainerId, NodeId, ServiceId};
-use crate::orchestrator::{NodeRow, Subject, explain};
+use crate::orchestrator::{FailingSlot, Kept, NodeRow, Subject, explain};
 use crate::pb;
 
 /// Rows of nodes where nothing is said, and at most.
 const NODES_DEFAULT: usize = 20;
 const NODES_MAX: usize = 100_000;
+
+/// Slots that keep failing, of those that are told.
+const FAILING_MAX: usize = 20;
 
 /// What is meant: a service, one of its containers, or a slot that has none.
 enum Meant<'a> {
@@ -98,7 +101,7 @@ pub(super) fn answer(
         Subject::Slot(slot) => Some(slot),
         Subject::Container(container) => Some(container.slot),
     };
-    let found = explain(state, service, subject);
+    let found = explain(state, service, subject, &view.keeping);
     let mut pending = view.pending.iter();
     let pending = match subject {
         Subject::Container(_) => None,
@@ -129,9 +132,47 @@ pub(super) fn answer(
             .collect(),
         nodes_left_out: found.nodes.len().saturating_sub(most) as u32,
         nodes: rows.map(|row| node(state, row)).collect(),
+        failing_slots_total: found.failing.len() as u32,
+        failing_slots: found
+            .failing
+            .iter()
+            .take(FAILING_MAX)
+            .map(|it| failing_slot(state, it))
+            .collect(),
+        holds: found.kept.into_iter().map(|it| hold(state, it)).collect(),
         pending_reason: pending.map_or_else(String::new, |it| it.reason.to_string()),
         ..response
     })
+}
+
+fn failing_slot(state: &State, it: &FailingSlot) -> pb::ExplainFailingSlot {
+    pb::ExplainFailingSlot {
+        slot: it.slot,
+        node_id: it.node.map(|id| id.to_vec()).unwrap_or_default(),
+        node_name: it.node.map(|id| name(state, id)).unwrap_or_default(),
+        failures: it.failures,
+        crash_looping: it.crash_looping,
+        exit_code: it.exit_code.unwrap_or_default(),
+        exited: it.exit_code.is_some(),
+        retry_in_ms: it.retry_in_ms.unwrap_or_default(),
+        waits: it.retry_in_ms.is_some(),
+    }
+}
+
+fn hold(state: &State, it: Kept) -> pb::ExplainHold {
+    let victims = it.victims.into_iter().map(|victim| pb::ExplainVictim {
+        container_id: victim.id.to_vec(),
+        container: victim.label,
+        priority: victim.priority,
+    });
+    pb::ExplainHold {
+        slot: it.slot,
+        node_id: it.node.to_vec(),
+        node_name: name(state, it.node),
+        kept: Some(it.resources.into()),
+        since_ms: it.since_ms,
+        victims: victims.collect(),
+    }
 }
 
 fn word(container: &Container) -> String {
@@ -170,5 +211,12 @@ fn node(state: &State, row: &NodeRow) -> pb::ExplainNode {
         affinity_milli: row.affinity_milli,
         disliked: row.disliked,
         spreads: spreads.collect(),
+        failing: row.failing.as_ref().map(|it| pb::ExplainFailing {
+            failures: it.failures,
+            left_ms: it.left_ms,
+            avoided: it.avoided,
+        }),
+        victims: row.victims.map_or(0, |it| it.count),
+        victims_priority: row.victims.map_or(0, |it| it.priority),
     }
 }

@@ -15,6 +15,8 @@ use crate::pb::{self, command::Body, plan_item::Item};
 
 /// Changes of one plan.
 const ITEMS_MAX: usize = 256;
+/// Containers that would be preempted, of those that are told one by one.
+const PREEMPTED_MAX: usize = 1_000;
 /// Between nodes that are equally good a plan decides alike each time.
 const SEED: u64 = 0;
 
@@ -50,6 +52,9 @@ pub(super) fn answer(state: &State, request: pb::PlanRequest) -> Result<pb::Plan
     let mut others = planning.run.others(&named);
     others.extend(planning.moving.difference(&named));
     services.extend(others);
+    let mut preempted = planning.preempted();
+    let preempted_total = preempted.len() as u32;
+    preempted.truncate(PREEMPTED_MAX);
     Ok(pb::PlanResponse {
         services: services
             .into_iter()
@@ -57,6 +62,8 @@ pub(super) fn answer(state: &State, request: pb::PlanRequest) -> Result<pb::Plan
             .collect(),
         state_index: state.index().0,
         unfinished: !finished,
+        preempted,
+        preempted_total,
     })
 }
 
@@ -158,18 +165,9 @@ impl Planning<'_> {
             (Some(before), Some(after)) if before.spec != after.spec => "update",
             _ if named => "none",
             _ if self.moving.contains(&id) => "moved",
+            _ if outcome.preempted.is_empty() => "moved",
             _ => "preempted",
         };
-        let (mut stopped, mut preempted) = (BTreeMap::new(), BTreeMap::new());
-        for (node, count) in &outcome.stopped {
-            let by_others = action == "preempted" || !named && !self.draining.contains(node);
-            let kind = if by_others {
-                &mut preempted
-            } else {
-                &mut stopped
-            };
-            kind.insert(*node, *count);
-        }
         let either = after.or(before);
         let spec = |service: &crate::fsm::Service| service.spec.as_ref().clone();
         let reason = outcome.pending.first().map(|slot| slot.reason.to_string());
@@ -182,8 +180,8 @@ impl Planning<'_> {
             desired: after.map_or(0, |service| tally(self.run.state(), service).desired),
             unchanged: outcome.unchanged,
             placed: self.nodes(&outcome.placed),
-            stopped: self.nodes(&stopped),
-            preempted: self.nodes(&preempted),
+            stopped: self.nodes(&outcome.stopped),
+            preempted: self.nodes(&outcome.preempted),
             pending: outcome.pending.len() as u32,
             pending_reason: reason.unwrap_or_default(),
             blocked: blocked.as_ref().map_or(0, |_| outcome.blocked),
@@ -191,15 +189,42 @@ impl Planning<'_> {
         }
     }
 
+    /// By name and slot.
+    fn preempted(&self) -> Vec<pb::PlannedPreemption> {
+        let each = self.run.preempted().filter_map(|it| {
+            let after = self.run.state();
+            let of = after.service(it.container.service)?;
+            let by = after.service(it.by)?;
+            Some(pb::PlannedPreemption {
+                container_id: it.container.id.to_vec(),
+                service_name: of.name.to_string(),
+                slot: it.container.slot,
+                node_id: it.container.node.to_vec(),
+                node_name: self.name(it.container.node),
+                priority: of.rules.priority,
+                by_service_name: by.name.to_string(),
+                by_slot: it.slot,
+                by_priority: by.rules.priority,
+            })
+        });
+        let mut rows: Vec<_> = each.collect();
+        rows.sort_by(|a, b| {
+            let key = |it: &pb::PlannedPreemption| (it.slot, it.node_name.clone());
+            (&a.service_name, key(a)).cmp(&(&b.service_name, key(b)))
+        });
+        rows
+    }
+
+    fn name(&self, id: NodeId) -> String {
+        let node = self.run.state().node(id).or_else(|| self.state.node(id));
+        node.map(|node| node.name().to_owned()).unwrap_or_default()
+    }
+
     /// By name.
     fn nodes(&self, counts: &BTreeMap<NodeId, u32>) -> Vec<pb::PlannedNode> {
-        let name = |id: NodeId| {
-            let node = self.run.state().node(id).or_else(|| self.state.node(id));
-            node.map(|node| node.name().to_owned()).unwrap_or_default()
-        };
         let rows = counts.iter().map(|(id, count)| pb::PlannedNode {
             node_id: id.to_vec(),
-            name: name(*id),
+            name: self.name(*id),
             count: *count,
         });
         let mut rows: Vec<_> = rows.collect();

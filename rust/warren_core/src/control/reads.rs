@@ -11,7 +11,7 @@ use crate::fsm::placement::Attribute;
 use crate::fsm::{Container, ContainerState, DesiredState, Node, NodeStatus, Resources, Service};
 use crate::fsm::{State, is_wanted, tally};
 use crate::ids::{Index, MemberId, NodeId, ServiceId, Term};
-use crate::orchestrator::{CrashLoop, Decision, PendingSlot, made_room};
+use crate::orchestrator::{CrashLoop, Decision, Keeping, PendingSlot, made_room};
 use crate::pb;
 
 /// A read that looks at no more than so many is answered where it stands: handing it to another
@@ -30,6 +30,8 @@ pub struct LeaderView {
     pub pending: Vec<PendingSlot>,
     /// Slots of the service asked for that are crash-looping.
     pub loops: Vec<CrashLoop>,
+    /// What of the service keeps failing; for an explanation only.
+    pub keeping: Keeping,
     /// The state may be old.
     pub stale: bool,
     /// A change of voters is under way.

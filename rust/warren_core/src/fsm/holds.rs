@@ -85,6 +85,13 @@ impl State {
         Some((id, hold))
     }
 
+    /// What is kept for slots of the service, and where, the lowest slot first.
+    pub fn holds_of_service(&self, id: ServiceId) -> impl Iterator<Item = (NodeId, &Hold)> {
+        let of_service = self.holds.range((id, 0, NodeId([0; 16]))..);
+        let of_service = of_service.take_while(move |(of, ..)| *of == id);
+        of_service.filter_map(move |(_, slot, node)| self.hold_of(id, *slot, Some(*node)))
+    }
+
     /// How many there are.
     pub fn hold_count(&self) -> usize {
         self.holds.len()

@@ -57,6 +57,17 @@ impl BackOff {
         not_before_ms
     }
 
+    /// Slots of the service that wait, by slot: after how many failures, and for how long.
+    pub fn waiting(
+        &self,
+        service: ServiceId,
+        now_ms: u64,
+    ) -> impl Iterator<Item = (Slot, u32, u64)> {
+        let slots = self.services.get(&service).into_iter().flatten();
+        let waiting = slots.filter(move |(_, entry)| entry.not_before_ms > now_ms);
+        waiting.map(move |(slot, it)| (*slot, it.failures, it.not_before_ms - now_ms))
+    }
+
     /// What the slot's container does now.
     pub fn seen(&mut self, service: ServiceId, slot: Slot, running: bool, now_ms: u64) {
         let entry = self.services.get_mut(&service);

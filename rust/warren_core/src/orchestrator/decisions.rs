@@ -26,6 +26,20 @@ pub enum Kind {
     Stays,
     /// A container was told to go since its slot is no more.
     ScaledDown,
+    /// A container was told to go: it makes room for one of a higher priority.
+    Preempted,
+    /// Room is kept for a slot no longer, and it did not start there.
+    PreemptionGivenUp,
+    /// A slot's containers crash again and again.
+    CrashLooping,
+    /// They do so no more, or what did is gone.
+    CrashLoopOver,
+    /// A node became the last choice for a service, which keeps failing there.
+    Avoided,
+    /// It is that no longer.
+    Forgiven,
+    /// A container that stays as its service shrinks took the number of a slot that stays.
+    SlotMoved,
 }
 
 impl Kind {
@@ -37,6 +51,13 @@ impl Kind {
             Self::Moved => "moved",
             Self::Stays => "stays",
             Self::ScaledDown => "scaled_down",
+            Self::Preempted => "preempted",
+            Self::PreemptionGivenUp => "preemption_given_up",
+            Self::CrashLooping => "crash_looping",
+            Self::CrashLoopOver => "crash_loop_over",
+            Self::Avoided => "avoided",
+            Self::Forgiven => "forgiven",
+            Self::SlotMoved => "slot_moved",
         }
     }
 }

@@ -21,6 +21,8 @@ const FAILURES: u32 = 3;
 pub(super) const RAN_WELL_MS: u64 = 60_000;
 /// Failures on a node that are longer ago do not count.
 const RECENT_MS: u64 = 600_000;
+/// Of failures on a node, those that are counted.
+const COUNTED_MAX: usize = 16;
 /// Slots and nodes that are known at a time; what fails beyond that is not noticed.
 const KNOWN_MAX: usize = 16_384;
 
@@ -52,7 +54,20 @@ struct Known {
     running_since_ms: Option<u64>,
 }
 
-/// Failures of a service on a node: when the last few were. Invariant: at most [`FAILURES`].
+/// A node on which a service keeps failing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FailingNode {
+    pub node: NodeId,
+    /// Within the last ten minutes; no more than sixteen are counted.
+    pub failures: u32,
+    /// Until that is forgotten, unless it fails there again.
+    pub left_ms: u64,
+    /// It is the last choice for the service; not so while the service runs nowhere else.
+    pub avoided: bool,
+}
+
+/// Failures of a service on a node: when the last few were. Invariants: at most [`COUNTED_MAX`], and
+/// ascending.
 #[derive(Debug)]
 struct OnNode {
     spec: SpecDigest,
@@ -136,7 +151,7 @@ impl Failures {
 
     fn failed_on(&mut self, service: &Service, node: NodeId, now_ms: u64) {
         if self.is_full() {
-            self.nodes.retain(|_, it| it.is_recent(now_ms));
+            self.nodes.retain(|_, it| it.recent(now_ms) > 0);
         }
         if self.is_full() {
             return;
@@ -150,7 +165,7 @@ impl Failures {
             on.at_ms.clear();
         }
         on.at_ms.push_back(now_ms);
-        if on.at_ms.len() > FAILURES as usize {
+        if on.at_ms.len() > COUNTED_MAX {
             on.at_ms.pop_front();
         }
     }
@@ -162,19 +177,42 @@ impl Failures {
         runs_on: &BTreeMap<NodeId, u32>,
         now_ms: u64,
     ) -> Vec<NodeId> {
-        let id = service.id;
-        let of_service = self
-            .nodes
-            .range((id, NodeId([0; 16]))..=(id, NodeId([0xff; 16])));
-        let failing = of_service.filter(|(_, on)| {
-            let enough = on.at_ms.len() >= FAILURES as usize;
-            enough && on.spec == service.spec_digest && on.is_recent(now_ms)
-        });
-        let failing: Vec<_> = failing.map(|((_, node), _)| *node).collect();
+        let failing = self.of_service(service, now_ms);
+        let failing: Vec<_> = failing.map(|(node, _)| node).collect();
         let elsewhere = runs_on
             .iter()
             .any(|(node, count)| *count > 0 && !failing.contains(node));
         if elsewhere { failing } else { Vec::new() }
+    }
+
+    /// Nodes that it keeps failing on, whether or not it runs elsewhere.
+    pub fn on_nodes(&self, service: &Service, now_ms: u64) -> Vec<FailingNode> {
+        let failing = self.of_service(service, now_ms);
+        let told = failing.map(|(node, on)| FailingNode {
+            node,
+            failures: on.recent(now_ms),
+            left_ms: on.until_ms().unwrap_or_default().saturating_sub(now_ms),
+            avoided: false,
+        });
+        told.collect()
+    }
+
+    fn of_service(
+        &self,
+        service: &Service,
+        now_ms: u64,
+    ) -> impl Iterator<Item = (NodeId, &OnNode)> {
+        let (id, digest) = (service.id, service.spec_digest);
+        let range = (id, NodeId([0; 16]))..=(id, NodeId([0xff; 16]));
+        let of_service = self.nodes.range(range);
+        let failing = of_service.filter(move |(_, on)| on.spec == digest && on.is_recent(now_ms));
+        failing.map(|((_, node), on)| (*node, on))
+    }
+
+    /// The slot, if it is crash-looping.
+    pub fn loop_of(&self, service: ServiceId, slot: Slot) -> Option<CrashLoop> {
+        let known = self.slots.get(&(service, slot))?;
+        (known.failures >= FAILURES).then(|| known.told(slot))
     }
 
     /// Slots of the service that are crash-looping, by slot.
@@ -182,14 +220,7 @@ impl Failures {
         let slots = self.slots.range((service, Slot::FIRST)..);
         let slots = slots.take_while(|((of, _), _)| *of == service);
         let loops = slots.filter(|(_, known)| known.failures >= FAILURES);
-        let told = loops.map(|((_, slot), known)| CrashLoop {
-            slot: slot.number,
-            node: slot.node,
-            failures: known.failures,
-            since_ms: known.since_ms,
-            exit_code: known.exit_code,
-        });
-        told.collect()
+        loops.map(|((_, slot), known)| known.told(*slot)).collect()
     }
 
     /// How many slots are crash-looping.
@@ -222,6 +253,16 @@ impl Failures {
 }
 
 impl Known {
+    fn told(&self, slot: Slot) -> CrashLoop {
+        CrashLoop {
+            slot: slot.number,
+            node: slot.node,
+            failures: self.failures,
+            since_ms: self.since_ms,
+            exit_code: self.exit_code,
+        }
+    }
+
     /// How many failures are new.
     fn take_in(
         &mut self,
@@ -256,9 +297,19 @@ impl Known {
 }
 
 impl OnNode {
+    /// When too few of them are recent; `None` where there have never been enough.
+    fn until_ms(&self) -> Option<u64> {
+        let last = self.at_ms.len().checked_sub(FAILURES as usize)?;
+        Some(self.at_ms[last] + RECENT_MS)
+    }
+
     fn is_recent(&self, now_ms: u64) -> bool {
-        let first = self.at_ms.front();
-        first.is_some_and(|at_ms| now_ms.saturating_sub(*at_ms) < RECENT_MS)
+        self.until_ms().is_some_and(|until_ms| now_ms < until_ms)
+    }
+
+    fn recent(&self, now_ms: u64) -> u32 {
+        let since = |at_ms: &&u64| now_ms.saturating_sub(**at_ms) < RECENT_MS;
+        self.at_ms.iter().filter(since).count() as u32
     }
 }
 

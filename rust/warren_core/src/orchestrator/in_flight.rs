@@ -2,6 +2,7 @@
 //! is proposed twice; room that a bind will take stays held.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use crate::fsm::Resources;
 use crate::ids::{ContainerId, NodeId, ServiceId};
@@ -35,6 +36,10 @@ pub(super) struct Preempting {
     pub victims: Vec<ContainerId>,
     /// Held by the scheduler; `None` where a hold is to end.
     pub set_aside: Option<Resources>,
+    /// What is to be said of each victim once it is told to go: its service, its slot, why.
+    pub told: Vec<(ServiceId, u64, Arc<str>)>,
+    /// What the slot waits for from then on.
+    pub waits: Option<Arc<str>>,
 }
 
 /// A container that is to change its slot.
@@ -43,6 +48,8 @@ pub(super) struct Moving {
     pub service: ServiceId,
     pub container: ContainerId,
     pub node: NodeId,
+    /// The number of the slot that it leaves.
+    pub from: u64,
     pub to: Slot,
 }
 

@@ -45,6 +45,7 @@
 //! | `marks` | dirty services, timers |
 //! | `backoff` | how long a slot waits before it is filled again |
 //! | `failures` | what crashes again and again, and where |
+//! | `keeping` | what is said of that, and of room that is kept |
 //! | `liveness` | which workers are there |
 //! | `freeze` | whether too many of them were lost at once |
 //! | `explain` | why something is where it is, or nowhere; by the state alone |
@@ -64,6 +65,7 @@ mod failures;
 mod fill;
 mod freeze;
 mod in_flight;
+mod keeping;
 mod liveness;
 mod marks;
 mod outbox;
@@ -95,6 +97,7 @@ use decisions::Decisions;
 use drain::Drains;
 use failures::Failures;
 use in_flight::InFlight;
+use keeping::Keeper;
 use liveness::Liveness;
 use marks::Marks;
 use outbox::Outbox;
@@ -105,11 +108,12 @@ use walks::Walks;
 
 pub use budget::Budget;
 pub use decisions::{DECISIONS_MAX, Decision, Kind as DecisionKind};
-pub use dry_run::{DryRun, Outcome};
-pub use explain::{Explanation, NodeRow, Subject, explain};
-pub use failures::CrashLoop;
+pub use dry_run::{DryRun, Outcome, Preempted};
+pub use explain::{Explanation, Kept, NodeRow, Subject, explain};
+pub use failures::{CrashLoop, FailingNode};
 pub use freeze::LOST_MIN;
 pub use in_flight::PROPOSALS_MAX;
+pub use keeping::{FailingSlot, Keeping};
 pub use outbox::{BIND_ITEMS_MAX, DESIRED_ITEMS_MAX};
 pub use preempt::{HOLDS_MAX, made_room};
 
@@ -166,6 +170,7 @@ pub struct Orchestrator {
     sweep: Sweep,
     drains: Drains,
     decisions: Decisions,
+    keeper: Keeper,
     walks: Walks,
     /// What a walk has found; empty between steps, but for its room.
     found: Vec<Found>,
@@ -212,6 +217,7 @@ impl Orchestrator {
             sweep: Sweep::default(),
             drains: Drains::default(),
             decisions: Decisions::default(),
+            keeper: Keeper::default(),
             walks: Walks::default(),
             found: Vec::new(),
             passes: BTreeMap::new(),
@@ -254,6 +260,7 @@ impl Orchestrator {
         self.walks = Walks::default();
         self.drains = Drains::default();
         self.decisions.clear();
+        self.keeper = Keeper::default();
         self.passes.clear();
         self.globals.clear();
         self.pending.clear();
@@ -270,6 +277,7 @@ impl Orchestrator {
         if !self.leading {
             return;
         }
+        self.decisions.time_ms = state.time_ms();
         let mut room = false;
         // Of the event before: those of a command mostly concern one of them.
         let (mut last_service, mut last_node) = (None, None);
@@ -324,6 +332,7 @@ impl Orchestrator {
     /// Takes a node over as it is now. True if that is news.
     fn node_put(&mut self, state: &State, node: &Node) -> bool {
         self.drains.put(node);
+        self.keeper.node_put(state, node, &mut self.decisions);
         let news = self.scheduler.node_put(state, node);
         news | self.asking.node_put(&mut self.scheduler, state, node)
     }
@@ -336,6 +345,7 @@ impl Orchestrator {
             self.asking.node_removed(&self.scheduler, id);
             self.scheduler.node_remove(id);
             self.drains.remove(id);
+            self.keeper.node_gone(id, &mut self.decisions);
             self.liveness.gone(id);
         }
         self.walks.node(id);
@@ -374,6 +384,7 @@ impl Orchestrator {
         self.passes.remove(&service);
         self.backoff.forget(service);
         self.failures.forget(service);
+        self.keeper.forget(service);
         self.globals.remove(&service);
         self.pending.remove(&service);
         self.preemptors.remove(&service);
@@ -387,6 +398,7 @@ impl Orchestrator {
     pub fn step(&mut self, state: &State, now_ms: u64, budget: Budget) -> Vec<Proposal> {
         let mut meter = Meter::new(budget);
         self.decisions.time_ms = state.time_ms();
+        self.keeper.now_ms = now_ms;
         let proposals = if self.leading {
             self.step_within(state, now_ms, &mut meter)
         } else {
@@ -556,6 +568,7 @@ impl Orchestrator {
     /// The event loop that hears the workers is itself alive. To be called about every second:
     /// silence is held against a worker only while these come.
     pub fn pulse(&mut self, now_ms: u64) {
+        self.keeper.now_ms = now_ms;
         self.liveness.pulse(now_ms);
     }
 

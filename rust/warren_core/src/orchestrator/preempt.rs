@@ -69,8 +69,16 @@ impl Orchestrator {
                 *pass.spread.entry(node).or_insert(0) += 1;
                 pass.vacant.push_back(vacancy);
             } else {
-                let nothing = Vec::new();
-                self.propose_preemption(service, &vacancy, node, (nothing, None), meter);
+                let nothing = Preempting {
+                    service: service.id,
+                    slot: vacancy.slot,
+                    node,
+                    victims: Vec::new(),
+                    set_aside: None,
+                    told: Vec::new(),
+                    waits: None,
+                };
+                self.propose_preemption(service, &vacancy, nothing, meter);
                 pass.away += 1;
             }
         }
@@ -153,13 +161,24 @@ impl Orchestrator {
         *pass.spread.entry(found.node).or_insert(0) += 1;
         let victims = found.victims.iter().filter_map(|id| state.container(*id));
         let reason = waiting_for(state, service, found.node, victims);
+        let waits = reason.clone();
         pass.pending.push(PendingSlot {
             slot: vacancy.slot.number,
             node: vacancy.slot.node,
             reason,
         });
+        let told = told(state, service, vacancy.slot.number, &found.victims);
         let (node, aside) = (found.node, Some(found.set_aside));
-        self.propose_preemption(service, vacancy, node, (found.victims, aside), meter);
+        let preempting = Preempting {
+            service: service.id,
+            slot: vacancy.slot,
+            node,
+            victims: found.victims,
+            set_aside: aside,
+            told,
+            waits: Some(waits),
+        };
+        self.propose_preemption(service, vacancy, preempting, meter);
     }
 
     /// Without victims: what is kept for the slot there is kept no longer.
@@ -167,29 +186,22 @@ impl Orchestrator {
         &mut self,
         service: &Service,
         vacancy: &Vacancy,
-        node: NodeId,
-        (victims, set_aside): (Vec<ContainerId>, Option<crate::fsm::Resources>),
+        preempting: Preempting,
         meter: &mut Meter,
     ) {
+        let victims = &preempting.victims;
         meter.items = meter.items.saturating_sub(1 + victims.len());
         let bind = pb::BindItem {
             service_id: service.id.to_vec(),
             service_version: service.version,
             slot: vacancy.slot.number,
-            node_id: node.to_vec(),
+            node_id: preempting.node.to_vec(),
             replaces: vacancy.replaces.map(|id| id.to_vec()).unwrap_or_default(),
             devices: Vec::new(),
         };
         let item = pb::PreemptItem {
             bind: Some(bind),
             victims: victims.iter().map(|id| id.to_vec()).collect(),
-        };
-        let preempting = Preempting {
-            service: service.id,
-            slot: vacancy.slot,
-            node,
-            victims,
-            set_aside,
         };
         self.outbox.preempt(item, preempting);
     }
@@ -206,19 +218,14 @@ impl Orchestrator {
             meter.look(containers);
             let in_flight = &self.in_flight;
             let priorities = &mut self.priorities;
-            let occupants = state.containers_of_node(node).filter_map(|container| {
-                let stays = container.desired == DesiredState::Run && !container.is_terminal();
-                if !stays || in_flight.has_container(container.id) {
+            let containers = state.containers_of_node(node);
+            let occupants = containers.filter_map(|container| {
+                let known = occupant(state, container)?;
+                if in_flight.has_container(container.id) {
                     return None;
                 }
-                let priority = state.service(container.service)?.rules.priority;
-                priorities.insert(container.service, priority);
-                Some(Occupant {
-                    id: container.id,
-                    priority,
-                    resources: container.resources,
-                    created_at_ms: container.created_at_ms,
-                })
+                priorities.insert(container.service, known.priority);
+                Some(known)
             });
             self.scheduler.occupants_put(node, occupants);
         }
@@ -265,8 +272,35 @@ impl Orchestrator {
     }
 }
 
+/// A container that may have to make room for one of a higher priority.
+pub(super) fn occupant(state: &State, container: &Container) -> Option<Occupant> {
+    let stays = container.desired == DesiredState::Run && !container.is_terminal();
+    let service = stays.then(|| state.service(container.service))??;
+    Some(Occupant {
+        id: container.id,
+        priority: service.rules.priority,
+        resources: container.resources,
+        created_at_ms: container.created_at_ms,
+    })
+}
+
+/// What is said of each victim once it is told to go.
+fn told(
+    state: &State,
+    by: &Service,
+    slot: u64,
+    victims: &[ContainerId],
+) -> Vec<(ServiceId, u64, Arc<str>)> {
+    let each = victims.iter().filter_map(|id| {
+        let container = state.container(*id)?;
+        let why = makes_room(by, slot, state.service(container.service)?);
+        Some((container.service, container.slot, why.into()))
+    });
+    each.collect()
+}
+
 /// Reads like "waits on node n1 for batch.2 (priority 10 < 50) to stop".
-fn waiting_for<'a>(
+pub(super) fn waiting_for<'a>(
     state: &'a State,
     service: &Service,
     node: NodeId,
@@ -287,7 +321,7 @@ fn waiting_for<'a>(
     format!("waits on node {name} for {named} to stop").into()
 }
 
-fn label(container: &Container) -> String {
+pub(super) fn label(container: &Container) -> String {
     match container.slot {
         0 => container.service_name.to_string(),
         slot => format!("{}.{slot}", container.service_name),
@@ -300,13 +334,17 @@ pub fn made_room(state: &State, container: &Container, hold: &Hold) -> Option<St
         state.service(hold.service)?,
         state.service(container.service)?,
     );
-    let slot = match hold.slot {
+    Some(makes_room(by, hold.slot, of))
+}
+
+fn makes_room(by: &Service, slot: u64, of: &Service) -> String {
+    let slot = match slot {
         0 => String::new(),
         slot => format!(".{slot}"),
     };
     let (higher, lower) = (by.rules.priority, of.rules.priority);
-    Some(format!(
+    format!(
         "makes room for {}{slot} (priority {higher} > {lower})",
         by.name
-    ))
+    )
 }

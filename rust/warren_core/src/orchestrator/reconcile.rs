@@ -97,6 +97,7 @@ impl Orchestrator {
             }
             pass.walked(walk.slots);
             pass.avoided = self.failures.avoided(service, &pass.spread, now_ms);
+            self.note_avoided(service, &pass.avoided, now_ms);
             pass.shrinking = walk.shrink.map(Shrinking::of);
         }
         let turn = self.shrink(state, service, pass, meter);
@@ -203,8 +204,10 @@ impl Orchestrator {
         now_ms: u64,
     ) {
         if let Some(container) = watched.and_then(|id| state.container(id)) {
+            let before = self.failures.loop_of(service.id, slot);
             let failures = &mut self.failures;
             let again = failures.seen(state, service, slot, container, now_ms);
+            self.note_loop(service, slot, container, before);
             again
                 .into_iter()
                 .for_each(|at_ms| self.marks.mark_at(service.id, at_ms));
@@ -369,6 +372,7 @@ impl Orchestrator {
         if !service.is_global() {
             let last = u64::from(service.spec.replicas);
             self.backoff.forget_above(id, last);
+            self.note_loops_above(id, last);
             self.failures.forget_above(id, last);
         }
         if pass.again {

@@ -34,6 +34,9 @@ impl Orchestrator {
             }
             Subject::Moves(moves) => {
                 for (moving, applied) in moves.iter().zip(applied(moves.len())) {
+                    if applied {
+                        self.note_moved(moving);
+                    }
                     self.look_again(moving.service, now_ms, applied);
                 }
             }
@@ -43,11 +46,10 @@ impl Orchestrator {
                     if let Some(set_aside) = item.set_aside {
                         self.scheduler.preempt_end(item.node, set_aside);
                     }
-                    self.stats.preempted += if applied {
-                        item.victims.len() as u64
-                    } else {
-                        0
-                    };
+                    if applied {
+                        self.stats.preempted += item.victims.len() as u64;
+                        self.note_preempted(item);
+                    }
                     self.look_again(item.service, now_ms, applied);
                 }
             }

@@ -248,6 +248,7 @@ impl Orchestrator {
             service: service.id,
             container: id,
             node: container.node,
+            from: container.slot,
             to,
         };
         self.outbox.move_slot(item, moving);

@@ -250,8 +250,19 @@ impl World {
 
     pub fn service(&mut self, name: &str) -> Service {
         let spec = self.spec(name);
+        self.create(spec)
+    }
+
+    /// Goes on from this state.
+    pub fn take_over(&mut self, state: &State) {
+        self.index = state.index().0;
+        self.state = state.clone();
+    }
+
+    pub fn create(&mut self, spec: pb::ServiceSpec) -> Service {
+        let name = spec.name.clone();
         self.apply(Body::CreateService(pb::CreateService { spec: Some(spec) }));
-        self.state.service_by_name(name).expect("created").clone()
+        self.state.service_by_name(&name).expect("created").clone()
     }
 
     pub fn bind(&mut self, service: &Service, slot: u64, node: NodeId) {

@@ -384,6 +384,8 @@ impl Member {
             .filter(|_| method != Method::GetService)
             .map(|id| orchestrator.pending(id).to_vec());
         let loops = asked.map(|id| orchestrator.crash_loops(id));
+        let explains = asked.filter(|_| method == Method::Explain);
+        let keeping = explains.and_then(|id| self.state.service(id));
         let leader = self.leader().and_then(|leader| self.state.member(leader));
         LeaderView {
             node: self.config.node,
@@ -393,6 +395,7 @@ impl Member {
             applied_index: self.applied.index,
             pending: pending.unwrap_or_default(),
             loops: loops.unwrap_or_default(),
+            keeping: keeping.map_or_else(Default::default, |it| orchestrator.keeping(it)),
             stale,
             decisions: match method {
                 Method::ListEvents => self.decisions(body),

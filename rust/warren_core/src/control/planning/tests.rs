@@ -241,3 +241,37 @@ fn what_would_be_refused_is_refused() {
     };
     assert_eq!(refused(Some(Item::Update(update))), "version_conflict");
 }
+
+#[test]
+fn who_would_make_room_is_told_one_by_one_and_by_node() {
+    let mut world = World::new(&[2, 2]);
+    world.service("old", &[0, 0, 1]);
+    let mut urgent = spec("web", 2);
+    urgent.placement = Some(pb::Placement {
+        priority: Some(80),
+        preempt: true,
+        ..Default::default()
+    });
+    let items = vec![pb::PlanItem {
+        item: Some(Item::Service(urgent)),
+    }];
+    let told = answer(&world.state, pb::PlanRequest { items }).expect("it makes sense");
+    let (web, old) = (&told.services[0], &told.services[1]);
+    assert_eq!((web.placed.len(), web.pending), (2, 0));
+    assert_eq!(
+        (&old.action[..], old.unchanged, old.pending),
+        ("preempted", 2, 1)
+    );
+    assert_eq!(old.preempted.len(), 1);
+    assert!(old.stopped.is_empty());
+    assert_eq!(told.preempted_total, 1);
+    let [victim] = &told.preempted[..] else {
+        panic!("{:?}", told.preempted)
+    };
+    assert_eq!((&victim.service_name[..], victim.priority), ("old", 50));
+    assert_eq!(victim.node_name, old.preempted[0].name);
+    assert_eq!(
+        (&victim.by_service_name[..], victim.by_priority),
+        ("web", 80)
+    );
+}

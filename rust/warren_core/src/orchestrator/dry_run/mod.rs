@@ -15,6 +15,8 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use prost::Message as _;
+
 use crate::error::Result;
 use crate::fsm::{
     Container, ContainerState, DesiredState, Event, Node, NodeStatus, State, is_terminal,
@@ -45,6 +47,18 @@ pub struct DryRun {
     touched: BTreeSet<ContainerId>,
     /// Those of them whose worker has something to do.
     told: BTreeSet<ContainerId>,
+    /// Containers that were there and are to make room, and for which slot.
+    preempted: BTreeMap<ContainerId, (ServiceId, u64)>,
+}
+
+/// A container that would have to make room.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Preempted<'a> {
+    /// As it is now.
+    pub container: &'a Container,
+    /// Whom it makes room for.
+    pub by: ServiceId,
+    pub slot: u64,
 }
 
 /// What becomes of a service. Containers by node.
@@ -52,8 +66,10 @@ pub struct DryRun {
 pub struct Outcome {
     /// That are new and stay.
     pub placed: BTreeMap<NodeId, u32>,
-    /// That were there and are told to go.
+    /// That were there and are told to go, those of `preempted` left out.
     pub stopped: BTreeMap<NodeId, u32>,
+    /// That were there and have to make room for others.
+    pub preempted: BTreeMap<NodeId, u32>,
     /// That stay as they are.
     pub unchanged: u32,
     /// Slots that find no node.
@@ -82,6 +98,7 @@ impl DryRun {
             now_ms: 0,
             touched: BTreeSet::new(),
             told: BTreeSet::new(),
+            preempted: BTreeMap::new(),
         }
     }
 
@@ -132,7 +149,14 @@ impl DryRun {
             let proposals = self.orchestrator.step(&self.state, self.now_ms, BUDGET);
             let proposed = !proposals.is_empty();
             for proposal in proposals {
+                let preempt = match &proposal.body {
+                    Body::Preempt(preempt) => Some(preempt.clone()),
+                    _ => None,
+                };
                 let outcome = self.apply(proposal.body);
+                if let Some((preempt, answer)) = preempt.zip(outcome.as_ref().ok()) {
+                    self.note_preempted(&preempt, answer);
+                }
                 let outcome = outcome.as_deref().map_err(Clone::clone);
                 self.orchestrator
                     .resolved(self.now_ms, proposal.token, outcome);
@@ -146,6 +170,35 @@ impl DryRun {
             }
         }
         false
+    }
+
+    fn note_preempted(&mut self, preempt: &pb::Preempt, answer: &[u8]) {
+        let answer = pb::BatchResult::decode(answer).unwrap_or_default();
+        let items = preempt.items.iter().zip(answer.items);
+        for (item, _) in items.filter(|(_, told)| told.applied) {
+            let Some(bind) = &item.bind else { continue };
+            let Ok(by) = ServiceId::from_slice(&bind.service_id) else {
+                continue;
+            };
+            let victims = item.victims.iter();
+            let victims = victims.filter_map(|id| ContainerId::from_slice(id).ok());
+            for id in victims.filter(|id| self.start.container(*id).is_some_and(stays)) {
+                self.preempted.insert(id, (by, bind.slot));
+            }
+        }
+    }
+
+    /// Containers that are there now and would have to make room, by id; to be asked after
+    /// [`DryRun::run`].
+    pub fn preempted(&self) -> impl Iterator<Item = Preempted<'_>> {
+        let each = self.preempted.iter();
+        each.filter_map(|(id, (by, slot))| {
+            Some(Preempted {
+                container: self.start.container(*id)?,
+                by: *by,
+                slot: *slot,
+            })
+        })
     }
 
     fn workers_do_what_they_are_told(&mut self) -> bool {
@@ -193,7 +246,13 @@ impl DryRun {
         for container in before.filter(|it| stays(it)) {
             match self.state.container(container.id).is_some_and(stays) {
                 true => outcome.unchanged += 1,
-                false => *outcome.stopped.entry(container.node).or_insert(0) += 1,
+                false => {
+                    let counts = match self.preempted.contains_key(&container.id) {
+                        true => &mut outcome.preempted,
+                        false => &mut outcome.stopped,
+                    };
+                    *counts.entry(container.node).or_insert(0) += 1;
+                }
             }
         }
         let digest = self.state.service(id).map(|service| service.spec_digest);

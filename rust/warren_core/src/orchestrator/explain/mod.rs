@@ -1,13 +1,16 @@
 //! Why a service's containers are where they are, and where another could go: for each worker
 //! everything against it, and what speaks for it, with numbers.
 //!
-//! A function of the state alone, for reader threads: it makes an index of its own, so that the
-//! leader's is not touched and any manager can answer. What the leader holds for binds that are on
-//! their way it does not see. A node is said to fit exactly where placing would consider it.
+//! A function of the state and of what the leader knows of failures, for reader threads: it makes an
+//! index of its own, so that the leader's is not touched and any manager can answer. What the leader
+//! holds for binds that are on their way it does not see. A node is said to fit exactly where placing
+//! would consider it; one that the service keeps failing on fits, and is the last choice.
 //!
 //! Caveat: nodes are ranked by what a full scan would go by, while a search looks at the best cells
 //! only; where scores are near each other it may choose the second best.
 
+mod failing;
+mod room;
 mod summary;
 #[cfg(test)]
 mod tests;
@@ -18,9 +21,12 @@ use crate::fsm::{
     Container, DesiredState, Filter, Node, NodeStatus, Refusal, Resources, Service, State,
 };
 use crate::ids::NodeId;
+use crate::orchestrator::FailingNode;
 use crate::orchestrator::asking::{Asking, Level, Levels, Placement, Reasons, most_per_node};
+use crate::orchestrator::keeping::{FailingSlot, Keeping};
 use crate::scheduler::{Scheduler, Worth};
 
+pub use room::{Kept, Victims};
 pub use summary::Group;
 
 /// What is known of one worker.
@@ -41,6 +47,10 @@ pub struct NodeRow {
     pub affinity_milli: i64,
     /// A taint makes it the last choice.
     pub disliked: bool,
+    /// The service keeps failing there; the last choice if it is avoided for that.
+    pub failing: Option<FailingNode>,
+    /// Lower priorities would make room there; `None` also where it fits.
+    pub victims: Option<Victims>,
     /// Of each spread: the attribute, the node's value, and containers with that value.
     pub spreads: Vec<(String, Option<String>, u32)>,
 }
@@ -54,6 +64,10 @@ pub struct Explanation {
     pub fit: u32,
     /// Filters, the one that turns most nodes away first.
     pub groups: Vec<Group>,
+    /// Of what was asked about: slots that wait to be tried again, or crash again and again.
+    pub failing: Vec<FailingSlot>,
+    /// Of what was asked about: room that is kept.
+    pub kept: Vec<Kept>,
     pub summary: String,
 }
 
@@ -69,7 +83,13 @@ pub enum Subject<'a> {
 }
 
 /// Explains one container of `service`; O(nodes + containers of the service).
-pub fn explain(state: &State, service: &Service, subject: Subject) -> Explanation {
+pub fn explain(
+    state: &State,
+    service: &Service,
+    subject: Subject,
+    keeping: &Keeping,
+) -> Explanation {
+    let whole = state;
     let (at, without);
     let state = match subject {
         Subject::Container(container) if !container.is_terminal() => {
@@ -90,7 +110,9 @@ pub fn explain(state: &State, service: &Service, subject: Subject) -> Explanatio
     }
     asking.learn(&mut scheduler, state, service);
     let have = containers_by_node(state, service);
+    let failing = keeping.nodes.iter().map(|it| (it.node, it));
     let look = Look {
+        failing: failing.collect(),
         state,
         service,
         scheduler: &scheduler,
@@ -103,8 +125,10 @@ pub fn explain(state: &State, service: &Service, subject: Subject) -> Explanatio
     };
     let workers = state.nodes().filter(|node| node.worker);
     let rows = workers.map(|node| look.row(node, at == Some(node.id)));
-    let nodes = ranked(rows.collect(), service);
-    summary::conclude(state, service, subject, nodes)
+    let mut nodes = ranked(rows.collect(), service);
+    let placement = placement(state, service, &have);
+    room::look_for_victims(&mut scheduler, &placement, &mut nodes);
+    summary::conclude(whole, service, subject, (nodes, keeping))
 }
 
 /// Containers of the service that each node has and keeps.
@@ -122,7 +146,23 @@ fn containers_by_node(state: &State, service: &Service) -> BTreeMap<NodeId, u32>
     have
 }
 
+/// Of one container, as if it were the only one.
+fn placement<'a>(
+    state: &'a State,
+    service: &'a Service,
+    have: &'a BTreeMap<NodeId, u32>,
+) -> Placement<'a> {
+    Placement {
+        state,
+        service,
+        spread: have,
+        avoided: &[],
+        count: 1,
+    }
+}
+
 struct Look<'a> {
+    failing: BTreeMap<NodeId, &'a FailingNode>,
     state: &'a State,
     service: &'a Service,
     scheduler: &'a Scheduler,
@@ -136,13 +176,7 @@ type Ranked = ((bool, Vec<u64>, u32, i64, u32), NodeRow);
 
 impl Look<'_> {
     fn row(&self, node: &Node, current: bool) -> Ranked {
-        let placement = Placement {
-            state: self.state,
-            service: self.service,
-            spread: self.have,
-            avoided: &[],
-            count: 1,
-        };
+        let placement = placement(self.state, self.service, self.have);
         let id = node.id;
         let free = self.scheduler.free(id).unwrap_or_default();
         let against = self.against(node, free);
@@ -161,6 +195,8 @@ impl Look<'_> {
             worth: worth.flatten().unwrap_or_default(),
             affinity_milli: self.service.rules.affinity(node) * 1000,
             disliked: self.service.rules.is_disliked(node),
+            failing: self.failing.get(&id).map(|it| (*it).clone()),
+            victims: None,
             spreads: Vec::new(),
         };
         self.with_key(row, levels)
@@ -170,8 +206,9 @@ impl Look<'_> {
         use crate::fsm::placement::Strategy;
         let spread = self.service.rules.strategy == Strategy::Spread;
         let cost = row.worth.stranded_milli + row.worth.left_free_milli - row.affinity_milli;
+        let avoided = row.failing.as_ref().is_some_and(|it| it.avoided);
         let key = (
-            row.disliked,
+            row.disliked || avoided,
             levels.iter().map(|level| level.next).collect(),
             if spread { row.of_service } else { 0 },
             cost,

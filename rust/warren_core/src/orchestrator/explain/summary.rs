@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt::{Display, Write};
 
 use crate::fsm::{Filter, Refusal, Resources, Service, State};
-use crate::orchestrator::explain::{Explanation, NodeRow, Subject};
+use crate::orchestrator::explain::room::{self, Kept};
+use crate::orchestrator::explain::{Explanation, NodeRow, Subject, failing};
+use crate::orchestrator::keeping::Keeping;
 use crate::scheduler::{Bytes, Cpus};
 
 /// Names in a sentence, and filters in it; of more, the number is told.
@@ -76,13 +78,23 @@ pub(super) fn conclude(
     state: &State,
     service: &Service,
     subject: Subject,
-    nodes: Vec<NodeRow>,
+    (nodes, keeping): (Vec<NodeRow>, &Keeping),
 ) -> Explanation {
     let asked = service.resources();
     let fit = nodes.iter().filter(|row| row.against.is_empty()).count() as u32;
     let groups = groups(&nodes, asked);
-    let summary = sentence(state, service, subject, &nodes, &groups);
+    let of = match subject {
+        Subject::Service => None,
+        Subject::Slot(slot) => Some((slot, None)),
+        Subject::Container(it) => Some((it.slot, service.is_global().then_some(it.node))),
+    };
+    let kept = room::kept(state, service, of);
+    let summary = sentence(state, service, subject, (&nodes, &groups), (keeping, &kept));
+    let slots = keeping.slots.iter();
+    let failing = slots.filter(|it| of.is_none_or(|of| of == (it.slot, it.node)));
     Explanation {
+        failing: failing.cloned().collect(),
+        kept,
         asked,
         nodes,
         fit,
@@ -133,8 +145,8 @@ fn sentence(
     state: &State,
     service: &Service,
     subject: Subject,
-    nodes: &[NodeRow],
-    groups: &[Group],
+    (nodes, groups): (&[NodeRow], &[Group]),
+    (keeping, kept): (&Keeping, &[Kept]),
 ) -> String {
     if nodes.is_empty() {
         return "the cluster has no worker: join one, with warrenctl cluster join".into();
@@ -149,8 +161,21 @@ fn sentence(
     let plural = if total == 1 { "" } else { "s" };
     let (head, taken) = match subject {
         Subject::Service => (String::new(), "another"),
-        Subject::Slot(slot) => (format!("{}.{slot} has no node: ", service.name), "it"),
-        Subject::Container(container) => (where_it_is(service, container, nodes, &name), "it"),
+        Subject::Slot(slot) => {
+            let who = format!("{}.{slot}", service.name);
+            let failing = failing::head(service, &who, subject, keeping);
+            let waits = kept.first().map(|it| format!("it {}; ", it.why));
+            let waits = waits.unwrap_or_default();
+            (format!("{failing}{who} has no node: {waits}"), "it")
+        }
+        Subject::Container(container) => {
+            let who = who(service, container);
+            let failing = failing::head(service, &who, subject, keeping);
+            let waits = kept.first().map(|it| format!("its successor {}; ", it.why));
+            let waits = waits.unwrap_or_default();
+            let there = where_it_is(&who, nodes, &name);
+            (format!("{failing}{there}{waits}"), "it")
+        }
     };
     let mut text = format!("{head}{count} of {total} node{plural} could take {taken}");
     if !fit.is_empty() {
@@ -169,20 +194,40 @@ fn sentence(
         let others = first[FILTERS_MAX..].iter().map(|it| it.nodes_first);
         let _ = write!(text, "; {}: other reasons", others.sum::<u32>());
     }
+    text += &failing::nodes(nodes, &name);
+    if fit.is_empty() && kept.is_empty() {
+        text += &failing::room(service, nodes, &name);
+    }
+    if let Subject::Service = subject {
+        text += &failing::slots(service, keeping);
+        text += &waiting(service, kept);
+    }
     text
 }
 
-/// Reads like "web.2 runs on n3, the best of those that could take it; ".
-fn where_it_is(
-    service: &Service,
-    container: &crate::fsm::Container,
-    nodes: &[NodeRow],
-    name: &dyn Fn(&NodeRow) -> String,
-) -> String {
-    let who = match service.is_global() {
+/// "; room is kept for 1 slot: web.1 waits on node n1 for batch.2 (priority 10 < 80) to stop".
+fn waiting(service: &Service, kept: &[Kept]) -> String {
+    let named = kept.iter().take(NAMES_MAX).map(|it| match it.slot {
+        0 => it.why.clone(),
+        slot => format!("{}.{slot} {}", service.name, it.why),
+    });
+    let named = named.collect::<Vec<_>>().join(", ");
+    match kept.len() {
+        0 => String::new(),
+        1 => format!("; room is kept for 1 slot: {named}"),
+        count => format!("; room is kept for {count} slots: {named}"),
+    }
+}
+
+fn who(service: &Service, container: &crate::fsm::Container) -> String {
+    match service.is_global() {
         true => format!("a container of {}", service.name),
         false => format!("{}.{}", service.name, container.slot),
-    };
+    }
+}
+
+/// Reads like "web.2 runs on n3, the best of those that could take it; ".
+fn where_it_is(who: &str, nodes: &[NodeRow], name: &dyn Fn(&NodeRow) -> String) -> String {
     let Some(row) = nodes.iter().find(|row| row.current) else {
         return format!("{who} has ended and holds nothing; ");
     };
