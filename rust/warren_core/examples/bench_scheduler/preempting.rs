@@ -2,8 +2,9 @@
 //!
 //! Nodes of four types are full of containers of forty shapes with ten low priorities; each that
 //! comes has a higher one, and what it takes the place of is gone when the next one comes. It then
-//! counts as one of a low priority itself, so that the cluster stays as full as it is. What is timed
-//! is the decision with everything that keeps the bands up to date: nothing else of the preemption.
+//! counts as one of a low priority itself, so that the cluster stays as full as it is. Who finds room
+//! takes it and preempts nobody, as anywhere. What is timed is the decision of the others, with
+//! everything that keeps the bands up to date: nothing else of the preemption.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -30,6 +31,7 @@ struct Bench {
     random: Random,
     occupants: BTreeMap<NodeId, Vec<Occupant>>,
     next: u64,
+    placed: Placed,
 }
 
 pub fn run(case: &Case) {
@@ -38,6 +40,7 @@ pub fn run(case: &Case) {
         random: Random(case.seed),
         occupants: BTreeMap::new(),
         next: 0,
+        placed: Placed::default(),
     };
     bench.fill();
     let containers = bench.occupants.values().map(Vec::len).sum::<usize>();
@@ -57,19 +60,10 @@ impl Bench {
     }
 
     fn fill(&mut self) {
-        let (mut refused, mut placed) = (0, Placed::default());
+        let mut refused = 0;
         while refused < REFUSED_MAX {
             let resources = self.random.shape();
-            let nowhere = BTreeMap::new();
-            let ask = ask(self.next, resources, &nowhere);
-            self.scheduler.place_into(&ask, &mut placed);
-            match placed.binds.first() {
-                Some((id, _)) => {
-                    let occupant = self.occupant(resources);
-                    self.occupants.entry(*id).or_default().push(occupant);
-                }
-                None => refused += 1,
-            }
+            refused += u32::from(self.room(resources).is_none());
         }
         // From holds to what the state would say.
         let nodes: Vec<_> = self.occupants.keys().copied().collect();
@@ -81,6 +75,29 @@ impl Bench {
             self.tell(id);
         }
         self.scheduler.bands_keep();
+    }
+
+    /// Takes what room there is for it, which is held.
+    fn room(&mut self, resources: Resources) -> Option<NodeId> {
+        let nowhere = BTreeMap::new();
+        let ask = ask(self.next, resources, &nowhere);
+        self.scheduler.place_into(&ask, &mut self.placed);
+        let (id, _) = self.placed.binds.first().copied()?;
+        let occupant = self.occupant(resources);
+        self.occupants.entry(id).or_default().push(occupant);
+        Some(id)
+    }
+
+    /// What does not fit anywhere.
+    fn unplaceable(&mut self) -> Resources {
+        loop {
+            let resources = self.random.shape();
+            let Some(id) = self.room(resources) else {
+                return resources;
+            };
+            self.scheduler.release(id, resources);
+            self.tell(id);
+        }
     }
 
     fn tell(&mut self, id: NodeId) {
@@ -128,7 +145,7 @@ impl Bench {
         while figures.decided + figures.refused < case.containers {
             let mut took_ns = 0;
             for _ in 0..BATCH {
-                let resources = self.random.shape();
+                let resources = self.unplaceable();
                 let began_ns = thread_ns();
                 let began = Instant::now();
                 let found = self.one(resources);
