@@ -73,22 +73,14 @@ pub(super) fn clip(spec: &mut pb::ServiceSpec, level: u32) {
         asked::clip(container);
     }
     if level < 5 {
-        // Refused there: those releases know no such type.
-        let volumes = container.mounts.iter_mut();
-        for mount in volumes.filter(|it| it.r#type == pb::MountType::Volume as i32) {
-            mount.r#type = pb::MountType::Unspecified as i32;
-        }
-        let mounts = container.mounts.iter_mut();
-        mounts.for_each(|mount| mount.exclusive = false);
+        volumes::clip(container);
     }
 }
 
 /// The level from which on the spec is read as it is meant.
 pub fn level_of(spec: &pb::ServiceSpec) -> u32 {
     let container = spec.container.as_ref();
-    let known_to_4 =
-        |mount: &pb::Mount| mount.r#type != pb::MountType::Volume as i32 && !mount.exclusive;
-    if container.is_some_and(|it| !it.mounts.iter().all(known_to_4)) {
+    if container.is_some_and(volumes::needs_level_5) {
         5
     } else if placement::needs_level_4(spec) || container.is_some_and(asked::needs_level_4) {
         4

@@ -25,6 +25,22 @@ pub fn wants_one_alone(spec: &pb::ContainerSpec) -> bool {
     mounted(Some(spec)).any(|mount| mount.exclusive)
 }
 
+/// Whether releases below feature level 5 would read the spec otherwise than it is meant.
+pub(super) fn needs_level_5(spec: &pb::ContainerSpec) -> bool {
+    let new = |mount: &pb::Mount| mount.r#type() == pb::MountType::Volume || mount.exclusive;
+    spec.mounts.iter().any(new)
+}
+
+/// Takes out what those releases do not know; a mount that they know nothing of they refuse.
+pub(super) fn clip(spec: &mut pb::ContainerSpec) {
+    for mount in &mut spec.mounts {
+        mount.exclusive = false;
+        if mount.r#type() == pb::MountType::Volume {
+            mount.r#type = pb::MountType::Unspecified.into();
+        }
+    }
+}
+
 /// Why the node cannot give the volume that is asked for.
 pub(super) fn refusal(asked: &pb::Mount, node: &Node) -> Option<String> {
     let name = &asked.source;
