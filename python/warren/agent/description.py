@@ -12,7 +12,7 @@ from typing import Final, NamedTuple, Protocol
 
 from warren import __version__, amounts
 from warren.agent.runtime.base import Runtime, RuntimeUnavailable
-from warren.agent.volumes import VolumeMap
+from warren.agent.volumes import Found, VolumeMap
 from warren.pb.v1 import objects_pb2
 
 __all__ = [
@@ -139,12 +139,16 @@ class Describer:
         runtime: Runtime,
         images: Callable[[], Awaitable[Iterable[objects_pb2.NodeImage]]],
         volumes: VolumeMap = VolumeMap(),  # noqa: B008 - nothing changes it
+        volumes_wait_s: float = 2.0,
         as_manager: Callable[[], ManagerAddresses | None] = lambda: None,
     ) -> None:
         self._runtime = runtime
         self._images = images
         self._volumes = volumes
-        self._missing: list[str] = []
+        self._volumes_wait_s = volumes_wait_s
+        self._looking: asyncio.Future[Found] | None = None
+        self._told_hanging = False
+        self._found = Found([], [])
         self._as_manager = as_manager
         self._disk = disk_folder(disk)
         self._described = objects_pb2.NodeDescription(
@@ -169,7 +173,8 @@ class Describer:
         self._described.disk_free_bytes = disk_free(free, total, self._described.disk_free_bytes)
         described.CopyFrom(self._described)
         described.ClearField("volumes")
-        described.volumes.extend(await asyncio.to_thread(self._volumes_there))
+        if self._volumes:
+            described.volumes.extend(await self._volumes_there())
         if (manager := self._as_manager()) is not None:
             described.peer_address = manager.peer
             described.api_address = manager.api
@@ -188,15 +193,29 @@ class Describer:
         self._described.CopyFrom(described)
         return described
 
-    def _volumes_there(self) -> list[objects_pb2.NodeVolume]:
-        missing = self._volumes.missing()
-        if missing and missing != self._missing:
+    async def _volumes_there(self) -> list[objects_pb2.NodeVolume]:
+        """As they are now; as they were, while a file system does not answer."""
+        # One look at a time, or those that hang would use up the threads of all others.
+        if self._looking is None:
+            self._looking = asyncio.ensure_future(asyncio.to_thread(self._volumes.look))
+            self._told_hanging = False
+        done, _ = await asyncio.wait({self._looking}, timeout=self._volumes_wait_s)
+        if not done:
+            if not self._told_hanging:
+                _log.warning(
+                    "the directory of a volume does not answer; volumes are told as they were "
+                    "until it does: look at the network file systems under `volumes`"
+                )
+            self._told_hanging = True
+            return self._found.there
+        before, self._found = self._found, self._looking.result()
+        self._looking = None
+        if self._found.missing and self._found.missing != before.missing:
             _log.warning(
                 "volumes without a directory, which no container gets until there is one: %s",
-                ", ".join(missing),
+                ", ".join(self._found.missing),
             )
-        self._missing = missing
-        return self._volumes.there()
+        return self._found.there
 
 
 def disk_folder(otherwise: Path) -> Path:

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from warren import amounts
 from warren.agent.runtime.base import RuntimeRefused
 from warren.pb.v1 import objects_pb2
 
-__all__ = ["VolumeMap"]
+__all__ = ["Found", "VolumeMap"]
 
 _BIND: Final = objects_pb2.MOUNT_TYPE_BIND
 _VOLUME: Final = objects_pb2.MOUNT_TYPE_VOLUME
+
+
+class Found(NamedTuple):
+    """Volumes whose directories exist, by name, and the others as `NAME (PATH)`."""
+
+    there: list[objects_pb2.NodeVolume]
+    missing: list[str]
 
 
 class VolumeMap:
@@ -22,18 +29,19 @@ class VolumeMap:
     def __init__(self, rows: Iterable[amounts.Volume] = ()) -> None:
         self._rows = {row.name: row for row in sorted(rows, key=lambda row: row.name)}
 
-    def there(self) -> list[objects_pb2.NodeVolume]:
-        """Those whose directories exist, by name. Asks the file system."""
-        return [
-            objects_pb2.NodeVolume(name=row.name, read_only=row.read_only)
-            for row in self._rows.values()
-            if Path(row.path).is_dir()
-        ]
+    def __bool__(self) -> bool:
+        return bool(self._rows)
 
-    def missing(self) -> list[str]:
-        """Those whose directories do not exist, as `NAME (PATH)`. Asks the file system."""
-        rows = self._rows.values()
-        return [f"{row.name} ({row.path})" for row in rows if not Path(row.path).is_dir()]
+    def look(self) -> Found:
+        """What is there now. Blocks for as long as the file systems take, which may be for ever."""
+        found = Found([], [])
+        for row in self._rows.values():
+            if Path(row.path).is_dir():
+                volume = objects_pb2.NodeVolume(name=row.name, read_only=row.read_only)
+                found.there.append(volume)
+            else:
+                found.missing.append(f"{row.name} ({row.path})")
+        return found
 
     def resolved(self, spec: objects_pb2.ContainerSpec) -> objects_pb2.ContainerSpec:
         """The spec with directories where it names volumes; itself where it names none.

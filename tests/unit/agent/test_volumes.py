@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from warren import amounts
 from warren.agent.description import Declared, Describer
 from warren.agent.runtime.base import RuntimeRefused
 from warren.agent.runtime.simulated import RealClock, SimulatedRuntime
-from warren.agent.volumes import VolumeMap
+from warren.agent.volumes import Found, VolumeMap
 from warren.config import Config
 from warren.pb.v1 import objects_pb2
 
@@ -85,3 +86,50 @@ async def test_only_what_is_there_is_told(tmp_path: Path, caplog: pytest.LogCapt
     assert len(missing) == 1, "said once"
     (tmp_path / "late").mkdir()
     assert await told() == [("a.b-c_1", False), ("here", False), ("late", True)]
+
+
+async def test_a_directory_that_does_not_answer_holds_up_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    answers = threading.Event()
+    answers.set()
+
+    class Slow(VolumeMap):
+        looks = 0
+
+        def look(self) -> Found:
+            self.looks += 1
+            assert answers.wait(60)
+            return super().look()
+
+    async def images() -> list[objects_pb2.NodeImage]:
+        return []
+
+    volumes = Slow([amounts.volume(f"here={tmp_path}")])
+    describer = Describer(
+        name="n1",
+        declared=Declared(labels={}),
+        disk=Path("/"),
+        runtime=SimulatedRuntime(RealClock()),
+        images=images,
+        volumes=volumes,
+        volumes_wait_s=0.01,
+    )
+
+    async def told() -> list[str]:
+        return [it.name for it in (await describer.describe()).volumes]
+
+    while await told() != ["here"]:
+        pass
+    answers.clear()
+    looks = volumes.looks
+    try:
+        for _ in range(3):
+            assert await told() == ["here"], "as it was"
+        assert volumes.looks == looks + 1, "one hangs, and no more"
+        assert len([it for it in caplog.messages if "does not answer" in it]) >= 1
+    finally:
+        answers.set()
+    # It answers again, and is looked at again.
+    while volumes.looks == looks + 1:
+        assert await told() == ["here"]
