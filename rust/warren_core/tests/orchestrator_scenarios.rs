@@ -322,6 +322,7 @@ scenarios!(
     placing,
     volumes,
     preempting_late,
+    preempting_once,
     preferring,
     preempting,
     shrinking,

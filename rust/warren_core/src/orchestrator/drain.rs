@@ -126,7 +126,7 @@ impl Orchestrator {
             let room = self.room_elsewhere(state, service, pass, count);
             for _ in 0..room {
                 if let Some((container, node)) = pass.draining.pop_front() {
-                    self.propose_removal(service, container, meter);
+                    self.propose_removal(service, (container, node), meter);
                     pass.away += 1;
                     let slot = state.container(container).map_or(0, |it| it.slot);
                     let why = "its node is being drained, and there is room elsewhere".into();

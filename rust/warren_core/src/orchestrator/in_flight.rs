@@ -42,6 +42,14 @@ pub(super) struct Preempting {
     pub waits: Option<Arc<str>>,
 }
 
+/// A container that is to go.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Removing {
+    pub container: ContainerId,
+    pub service: ServiceId,
+    pub node: NodeId,
+}
+
 /// A container that is to change its slot.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Moving {
@@ -57,7 +65,7 @@ pub(super) struct Moving {
 #[derive(Clone, Debug)]
 pub(super) enum Subject {
     Binds(Vec<Bound>),
-    Desired(Vec<(ContainerId, ServiceId)>),
+    Desired(Vec<Removing>),
     Preempt(Vec<Preempting>),
     Moves(Vec<Moving>),
     Forget(ServiceId),
@@ -78,7 +86,13 @@ pub(super) struct InFlight {
 }
 
 impl InFlight {
-    /// Notes a proposal and names it.
+    /// The container is to be told something: it is busy from here on, until what is sent of it has an
+    /// outcome. False if it is already.
+    pub fn claim(&mut self, container: ContainerId) -> bool {
+        self.containers.insert(container)
+    }
+
+    /// Notes a proposal and names it. Its containers are claimed.
     pub fn send(&mut self, subject: Subject) -> Token {
         self.last += 1;
         match &subject {
@@ -86,9 +100,8 @@ impl InFlight {
                 self.slots
                     .extend(binds.iter().map(|b| ((b.service, b.slot), b.node)));
             }
-            Subject::Desired(items) => self.containers.extend(items.iter().map(|item| item.0)),
+            Subject::Desired(_) => {}
             Subject::Moves(moves) => {
-                self.containers.extend(moves.iter().map(|it| it.container));
                 let slots = moves.iter().map(|it| ((it.service, it.to), it.node));
                 self.slots.extend(slots);
             }
@@ -96,7 +109,6 @@ impl InFlight {
                 self.preempting += items.len();
                 for item in items {
                     self.slots.insert((item.service, item.slot), item.node);
-                    self.containers.extend(&item.victims);
                 }
             }
             Subject::Forget(service) => {
@@ -121,8 +133,8 @@ impl InFlight {
                 }
             }
             Subject::Desired(items) => {
-                for (container, _) in items {
-                    self.containers.remove(container);
+                for it in items {
+                    self.containers.remove(&it.container);
                 }
             }
             Subject::Moves(moves) => {

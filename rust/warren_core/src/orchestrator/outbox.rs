@@ -1,8 +1,8 @@
 //! Items, gathered over a step, into commands of bounded size.
 
 use crate::fsm::{Freeze, NodeStatus};
-use crate::ids::{ContainerId, NodeId, ServiceId};
-use crate::orchestrator::in_flight::{Bound, Moving, Preempting, Subject};
+use crate::ids::{NodeId, ServiceId};
+use crate::orchestrator::in_flight::{Bound, Moving, Preempting, Removing, Subject};
 use crate::pb::{self, command::Body};
 
 /// Binds of one command: as many as a state of a million containers takes in 2 ms, with what is left
@@ -23,7 +23,7 @@ pub const PREEMPT_ITEMS_MAX: usize = 16;
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
     binds: Vec<(pb::BindItem, Bound)>,
-    desired: Vec<(pb::DesiredItem, (ContainerId, ServiceId))>,
+    desired: Vec<(pb::DesiredItem, Removing)>,
     preempts: Vec<(pb::PreemptItem, Preempting)>,
     moves: Vec<(pb::MoveItem, Moving)>,
     others: Vec<(Body, Subject)>,
@@ -34,13 +34,13 @@ impl Outbox {
         self.binds.push((item, bound));
     }
 
-    pub fn remove(&mut self, container: ContainerId, service: ServiceId) {
+    pub fn remove(&mut self, removing: Removing) {
         let desired = pb::DesiredState::Remove.into();
         let item = pb::DesiredItem {
-            container_id: container.to_vec(),
+            container_id: removing.container.to_vec(),
             desired,
         };
-        self.desired.push((item, (container, service)));
+        self.desired.push((item, removing));
     }
 
     pub fn preempt(&mut self, item: pb::PreemptItem, preempting: Preempting) {

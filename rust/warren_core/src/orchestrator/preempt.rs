@@ -190,6 +190,7 @@ impl Orchestrator {
         meter: &mut Meter,
     ) {
         let victims = &preempting.victims;
+        victims.iter().for_each(|id| _ = self.in_flight.claim(*id));
         meter.items = meter.items.saturating_sub(1 + victims.len());
         let bind = pb::BindItem {
             service_id: service.id.to_vec(),

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use crate::fsm::{Node, Service, State};
-use crate::ids::{ContainerId, ServiceId};
+use crate::fsm::{Container, Node, Service, State};
+use crate::ids::{ContainerId, NodeId, ServiceId};
 use crate::orchestrator::budget::Meter;
 use crate::orchestrator::decisions::Kind;
+use crate::orchestrator::in_flight::Removing;
 use crate::orchestrator::pass::{Pass, Vacancy, is_to_go};
 use crate::orchestrator::plan::{Found, Slot, Verdict};
 use crate::orchestrator::shrink::Shrinking;
@@ -290,9 +291,13 @@ impl Orchestrator {
             let Some(container) = pass.surplus.pop().or_else(|| pass.unready.pop_front()) else {
                 return Turn::Done;
             };
-            if is_to_go(state, service, container, surplus)
-                && self.propose_removal(service, container, meter)
-            {
+            if !is_to_go(state, service, container, surplus) {
+                continue;
+            }
+            let Some(container) = state.container(container) else {
+                continue;
+            };
+            if self.propose_removal(service, (container.id, container.node), meter) {
                 self.note_removal(state, service, container, surplus);
             }
         }
@@ -303,12 +308,9 @@ impl Orchestrator {
         &mut self,
         state: &State,
         service: &Service,
-        container: ContainerId,
+        container: &Container,
         surplus: bool,
     ) {
-        let Some(container) = state.container(container) else {
-            return;
-        };
         let drained = state.node(container.node).is_some_and(Node::is_draining);
         let (kind, why) = match (surplus, drained) {
             (_, true) => (Kind::Moved, "its node is being drained"),
@@ -321,17 +323,31 @@ impl Orchestrator {
             .note(kind, of, Some(container.node), why.into());
     }
 
-    /// True unless that is on its way already.
+    /// True unless something about it is on its way already.
     pub(super) fn propose_removal(
         &mut self,
         service: &Service,
-        container: ContainerId,
+        (container, node): (ContainerId, NodeId),
         meter: &mut Meter,
     ) -> bool {
-        let new = !self.in_flight.has_container(container);
+        let new = self.claim(container, node);
         if new {
-            self.outbox.remove(container, service.id);
+            self.outbox.remove(Removing {
+                container,
+                service: service.id,
+                node,
+            });
             meter.items -= 1;
+        }
+        new
+    }
+
+    /// The container is to be told something, and is nobody's victim until that has an outcome. False
+    /// if there is something on its way already.
+    pub(super) fn claim(&mut self, container: ContainerId, node: NodeId) -> bool {
+        let new = self.in_flight.claim(container);
+        if new {
+            self.scheduler.occupant_leaves(node, container);
         }
         new
     }

@@ -62,7 +62,7 @@ impl Orchestrator {
                     break;
                 }
             }
-            if self.propose_removal(service, container, meter) {
+            if self.propose_removal(service, (container, node), meter) {
                 let of = (service.id, outgoing.slot);
                 let why = "its spec is outdated, and its successor has room".into();
                 self.decisions.note(Kind::Replaced, of, Some(node), why);

@@ -3,7 +3,7 @@
 use prost::Message;
 
 use crate::error::Result;
-use crate::ids::ServiceId;
+use crate::ids::{NodeId, ServiceId};
 use crate::orchestrator::Orchestrator;
 use crate::orchestrator::decisions::Kind;
 use crate::orchestrator::in_flight::{Bound, Subject};
@@ -28,8 +28,9 @@ impl Orchestrator {
                 self.settle_binds(now_ms, &binds, &applied, outcome.is_ok());
             }
             Subject::Desired(items) => {
-                for ((_, service), applied) in items.iter().zip(applied(items.len())) {
-                    self.look_again(*service, now_ms, applied);
+                for (it, applied) in items.iter().zip(applied(items.len())) {
+                    self.stays(it.node, applied);
+                    self.look_again(it.service, now_ms, applied);
                 }
             }
             Subject::Moves(moves) => {
@@ -37,6 +38,7 @@ impl Orchestrator {
                     if applied {
                         self.note_moved(moving);
                     }
+                    self.stays(moving.node, applied);
                     self.look_again(moving.service, now_ms, applied);
                 }
             }
@@ -86,6 +88,14 @@ impl Orchestrator {
         }
         if !applied.iter().all(|applied| *applied) {
             self.walks.room();
+        }
+    }
+
+    /// A container of the node that was told something may make room again, unless it took effect:
+    /// then the node is known anew with that.
+    fn stays(&mut self, node: NodeId, applied: bool) {
+        if !applied {
+            self.scheduler.occupants_changed(node);
         }
     }
 

@@ -233,9 +233,8 @@ impl Orchestrator {
         };
         // Somebody else may be on the way to that slot: then it is looked at again with the outcome.
         let to = Slot::numbered(slot);
-        let busy = self.in_flight.has_container(id);
-        let busy = busy || self.in_flight.node_of(service.id, to).is_some();
-        if busy || container.desired != DesiredState::Run {
+        let busy = self.in_flight.node_of(service.id, to).is_some();
+        if busy || container.desired != DesiredState::Run || !self.claim(id, container.node) {
             return;
         }
         let item = pb::MoveItem {

@@ -59,6 +59,14 @@ impl Scheduler {
         }
     }
 
+    /// It is to leave the node, for whatever reason, and makes room for nobody else.
+    pub fn occupant_leaves(&mut self, id: NodeId, occupant: ContainerId) {
+        if let Some((node, bands)) = self.number(id).zip(self.bands.as_mut()) {
+            bands.take(node, &[occupant]);
+            self.index.note_moved(node);
+        }
+    }
+
     /// Priorities are others than they were: nothing is known of any node.
     pub fn occupants_unknown(&mut self) {
         if let Some(bands) = &mut self.bands {
