@@ -2,7 +2,8 @@
 //!
 //! Bands are gone through from the lowest priority up: the first in which some node reaches what
 //! is asked has the lowest priority that any set of victims can do with. Among its nodes, those
-//! whose reach is closest come first; a few of them are judged exactly and the cheapest is taken.
+//! whose reach is closest and surely suffices come first; a few of them are judged exactly and the
+//! cheapest is taken.
 //!
 //! Caveats. Where many nodes come into question, another one may have fewer victims of that same
 //! priority. Where more than sixteen priorities are in use below the one that asks, the victims'
@@ -20,8 +21,10 @@ use crate::scheduler::search::{NARROW_MAX, Query, drawn};
 use crate::scheduler::victims::{self, Choice, Cost};
 use crate::scheduler::{Ask, Scheduler};
 
-/// Nodes whose victims are chosen, to compare them.
-const CANDIDATES_MAX: usize = 8;
+/// Nodes whose victims are looked for beside the first, to compare them.
+const CANDIDATES_MAX: usize = 7;
+/// And once one of them has a single victim: no other can have fewer of that priority.
+const CANDIDATES_OF_ONE: usize = 1;
 
 /// Where one container could go, and what would have to end there.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -142,10 +145,14 @@ impl Hunt<'_> {
         let mut judged = 0;
         let lists = self.bands.lists(upto)?;
         self.each_near(lists, |node| {
-            let Some(choice) = self.judge(node, upto) else {
+            if !self.may_take(node) {
                 return true;
+            }
+            let known = best.as_ref().map(|(cost, ..)| cost);
+            judged += usize::from(known.is_some());
+            let Some(choice) = self.judge(node, upto, known) else {
+                return judged < CANDIDATES_MAX;
             };
-            judged += 1;
             let draw = drawn(self.query.draw, self.index().draws[node as usize]);
             let better = best.as_ref().is_none_or(|(cost, drawn, at, _)| {
                 (&choice.cost, draw, node) < (cost, *drawn, *at)
@@ -153,7 +160,13 @@ impl Hunt<'_> {
             if better {
                 best = Some((choice.cost, draw, node, choice));
             }
-            judged < CANDIDATES_MAX
+            let single = best.as_ref().is_some_and(|(cost, ..)| cost.count == 1);
+            judged
+                < if single {
+                    CANDIDATES_OF_ONE
+                } else {
+                    CANDIDATES_MAX
+                }
         });
         let (cost, _, node, choice) = best?;
         let occupants = self.bands.occupants(node, upto);
@@ -170,20 +183,23 @@ impl Hunt<'_> {
         })
     }
 
-    /// The victims on a node, if it may take one and they suffice.
-    fn judge(&self, node: u32, upto: u32) -> Option<Choice> {
-        let index = self.index();
-        let need = self.query.need;
-        if !index.is_open(node) || need.fits(index.free[node as usize]) {
-            return None;
-        }
-        if !self.query.may_go(node) || self.is_full(node) {
-            return None;
-        }
+    /// Whether one may go to the node, and would fit there if nothing else did.
+    fn may_take(&self, node: u32) -> bool {
+        let (index, need) = (self.index(), self.query.need);
+        index.is_open(node)
+            && !need.fits(index.free[node as usize])
+            && need.fits(index.load(node).allocatable)
+            && self.query.may_go(node)
+            && !self.is_full(node)
+    }
+
+    /// The victims on a node, if they suffice and cost no more than `best`.
+    fn judge(&self, node: u32, upto: u32, best: Option<&Cost>) -> Option<Choice> {
+        let (index, need) = (self.index(), self.query.need);
         let occupants = self.bands.occupants(node, upto);
-        need.fits(reach(index.load(node), occupants))
-            .then_some(())?;
-        victims::choose(occupants, self.lacking(node), index.axes().rates)
+        let choice = victims::choose(occupants, self.lacking(node), index.axes().rates, best);
+        debug_assert!(choice.is_none() || need.fits(reach(index.load(node), occupants)));
+        choice
     }
 
     /// What has to be given back before there is room for one.
@@ -203,7 +219,8 @@ impl Hunt<'_> {
         self.ask.rules.max_per_node.is_some_and(|most| have >= most)
     }
 
-    /// Nodes whose reach may suffice, those with the least first, until `look` says no.
+    /// Nodes whose reach suffices, those with the least first, and then those whose reach is about what
+    /// is asked and may be less, until `look` says no.
     fn each_near(&self, lists: &Lists, mut look: impl FnMut(u32) -> bool) {
         if let Some(narrow) = self.query.narrowest()
             && narrow.len() <= NARROW_MAX
@@ -215,21 +232,29 @@ impl Hunt<'_> {
         let Some(square) = lists.part(0) else {
             return;
         };
-        let from = self.query.levels;
-        for row in from.0..LEVELS as u32 {
-            let mut bits = match from.1 < LEVELS as u32 {
-                true => square.rows[row as usize] & (!0 << from.1),
-                false => 0,
-            };
-            while bits != 0 {
-                let column = bits.trailing_zeros();
-                bits &= bits - 1;
-                let mut node = square.head((row * LEVELS as u32 + column) as u16);
-                while node != NONE {
-                    if !look(node) {
-                        return;
+        let (first, least) = self.query.levels;
+        if least >= LEVELS as u32 {
+            return;
+        }
+        for borders in [false, true] {
+            for row in first..LEVELS as u32 {
+                let all = square.rows[row as usize] & (!0 << least);
+                let border = if row == first {
+                    all
+                } else {
+                    all & (1 << least)
+                };
+                let mut bits = if borders { border } else { all & !border };
+                while bits != 0 {
+                    let column = bits.trailing_zeros();
+                    bits &= bits - 1;
+                    let mut node = square.head((row * LEVELS as u32 + column) as u16);
+                    while node != NONE {
+                        if !look(node) {
+                            return;
+                        }
+                        node = lists.next(node);
                     }
-                    node = lists.next(node);
                 }
             }
         }

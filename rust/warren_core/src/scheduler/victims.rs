@@ -12,6 +12,8 @@ use crate::scheduler::score::Rate;
 
 /// Containers tried on a node, before the set is gathered greedily.
 const STEPS_MAX: usize = 512;
+/// And where another node is known that would do.
+const STEPS_OF_OTHERS: usize = 128;
 /// Containers that make room for one: a preemption that ends more is none that anybody wants.
 pub const VICTIMS_MAX: usize = 32;
 
@@ -52,11 +54,12 @@ fn plus(left: &Amounts, right: &Amounts) -> Amounts {
 }
 
 /// The cheapest set of `occupants` (sorted by priority) that holds what is lacking, at most
-/// [`VICTIMS_MAX`]. `None` if there is none, or nothing is lacking.
+/// [`VICTIMS_MAX`]. `None` if there is none, nothing is lacking, or it would cost more than `best`.
 pub(super) fn choose(
     occupants: &[Occupant],
     lacking: Resources,
     rates: (Rate, Rate),
+    best: Option<&Cost>,
 ) -> Option<Choice> {
     let lacking = amounts(lacking);
     if lacking == [0; RESOURCES] {
@@ -69,26 +72,36 @@ pub(super) fn choose(
         covers(&sum, &lacking)
     })?;
     let priority = occupants[enough].priority;
+    let at_most = match best {
+        Some(best) if priority > best.priority => return None,
+        Some(best) if priority == best.priority => best.count,
+        _ => VICTIMS_MAX,
+    };
     let upto = occupants.partition_point(|it| it.priority <= priority);
     let mut search = Search {
         occupants: &occupants[..upto],
         lacking,
         rates,
         priority,
-        steps: STEPS_MAX,
+        steps: match best {
+            None => STEPS_MAX,
+            Some(_) => STEPS_OF_OTHERS,
+        },
         chosen: Vec::new(),
         best: None,
     };
-    let (best, exact) = match search.fewest() {
-        Some(best) => (best, true),
-        None => (search.greedy(), false),
+    let (best, exact) = match search.fewest(at_most) {
+        Ok(best) => (best?, true),
+        Err(TooManySteps) => (search.greedy(), false),
     };
-    (best.len() <= VICTIMS_MAX).then(|| Choice {
+    (best.len() <= at_most).then(|| Choice {
         cost: search.cost(&best),
         victims: best,
         exact,
     })
 }
+
+struct TooManySteps;
 
 struct Search<'a> {
     occupants: &'a [Occupant],
@@ -118,23 +131,23 @@ impl Search<'_> {
         }
     }
 
-    /// `None` if the steps did not suffice.
-    fn fewest(&mut self) -> Option<Vec<usize>> {
+    /// `None` if it takes more than `at_most`.
+    fn fewest(&mut self, at_most: usize) -> Result<Option<Vec<usize>>, TooManySteps> {
         // The most that any of them holds of each resource: more than so much times `count` no set
         // of `count` holds.
         let most = (0..self.occupants.len()).fold([0; RESOURCES], |most: Amounts, at| {
             let held = self.held(at);
             std::array::from_fn(|it| most[it].max(held[it]))
         });
-        for count in 1..=self.occupants.len().min(VICTIMS_MAX) {
+        for count in 1..=self.occupants.len().min(at_most) {
             if !self.pick(0, count, [0; RESOURCES], &most) {
-                return None;
+                return Err(TooManySteps);
             }
             if let Some((_, best)) = self.best.take() {
-                return Some(best);
+                return Ok(Some(best));
             }
         }
-        None
+        Ok(None)
     }
 
     /// Tries all sets that add `count` from `from` on to those that are chosen. False if the steps

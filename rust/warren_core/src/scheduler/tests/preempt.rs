@@ -369,7 +369,7 @@ fn where_the_fewest_are_hard_to_find_none_is_superfluous() {
             memory_bytes: random.below(20) << 20,
             ..Resources::default()
         };
-        let Some(choice) = choose(&occupants, lacking, rates) else {
+        let Some(choice) = choose(&occupants, lacking, rates, None) else {
             continue;
         };
         inexact += u32::from(!choice.exact);
