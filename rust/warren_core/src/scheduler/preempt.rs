@@ -25,6 +25,9 @@ use crate::scheduler::{Ask, Scheduler};
 const CANDIDATES_MAX: usize = 7;
 /// And once one of them has a single victim: no other can have fewer of that priority.
 const CANDIDATES_OF_ONE: usize = 1;
+/// Nodes of a cluster in which that is not what takes time: there, what is chosen does not depend on
+/// what came before, so that a plan says what will be.
+const FEW: usize = 64;
 
 /// Where one container could go, and what would have to end there.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -143,6 +146,7 @@ impl Hunt<'_> {
     fn in_band(&self, upto: u32) -> Option<Preemption> {
         let mut best: Option<(Cost, u64, u32, Choice)> = None;
         let mut judged = 0;
+        let few = self.index().free.len() <= FEW;
         let lists = self.bands.lists(upto)?;
         self.each_near(lists, |node| {
             if !self.may_take(node) {
@@ -162,10 +166,9 @@ impl Hunt<'_> {
             }
             let single = best.as_ref().is_some_and(|(cost, ..)| cost.count == 1);
             judged
-                < if single {
-                    CANDIDATES_OF_ONE
-                } else {
-                    CANDIDATES_MAX
+                < match single && !few {
+                    true => CANDIDATES_OF_ONE,
+                    false => CANDIDATES_MAX,
                 }
         });
         let (cost, _, node, choice) = best?;
