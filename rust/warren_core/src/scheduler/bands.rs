@@ -79,11 +79,11 @@ impl Bands {
             self.rows.resize_with(at + 1, Vec::new);
         }
         let mut row = std::mem::take(&mut self.rows[at]);
-        row.iter().for_each(|it| self.count(it.priority, false));
+        self.count(&row, false);
         row.clear();
         row.extend(occupants);
         row.sort_unstable_by_key(|it| (it.priority, it.id));
-        row.iter().for_each(|it| self.count(it.priority, true));
+        self.count(&row, true);
         self.rows[at] = row;
         if self.is_stale.set(node, false) {
             match self.stale.last() {
@@ -110,24 +110,28 @@ impl Bands {
         let Some(row) = self.rows.get_mut(node as usize) else {
             return;
         };
-        let (gone, kept) = std::mem::take(row)
-            .into_iter()
-            .partition::<Vec<_>, _>(|it| victims.contains(&it.id));
-        *row = kept;
-        gone.iter().for_each(|it| self.count(it.priority, false));
+        let mut row = std::mem::take(row);
+        self.count(&row, false);
+        row.retain(|it| !victims.contains(&it.id));
+        self.count(&row, true);
+        self.rows[node as usize] = row;
         if self.dry {
             self.taken.push(node);
         }
     }
 
-    fn count(&mut self, priority: u32, comes: bool) {
-        let count = self.in_use.entry(priority).or_insert(0);
-        match comes {
-            true => *count += 1,
-            false => *count -= 1,
-        }
-        if *count == 0 {
-            self.in_use.remove(&priority);
+    /// A row comes or goes; sorted by priority.
+    fn count(&mut self, row: &[Occupant], comes: bool) {
+        for alike in row.chunk_by(|one, other| one.priority == other.priority) {
+            let (priority, some) = (alike[0].priority, alike.len() as u32);
+            let count = self.in_use.entry(priority).or_insert(0);
+            match comes {
+                true => *count += some,
+                false => *count -= some,
+            }
+            if *count == 0 {
+                self.in_use.remove(&priority);
+            }
         }
     }
 

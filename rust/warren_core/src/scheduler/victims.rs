@@ -6,6 +6,8 @@
 //! and what is superfluous in it spared; it is then no larger than it has to be, but another one may
 //! be smaller.
 
+use std::ops::RangeInclusive;
+
 use crate::fsm::Resources;
 use crate::scheduler::bands::Occupant;
 use crate::scheduler::score::Rate;
@@ -78,6 +80,10 @@ pub(super) fn choose(
         _ => VICTIMS_MAX,
     };
     let upto = occupants.partition_point(|it| it.priority <= priority);
+    let at_least = at_least(&occupants[..upto], &lacking)?;
+    if at_least > at_most {
+        return None;
+    }
     let mut search = Search {
         occupants: &occupants[..upto],
         lacking,
@@ -90,7 +96,7 @@ pub(super) fn choose(
         chosen: Vec::new(),
         best: None,
     };
-    let (best, exact) = match search.fewest(at_most) {
+    let (best, exact) = match search.fewest(at_least..=at_most) {
         Ok(best) => (best?, true),
         Err(TooManySteps) => (search.greedy(), false),
     };
@@ -99,6 +105,40 @@ pub(super) fn choose(
         victims: best,
         exact,
     })
+}
+
+/// `some` of `all` in units of 2^-24, to about that: a division of 64 bits, as many are made.
+fn part_of(some: u64, all: u64) -> u64 {
+    let shift = (u64::BITS - all.leading_zeros()).saturating_sub(32);
+    ((some >> shift) << 24) / (all >> shift).max(1)
+}
+
+/// How many it takes at least: of each resource, those that hold the most of it together have to
+/// hold what is lacking. `None` if all of them do not.
+fn at_least(occupants: &[Occupant], lacking: &Amounts) -> Option<usize> {
+    let mut held = Vec::with_capacity(occupants.len());
+    let of_resource = |it: usize| {
+        held.clear();
+        held.extend(
+            occupants
+                .iter()
+                .map(|occupant| amounts(occupant.resources)[it]),
+        );
+        held.sort_unstable_by_key(|amount| std::cmp::Reverse(*amount));
+        let mut left = lacking[it];
+        let count = held.iter().take_while(|amount| {
+            let more = left > 0;
+            left = left.saturating_sub(**amount);
+            more
+        });
+        let count = count.count();
+        (left == 0).then_some(count)
+    };
+    let counts: Option<Vec<usize>> = (0..RESOURCES)
+        .filter(|it| lacking[*it] > 0)
+        .map(of_resource)
+        .collect();
+    counts?.into_iter().max()
 }
 
 struct TooManySteps;
@@ -131,15 +171,19 @@ impl Search<'_> {
         }
     }
 
-    /// `None` if it takes more than `at_most`.
-    fn fewest(&mut self, at_most: usize) -> Result<Option<Vec<usize>>, TooManySteps> {
+    /// `None` if it takes more than the most of `counts`; it takes no fewer than the least.
+    fn fewest(
+        &mut self,
+        counts: RangeInclusive<usize>,
+    ) -> Result<Option<Vec<usize>>, TooManySteps> {
         // The most that any of them holds of each resource: more than so much times `count` no set
         // of `count` holds.
         let most = (0..self.occupants.len()).fold([0; RESOURCES], |most: Amounts, at| {
             let held = self.held(at);
             std::array::from_fn(|it| most[it].max(held[it]))
         });
-        for count in 1..=self.occupants.len().min(at_most) {
+        let (least, at_most) = counts.into_inner();
+        for count in least..=self.occupants.len().min(at_most) {
             if !self.pick(0, count, [0; RESOURCES], &most) {
                 return Err(TooManySteps);
             }
@@ -195,9 +239,9 @@ impl Search<'_> {
                 let held = self.held(*at);
                 let parts = (0..RESOURCES).map(|it| {
                     let left = self.lacking[it].saturating_sub(sum[it]);
-                    (u128::from(held[it].min(left)) << 20) / u128::from(self.lacking[it].max(1))
+                    part_of(held[it].min(left), self.lacking[it])
                 });
-                parts.sum::<u128>()
+                parts.sum::<u64>()
             };
             let others = (0..self.occupants.len()).filter(|at| !chosen.contains(at));
             let Some(next) = others.max_by_key(part) else {
