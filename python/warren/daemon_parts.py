@@ -303,6 +303,7 @@ class Parts:
             in_cluster=self._membership.in_cluster,
             manages=self._membership.manages,
             ready_message=await self._why_not_ready(),
+            metrics_address=self._settings.metrics_addr,
         )
 
     async def publish(self) -> None:
