@@ -9,6 +9,7 @@ from warren.cli.cluster_join import join, leave
 from warren.cli.cluster_members import add_member, members, remove_member, transfer_leadership
 from warren.cli.cluster_settings import thaw, update
 from warren.cli.common import Group, Settings, common_options, detach_option, read_options
+from warren.cli.status import status
 
 __all__ = ["cluster"]
 
@@ -26,6 +27,7 @@ for command in (
     members,
     recover,
     remove_member,
+    status,
     thaw,
     transfer_leadership,
     update,

@@ -11,7 +11,6 @@ from warren.cli.common import Command, Settings, common_options
 from warren.cli.params import Parsed
 
 if TYPE_CHECKING:
-    from warren.cli.shapes_explain import EventView
     from warren.pb.v1 import explain_pb2
 
 __all__ = ["events"]
@@ -39,6 +38,7 @@ def events(settings: Settings, service: str | None, limit: int) -> None:
     """
     from warren.cli import render, views_explain
     from warren.cli.client import Client
+    from warren.cli.history import EVENT_HEADER, event_row
     from warren.pb.v1 import explain_pb2
 
     with Client(settings) as client:
@@ -50,18 +50,4 @@ def events(settings: Settings, service: str | None, limit: int) -> None:
         request = explain_pb2.ListEventsRequest(ref=service or "", count_max=limit or _SHOWN)
         answer: explain_pb2.ListEventsResponse = client.call("ListEvents", request)
     listed = [views_explain.event(it) for it in answer.events]
-    header = ("AGE", "CONTAINER", "WHAT", "NODE", "WHY")
-    render.show_list(settings, listed, header, _row)
-
-
-def _row(each: EventView) -> tuple[str, ...]:
-    from warren.cli.render import age, short
-
-    service = each.service or short(each.service_id)
-    return (
-        age(each.time),
-        f"{service}.{each.slot}" if each.slot else service,
-        each.kind.replace("_", " "),
-        each.node or short(each.node_id),
-        each.why,
-    )
+    render.show_list(settings, listed, EVENT_HEADER, event_row)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Final
 
 __all__ = [
+    "EXIT_ATTENTION",
     "EXIT_DENIED",
     "EXIT_EXISTS",
     "EXIT_FAILED",
@@ -25,6 +26,7 @@ EXIT_NOT_FOUND: Final = 4
 EXIT_EXISTS: Final = 5
 EXIT_DENIED: Final = 6
 EXIT_WAITS: Final = 7  # of a plan: something would find no room
+EXIT_ATTENTION: Final = 8  # looked at, and something needs attention
 EXIT_INTERRUPTED: Final = 130  # 128 + SIGINT, as shells have it
 
 EXIT_OF_CODE: Final[Mapping[str, int]] = {

@@ -32,6 +32,7 @@ _COMMANDS: Final = {
     "node": ("warren.cli.node", "Look at the hosts; promote, demote and remove them."),
     "plan": ("warren.cli.plan", "Say what a file of services would lead to."),
     "service": ("warren.cli.service", "Create, change, watch and remove services."),
+    "top": ("warren.cli.top", "Watch nodes, services, rates and latencies, live."),
     "version": ("warren.cli.version", "Show the version of the client and of the daemon."),
 }
 
@@ -63,7 +64,7 @@ def cli(ctx: click.Context) -> None:
     Talks to the daemon, warrend, over its Unix socket, or to managers elsewhere (--host).
 
     Exit codes: 0 done, 1 failed, 2 usage, 3 cannot reach a manager, 4 not found, 5 exists,
-    6 denied, 7 planned and something would find no room.
+    6 denied, 7 planned and something would find no room, 8 something needs attention.
     """
     ctx.ensure_object(Settings)
 

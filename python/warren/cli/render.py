@@ -11,6 +11,7 @@ import click
 import msgspec
 
 from warren.cli.parse import age_text
+from warren.cli.screen import printable
 
 if TYPE_CHECKING:
     from warren.cli.common import Settings
@@ -83,7 +84,7 @@ def show_list(
     if settings.format != "table":
         _show_data(settings, [_marked(settings, item) for item in items])
         return
-    rows = [tuple(_printable(cell) for cell in row(item)) for item in items]
+    rows = [tuple(printable(cell) for cell in row(item)) for item in items]
     if sys.stdout.isatty():
         _show_rich(header, rows)
     else:
@@ -129,7 +130,7 @@ def show_line(settings: Settings, item: msgspec.Struct, text: str) -> None:
 def show_records(settings: Settings, items: Iterable[T], line: Callable[[T], str]) -> None:
     """Print some of a long sequence: a line, a line of JSON or a document of YAML for each."""
     if settings.format == "table":
-        text = "".join(f"{_printable(line(item))}\n" for item in items)
+        text = "".join(f"{printable(line(item))}\n" for item in items)
     elif settings.format == "json":
         text = "".join(f"{msgspec.json.encode(item).decode()}\n" for item in items)
     else:
@@ -201,9 +202,4 @@ def _lines(value: Any, indent: str) -> list[str]:
 def _scalar(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return _printable(str(value))
-
-
-def _printable(text: str) -> str:
-    # What containers and hosts say of themselves must not drive the terminal.
-    return "".join(c if c.isprintable() else " " for c in text)
+    return printable(str(value))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -11,10 +11,12 @@ from warren.cli.logs import logs
 from warren.cli.service_changes import create, remove, scale, update
 
 if TYPE_CHECKING:
-    from warren.cli.shapes import ServiceView, SlotView
+    from warren.cli.shapes import ServiceDetail, ServiceView, SlotView
     from warren.pb.v1 import api_pb2
 
 __all__ = ["service"]
+
+_EVENTS_SHOWN: Final = 10
 
 
 @click.group(cls=Group)
@@ -102,13 +104,32 @@ def _slot_row(each: SlotView) -> tuple[str, ...]:
 @read_options
 @click.pass_obj
 def inspect(settings: Settings, service: str) -> None:
-    """Show everything about a service."""
+    """Show everything about a service, and its newest events."""
     from warren.cli import render, views
     from warren.cli.client import Client
+    from warren.cli.history import newest_events
     from warren.pb.v1 import api_pb2
 
     with Client(settings) as client:
         answer: api_pb2.GetServiceResponse = client.call(
             "GetService", api_pb2.GetServiceRequest(ref=service)
         )
-    render.show(settings, views.service_detail(answer.service))
+        # By its id: a service of the same name may have come meanwhile.
+        ref = answer.service.service.id.hex()
+        events, why = newest_events(client, ref, _EVENTS_SHOWN)
+    detail = views.service_detail(answer.service, events)
+    render.show(settings, detail, {"events": _history(detail, why)})
+
+
+def _history(each: ServiceDetail, why: str) -> str:
+    """The newest events as a table, or why there is none."""
+    from warren.cli.history import EVENT_HEADER, event_row
+    from warren.cli.render import cells_text
+
+    if each.events is None:
+        return f"events: not known: {why}"
+    if not each.events:
+        return "events: none since the present leader leads"
+    rows = [EVENT_HEADER, *(event_row(event) for event in each.events)]
+    table = "\n".join(f"  {row}" for row in cells_text(rows).splitlines())
+    return f"events (the newest {len(each.events)}; more: warrenctl events {each.name}):\n{table}"

@@ -27,6 +27,7 @@ from warren.cli.shapes_explain import (
     PlanView,
     ScoreView,
 )
+from warren.cli.shapes_members import MemberView
 from warren.cli.shapes_placement import (
     AffinityView,
     AntiAffinityView,
@@ -39,6 +40,19 @@ from warren.cli.shapes_placement import (
     TaintView,
     TolerationView,
     VolumeView,
+)
+from warren.cli.shapes_status import (
+    FindingView,
+    NodeCountsView,
+    NodeTroubleView,
+    QuorumView,
+    RatesView,
+    ServiceCountsView,
+    ServiceTroubleView,
+    StatusView,
+    TopNodeView,
+    TopServiceView,
+    TopView,
 )
 
 __all__ = [
@@ -72,6 +86,7 @@ __all__ = [
     "ExplainVictimView",
     "ExplainVictimsView",
     "ExplanationView",
+    "FindingView",
     "HoldView",
     "ImageRemoved",
     "ImageView",
@@ -84,8 +99,10 @@ __all__ = [
     "MountView",
     "NodeAvailability",
     "NodeChanged",
+    "NodeCountsView",
     "NodeDetail",
     "NodeRemoved",
+    "NodeTroubleView",
     "NodeUpdated",
     "NodeView",
     "OvercommitView",
@@ -94,16 +111,24 @@ __all__ = [
     "PlannedNodeView",
     "PlannedPreemptionView",
     "PlannedServiceView",
+    "QuorumView",
+    "RatesView",
     "ResourcesView",
     "ScoreView",
     "ServiceChanged",
+    "ServiceCountsView",
     "ServiceDetail",
     "ServiceRemoved",
+    "ServiceTroubleView",
     "ServiceView",
     "SlotView",
     "SpreadView",
+    "StatusView",
     "TaintView",
     "TolerationView",
+    "TopNodeView",
+    "TopServiceView",
+    "TopView",
     "UsageView",
     "VersionView",
     "VolumeView",
@@ -113,20 +138,6 @@ __all__ = [
     "WalPlace",
     "WalReport",
 ]
-
-
-class MemberView(Struct, frozen=True):
-    id: str
-    node_id: str
-    node: str | None
-    role: str
-    wanted: str
-    address: str
-    api_address: str | None
-    lag: int | None
-    active: bool | None
-    release: str | None
-    added_at: str | None
 
 
 class ClusterView(Struct, frozen=True):
@@ -405,6 +416,7 @@ class ContainerView(Struct, frozen=True):
 
 class ServiceDetail(ServiceView, frozen=True):
     crash_looping: int
+    events: list[EventView] | None
 
 
 class HoldView(Struct, frozen=True):

@@ -51,6 +51,7 @@ from warren.pb.v1.objects_pb2 import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from warren.cli.shapes import EventView
     from warren.pb.v1 import api_pb2, node_pb2, objects_pb2
 
 __all__ = [
@@ -302,8 +303,10 @@ def service(view: api_pb2.ServiceView) -> ServiceView:
     return ServiceView(**_service_fields(view))
 
 
-def service_detail(view: api_pb2.ServiceView) -> ServiceDetail:
-    return ServiceDetail(**_service_fields(view), crash_looping=view.crash_looping)
+def service_detail(view: api_pb2.ServiceView, events: list[EventView] | None) -> ServiceDetail:
+    """`events`: its newest ones, the oldest first; None: not known."""
+    fields = _service_fields(view)
+    return ServiceDetail(**fields, crash_looping=view.crash_looping, events=events)
 
 
 def _service_fields(view: api_pb2.ServiceView) -> dict[str, Any]:

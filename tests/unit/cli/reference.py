@@ -65,6 +65,7 @@ goes into a pipe or a file is never cut off.
 | 5 | exists |
 | 6 | denied |
 | 7 | planned, and something would find no room |
+| 8 | looked at, and something needs attention |
 | 130 | interrupted by Ctrl-C |
 
 With `--format json` an error is one line of JSON on standard error:
@@ -84,6 +85,7 @@ Fields may be added; none is renamed or removed within a major release.
 |---|---|
 | `cluster init` | `ClusterCreated` |
 | `cluster info` | `ClusterView` |
+| `cluster status` | `StatusView`, also where something needs attention (exit code 8) |
 | `cluster update`, `cluster thaw` | `ClusterChanged` |
 | `cluster join` | `ClusterJoined` |
 | `cluster leave` | `ClusterLeft` |
@@ -103,18 +105,29 @@ Fields may be added; none is renamed or removed within a major release.
 | `service scale` | list of `ServiceChanged` |
 | `service rm` | list of `ServiceRemoved` |
 | `service ls` | list of `ServiceView` |
-| `service inspect` | `ServiceView` |
+| `service inspect` | `ServiceDetail` |
 | `service ps` | list of `SlotView` |
 | `service logs` | one `LogLineView` a line (JSON) or document (YAML) |
 | `container ls` | list of `ContainerView` |
 | `container inspect` | `ContainerDetail` |
 | `image load`, `image ls` | list of `ImageView` |
 | `image rm` | list of `ImageRemoved` |
+| `top` | `TopView` |
 | `version` | `VersionView` |
 | `debug wal verify` | `WalReport`, also where the log is damaged (exit code 1) |
 | `debug wal dump` | one `WalFrame` a line (JSON) or document (YAML) |
 
-What was asked for with `--stale` has `"stale": true` in each object, which is absent otherwise.
+What was asked for with `--stale` has `"stale": true` in each object, which is absent otherwise; in
+`StatusView` and `TopView` it is always there, and true as well where no majority answered.
+
+In `StatusView`, `findings` has the worst first: `severity` is `critical`, `warning` or `note` (a
+cluster with notes only is `healthy`), `kind` a stable word, `subject` the node or service that it
+is about. `quorum.answering` and `quorum.spare` (voters that may be lost beside those that do not
+answer) are null where the leader was not asked. `events` has the oldest first, and is null where
+there is no leader to ask; in `ServiceDetail` likewise. In `TopView`, `rates` are of the daemon that
+was asked, null with the reason in `rates_why`; `leads` tells whether what only a leader counts
+(commits, placements) is counted there. `cpu_used_milli` and `memory_used_bytes` are asked of the
+first nodes only, as many as the screen has rows for.
 
 In `MemberView`, `role` is `leader`, `voter` or `learner`, `wanted` what it is to be once it has
 caught up (`voter` or `learner`), `lag` the number of entries that it lacks; `lag` and `active` (the

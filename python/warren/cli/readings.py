@@ -1,0 +1,143 @@
+"""Rates and latencies from what a daemon's metrics address says. Pure, but for the asking."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+from warren.cli.shapes_status import RatesView
+
+__all__ = ["Readings", "fetch", "parse", "rates"]
+
+TIMEOUT_S: Final = 1.0
+BYTES_MAX: Final = 16 << 20
+
+# Only what is used is kept: a page may have a hundred thousand series.
+_WANTED: Final = (
+    "warren_api_requests_total",
+    "warren_api_request_duration_seconds_bucket",
+    "warren_api_request_duration_seconds_sum",
+    "warren_api_request_duration_seconds_count",
+    "warren_raft_commit_duration_seconds_sum",
+    "warren_raft_commit_duration_seconds_count",
+    "warren_raft_is_leader",
+    "warren_core_latency_seconds",
+    "warren_containers_scheduled_total",
+    "warren_containers_failed_total",
+    "warren_containers_total",
+)
+_LABEL: Final = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
+
+Labels = frozenset[tuple[str, str]]
+
+
+class Readings(NamedTuple):
+    """One look at the page. `at_s`: of the monotonic clock; `samples`: by name, by labels."""
+
+    at_s: float
+    samples: Mapping[str, Mapping[Labels, float]]
+
+
+def fetch(address: str) -> str:
+    """The page at `address` (host:port), or OSError, or ValueError for an answer that is none."""
+    import http.client
+
+    from warren.cli.parse import address as parsed
+
+    host, port = parsed(address)
+    # Where a daemon listens on every address, it listens on the loopback.
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - read, not bound
+    connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT_S)
+    try:
+        connection.request("GET", "/metrics")
+        answer = connection.getresponse()
+        body = answer.read(BYTES_MAX)
+    except http.client.HTTPException as error:
+        raise ValueError(f"what answers is no metrics page ({type(error).__name__})") from None
+    finally:
+        connection.close()
+    if answer.status != 200:
+        raise ValueError(f"it answers with status {answer.status}")
+    return body.decode(errors="replace")
+
+
+def parse(text: str, at_s: float) -> Readings:
+    """The samples of a page in the text format that are used here."""
+    samples: dict[str, dict[Labels, float]] = {name: {} for name in _WANTED}
+    for row in text.splitlines():
+        if not row.startswith(_WANTED):
+            continue
+        name, brace, rest = row.partition("{")
+        if brace:
+            words, _, value = rest.rpartition("} ")
+        else:
+            name, _, value = row.partition(" ")
+            words = ""
+        if name in samples:
+            try:
+                samples[name][frozenset(_LABEL.findall(words))] = float(value.split(" ")[0])
+            except ValueError:
+                continue
+    return Readings(at_s, samples)
+
+
+def rates(before: Readings, now: Readings) -> RatesView:
+    """What happened between two looks. A counter that fell was reset: it counts from zero."""
+    seconds = max(1e-9, now.at_s - before.at_s)
+    requests = _grown(before, now, "warren_api_requests_total")
+    errors = sum(n for labels, n in requests.items() if ("status", "error") in labels)
+    commits = _total(before, now, "warren_raft_commit_duration_seconds_count")
+    states = now.samples["warren_containers_total"]
+    return RatesView(
+        seconds=seconds,
+        api_per_s=sum(requests.values()) / seconds,
+        api_errors_per_s=errors / seconds,
+        api_mean_s=_mean(before, now, "warren_api_request_duration_seconds"),
+        api_p99_s=_p99(_grown(before, now, "warren_api_request_duration_seconds_bucket")),
+        leads=any(now.samples["warren_raft_is_leader"].values()),
+        commits_per_s=commits / seconds,
+        commit_mean_s=_mean(before, now, "warren_raft_commit_duration_seconds"),
+        commit_p50_s=_quantile(now, "commit", "0.5"),
+        commit_p99_s=_quantile(now, "commit", "0.99"),
+        fsync_p99_s=_quantile(now, "fsync", "0.99"),
+        placed_per_s=_total(before, now, "warren_containers_scheduled_total") / seconds,
+        placements_failed_per_s=_total(before, now, "warren_containers_failed_total") / seconds,
+        containers={dict(labels).get("state", ""): int(n) for labels, n in states.items() if n},
+    )
+
+
+def _grown(before: Readings, now: Readings, name: str) -> dict[Labels, float]:
+    old = before.samples[name]
+    grown = {}
+    for labels, value in now.samples[name].items():
+        earlier = old.get(labels, 0.0)
+        grown[labels] = value - earlier if value >= earlier else value
+    return grown
+
+
+def _total(before: Readings, now: Readings, name: str) -> float:
+    return sum(_grown(before, now, name).values())
+
+
+def _mean(before: Readings, now: Readings, name: str) -> float | None:
+    count = _total(before, now, f"{name}_count")
+    return _total(before, now, f"{name}_sum") / count if count else None
+
+
+def _p99(buckets: Mapping[Labels, float]) -> float | None:
+    """The bound of the first bucket that holds 99 of 100, all methods taken together."""
+    by_bound: dict[float, float] = {}
+    for labels, count in buckets.items():
+        bound = float(dict(labels)["le"])
+        by_bound[bound] = by_bound.get(bound, 0.0) + count
+    whole = max(by_bound.values(), default=0.0)
+    for bound in sorted(by_bound):
+        if whole and by_bound[bound] >= 0.99 * whole and bound != float("inf"):
+            return bound
+    return None
+
+
+def _quantile(now: Readings, of: str, quantile: str) -> float | None:
+    wanted = frozenset({("of", of), ("quantile", quantile)})
+    return now.samples["warren_core_latency_seconds"].get(wanted) or None

@@ -1,0 +1,166 @@
+"""`warrenctl cluster status`: one screen that says how the cluster is and what to look at first."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from warren.cli.common import Command, Settings, read_options
+from warren.cli.exits import EXIT_ATTENTION
+
+if TYPE_CHECKING:
+    from warren.cli.client import Client
+    from warren.cli.shapes_members import MemberView
+    from warren.cli.views_status import Asked
+    from warren.pb.v1 import api_pb2
+
+__all__ = ["ask", "status"]
+
+TIMEOUT_S: Final = 10.0
+_LEADER_TIMEOUT_S: Final = 2.0
+_EVENTS_ASKED: Final = 500
+# With these the answer of one manager is better than none.
+_LEADERLESS: Final = frozenset({"no_quorum", "no_leader", "not_leader", "outcome_unknown"})
+
+
+@click.command(cls=Command)
+@read_options
+@click.pass_obj
+def status(settings: Settings) -> int:
+    """Show on one screen how the cluster is, and what to look at first.
+
+    Managers that answer and how many may still be lost; nodes; services that do not run as they
+    should, and why; the newest events. Findings are ranked: critical, warning, note; each names the
+    command that says more. Without a majority of managers it shows what one of them has, and how
+    old that is.
+
+    Exit code 0: nothing needs attention (there may be notes). 8: something does. 3: no manager
+    could be asked.
+    """
+    import time
+
+    from warren.cli import render, status_screen, terminal, views_status
+    from warren.cli.client import Client
+
+    with Client(settings, TIMEOUT_S) as client:
+        asked = ask(client)
+    now_ms = time.time_ns() // 1_000_000
+    view = views_status.status(asked, now_ms=now_ms)
+    if settings.format == "table":
+        lines = status_screen.lines(view, terminal.columns(), now_ms / 1000)
+        terminal.write(lines)
+    else:
+        render.show(settings, view)
+    return 0 if view.healthy else EXIT_ATTENTION
+
+
+def ask(client: Client) -> Asked:
+    """Everything that the screen shows.
+
+    Where there is no majority, of one manager's own state. Raises WarrenError where no manager
+    answers at all.
+    """
+    from warren.errors import WarrenError
+
+    try:
+        return _asked(client, "")
+    except WarrenError as error:
+        if error.code not in _LEADERLESS:
+            raise
+        why = error.message
+    before = client.settings.stale
+    client.settings.stale = True
+    try:
+        return _asked(client, why)
+    finally:
+        client.settings.stale = before
+
+
+def _asked(client: Client, no_quorum: str) -> Asked:
+    from warren.cli import members, views_status
+    from warren.cli.history import newest_events
+    from warren.pb.v1 import api_pb2
+
+    cluster: api_pb2.GetClusterResponse = client.call("GetCluster", api_pb2.GetClusterRequest())
+    nodes: api_pb2.ListNodesResponse = client.call("ListNodes", api_pb2.ListNodesRequest())
+    services: api_pb2.ListServicesResponse = client.call(
+        "ListServices", api_pb2.ListServicesRequest()
+    )
+    of_members, joint = members.all_members(client, nodes)
+    stale = client.settings.stale
+    if not stale and any(each.active is None for each in of_members):
+        of_members, joint = _told_by_leader(client, nodes, of_members, joint)
+    events, events_why = newest_events(client, "", _EVENTS_ASKED)
+    return views_status.Asked(
+        cluster=cluster,
+        members=of_members,
+        joint=joint,
+        nodes=nodes.nodes,
+        services=services.services,
+        slots=_slots(client, views_status.candidates(services.services, events)),
+        events=events,
+        events_why=events_why,
+        no_quorum=no_quorum,
+        stale=stale,
+        newest_change_ms=_newest_change_ms(client, services) if stale else 0,
+    )
+
+
+def _slots(client: Client, services: list[api_pb2.ServiceView]) -> dict[bytes, list[api_pb2.Slot]]:
+    from warren.cli.views_status import SERVICES_ASKED_MAX
+    from warren.errors import WarrenError
+    from warren.pb.v1 import api_pb2
+
+    found = {}
+    for each in services[:SERVICES_ASKED_MAX]:
+        request = api_pb2.ListSlotsRequest(ref=each.service.id.hex())
+        try:
+            answer: api_pb2.ListSlotsResponse = client.call("ListSlots", request)
+        except WarrenError as error:
+            if error.code != "not_found":
+                raise
+            continue  # it was removed meanwhile
+        found[each.service.id] = list(answer.slots)
+    return found
+
+
+def _told_by_leader(
+    client: Client, nodes: api_pb2.ListNodesResponse, told: list[MemberView], joint: bool
+) -> tuple[list[MemberView], bool]:
+    """The members as the leader sees them, where it can be asked; else as they were told."""
+    import copy
+
+    from warren.cli import members
+    from warren.cli.client import Client
+    from warren.errors import WarrenError
+
+    settings = client.settings
+    hosts = [word for word in settings.host.split(",") if word.strip()]
+    if settings.tls_ca and settings.tls_cert and settings.tls_key:
+        hosts += [it.api_address for it in told if it.role == "leader" and it.api_address]
+    for host in hosts if len(hosts) > 1 else ():
+        own = copy.copy(settings)
+        own.host, own.timeout_ms = host, None
+        try:
+            with Client(own, min(_LEADER_TIMEOUT_S, client.deadline.remaining_s())) as other:
+                answer = members.all_members(other, nodes)
+        except WarrenError:
+            continue
+        if all(each.active is not None for each in answer[0]):
+            return answer
+    return told, joint
+
+
+def _newest_change_ms(client: Client, services: api_pb2.ListServicesResponse) -> int:
+    """When the newest change that the state knows of happened."""
+    from warren.pb.v1 import api_pb2
+
+    times = [it.service.updated_at_ms for it in services.services]
+    answer: api_pb2.ListContainersResponse = client.call(
+        "ListContainers", api_pb2.ListContainersRequest(all=True)
+    )
+    for it in answer.containers:
+        status = it.container.status
+        times += [it.container.created_at_ms, status.started_at_ms, status.finished_at_ms]
+    return max(times, default=0)
