@@ -17,6 +17,7 @@ __all__ = [
     "beside",
     "clip",
     "columns",
+    "crop",
     "line",
     "line_width",
     "paint",
@@ -113,6 +114,17 @@ def prose(text: str, width: int | None, indent: str = "", style: str = "") -> li
         line(indent, Span(part, style))
         for part in textwrap.wrap(text, room, break_on_hyphens=False)
     ] or [()]
+
+
+def crop(of: Line, width: int) -> Line:
+    """A line without what is beyond `width` columns."""
+    kept: list[Span] = []
+    room = width
+    for span in of:
+        text = span.text if text_width(span.text) <= room else _head(span.text, room)
+        kept.append(Span(text, span.style))
+        room -= text_width(text)
+    return tuple(kept)
 
 
 def columns(

@@ -176,7 +176,9 @@ def _services(view: StatusView, width: int | None) -> Iterator[Line]:
 
 def _events(view: StatusView, width: int | None, now_s: float) -> Iterator[Line]:
     if view.events is None:
-        yield from prose(f"Events     not known: {view.events_why}", width)
+        # Said at the top already, where there is no leader.
+        why = "the leader keeps them, and there is none" if view.stale else view.events_why or ""
+        yield from prose(f"{'Events':<{_LABEL}}not known: {printable(why)}", width)
         return
     yield line(_label("Events"), "newest first" if view.events else "none since the leader leads")
     rows = [

@@ -13,6 +13,7 @@ from warren.cli.screen import (
     beside,
     clip,
     columns,
+    crop,
     line,
     printable,
     prose,
@@ -56,7 +57,8 @@ def lines(
         nodes = _nodes(view.nodes, width, rows)
         rows = None if room is None else room - len(nodes) - 1
         body = [*nodes, (), *_services(view.services, trends, width, rows)]
-    found = [*head, *body]
+    # A line that the terminal would fold would push the others down.
+    found = [crop(each, width) for each in (*head, *body)]
     return found if height is None else found[:height]
 
 
@@ -84,7 +86,7 @@ def _head(view: TopView, width: int, said: str) -> Iterator[Line]:
         parts += [f"  {title} ", Span(f"{some}/{whole}", style)]
     yield line(*parts, f"  services {view.services_total}")
     if view.stale:
-        old = f"as {view.answered_by} has it, which may be old: {view.stale_why}"
+        old = f"as {view.answered_by} has it, which may be old; why: warrenctl cluster status"
         yield from prose(printable(old), width, style="warn")
     if said:
         yield from prose(printable(said), width, style="alarm")
@@ -136,7 +138,7 @@ def _seconds(value: float | None) -> str:
     if value is None:
         return "-"
     for unit, length in (("s", 1.0), ("ms", 1e-3)):
-        if value >= length:
+        if value >= 0.9995 * length:  # what would be shown as 1000 of the smaller unit
             return f"{value / length:.3g} {unit}"
     return f"{value / 1e-6:.3g} µs"
 

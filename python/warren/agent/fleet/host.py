@@ -139,6 +139,7 @@ class Host:
                 images=[objects_pb2.NodeImage(reference=IMAGE, digest=IMAGE_DIGEST, size_bytes=1)],
                 architecture="amd64",
                 os_name="simulated",
+                containerd_version="simulated",
             ),
             observed=[one.item() for one in self.held.values()],
         )
