@@ -157,7 +157,8 @@ class Client:
         """One call of the manager or the node service.
 
         Repeated, on the next host where there is one, while the daemon is out of reach, busy or in
-        doubt: the request must be a read or carry a request id; otherwise `retry` is False.
+        doubt: the request must be a read or carry a request id; otherwise `retry` is False. After a
+        failure that another host may not have, the next call goes to that one.
         `attempt_timeout_s`: how long one attempt may take, where that is known to be longer.
         """
         size_bytes = request.ByteSize()
@@ -177,7 +178,10 @@ class Client:
             except WarrenError as error:
                 why = error
             final = troubles.final(self._at_of(method), why)
-            if final is not None or not retry or self.deadline.remaining_s() <= pause_s:
+            if not retry:
+                self._go_elsewhere(method, why)
+                raise why
+            if final is not None or self.deadline.remaining_s() <= pause_s:
                 raise final or why
             failures += 1
             if candidates > 1 and why.code in _ELSEWHERE:
@@ -208,9 +212,12 @@ class Client:
             finally:
                 call.cancel()
         except WarrenError as why:
-            if method in rpc.MANAGER and why.code in _ELSEWHERE:
-                self._at = (self._at + 1) % len(self._hosts)
+            self._go_elsewhere(method, why)
             raise
+
+    def _go_elsewhere(self, method: str, why: WarrenError) -> None:
+        if method in rpc.MANAGER and why.code in _ELSEWHERE:
+            self._at = (self._at + 1) % len(self._hosts)
 
     def _attempt(self, method: str, request: Message, limit_s: float) -> Any:
         connection = self._reached(method)

@@ -51,7 +51,7 @@ def of_cluster(
     joint: bool,
 ) -> Iterator[FindingView]:
     """About the managers, and what is true of the cluster as a whole."""
-    if not quorum.held:
+    if quorum.held is False:
         yield FindingView(
             "critical",
             "no_quorum",

@@ -34,9 +34,12 @@ class FindingView(Struct, frozen=True):
 
 
 class QuorumView(Struct, frozen=True):
-    """`answering`, `spare`: voters that answer, and how many of these may be lost."""
+    """`answering`, `spare`: voters that answer, and how many of these may be lost.
 
-    held: bool
+    `held`: whether a majority answers; null where nobody was asked.
+    """
+
+    held: bool | None
     voters: int
     needed: int
     answering: int | None

@@ -74,7 +74,7 @@ def _findings(view: StatusView, width: int | None) -> Iterator[Line]:
 
 def _managers(view: StatusView, width: int | None) -> Iterator[Line]:
     who = view.quorum
-    if not who.held:
+    if who.held is False:
         said = Span(f"no majority: {who.needed} of {who.voters} are needed", "alarm")
     elif who.answering is None:
         said = Span(f"{who.voters} vote; {who.why}", "warn" if view.stale else "")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from warren.cli.shapes_status import RatesView, TopView
     from warren.cli.views_top import Look
 
-__all__ = ["top"]
+__all__ = ["Watch", "top"]
 
 INTERVAL_MS: Final = 2000
 _INTERVAL_MS_MIN: Final = 200
@@ -61,14 +61,14 @@ def top(settings: Settings, interval: int, once: bool, metrics_address: str) -> 
         raise click.UsageError(f"--interval is {_INTERVAL_MS_MIN}ms or more")
     live = not once and settings.format == "table" and sys.stdout.isatty() and sys.stdin.isatty()
     with Client(settings, _LOOK_TIMEOUT_S) as client:
-        watch = _Watch(client, metrics_address)
+        watch = Watch(client, metrics_address)
         if live:
             _live(watch, interval / 1000)
         else:
             _once(watch, settings)
 
 
-class _Watch:
+class Watch:
     """Looks at the cluster, and remembers the look before."""
 
     def __init__(self, client: Client, metrics_address: str) -> None:
@@ -91,7 +91,7 @@ class _Watch:
         from warren.errors import WarrenError
 
         client = self._client
-        client.deadline = Deadline(_LOOK_TIMEOUT_S)
+        client.deadline = Deadline(client.settings.timeout_s(_LOOK_TIMEOUT_S))
         try:
             found = self._looked(nodes_used_max, "")
         except WarrenError as error:
@@ -112,7 +112,7 @@ class _Watch:
         assert self.look is not None
         return views_top.top(self.look, self._before)
 
-    def _looked(self, nodes_used_max: int, why_stale: str) -> Look:
+    def _looked(self, nodes_used_max: int, no_quorum: str) -> Look:
         import time
 
         from warren.cli import members, views_top
@@ -123,8 +123,6 @@ class _Watch:
         nodes = call("ListNodes", api_pb2.ListNodesRequest(), retry=False)
         services = call("ListServices", api_pb2.ListServicesRequest(), retry=False)
         of_members, _ = members.all_members(self._client, nodes)
-        if self._client.settings.stale and not why_stale:
-            why_stale = "asked with --stale"
         used = {}
         for each in views_top.worth_a_row(nodes.nodes)[:nodes_used_max]:
             request = api_pb2.GetNodeRequest(ref=each.node.id.hex())
@@ -142,7 +140,8 @@ class _Watch:
             used=used,
             rates=rates,
             rates_why=rates_why,
-            stale_why=why_stale,
+            stale=self._client.settings.stale,
+            no_quorum=no_quorum,
         )
 
     def _rates(self) -> tuple[RatesView | None, str]:
@@ -185,7 +184,7 @@ class _Watch:
         return daemon.metrics_address
 
 
-def _once(watch: _Watch, settings: Settings) -> None:
+def _once(watch: Watch, settings: Settings) -> None:
     import time
 
     from warren.cli import render, terminal, top_screen
@@ -204,7 +203,7 @@ def _once(watch: _Watch, settings: Settings) -> None:
     terminal.write(top_screen.lines(view, watch.trends, width, rows))
 
 
-def _live(watch: _Watch, interval_s: float) -> None:
+def _live(watch: Watch, interval_s: float) -> None:
     import time
 
     from warren.cli import terminal, top_screen

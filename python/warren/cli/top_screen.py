@@ -71,7 +71,7 @@ def _head(view: TopView, width: int, said: str) -> Iterator[Line]:
     )  # fmt: skip
     who = view.quorum
     parts: list[str | Span] = []
-    if not who.held:
+    if who.held is False:
         parts.append(Span("managers: no majority", "alarm"))
     elif who.answering is None:
         parts.append(f"managers {who.voters}")

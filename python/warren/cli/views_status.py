@@ -95,7 +95,8 @@ def quorum(members: Sequence[MemberView], no_quorum: str, *, stale: bool) -> Quo
             if stale
             else "a majority answers; how many exactly only the leader knows"
         )
-        return QuorumView(not no_quorum, len(voters), needed, None, None, why)
+        held = False if no_quorum else None if stale else True
+        return QuorumView(held, len(voters), needed, None, None, why)
     answering = sum(bool(each.active) for each in voters)
     return QuorumView(True, len(voters), needed, answering, max(0, answering - needed), None)
 

@@ -27,7 +27,8 @@ class Look(NamedTuple):
     """One look at the cluster. `used`: by node id, of those that were asked for it.
 
     `at_s`: of the monotonic clock; `at_ms`: since the epoch; `rates_why`: why there are no rates;
-    `stale_why`: why this may be old, empty where it is as of now.
+    `stale`: this may be old; `no_quorum`: why nothing newer can be had; empty where
+    it can, or was not tried.
     """
 
     at_s: float
@@ -39,7 +40,8 @@ class Look(NamedTuple):
     used: Mapping[bytes, objects_pb2.NodeUsage]
     rates: RatesView | None
     rates_why: str
-    stale_why: str
+    stale: bool
+    no_quorum: str
 
 
 class Trends:
@@ -95,15 +97,15 @@ def top(look: Look, before: Look | None) -> TopView:
     """What is shown of a look. `before`: the one that changes are counted from."""
     answer = look.cluster
     names = {each.node.id: each.node.description.name for each in look.nodes}
-    leader_id = b"" if look.stale_why else answer.leader_node_id
+    leader_id = b"" if look.no_quorum else answer.leader_node_id
     return TopView(
         at=views.time_text(look.at_ms) or "",
-        stale=bool(look.stale_why),
-        stale_why=look.stale_why or None,
+        stale=look.stale,
+        stale_why=(look.no_quorum or "asked with --stale") if look.stale else None,
         cluster_id=answer.cluster.id.hex(),
         leader=names.get(leader_id) or leader_id.hex() or None,
         answered_by=names.get(answer.node_id) or answer.node_id.hex(),
-        quorum=quorum(look.members, look.stale_why, stale=bool(look.stale_why)),
+        quorum=quorum(look.members, look.no_quorum, stale=look.stale),
         nodes_ready=sum(it.node.status == objects_pb2.NODE_STATUS_READY for it in look.nodes),
         nodes_total=len(look.nodes),
         containers_running=sum(each.running for each in look.services),

@@ -123,11 +123,12 @@ What was asked for with `--stale` has `"stale": true` in each object, which is a
 In `StatusView`, `findings` has the worst first: `severity` is `critical`, `warning` or `note` (a
 cluster with notes only is `healthy`), `kind` a stable word, `subject` the node or service that it
 is about. `quorum.answering` and `quorum.spare` (voters that may be lost beside those that do not
-answer) are null where the leader was not asked. `events` has the oldest first, and is null where
-there is no leader to ask; in `ServiceDetail` likewise. In `TopView`, `rates` are of the daemon that
-was asked, null with the reason in `rates_why`; `leads` tells whether what only a leader counts
-(commits, placements) is counted there. `cpu_used_milli` and `memory_used_bytes` are asked of the
-first nodes only, as many as the screen has rows for.
+answer) are null where the leader was not asked, `quorum.held` where nobody was (`--stale`).
+`events` has the oldest first, and is null where there is no leader to ask; in `ServiceDetail`
+likewise. In `TopView`, `rates` are of the daemon that was asked, null with the reason in
+`rates_why`; `leads` tells whether what only a leader counts (commits, placements) is counted there.
+`cpu_used_milli` and `memory_used_bytes` are asked of the first nodes only, as many as the screen
+has rows for.
 
 In `MemberView`, `role` is `leader`, `voter` or `learner`, `wanted` what it is to be once it has
 caught up (`voter` or `learner`), `lag` the number of entries that it lacks; `lag` and `active` (the

@@ -244,6 +244,16 @@ def test_without_a_majority_it_is_said_how_old_this_is() -> None:
     assert "the leader keeps them, and there is none" in text
 
 
+def test_with_stale_it_is_not_known_whether_a_majority_answers(
+    ctl: Run, manager: FakeManager
+) -> None:
+    view = json.loads(ctl("cluster", "status", "--stale", "--format=json").out)
+    assert (view["stale"], view["quorum"]["held"]) == (True, None)
+    assert "no_quorum" not in {each["kind"] for each in view["findings"]}
+    shown = ctl("cluster", "status", "--stale").out
+    assert "asked with --stale" in shown
+
+
 @pytest.mark.parametrize("width", [60, 80, 200])
 def test_it_fits_the_terminal_whatever_names_are_like(width: int) -> None:
     why = "5 nodes: not enough memory (asked 900 GiB, most free 23.5 GiB); 1: being drained"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import json
 import threading
+from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,10 +13,13 @@ import msgspec
 import pytest
 
 from tests.unit.cli.conftest import Run
-from tests.unit.cli.fake_manager import NODE_ID, FakeManager
+from tests.unit.cli.fake_manager import NODE_ID, FakeManager, RefusalError
 from tests.unit.cli.test_status import LONG, NOW_MS, asked, node, service
-from warren.cli import readings, screen, top_screen, views_top
+from warren.cli import readings, screen, top, top_screen, views_top
+from warren.cli.client import Client
+from warren.cli.common import Settings
 from warren.cli.shapes import RatesView, TopView
+from warren.errors import WarrenError
 from warren.pb.v1 import node_pb2, objects_pb2
 
 
@@ -77,7 +81,7 @@ def look(**fields: Any) -> views_top.Look:
     given = {
         "at_s": 10.0, "at_ms": NOW_MS, "cluster": base.cluster, "members": base.members,
         "nodes": [node("w1"), node("w2")], "services": [service("web", 2, 2)], "used": {},
-        "rates": None, "rates_why": "not known: no metrics", "stale_why": "",
+        "rates": None, "rates_why": "not known: no metrics", "stale": False, "no_quorum": "",
     }  # fmt: skip
     return views_top.Look(**{**given, **fields})
 
@@ -215,6 +219,20 @@ def test_metrics_that_cannot_be_read_are_no_failure(ctl: Run, manager: FakeManag
 def test_an_older_daemon_does_not_tell_its_address(ctl: Run, manager: FakeManager) -> None:
     why = json.loads(ctl("top", "--once", "--format=json").out)["rates_why"]
     assert "does not tell where its metrics are" in why
+
+
+def test_after_a_failed_look_the_next_host_is_asked(
+    manager: FakeManager, others: list[FakeManager]
+) -> None:
+    settings = Settings()
+    settings.host = f"{manager.host},{others[0].host}"
+    manager.refuse["GetCluster"] = deque([RefusalError("shutting_down", "it goes")])
+    with Client(settings) as client:
+        watch = top.Watch(client, "127.0.0.1:1")
+        with pytest.raises(WarrenError, match="it goes"):
+            watch.again(0)
+        watch.again(0)
+    assert len(others[0].requests("GetCluster")) == 1
 
 
 def test_looking_too_often_is_refused(ctl: Run, manager: FakeManager) -> None:
