@@ -44,6 +44,7 @@ from warren.manager.serving import (
 )
 from warren.observe.endpoints import declare_http, routes
 from warren.observe.health import NO_CLUSTER, CheckResult, Health, Role
+from warren.observe.host import declare_host
 from warren.observe.http import HttpServer
 from warren.observe.logging import LogPipeline
 from warren.observe.loop import declare_loop_lag, favour_loop, watch_loop
@@ -139,6 +140,7 @@ class Parts:
         await server.listen(self._settings.metrics_addr)
         self._stack.push_async_callback(server.close)
         declare_http(self._metrics, server)
+        declare_host(self._metrics, self._settings.data_dir)
         self._pipeline.declare(self._metrics)
         self._background("loop watch", watch_loop(declare_loop_lag(self._metrics)))
 

@@ -10,7 +10,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from warren.observe.health import Answer, Health
-from warren.observe.http import Handler, HttpServer, Response
+from warren.observe.http import REFUSALS, Handler, HttpServer, Response
 from warren.observe.metrics import CONTENT_TYPE, Metrics, Scraper
 
 
@@ -60,6 +60,7 @@ class _Refusals(Collector):
             "Connections and requests to the metrics address that no handler answered.",
             labels=("reason",),
         )
-        for reason, count in sorted(self._server.refusals.copy().items()):
+        counts = dict.fromkeys(REFUSALS, 0) | self._server.refusals.copy()
+        for reason, count in sorted(counts.items()):
             family.add_metric((reason,), count)
         yield family
