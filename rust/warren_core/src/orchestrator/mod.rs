@@ -475,11 +475,6 @@ impl Orchestrator {
         }
     }
 
-    /// The newest `count` decisions since it leads, of one service if one is given, the oldest first.
-    pub fn decisions(&self, service: Option<ServiceId>, count: usize) -> Vec<Decision> {
-        self.decisions.newest(service, count)
-    }
-
     /// Slots of a service whose containers crash again and again, by slot.
     pub fn crash_loops(&self, service: ServiceId) -> Vec<CrashLoop> {
         self.failures.loops(service)

@@ -5,7 +5,7 @@ use std::ops::RangeBounds;
 
 use crate::fsm::{State, ailing, tally};
 use crate::ids::ServiceId;
-use crate::orchestrator::{Orchestrator, PendingSlot};
+use crate::orchestrator::{Decision, Orchestrator, PendingSlot};
 use crate::pb;
 
 /// Slots that wait for a node, by service. Invariant: `count` of them in all, no service without one.
@@ -53,6 +53,26 @@ impl Orchestrator {
     /// How many slots wait for a node, of all services.
     pub fn pending_count(&self) -> usize {
         self.pending.count
+    }
+
+    /// The newest `count` decisions since it leads, of one service if one is given, the oldest first.
+    pub fn decisions(&self, service: Option<ServiceId>, count: usize) -> Vec<Decision> {
+        self.decisions.newest(service, count)
+    }
+
+    /// The oldest `count` decisions after a number, likewise; `None` where some of them are not known.
+    pub fn decisions_after(
+        &self,
+        sequence: u64,
+        service: Option<ServiceId>,
+        count: usize,
+    ) -> Option<Vec<Decision>> {
+        self.decisions.after(sequence, service, count)
+    }
+
+    /// The number of the newest decision; 0 before any.
+    pub fn last_decision(&self) -> u64 {
+        self.decisions.last()
     }
 
     /// How far a service is; `gone` if there is none.
