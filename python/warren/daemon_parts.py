@@ -44,6 +44,7 @@ from warren.manager.serving import (
 )
 from warren.observe.endpoints import declare_http, routes
 from warren.observe.health import NO_CLUSTER, CheckResult, Health, Role
+from warren.observe.host import declare_host
 from warren.observe.http import HttpServer
 from warren.observe.logging import LogPipeline
 from warren.observe.loop import declare_loop_lag, favour_loop, watch_loop
@@ -104,7 +105,7 @@ class Parts:
         await self._start_serving()
         self._stack.push_async_callback(self._worker.end)
         await self._membership.begin()
-        self._health.add("containerd", self._check_containerd)
+        self._health.add("containerd", self._check_containerd, self._of_containerd)
         self._health.add("api", self._check_api)
         self._background("health checks", self._health.run())
         self._background("membership", self._membership.run())
@@ -139,6 +140,7 @@ class Parts:
         await server.listen(self._settings.metrics_addr)
         self._stack.push_async_callback(server.close)
         declare_http(self._metrics, server)
+        declare_host(self._metrics, self._settings.data_dir)
         self._pipeline.declare(self._metrics)
         self._background("loop watch", watch_loop(declare_loop_lag(self._metrics)))
 
@@ -252,9 +254,9 @@ class Parts:
             role = Role.WORKER
             if here.manages:
                 role |= Role.MANAGER
-                health.add_at_hand("raft", self._read_raft)
+                health.add_at_hand("raft", self._read_raft, lambda: self._seat.status() or {})
             else:
-                health.add_at_hand("session", self._read_session)
+                health.add_at_hand("session", self._read_session, self._of_session)
         health.set_role(role, here.problem or NO_CLUSTER)
         health.changed()
 
@@ -267,6 +269,23 @@ class Parts:
         side = self._side
         why = self._membership.problem or (side.session.problem if side else "not started yet")
         return not why, why
+
+    def _of_session(self) -> dict[str, object]:
+        if (side := self._side) is None:
+            return {}
+        return {
+            "connected": side.session.connected,
+            "assigned": len(side.board.assignments),
+            "statuses_to_tell": len(side.outbox),
+        }
+
+    def _of_containerd(self) -> dict[str, object]:
+        settings, side = self._settings, self._side
+        return {
+            "address": os.fspath(settings.containerd_address),
+            "namespace": settings.containerd_namespace,
+            "containers": len(side.worker.observed) if side is not None else 0,
+        }
 
     async def _check_containerd(self) -> CheckResult:
         try:

@@ -163,6 +163,19 @@ def test_a_probe_says_how_each_component_is(quiet: WarrenNode, path: str, word: 
     assert answer["components"] == dict.fromkeys(("raft", "containerd", "api"), word)
 
 
+def test_each_component_has_a_page(quiet: WarrenNode) -> None:
+    pages = {name: quiet.http(f"/health/{name}") for name in ("raft", "containerd", "api")}
+    told = {name: json.loads(body) for name, (_, body) in pages.items()}
+    assert {status for status, _ in pages.values()} == {200}
+    assert {name: page["component"] for name, page in told.items()} == {name: name for name in told}
+    assert all(page["critical"] and page["measured_ms_ago"] <= 1000 for page in told.values())
+    assert told["raft"]["details"]["leader"]
+    assert told["raft"]["details"]["applied_index"] > 0
+    assert told["containerd"]["details"]["address"] == quiet.containerd_address
+    status, why = quiet.http("/health/session")
+    assert (status, why) == (404, "this daemon has no session at the moment\n")
+
+
 def test_live_says_only_that_it_lives(quiet: WarrenNode) -> None:
     status, body = quiet.http("/live")
     answer = json.loads(body)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.support import metrics_page
 from tests.support.containerd import runtime_tasks
 from tests.support.hosts import Host, leader_of, refusal_of, three_managers
 from tests.support.node import FOREVER, eventually
@@ -38,6 +39,14 @@ def test_any_answers_and_a_worker_follows_the_leader(hosts: Made, tiny_image: Pa
     services = follower.call_as(ann, "ListServices", api_pb2.ListServicesRequest()).services
     assert [view.service.spec.name for view in services] == ["web"]
     assert 'warren_forwards_total{result="answered"}' in follower.http("/metrics")[1]
+    eventually(
+        lambda: all(
+            f'warren_container_{what}{{container="' in leader.http("/metrics")[1]
+            for what in ("cpu_seconds_total", "working_set_bytes", "restarts_total")
+        ),
+        "what the container uses is exported",
+    )
+    assert not metrics_page.differences(host.http("/metrics")[1] for host in [*managers, worker])
     assert refusal_of(lambda: worker.call("ListNodes", api_pb2.ListNodesRequest())).code == (
         "worker_only"
     )

@@ -11,6 +11,7 @@ from typing import Final
 
 from warren.agent.board import Board
 from warren.agent.contact import ContactWatch, boot_id, uptime_s
+from warren.agent.container_series import ContainerReading, ContainerSeries
 from warren.agent.description import Declared, Describer, ManagerAddresses, disk_folder
 from warren.agent.devices import DeviceMap
 from warren.agent.outbox import Outbox
@@ -37,6 +38,7 @@ class WorkerMetrics:
     def __init__(self, metrics: Metrics) -> None:
         self.side: WorkerSide | None = None
         self.containers = ContainerMetrics(metrics)
+        metrics.register(ContainerSeries(self._readings))
         self.reconnects = metrics.counter(
             "warren_session_reconnects_total", "Streams to a manager opened after the first."
         )
@@ -60,6 +62,26 @@ class WorkerMetrics:
             "1 while the worker's store cannot be written, else 0.",
             lambda: float(bool(self.side and self.side.journal.problem)),
         )
+
+    def _readings(self) -> dict[str, ContainerReading]:
+        if self.side is None:
+            return {}
+        board, readings = self.side.board, {}
+        for container_id, usage in self.side.meter.measured.items():
+            # One that is no longer assigned is about to go, and nobody's any more.
+            if (assignment := board.assignments.get(container_id)) is None:
+                continue
+            memory = board.memory.get(container_id)
+            readings[container_id] = ContainerReading(
+                service=assignment.service_name,
+                slot=assignment.slot,
+                cpu_ns=usage.cpu_ns,
+                memory_bytes=usage.memory_bytes,
+                working_set_bytes=usage.working_set_bytes,
+                pids=usage.pids,
+                restarts=memory.attempt - 1 if memory is not None else 0,
+            )
+        return readings
 
 
 class WorkerSide:

@@ -77,6 +77,11 @@ class Meter:
             self._newest.disk_bytes = disk
         self._before = now
 
+    @property
+    def measured(self) -> Mapping[str, Usage]:
+        """What each container used when measured last, by id; empty where that failed."""
+        return self._before.containers if self._before is not None else {}
+
     def take(self) -> objects_pb2.NodeUsage | None:
         """What was measured since this was asked last, with its age; None: nothing."""
         usage, self._newest = self._newest, None

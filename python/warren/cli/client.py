@@ -141,6 +141,10 @@ class Client:
         for connection in self._open.values():
             connection.close()
 
+    def renew(self) -> None:
+        """Begin the deadline anew, for those who ask again and again."""
+        self.deadline = Deadline(self.deadline.timeout_s)
+
     def request_id(self) -> commands_pb2.RequestId:
         """A new one. Sent again with the same request, it has no second effect."""
         self._sequence += 1

@@ -1,7 +1,8 @@
-"""`warrenctl events`: what was decided lately about containers, and why."""
+"""`warrenctl events`: what was decided about containers, and why; lately, or as it happens."""
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -9,37 +10,80 @@ import click
 from warren.cli import parse
 from warren.cli.common import Command, Settings, common_options
 from warren.cli.params import Parsed
+from warren.errors import WarrenError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from warren.cli.client import Client
+    from warren.cli.shapes_explain import EventView
     from warren.pb.v1 import explain_pb2
 
-__all__ = ["events"]
 
+__all__ = ["KINDS", "events"]
+
+KINDS: Final = (
+    *("placed", "pending", "replaced", "moved", "stays", "scaled_down", "slot_moved"),
+    *("preempted", "preemption_given_up", "crash_looping", "crash_loop_over"),
+    *("avoided", "forgiven"),
+)
 _SHOWN: Final = 100
+#: At most so many come with one answer while they are followed.
+_FOLLOWED_MAX: Final = 1000
+_POLL_S: Final = 1.0
+_PASSING: Final = frozenset({"unavailable", "no_leader", "not_leader", "shutting_down", "timeout"})
 
 
 @click.command(cls=Command)
 @click.argument("service", required=False)
+@click.option("--watch", "-w", is_flag=True, help="Go on showing what is decided, until Ctrl-C.")
 @click.option(
     "--limit",
     type=Parsed("n", parse.count),
     default=_SHOWN,
-    help=f"The newest so many.  [default: {_SHOWN}]",
+    help=f"The newest so many, to begin with.  [default: {_SHOWN}]",
 )
+@click.option(
+    "--since", "since_ms", type=Parsed("duration", parse.duration_ms), help="Not older than this."
+)
+@click.option("--type", "kinds", type=click.Choice(KINDS), multiple=True, help="Of these only.")
+@click.option("--node", "nodes", metavar="NAME", multiple=True, help="On these nodes only.")
 @common_options
 @click.pass_obj
-def events(settings: Settings, service: str | None, limit: int) -> None:
+def events(
+    settings: Settings,
+    service: str | None,
+    watch: bool,
+    limit: int,
+    since_ms: int | None,
+    kinds: tuple[str, ...],
+    nodes: tuple[str, ...],
+) -> None:
     """List what was decided about the containers of a service, or of all, the oldest first.
 
     Placed, pending, replaced, moved, stays (on a node that is being drained), scaled down, slot
     moved (what stays took another number); preempted, preemption given up; crash looping, crash
     loop over; avoided, forgiven (a node on which the service keeps failing). The last 4096
     decisions since the present leader leads.
+
+    With --watch nothing is missed or shown twice, across lost connections too; where that cannot
+    be, since another manager leads or too much was decided meanwhile, it is said (start_over), and
+    the newest are shown. As JSON it is a line for each.
     """
     from warren.cli import render, views_explain
     from warren.cli.client import Client
     from warren.cli.history import EVENT_HEADER, event_row
     from warren.pb.v1 import explain_pb2
+
+    since = 0.0 if since_ms is None else time.time() - since_ms / 1000
+    request = explain_pb2.ListEventsRequest(ref=service or "", count_max=limit or _SHOWN)
+
+    def wanted(event: explain_pb2.ServiceEvent) -> bool:
+        return (
+            event.time_ms >= since * 1000
+            and (not kinds or event.kind in kinds)
+            and (not nodes or event.node_name in nodes or event.node_id.hex() in nodes)
+        )
 
     with Client(settings) as client:
         if service is not None:
@@ -47,7 +91,66 @@ def events(settings: Settings, service: str | None, limit: int) -> None:
 
             # A wrong name is told as ever.
             client.call("GetService", api_pb2.GetServiceRequest(ref=service))
-        request = explain_pb2.ListEventsRequest(ref=service or "", count_max=limit or _SHOWN)
+        if watch:
+            _follow(client, request, wanted)
+            return
         answer: explain_pb2.ListEventsResponse = client.call("ListEvents", request)
-    listed = [views_explain.event(it) for it in answer.events]
+    listed = [views_explain.event(it) for it in answer.events if wanted(it)]
     render.show_list(settings, listed, EVENT_HEADER, event_row)
+
+
+def _follow(
+    client: Client,
+    request: explain_pb2.ListEventsRequest,
+    wanted: Callable[[explain_pb2.ServiceEvent], bool],
+) -> None:
+    """Asks again and again for what came after what was shown; ends by an error or Ctrl-C."""
+    from warren.cli import render, views_explain
+
+    settings, trouble = client.settings, ""
+    while True:
+        client.renew()
+        try:
+            answer: explain_pb2.ListEventsResponse = client.call("ListEvents", request)
+        except WarrenError as error:
+            if error.code not in _PASSING:
+                raise
+            if error.message != trouble:
+                click.echo(f"{error.message}; trying on", err=True)
+            trouble = error.message
+            time.sleep(_POLL_S)
+            continue
+        trouble = ""
+        if not answer.HasField("revision"):
+            raise WarrenError(
+                "unsupported",
+                "this manager's release cannot be followed: update it, or leave out --watch",
+            )
+        if answer.start_over:
+            _say_start_over(settings)
+        told = [views_explain.event(it) for it in answer.events if wanted(it)]
+        render.show_records(settings, told, _line)
+        full = len(answer.events) >= request.count_max and request.HasField("after")
+        request.after.CopyFrom(answer.revision)
+        request.count_max = _FOLLOWED_MAX
+        if not full:
+            time.sleep(_POLL_S)
+
+
+def _say_start_over(settings: Settings) -> None:
+    if settings.format == "table":
+        click.echo(
+            "start over: another manager leads, or too much was decided meanwhile; "
+            "what is between may be missing",
+            err=True,
+        )
+    elif settings.format == "json":
+        click.echo('{"start_over":true}')
+    else:
+        click.echo("---\nstart_over: true")
+
+
+def _line(each: EventView) -> str:
+    from warren.cli.history import event_row
+
+    return "  ".join((each.time or "", *event_row(each)[1:]))

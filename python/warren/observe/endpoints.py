@@ -9,13 +9,13 @@ import msgspec
 from prometheus_client.metrics_core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from warren.observe.health import Answer, Health
-from warren.observe.http import Handler, HttpServer, Response
+from warren.observe.health import COMPONENTS, Answer, Health
+from warren.observe.http import REFUSALS, Handler, HttpServer, Response, text_response
 from warren.observe.metrics import CONTENT_TYPE, Metrics, Scraper
 
 
 def routes(health: Health, scraper: Scraper) -> dict[str, Handler]:
-    """`/live`, `/health`, `/ready` and `/metrics`."""
+    """`/live`, `/health` with a page for each component, `/ready` and `/metrics`."""
 
     async def live() -> Answer:
         return health.live()
@@ -24,6 +24,7 @@ def routes(health: Health, scraper: Scraper) -> dict[str, Handler]:
         return Response(HTTPStatus.OK, await scraper.scrape(), CONTENT_TYPE)
 
     return {
+        **{f"/health/{name}": _component(health, name) for name in COMPONENTS},
         "/live": _probe(live),
         "/health": _probe(health.health),
         "/ready": _probe(health.ready),
@@ -43,11 +44,24 @@ def declare_http(metrics: Metrics, server: HttpServer) -> None:
 
 def _probe(ask: Callable[[], Awaitable[Answer]]) -> Handler:
     async def handler() -> Response:
-        answer = await ask()
-        status = HTTPStatus.OK if answer.ok else HTTPStatus.SERVICE_UNAVAILABLE
-        return Response(status, msgspec.json.encode(answer.body) + b"\n")
+        return _response(await ask())
 
     return handler
+
+
+def _component(health: Health, name: str) -> Handler:
+    async def handler() -> Response:
+        answer = await health.component(name)
+        if answer is None:
+            return text_response(HTTPStatus.NOT_FOUND, f"this daemon has no {name} at the moment")
+        return _response(answer)
+
+    return handler
+
+
+def _response(answer: Answer) -> Response:
+    status = HTTPStatus.OK if answer.ok else HTTPStatus.SERVICE_UNAVAILABLE
+    return Response(status, msgspec.json.encode(answer.body) + b"\n")
 
 
 class _Refusals(Collector):
@@ -60,6 +74,7 @@ class _Refusals(Collector):
             "Connections and requests to the metrics address that no handler answered.",
             labels=("reason",),
         )
-        for reason, count in sorted(self._server.refusals.copy().items()):
+        counts = dict.fromkeys(REFUSALS, 0) | self._server.refusals.copy()
+        for reason, count in sorted(counts.items()):
             family.add_metric((reason,), count)
         yield family

@@ -15,7 +15,7 @@ import asyncio
 import enum
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -31,9 +31,13 @@ NO_CLUSTER: Final = (
     "this host belongs to no cluster yet: run `warrenctl cluster init` to create one here"
 )
 
+#: Every component that a daemon may have.
+COMPONENTS: Final = ("api", "containerd", "raft", "session")
+
 CheckResult = tuple[bool, str]
 Check = Callable[[], Awaitable[CheckResult]]
 Reading = Callable[[], CheckResult]
+Details = Callable[[], Mapping[str, object]]
 
 _log = logging.getLogger("warren.health")
 
@@ -88,6 +92,8 @@ class _Component:
     reading: Reading | None = None
     why: str = "not checked yet"
     measured_at: float = float("-inf")
+    details: Details = dict
+    since: datetime | None = None
     running: asyncio.Task[None] | None = None
 
 
@@ -118,17 +124,18 @@ class Health:
         self._components: dict[str, _Component] = {}
         self._changed = asyncio.Event()
 
-    def add(self, name: str, check: Check) -> None:
+    def add(self, name: str, check: Check, details: Details = dict) -> None:
         """Register a component. `check` answers `(ok, why not)`; raising or taking longer than
-        the time limit is a failure too. ValueError when the name is taken.
+        the time limit is a failure too. `details` gives at once what the component's own page says
+        besides. ValueError when the name is taken.
         """
-        self._add(_Component(name, check=check))
+        self._add(_Component(name, check=check, details=details))
 
-    def add_at_hand(self, name: str, reading: Reading) -> None:
+    def add_at_hand(self, name: str, reading: Reading, details: Details = dict) -> None:
         """Register a component whose state is at hand. `reading` answers as a check does, but at
         once: it is taken on the event loop for every answer. ValueError when the name is taken.
         """
-        self._add(_Component(name, reading=reading))
+        self._add(_Component(name, reading=reading, details=details))
 
     def _add(self, component: _Component) -> None:
         if component.name in self._components:
@@ -189,6 +196,32 @@ class Health:
         if self._role is Role.NONE:
             message = self._outside
         return self._answer(not message, ("ready", "not_ready"), states, message)
+
+    async def component(self, name: str) -> Answer | None:
+        """A component's own page, `/health/<name>`; None where this daemon has no such thing now.
+
+        `since`: when it began to be as it is, as far as this process saw; `measured_ms_ago`: how
+        old the answer is.
+        """
+        if name not in self._components:
+            return None
+        await self._measure_stale()
+        component, why = self._components.get(name), self._why_not().get(name)
+        if component is None or why is None:
+            return None
+        body: dict[str, object] = {
+            "status": "unhealthy" if why else "healthy",
+            "timestamp": format_time(self._wall()),
+            "component": name,
+            "critical": name in critical_components(self._role),
+        }
+        if component.since is not None:
+            body["since"] = format_time(component.since)
+            body["measured_ms_ago"] = round((self._clock() - component.measured_at) * 1000)
+        if why:
+            body["message"] = why
+        body["details"] = dict(component.details())
+        return Answer(not why, body)
 
     def _why_not(self) -> dict[str, str]:
         """Why each component does not work; empty for those that do."""
@@ -264,6 +297,7 @@ class Health:
             level = logging.INFO if ok else logging.WARNING
             state = "works" if ok else "does not work"
             _log.log(level, "%s %s", component.name, state, extra={"why": why} if why else None)
+            component.since = self._wall()
         component.why = "" if ok else why or "no reason given"
         component.measured_at = self._clock()
 

@@ -15,14 +15,17 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Final, cast
 
 from warren.errors import StartupError
+from warren.observe.encoding import WORTH_IT_BYTES, accepts_gzip, gzipped
 
 JSON_TYPE: Final = "application/json"
 METHODS: Final = ("GET", "HEAD")
+REFUSALS: Final = ("400", "431", "500", "503", "connections", "timeout")
+"""Why a connection or request got no handler's answer: a status code, or what befell it."""
 
 _log = logging.getLogger("warren.observe")
 
@@ -50,11 +53,12 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """What a handler answers. `body` is sent whole, with its length."""
+    """What a handler answers. `body` is sent whole, in the content coding `coding`."""
 
     status: HTTPStatus
     body: bytes
     content_type: str = JSON_TYPE
+    coding: str = ""
 
 
 Handler = Callable[[], Awaitable[Response]]
@@ -62,11 +66,14 @@ Handler = Callable[[], Awaitable[Response]]
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A parsed request head. `keep_alive`: whether the client wants to send another one."""
+    """A parsed request head. `keep_alive`: whether the client wants to send another one. `gzip`:
+    whether it takes that.
+    """
 
     method: str
     path: str
     keep_alive: bool
+    gzip: bool = False
 
 
 class BadRequestError(Exception):
@@ -100,7 +107,8 @@ def parse_head(head: bytes) -> Request:
     options = {option.strip().lower() for option in headers.get(b"connection", b"").split(b",")}
     keep_alive = b"close" not in options if line[3] == b"1" else b"keep-alive" in options
     # A body is not read, so nothing that follows it can be.
-    return Request(method, _path(line[2].decode()), keep_alive and not body)
+    gzip = accepts_gzip(headers.get(b"accept-encoding", b""))
+    return Request(method, _path(line[2].decode()), keep_alive and not body, gzip)
 
 
 def _path(target: str) -> str:
@@ -224,12 +232,15 @@ class _Connection(asyncio.Protocol):
             return
         status = response.status
         allow = "Allow: GET, HEAD\r\n" if status is HTTPStatus.METHOD_NOT_ALLOWED else ""
+        coding = "Vary: Accept-Encoding\r\n" if len(response.body) >= WORTH_IT_BYTES else ""
+        if response.coding:
+            coding = f"Content-Encoding: {response.coding}\r\nVary: Accept-Encoding\r\n"
         head = (
             f"HTTP/1.1 {status.value} {status.phrase}\r\n"
             f"Content-Type: {response.content_type}\r\n"
             f"Content-Length: {len(response.body)}\r\n"
             f"Connection: {'keep-alive' if keep_alive else 'close'}\r\n"
-            f"Cache-Control: no-store\r\n{allow}\r\n"
+            f"Cache-Control: no-store\r\n{coding}{allow}\r\n"
         )
         self._transport.write(head.encode() + (b"" if head_only else response.body))
 
@@ -348,7 +359,11 @@ class HttpServer:
             return text_response(HTTPStatus.METHOD_NOT_ALLOWED, "only GET and HEAD are served")
         try:
             async with asyncio.timeout(self.limits.handler_timeout_ms / 1000):
-                return await handler()
+                response = await handler()
+                if request.gzip and len(response.body) >= WORTH_IT_BYTES:
+                    body = await gzipped(response.body)
+                    response = replace(response, body=body, coding="gzip")
+                return response
         except TimeoutError:
             self.count_refusal("503")
             return text_response(HTTPStatus.SERVICE_UNAVAILABLE, "took too long: try again")

@@ -85,6 +85,12 @@ class Metrics:
             "Metric families left out of a scrape, by where they came from and why.",
             ("source", "reason"),
         )
+        self._count_left_out(OWN_SOURCE)
+
+    def _count_left_out(self, source: str) -> None:
+        """From zero on, for whoever asks how much that has risen."""
+        for reason in (exposition.DUPLICATE, exposition.HEADERLESS, "error"):
+            self._left_out.labels(source, reason)
 
     def counter(self, name: str, documentation: str, labels: Sequence[str] = ()) -> Counter:
         """Declare a counter; `name` ends in `_total`. ValueError when the name is taken."""
@@ -138,6 +144,7 @@ class Metrics:
         if source in self._text_sources or source == OWN_SOURCE:
             raise ValueError(f"metrics source {source!r} was added before: choose another name")
         self._text_sources[source] = read
+        self._count_left_out(source)
 
     def render(self) -> bytes:
         """All metrics in the text format. For a worker thread; see `Scraper`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import yaml
 
 from tests.unit.cli.conftest import Run
 from tests.unit.cli.fake_manager import NODE_ID, OTHER_NODE_ID, FakeManager
+from warren.cli.events import KINDS
 from warren.cli.exits import EXIT_NOT_FOUND, EXIT_USAGE, EXIT_WAITS
 from warren.cli.views_explain import changes
 from warren.pb.v1 import explain_pb2, objects_pb2
@@ -139,6 +141,18 @@ def test_events_tell_what_was_decided(ctl: Run, manager: FakeManager) -> None:
     (shown,) = json.loads(ctl("events", "--format=json").out)
     assert (shown["sequence"], shown["kind"], shown["slot"]) == (7, "placed", 2)
     assert ctl("events", "other").code == EXIT_NOT_FOUND
+
+
+def test_the_kinds_of_events_are_those_that_the_core_tells() -> None:
+    core = Path(__file__).parents[3] / "rust/warren_core/src/orchestrator/decisions.rs"
+    assert sorted(KINDS) == sorted(re.findall(r'Self::\w+ => "(\w+)"', core.read_text()))
+
+
+def test_an_older_manager_cannot_be_followed(ctl: Run, manager: FakeManager) -> None:
+    done = ctl("events", "--watch")
+    assert done.code == 1
+    assert len(manager.requests("ListEvents")) == 1
+    assert "leave out --watch" in done.err
 
 
 def plan_of(**fields: object) -> explain_pb2.PlanResponse:

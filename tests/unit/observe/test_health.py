@@ -418,3 +418,35 @@ def test_only_changes_are_logged(run: Callable[..., Any], caplog: pytest.LogCapt
         ("WARNING", "containerd does not work"),
         ("INFO", "containerd works"),
     ]
+
+
+def test_a_component_has_a_page_of_its_own(run: Callable[..., Any]) -> None:
+    async def main() -> None:
+        raft = Switch()
+        health, clock = made()
+        health.add("raft", raft.check, lambda: {"term": 7})
+        assert await health.component("session") is None
+        answer = await health.component("raft")
+        assert answer is not None
+        assert answer.ok
+        assert answer.body == {
+            "status": "healthy",
+            "timestamp": format_time(NOON),
+            "component": "raft",
+            "critical": True,
+            "since": format_time(NOON),
+            "measured_ms_ago": 0,
+            "details": {"term": 7},
+        }
+        raft.result = (False, "no leader")
+        clock.now += 0.5
+        answer = await health.component("raft")
+        assert answer is not None
+        assert (answer.ok, answer.body["measured_ms_ago"]) == (True, 500)
+        clock.now += 1
+        answer = await health.component("raft")
+        assert answer is not None
+        assert not answer.ok
+        assert (answer.body["status"], answer.body["message"]) == ("unhealthy", "no leader")
+
+    run(main)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gzip
 import http.client
 import json
 import socket
@@ -340,5 +341,49 @@ def test_the_daemons_endpoints_for_a_real_client(run: Run) -> None:
         assert (status, kind) == (200, CONTENT_TYPE)
         assert b"warren_observe_http_connections 1.0\n" in body
         assert b'warren_observe_http_refusals_total{reason="400"} 1.0\n' in body
+
+    run(main)
+
+
+GZIP_GET = GET.replace(b"\r\n\r\n", b"\r\nAccept-Encoding: ")
+
+
+@pytest.mark.parametrize(
+    ("asked", "size", "coding"),
+    [
+        (b"gzip", 10_000, "gzip"),
+        (b"deflate, GZIP;q=0.5", 10_000, "gzip"),
+        (b"*", 10_000, "gzip"),
+        (b"gzip", 100, None),
+        (b"identity", 10_000, None),
+        (b"gzip;q=0, *", 10_000, None),
+        (b"gzip;q=0.000", 10_000, None),
+        (b"gzip;q=x", 10_000, None),
+        (b"gzip;level=9", 10_000, None),
+        (b";;,", 10_000, None),
+    ],
+)
+def test_gzip_where_it_is_asked_for_and_worth_it(
+    asked: bytes, size: int, coding: str | None, run: Run
+) -> None:
+    text = b"0123456789" * (size // 10)
+
+    async def hello() -> Response:
+        return Response(HTTPStatus.OK, text)
+
+    async def main() -> None:
+        async with serving(hello=hello) as server:
+            request = GZIP_GET + asked + b"\r\n\r\n"
+            status, headers, body = await ask(server, request)
+            assert status == 200
+            assert headers.get("content-encoding") == coding
+            assert (gzip.decompress(body) if coding else body) == text
+            assert (len(body) < len(text) / 10) == (coding is not None)
+            # A cache in between must not hand the one to who asks for the other.
+            assert ("vary" in headers) == (size >= 1024)
+            client = await Client.to(server)
+            client.send(request.replace(b"GET", b"HEAD"))
+            assert await client.response(head=True) == (200, headers, b"")
+            await client.close()
 
     run(main)

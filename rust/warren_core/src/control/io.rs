@@ -359,6 +359,8 @@ pub struct Status {
     pub frozen: bool,
     /// Slots whose containers crash again and again; on the leader.
     pub crash_looping: usize,
+    /// Slots that wait for a node; on the leader.
+    pub pending: usize,
     pub peers: peer::Stats,
     pub transfers: Transfers,
     pub forwards: forwarding::Stats,

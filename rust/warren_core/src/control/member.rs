@@ -180,6 +180,7 @@ impl Member {
             feature_level: self.state.feature_level(),
             frozen: self.state.freeze().is_some(),
             crash_looping: self.orchestrator.crash_looping(),
+            pending: self.orchestrator.pending_count(),
             peers: self.peers.stats(),
             transfers: Transfers {
                 sending: self.snapshots.sending.len(),

@@ -11,7 +11,7 @@ use crate::fsm::placement::Attribute;
 use crate::fsm::{Container, ContainerState, DesiredState, Node, NodeStatus, Resources, Service};
 use crate::fsm::{State, is_wanted, tally};
 use crate::ids::{Index, MemberId, NodeId, ServiceId, Term};
-use crate::orchestrator::{CrashLoop, Decision, Keeping, PendingSlot, made_room};
+use crate::orchestrator::{CrashLoop, Keeping, PendingSlot, made_room};
 use crate::pb;
 
 /// A read that looks at no more than so many is answered where it stands: handing it to another
@@ -39,7 +39,7 @@ pub struct LeaderView {
     /// What the node asked for uses, where that is known.
     pub used: Option<pb::NodeUsage>,
     /// For a list of events only.
-    pub decisions: Vec<Decision>,
+    pub told: events::Told,
     /// For a list of the members only.
     pub members: Vec<MemberProgress>,
 }

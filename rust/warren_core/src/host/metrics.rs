@@ -267,6 +267,13 @@ fn render_orchestration(view: &View, metrics: &Metrics, page: &mut Page) {
         stats.preempted,
     );
     page.gauge(
+        "warren_containers_pending",
+        "Slots that wait for a node, as the leader knows; 0 on others.",
+        view.status
+            .as_ref()
+            .map_or(0, |status| status.pending as u64),
+    );
+    page.gauge(
         "warren_containers_crash_looping",
         "Slots whose containers crash again and again.",
         view.status

@@ -117,6 +117,28 @@ impl Decisions {
         found.into_iter().cloned().collect()
     }
 
+    /// The oldest `count` of those after a number; `None` if some of them are forgotten, or that number
+    /// is still to come.
+    pub fn after(
+        &self,
+        sequence: u64,
+        service: Option<ServiceId>,
+        count: usize,
+    ) -> Option<Vec<Decision>> {
+        let first = self.last + 1 - self.list.len() as u64;
+        if sequence + 1 < first || sequence > self.last {
+            return None;
+        }
+        let after = self.list.iter().skip((sequence + 1 - first) as usize);
+        let of = |it: &&Decision| service.is_none_or(|service| it.service == service);
+        Some(after.filter(of).take(count).cloned().collect())
+    }
+
+    /// The number of the newest; 0 before any.
+    pub fn last(&self) -> u64 {
+        self.last
+    }
+
     /// Those before are forgotten; numbers go on.
     pub fn clear(&mut self) {
         self.list.clear();
@@ -141,7 +163,22 @@ mod tests {
         let slots: Vec<_> = newest.iter().map(|it| it.slot).collect();
         let last = DECISIONS_MAX as u64 + 9;
         assert_eq!(slots, [last - 4, last - 2, last]);
+        let followed = decisions
+            .after(last - 4, Some(b), 3)
+            .expect("they are kept");
+        let slots: Vec<_> = followed.iter().map(|it| it.slot).collect();
+        assert_eq!(slots, [last - 4, last - 2, last]);
+        let oldest = decisions.after(10, None, 1).expect("the first is kept");
+        assert_eq!(oldest[0].sequence, 11);
+        assert_eq!(decisions.after(9, None, 1), None, "one is forgotten");
+        assert_eq!(decisions.after(decisions.last(), None, 1), Some(Vec::new()));
+        assert_eq!(decisions.after(decisions.last() + 1, None, 1), None);
         decisions.clear();
+        assert_eq!(
+            decisions.after(last, None, 1),
+            None,
+            "the last one is forgotten"
+        );
         decisions.note(Kind::Pending, (a, 1), None, "".into());
         assert_eq!(decisions.newest(None, 9)[0].sequence, last + 2);
     }

@@ -37,6 +37,7 @@
 //! | `replace` | what is outdated → removals, if a successor finds room |
 //! | `preempt` | no room → others of a lower priority go, and room is kept |
 //! | `shrink` | too many → which of them go |
+//! | `progress` | how far services are, and what waits for a node |
 //! | `settle` | outcomes of proposals → marks |
 //! | `walks` | events that concern many services → marks, in slices |
 //! | `asking` | what services ask of nodes → what the scheduler is asked |
@@ -72,6 +73,7 @@ mod outbox;
 mod pass;
 mod plan;
 mod preempt;
+mod progress;
 mod reconcile;
 mod replace;
 mod settle;
@@ -85,7 +87,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::error::Result;
-use crate::fsm::{self, Container, Event, Node, NodeStatus, Overcommit, State, ailing, tally};
+use crate::fsm::{self, Container, Event, Node, NodeStatus, Overcommit, State};
 use crate::ids::{NodeId, ServiceId};
 use crate::pb;
 use crate::scheduler::Scheduler;
@@ -103,6 +105,7 @@ use marks::Marks;
 use outbox::Outbox;
 use pass::Pass;
 use plan::{Found, Slot};
+use progress::Waiting;
 use sweep::Sweep;
 use walks::Walks;
 
@@ -183,7 +186,7 @@ pub struct Orchestrator {
     /// Services with one slot per node: every change of a node concerns them.
     globals: BTreeSet<ServiceId>,
     /// Slots that wait for room, with reasons; services without any are absent.
-    pending: BTreeMap<ServiceId, Vec<PendingSlot>>,
+    pending: Waiting,
     /// Services whose update waits for room.
     blocked: BTreeMap<ServiceId, Arc<str>>,
     /// Since when slots have had no node; by slot.
@@ -224,7 +227,7 @@ impl Orchestrator {
             again: Vec::new(),
             scans_next: false,
             globals: BTreeSet::new(),
-            pending: BTreeMap::new(),
+            pending: Waiting::default(),
             blocked: BTreeMap::new(),
             unplaced: BTreeMap::new(),
             priorities: BTreeMap::new(),
@@ -386,7 +389,7 @@ impl Orchestrator {
         self.failures.forget(service);
         self.keeper.forget(service);
         self.globals.remove(&service);
-        self.pending.remove(&service);
+        self.pending.forget(service);
         self.preemptors.remove(&service);
         self.blocked.remove(&service);
         self.unplaced.remove(&service);
@@ -472,16 +475,6 @@ impl Orchestrator {
         }
     }
 
-    /// Slots of a service that wait for a node, by (slot, node).
-    pub fn pending(&self, service: ServiceId) -> &[PendingSlot] {
-        self.pending.get(&service).map_or(&[], Vec::as_slice)
-    }
-
-    /// The newest `count` decisions since it leads, of one service if one is given, the oldest first.
-    pub fn decisions(&self, service: Option<ServiceId>, count: usize) -> Vec<Decision> {
-        self.decisions.newest(service, count)
-    }
-
     /// Slots of a service whose containers crash again and again, by slot.
     pub fn crash_loops(&self, service: ServiceId) -> Vec<CrashLoop> {
         self.failures.loops(service)
@@ -490,45 +483,6 @@ impl Orchestrator {
     /// How many slots are crash-looping, of all services.
     pub fn crash_looping(&self) -> usize {
         self.failures.loop_count()
-    }
-
-    /// How far a service is; `gone` if there is none.
-    pub fn progress(&self, state: &State, id: ServiceId) -> pb::ServiceProgress {
-        let Some(service) = state.service(id) else {
-            let service_id = id.to_vec();
-            return pb::ServiceProgress {
-                service_id,
-                gone: true,
-                ..Default::default()
-            };
-        };
-        let counts = tally(state, service);
-        pb::ServiceProgress {
-            service_id: id.to_vec(),
-            version: service.version,
-            desired: counts.desired,
-            running: counts.running,
-            leaving: counts.leaving,
-            pending: self.pending(id).len() as u32,
-            failing: counts.failing,
-            reason: self.reason(state, id),
-            gone: false,
-        }
-    }
-
-    /// The most telling reason for what does not run: no room, then what a container says of its
-    /// failure, then an update that waits.
-    fn reason(&self, state: &State, id: ServiceId) -> String {
-        let no_room = self.pending(id).first().map(|slot| slot.reason.to_string());
-        let failing = || {
-            let ailing = ailing(state, state.service(id)?)?;
-            Some(ailing.status.message.to_string())
-        };
-        let blocked = || self.blocked.get(&id).map(|reason| reason.to_string());
-        no_room
-            .or_else(failing)
-            .or_else(blocked)
-            .unwrap_or_default()
     }
 
     /// When to call [`Orchestrator::step`] next if nothing happens before; not in the past.

@@ -373,11 +373,7 @@ impl Orchestrator {
             true => self.preemptors.insert(id, service.rules.priority),
             false => self.preemptors.remove(&id),
         };
-        if pass.pending.is_empty() {
-            self.pending.remove(&id);
-        } else {
-            self.pending.insert(id, pass.pending);
-        }
+        self.pending.put(id, pass.pending);
         match pass.blocked {
             Some(reason) => self.blocked.insert(id, reason),
             None => self.blocked.remove(&id),

@@ -128,7 +128,7 @@ impl Orchestrator {
 
     fn waiting_after(&self, after: After<ServiceId>) -> Option<ServiceId> {
         let bounds = (from(after), Unbounded);
-        let pending = self.pending.range(bounds).next().map(|(id, _)| *id);
+        let pending = self.pending.first_of(bounds);
         let blocked = self.blocked.range(bounds).next().map(|(id, _)| *id);
         // It may wait in the end.
         let looking = self.passes.range(bounds).next().map(|(id, _)| *id);

@@ -12,7 +12,7 @@ use prost::Message as _;
 use super::super::access::Method;
 use super::super::calls::Calls;
 use super::super::entropy::Entropy;
-use super::super::events;
+use super::super::events::Told;
 use super::super::explaining;
 use super::super::peer::frame::Kind;
 use super::super::reads::{self, LeaderView, MemberProgress, ReadJob};
@@ -22,7 +22,6 @@ use super::usage::{self, Remote};
 use crate::error::Error;
 use crate::ids::{Index, MemberId, NodeId};
 use crate::mutant::{self, Mutant};
-use crate::orchestrator::Decision;
 use crate::pb;
 use crate::raft::{Lane, ReadReady, Role};
 
@@ -397,28 +396,18 @@ impl Member {
             loops: loops.unwrap_or_default(),
             keeping: keeping.map_or_else(Default::default, |it| orchestrator.keeping(it)),
             stale,
-            decisions: match method {
-                Method::ListEvents => self.decisions(body),
-                _ => Vec::new(),
+            told: match method {
+                Method::ListEvents => {
+                    let request = pb::ListEventsRequest::decode(body).unwrap_or_default();
+                    Told::of(orchestrator, &self.state, self.raft.term().0, &request)
+                }
+                _ => Told::default(),
             },
             joint: self.raft.conf_state().is_joint(),
             used: None,
             members: match method {
                 Method::ListMembers => self.member_progress(),
                 _ => Vec::new(),
-            },
-        }
-    }
-
-    /// Those that a list of events asks for.
-    fn decisions(&self, body: &[u8]) -> Vec<Decision> {
-        let request = pb::ListEventsRequest::decode(body).unwrap_or_default();
-        let count = events::count(&request);
-        match &request.r#ref[..] {
-            "" => self.orchestrator.decisions(None, count),
-            named => match self.state.resolve_service(named) {
-                Ok(service) => self.orchestrator.decisions(Some(service), count),
-                Err(_) => Vec::new(),
             },
         }
     }

@@ -1,0 +1,116 @@
+//! How far services are, for those who ask.
+
+use std::collections::BTreeMap;
+use std::ops::RangeBounds;
+
+use crate::fsm::{State, ailing, tally};
+use crate::ids::ServiceId;
+use crate::orchestrator::{Decision, Orchestrator, PendingSlot};
+use crate::pb;
+
+/// Slots that wait for a node, by service. Invariant: `count` of them in all, no service without one.
+#[derive(Debug, Default)]
+pub(super) struct Waiting {
+    slots: BTreeMap<ServiceId, Vec<PendingSlot>>,
+    count: usize,
+}
+
+impl Waiting {
+    /// By (slot, node).
+    pub fn of(&self, service: ServiceId) -> &[PendingSlot] {
+        self.slots.get(&service).map_or(&[], Vec::as_slice)
+    }
+
+    /// Instead of what was known of the service.
+    pub fn put(&mut self, service: ServiceId, slots: Vec<PendingSlot>) {
+        self.forget(service);
+        if !slots.is_empty() {
+            self.count += slots.len();
+            self.slots.insert(service, slots);
+        }
+    }
+
+    pub fn forget(&mut self, service: ServiceId) {
+        let gone = self.slots.remove(&service);
+        self.count -= gone.map_or(0, |slots| slots.len());
+    }
+
+    pub fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    pub fn first_of(&self, services: impl RangeBounds<ServiceId>) -> Option<ServiceId> {
+        self.slots.range(services).next().map(|(id, _)| *id)
+    }
+}
+
+impl Orchestrator {
+    /// Slots of a service that wait for a node, by (slot, node).
+    pub fn pending(&self, service: ServiceId) -> &[PendingSlot] {
+        self.pending.of(service)
+    }
+
+    /// How many slots wait for a node, of all services.
+    pub fn pending_count(&self) -> usize {
+        self.pending.count
+    }
+
+    /// The newest `count` decisions since it leads, of one service if one is given, the oldest first.
+    pub fn decisions(&self, service: Option<ServiceId>, count: usize) -> Vec<Decision> {
+        self.decisions.newest(service, count)
+    }
+
+    /// The oldest `count` decisions after a number, likewise; `None` where some of them are not known.
+    pub fn decisions_after(
+        &self,
+        sequence: u64,
+        service: Option<ServiceId>,
+        count: usize,
+    ) -> Option<Vec<Decision>> {
+        self.decisions.after(sequence, service, count)
+    }
+
+    /// The number of the newest decision; 0 before any.
+    pub fn last_decision(&self) -> u64 {
+        self.decisions.last()
+    }
+
+    /// How far a service is; `gone` if there is none.
+    pub fn progress(&self, state: &State, id: ServiceId) -> pb::ServiceProgress {
+        let Some(service) = state.service(id) else {
+            let service_id = id.to_vec();
+            return pb::ServiceProgress {
+                service_id,
+                gone: true,
+                ..Default::default()
+            };
+        };
+        let counts = tally(state, service);
+        pb::ServiceProgress {
+            service_id: id.to_vec(),
+            version: service.version,
+            desired: counts.desired,
+            running: counts.running,
+            leaving: counts.leaving,
+            pending: self.pending(id).len() as u32,
+            failing: counts.failing,
+            reason: self.reason(state, id),
+            gone: false,
+        }
+    }
+
+    /// The most telling reason for what does not run: no room, then what a container says of its
+    /// failure, then an update that waits.
+    fn reason(&self, state: &State, id: ServiceId) -> String {
+        let no_room = self.pending(id).first().map(|slot| slot.reason.to_string());
+        let failing = || {
+            let ailing = ailing(state, state.service(id)?)?;
+            Some(ailing.status.message.to_string())
+        };
+        let blocked = || self.blocked.get(&id).map(|reason| reason.to_string());
+        no_room
+            .or_else(failing)
+            .or_else(blocked)
+            .unwrap_or_default()
+    }
+}
