@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from warren.cli import findings, views
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from warren.cli.shapes_placement import ResourcesView
     from warren.pb.v1 import api_pb2
 
-__all__ = ["Asked", "candidates", "quorum", "service_trouble", "status"]
+__all__ = ["Asked", "candidates", "crash_loops", "quorum", "service_trouble", "status"]
 
 SERVICES_ASKED_MAX: Final = 20
 NODES_SHOWN_MAX: Final = 20
@@ -67,12 +68,7 @@ def candidates(
 
     Too few containers run, or one of them was found crash-looping: between two crashes it runs.
     """
-    looping: set[str] = set()
-    for event in events or ():
-        if event.kind == "crash_looping":
-            looping.add(event.service_id)
-        elif event.kind == "crash_loop_over":
-            looping.discard(event.service_id)
+    looping = {service_id for service_id, _ in crash_loops(events)}
     found = [
         each
         for each in services
@@ -82,6 +78,18 @@ def candidates(
     return sorted(
         found, key=lambda it: (it.running > 0, it.running - it.desired, it.service.spec.name)
     )
+
+
+def crash_loops(events: Sequence[EventView] | None) -> dict[tuple[str, int], str]:
+    """The slots that crash-loop by what events say: service and slot, and why."""
+    found: dict[tuple[str, int], str] = {}
+    for event in events or ():
+        slot = (event.service_id, event.slot or 0)
+        if event.kind == "crash_looping":
+            found[slot] = event.why
+        elif event.kind == "crash_loop_over":
+            found.pop(slot, None)
+    return found
 
 
 def quorum(members: Sequence[MemberView], no_quorum: str, *, stale: bool) -> QuorumView:
@@ -102,12 +110,15 @@ def quorum(members: Sequence[MemberView], no_quorum: str, *, stale: bool) -> Quo
 
 
 def service_trouble(
-    view: api_pb2.ServiceView, slots: Sequence[api_pb2.Slot], pending_why: str = ""
+    view: api_pb2.ServiceView,
+    slots: Sequence[api_pb2.Slot],
+    pending_why: str = "",
+    looping: Mapping[tuple[str, int], str] = MappingProxyType({}),
 ) -> ServiceTroubleView | None:
     """What the containers do that do not run; None where every slot is as it should be.
 
-    `pending_why`: the newest reason that is known from elsewhere. A manager that does not lead
-    lists no slot that waits for a node: what is missing of its slots waits.
+    `pending_why`, `looping`: what events say. A manager that does not lead lists no slot that waits
+    for a node (what is missing of its slots waits), and does not know of crash loops.
     """
     counts: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
@@ -117,9 +128,11 @@ def service_trouble(
         newest.setdefault((slot.slot, slot.container.node_id or slot.node_id), slot)
     for slot in newest.values():
         kind, why = _slot_kind(slot)
-        counts[kind] += 1
-        if slot.HasField("crash_loop"):
+        told = looping.get((view.service.id.hex(), slot.slot))
+        if slot.HasField("crash_loop") or told is not None:
+            kind, why = "failing", why or told or ""
             counts["crash_looping"] += 1
+        counts[kind] += 1
         if why:
             reasons[why] += 1
         if kind == "starting":
@@ -230,10 +243,14 @@ def _troubles(asked: Asked) -> tuple[list[ServiceTroubleView], int]:
     found = []
     left_out = 0
     pending = {it.service_id: it.why for it in asked.events or () if it.kind == "pending"}
+    # The leader's own word on crash loops is newer than its events.
+    leads = asked.cluster.node_id == asked.cluster.leader_node_id
+    looping = {} if leads else crash_loops(asked.events)
     for view in asked.services:
         slots = asked.slots.get(view.service.id)
         if slots is not None:
-            trouble = service_trouble(view, slots, pending.get(view.service.id.hex(), ""))
+            why = pending.get(view.service.id.hex(), "")
+            trouble = service_trouble(view, slots, why, looping)
             found += [trouble] if trouble else []
         elif view.running < view.desired and not view.service.removing:
             left_out += 1

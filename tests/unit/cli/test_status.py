@@ -210,6 +210,19 @@ def test_slots_that_a_follower_does_not_list_wait_for_a_node() -> None:
     assert found.summary == "service web: 1 of 3 run; 2 pending: not enough memory"
 
 
+def test_a_follower_knows_of_crash_loops_from_events() -> None:
+    running = slot(1, objects_pb2.CONTAINER_STATE_RUNNING)
+    view = service("web", 1, 1)
+    event = EventView(
+        1, None, "crash_looping", view.service.id.hex(), "web", 1, None, None, "3 failures in a row"
+    )
+    told = asked(events=[event], **troubled(view, running))
+    (found,) = views_status.status(told, now_ms=NOW_MS).findings
+    assert found.summary == "service web: 1 of 1 run; 1 crash-looping: 3 failures in a row"
+    told.cluster.leader_node_id = told.cluster.node_id
+    assert views_status.status(told, now_ms=NOW_MS).healthy, "the leader would have said so itself"
+
+
 def test_services_that_were_not_looked_into_are_counted() -> None:
     short = [service(f"s{n}", 0, 1) for n in range(5)]
     first = short[0].service.id
