@@ -40,13 +40,17 @@ from warren.cli.shapes_placement import (
     TolerationView,
     VolumeView,
 )
+from warren.cli.shapes_support import BundleEntry, BundleView, CheckView, DoctorReport
 
 __all__ = [
     "AffinityView",
     "AgainstView",
     "AntiAffinityView",
     "BackupView",
+    "BundleEntry",
+    "BundleView",
     "ChangeView",
+    "CheckView",
     "ClusterChanged",
     "ClusterCreated",
     "ClusterJoined",
@@ -62,6 +66,7 @@ __all__ = [
     "DeviceAskView",
     "DeviceShareView",
     "DevicesView",
+    "DoctorReport",
     "EventView",
     "ExplainFailingSlotView",
     "ExplainFailingView",
