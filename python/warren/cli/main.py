@@ -25,7 +25,7 @@ _COMMANDS: Final = {
     "cluster": ("warren.cli.cluster", "Create, join and leave the cluster; its managers."),
     "completion": ("warren.cli.completion", "Print a completion script for a shell."),
     "container": ("warren.cli.container", "Look at containers."),
-    "debug": ("warren.cli.debug", "Look into a data directory, without the daemon."),
+    "debug": ("warren.cli.debug", "Gather what support needs; look into a data directory."),
     "doctor": ("warren.cli.doctor", "Check this host and its daemon, and say what to do."),
     "events": ("warren.cli.events", "List what was decided about containers, and why."),
     "explain": ("warren.cli.explain", "Say why something is where it is, or nowhere."),

@@ -90,7 +90,9 @@ def presence(
     loadable = None
     if modules is not None:
         name = re.escape(module).replace("_", "[-_]")
-        loadable = re.search(rf"(^|/){name}\.ko(\.\w+)?(:|$)", modules, re.MULTILINE) is not None
+        loadable = (
+            re.search(rf"^(?:[^:\n]*/)?{name}\.ko(\.\w+)?(:|$)", modules, re.MULTILINE) is not None
+        )
     configured = None
     if config is not None:
         match = re.search(rf"^{option}=([ym])$", config, re.MULTILINE)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -121,8 +122,7 @@ def _owners(inodes: set[int], root: Path) -> dict[int, Holder]:
     for name in sorted(processes, key=int)[:_PROCESSES_MAX]:
         folder = root / "proc" / name
         try:
-            links = [os.readlink(folder / "fd" / fd) for fd in os.listdir(folder / "fd")]
-            held = [wanted[link] for link in links if link in wanted]
+            held = [wanted[link] for link in _links(folder / "fd") if link in wanted]
             if held:
                 command = (folder / "comm").read_text(encoding="utf-8", errors="replace").strip()
                 # The oldest process that has it made it; others may have inherited it.
@@ -130,6 +130,12 @@ def _owners(inodes: set[int], root: Path) -> dict[int, Holder]:
         except OSError:  # it ended, or is another user's
             continue
     return found
+
+
+def _links(folder: Path) -> Iterator[str]:
+    for name in os.listdir(folder):
+        with suppress(FileNotFoundError):  # closed meanwhile
+            yield os.readlink(folder / name)
 
 
 @dataclass(frozen=True, slots=True)
