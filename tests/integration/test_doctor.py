@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.containerd import Containerd
-from tests.support.node import FOREVER, WarrenNode
+from tests.support.node import FOREVER, WarrenNode, eventually
 from warren import __version__
 
 SECRETS = {
@@ -70,6 +70,9 @@ def test_a_containerd_that_died_and_a_daemon_that_ended(own_containerd: Containe
     try:
         node.up()
         own_containerd.stop()
+        # An answer is up to a second old.
+        eventually(lambda: node.http("/ready")[0] == 503, "/ready tells of it")
+        eventually(lambda: node.http("/health")[0] == 503, "/health tells of it")
         checks = diagnosed(node, 1)
         for name in ("containerd", "health.containerd", "ready"):
             assert checks[name]["status"] == "failed", checks[name]
@@ -83,6 +86,8 @@ def test_a_containerd_that_died_and_a_daemon_that_ended(own_containerd: Containe
             f'data_dir = "{node.data_dir}"\nmetrics_addr = "127.0.0.1:{node.metrics_port}"\n'
         )
         with socket.socket() as taken:
+            # Connections to the daemon have just ended there.
+            taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             taken.bind(("127.0.0.1", node.metrics_port))
             taken.listen()
             done = node.run("doctor", f"--config={toml}", "--format=json")

@@ -36,7 +36,8 @@ _HINT: Final = re.compile(rf"{_NAME}|[-_](?:key|pass|auth|dsn)\b", re.IGNORECASE
 # What stands around the name has a bound, so that no text makes this slow.
 _PAIR: Final = re.compile(
     rf"((?:{_NAME}|[-_](?:key|pass|auth|dsn)\b)s?(?:[-_.][\w.-]{{0,64}})?"
-    r"\\?[\"']?\s{0,4}(?:=>|[=:])\s{0,4}(?:(?:bearer|basic)\s+)?)"
+    r"\\?[\"']?\s{0,4}(?:=>|[=:])\s{0,4}(?:(?:bearer|basic)\s+)?+)"
+    r"(?!\\?[\"']?\[redacted\])"
     r"(\\?\"(?:[^\"\\\n]|\\[^\"\n])*|'[^'\n]*|[^\s\"',;&}\]\\]+)",
     re.IGNORECASE,
 )

@@ -43,6 +43,7 @@ def test_what_looks_like_a_secret_goes(text: str) -> None:
     assert BODY not in found
     assert "[redacted]" in found
     assert found.startswith("before ")
+    assert Redactor().text(found) == found
 
 
 @pytest.mark.parametrize(
