@@ -7,10 +7,12 @@ import os
 import socket
 import stat
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from tests.support.containerd import Containerd
+from tests.support.hosts import Host
 from tests.support.node import FOREVER, WarrenNode, eventually
 from warren import __version__
 
@@ -100,6 +102,31 @@ def test_a_containerd_that_died_and_a_daemon_that_ended(own_containerd: Containe
         assert checks["port.metrics_addr"]["readings"]["holder_pid"] == os.getpid()
     finally:
         node.discard()
+
+
+def test_a_manager_with_certificates_has_its_ports_and_keeps_its_key(
+    hosts: Callable[[int], Host], tmp_path: Path
+) -> None:
+    host = hosts(1)
+    done = host.run("doctor", "--format=json")
+    before = {each["name"]: each for each in json.loads(done.stdout)["checks"]}
+    assert before["port.peer_addr"]["status"] == "skipped"
+    assert "no cluster" in before["port.peer_addr"]["found"]
+    host.ctl("cluster", "init")
+    host.wait_ready()
+    done = host.run("doctor", "--format=json")
+    checks = {each["name"]: each for each in json.loads(done.stdout)["checks"]}
+    for key, address in (("listen_addr", host.api), ("peer_addr", host.peer)):
+        found = checks[f"port.{key}"]
+        assert found["status"] == "ok", found
+        assert found["readings"]["port"] == int(address.rpartition(":")[2])
+        assert found["readings"]["holder_pid"] == host.pid
+    output = tmp_path / "bundle.tar.gz"
+    host.ctl("debug", "bundle", f"--output={output}")
+    everything = b"".join(unpacked(output).values()).decode(errors="replace")
+    key_lines = Path(host.files.key).read_text().splitlines()
+    assert [line for line in key_lines if len(line) > 40 and line in everything] == []
+    assert str(host.files.key) in everything
 
 
 def unpacked(path: Path) -> dict[str, bytes]:
