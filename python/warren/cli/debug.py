@@ -1,4 +1,4 @@
-"""`warrenctl debug`: looks into a data directory itself, whether or not a daemon runs on it."""
+"""`warrenctl debug`: what support needs, and looks into a data directory without the daemon."""
 
 from __future__ import annotations
 
@@ -16,7 +16,67 @@ __all__ = ["debug"]
 
 @click.group(cls=Group)
 def debug() -> None:
-    """Look into a data directory, without the daemon."""
+    """Gather what support needs; look into a data directory."""
+
+
+@debug.command()
+@click.option(
+    "--output",
+    "-o",
+    metavar="FILE",
+    type=click.Path(dir_okay=False),
+    help="Where to.  [default: warren-debug-HOST-TIME.tar.gz here]",
+)
+@click.option(
+    "--config",
+    "file",
+    metavar="FILE",
+    type=click.Path(dir_okay=False),
+    help="The daemon's configuration file.  [default: that of the daemon, where one runs]",
+)
+@click.option(
+    "--host",
+    metavar="ADDRESS",
+    help="The daemon's socket, as unix:///path.  [env: WARREN_HOST; default: as configured]",
+)
+@format_option
+@click.pass_obj
+def bundle(settings: Settings, output: str | None, file: str | None, host: str | None) -> None:
+    """Write what support needs of this host into one file, without secrets.
+
+    Versions, what doctor finds, the configuration, health, metrics, cluster, members, nodes,
+    services, containers, the newest events and the daemon's newest log; of the data directory
+    names and sizes, and what debug wal verify says. The cluster is shown as this host has it, which
+    may be old. Run it as root; without a daemon it takes what there is. What could not be had
+    stands in errors.txt and is no failure.
+
+    Values of variables of services never go in, nor do contents of the data directory. Passwords,
+    tokens and keys are taken out where they can be told by name, form or value. At most 64 MiB go
+    in; only its owner can read the file.
+    """
+    import time
+    from pathlib import Path
+
+    from warren.cli import render
+    from warren.cli.bundle import collect, default_name
+    from warren.cli.doctor import setup_of
+
+    setup, socket = setup_of(settings, file, host)
+    path = Path(output or default_name(time.time()))
+    quiet = settings.format != "table"
+    say = (lambda _: None) if quiet else (lambda name: click.echo(f"reading {name}", err=True))
+    made = collect(setup, socket, path, say)
+    if quiet:
+        render.show(settings, made)
+        return
+    for each in made.entries:
+        click.echo(f"{each.size_bytes:>12,}  {each.name}")
+    for line in made.errors:
+        click.echo(f"not there: {line}")
+    click.echo(
+        f"\n{made.file}: {render.bytes_text(made.size_bytes)}. Values of variables are redacted, "
+        "and what looks like a\nsecret elsewhere; look through it before you hand it on."
+    )
 
 
 @debug.group(cls=Group)

@@ -54,13 +54,17 @@ from warren.cli.shapes_status import (
     TopServiceView,
     TopView,
 )
+from warren.cli.shapes_support import BundleEntry, BundleView, CheckView, DoctorReport
 
 __all__ = [
     "AffinityView",
     "AgainstView",
     "AntiAffinityView",
     "BackupView",
+    "BundleEntry",
+    "BundleView",
     "ChangeView",
+    "CheckView",
     "ClusterChanged",
     "ClusterCreated",
     "ClusterJoined",
@@ -76,6 +80,7 @@ __all__ = [
     "DeviceAskView",
     "DeviceShareView",
     "DevicesView",
+    "DoctorReport",
     "EventView",
     "ExplainFailingSlotView",
     "ExplainFailingView",

@@ -114,6 +114,8 @@ Fields may be added; none is renamed or removed within a major release.
 | `image rm` | list of `ImageRemoved` |
 | `top` | `TopView` |
 | `version` | `VersionView` |
+| `doctor` | `DoctorReport`, also where a check failed (exit code 1) |
+| `debug bundle` | `BundleView` |
 | `debug wal verify` | `WalReport`, also where the log is damaged (exit code 1) |
 | `debug wal dump` | one `WalFrame` a line (JSON) or document (YAML) |
 
@@ -145,6 +147,17 @@ damage, and what cannot be known is null. `writer_pid` is the daemon that has th
 locked: then the end is in motion, and each look sees a later one. Entries are counted from the
 newest snapshot on. A snapshot's own file is not looked at. `member_id` and `voted_for` are decimal
 numbers in a string: they have 64 bits, more than some readers of JSON keep.
+
+In `DoctorReport`, `status` is the worst of the checks that were not skipped: `ok`, `warning` or
+`failed`; so are those of `checks`, and `skipped` besides, where `found` says why. Names of checks
+and of their `readings` are stable; `found` and `advice` are for people. A check that has nothing to
+do has `advice` null. `health` stands for all of the daemon's components where it gives no answer,
+else there is one `health.COMPONENT` each; likewise `kernel`, `disk` or `ports` alone where the
+whole group could not be read. Exit codes of `doctor`: 0 no check failed (there may be warnings), 1
+one failed, 2 usage.
+
+In `BundleView`, `errors` are the lines of errors.txt: what could not be had, and why. `redacted` is
+always true.
 
 In `WalFrame`, `kind` is `entry`, `hard_state`, `snapshot`, `commit` or `end`; `command` is the name
 that commands.proto has for an entry's command, `no_op` for the entry with which a leader begins its

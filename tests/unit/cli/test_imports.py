@@ -44,6 +44,8 @@ def imported(*arguments: str, **more_env: str) -> tuple[str, list[str]]:
         ("node", "ls", "--help"),
         ("container", "inspect", "--help"),
         ("debug", "wal", "verify", "--help"),
+        ("debug", "bundle", "--help"),
+        ("doctor", "--help"),
         ("completion", "fish"),
     ],
 )

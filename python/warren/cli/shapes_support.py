@@ -1,0 +1,41 @@
+"""Of `warren.cli.shapes`, those of `doctor` and `debug bundle`."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+__all__ = ["BundleEntry", "BundleView", "CheckView", "DoctorReport"]
+
+
+class CheckView(Struct, frozen=True):
+    name: str
+    status: str
+    found: str
+    advice: str | None
+    readings: dict[str, int | float | str | bool | None]
+
+
+class DoctorReport(Struct, frozen=True):
+    status: str
+    version: str
+    host: str
+    time: str
+    duration_ms: int
+    ok: int
+    warning: int
+    failed: int
+    skipped: int
+    checks: list[CheckView]
+
+
+class BundleEntry(Struct, frozen=True):
+    name: str
+    size_bytes: int
+
+
+class BundleView(Struct, frozen=True):
+    file: str
+    size_bytes: int
+    redacted: bool
+    entries: list[BundleEntry]
+    errors: list[str]

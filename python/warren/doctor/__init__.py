@@ -1,0 +1,1 @@
+"""What `warrenctl doctor` looks at: readings of this host and its daemon, and pure verdicts."""

@@ -1,0 +1,180 @@
+"""What must not leave a host is taken out of text and of nested data. Pure.
+
+By name: what stands after a name like `password` or `api_key`. By form: private keys in PEM,
+passwords in URLs, bearer tokens, JSON web tokens. By value: what is known to be secret is found
+wherever it stands, in a log line too.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
+
+from warren.observe.secret import REDACTED
+
+__all__ = ["KNOWN_MAX", "SHORTEST", "Redactor", "is_secret_name", "without_values"]
+
+SHORTEST: Final = 6
+"""Shorter values are not looked for: `true` or `8080` would go wherever they stand."""
+
+KNOWN_MAX: Final = 500
+"""How many values are looked for; each costs a pass over the whole text."""
+
+_NAME: Final = (
+    r"pass(?:word|wd|phrase|code)|pwd|secret|token|credential|cookie|signature|authorization|"
+    r"(?:api|access|private|secret|encryption|signing)[-_. ]?key|connection[-_. ]?string"
+)
+# Short names count as whole words: `author` and `bypass` are none. A key of something is a secret,
+# a `key` alone is that of a map.
+_SECRET: Final = re.compile(
+    rf"{_NAME}|(?:^|[-_. ])(?:pass|auth|dsn|salt)(?:$|[-_. ])|[^-_. ][-_. ]key$", re.IGNORECASE
+)
+_CAMEL: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+_HINT: Final = re.compile(rf"{_NAME}|[-_](?:key|pass|auth|dsn)\b", re.IGNORECASE)
+# What stands around the name has a bound, so that no text makes this slow.
+_PAIR: Final = re.compile(
+    rf"((?:{_NAME}|[-_](?:key|pass|auth|dsn)\b)s?(?:[-_.][\w.-]{{0,64}})?"
+    r"\\?[\"']?\s{0,4}(?:=>|[=:])\s{0,4}(?:(?:bearer|basic)\s+)?+)"
+    r"(?!\\?[\"']?\[redacted\])"
+    r"(\\?\"(?:[^\"\\\n]|\\[^\"\n])*|'[^'\n]*|[^\s\"',;&}\]\\]+)",
+    re.IGNORECASE,
+)
+# One whose end is missing goes as far as it may reach. Possessive: nothing is tried twice.
+_PEM: Final = re.compile(
+    r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----"
+    r"(?:[A-Za-z0-9+/=\s\\:,]|-(?!-)){0,16384}+(?:-----END [A-Z ]{0,40}PRIVATE KEY-----)?"
+)
+_URL: Final = re.compile(r"\b([a-z][a-z0-9+.-]{0,20}://)[^/\s@\"']{0,512}@", re.IGNORECASE)
+_BEARER: Final = re.compile(r"\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{8,}", re.IGNORECASE)
+_JWT: Final = re.compile(r"\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*")
+
+
+def is_secret_name(name: str) -> bool:
+    """Whether what has this name is taken for a secret."""
+    return _SECRET.search(_CAMEL.sub("_", name)) is not None
+
+
+def without_values(variables: Iterable[str]) -> list[str]:
+    """Of `NAME=value` the name: any variable may hold a secret, whatever it is called."""
+    return [
+        f"{name}={REDACTED}" if equals else name
+        for name, equals, _ in (each.partition("=") for each in variables)
+    ]
+
+
+class Redactor:
+    """Takes secrets out. `known`: values that are secret; the first KNOWN_MAX of them count.
+
+    `left_out`: how many more there were.
+    """
+
+    def __init__(self, known: Iterable[str] = ()) -> None:
+        values = list(dict.fromkeys(each for each in known if len(each) >= SHORTEST))
+        self.left_out = max(0, len(values) - KNOWN_MAX)
+        kept = values[:KNOWN_MAX]
+        # As JSON has them, too: a log line escapes quotes and line ends.
+        escaped = [json.dumps(each)[1:-1] for each in kept]
+        lines = [line for each in kept for line in each.splitlines() if len(line) >= SHORTEST]
+        every = {*kept, *escaped, *map(_escaped, kept), *lines}
+        # The longest first: one may be the beginning of another.
+        self._known = sorted(every, key=lambda each: (-len(each), each))
+
+    def text(self, text: str) -> str:
+        """The text without what is known or looks like a secret."""
+        return _by_form(self._by_value(_PEM.sub(REDACTED, text), self._known))
+
+    def lines(self, text: str) -> str:
+        """As `text`, of a log: lines of JSON stay JSON."""
+        whole = self._by_value(_PEM.sub(REDACTED, text), self._known)
+        return "".join(f"{_line(line)}\n" for line in whole.splitlines())
+
+    def json(self, value: Any) -> str:
+        """Nested data as JSON, numbers untouched: in maps, what has a secret's name goes, in
+        command lines what follows a flag like --password, and all other text is as in `text`.
+        """
+        found = _data(value)
+        encoded = _encoded(found)
+        # Most values occur nowhere: so the many strings are not searched for each.
+        there = [known for known in self._known if _escaped(known) in encoded]
+        if there:
+            found = _mapped(found, lambda text: self._by_value(text, there))
+            encoded = _encoded(found)
+        return encoded
+
+    @staticmethod
+    def _by_value(text: str, values: Iterable[str]) -> str:
+        for value in values:
+            text = text.replace(value, REDACTED)
+        return text
+
+
+def _escaped(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)[1:-1]
+
+
+def _encoded(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+
+
+def _by_form(text: str) -> str:
+    text = _PEM.sub(REDACTED, text)
+    text = _URL.sub(rf"\g<1>{REDACTED}@", text)
+    if _HINT.search(text):
+        text = _PAIR.sub(_pair, text)
+    text = _BEARER.sub(rf"\g<1> {REDACTED}", text)
+    return _JWT.sub(REDACTED, text)
+
+
+def _line(line: str) -> str:
+    if line.startswith("{"):
+        try:
+            return json.dumps(_data(json.loads(line)), ensure_ascii=False)
+        except (ValueError, RecursionError):
+            pass
+    return _by_form(line)
+
+
+def _mapped(value: Any, change: Callable[[str], str]) -> Any:
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {change(str(name)): _mapped(inner, change) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_mapped(inner, change) for inner in value]
+    return value
+
+
+def _data(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {
+            _by_form(str(name)): REDACTED
+            if isinstance(inner, str) and inner and is_secret_name(str(name))
+            else _data(inner)
+            for name, inner in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return _words(value)
+    return _by_form(value) if isinstance(value, str) else value
+
+
+def _words(words: Iterable[Any]) -> list[Any]:
+    found: list[Any] = []
+    expected = False
+    for word in words:
+        text = isinstance(word, str)
+        if text and expected:
+            found.append(REDACTED)
+            expected = False
+            continue
+        found.append(_data(word))
+        flag = text and word.startswith("-") and "=" not in word
+        expected = flag and is_secret_name(word.lstrip("-"))
+    return found
+
+
+def _pair(match: re.Match[str]) -> str:
+    value = match[2]
+    quote = re.match(r"\\?[\"']", value)
+    return f"{match[1]}{quote[0] if quote else ''}{REDACTED}"
