@@ -1,0 +1,101 @@
+"""Debian's Prometheus on real daemons, with the rules that are shipped."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.hosts import Host, leader_of, three_managers
+from tests.support.node import WarrenNode, eventually
+from tests.support.prometheus import PROGRAM, Prometheus
+from tests.unit.deploy.rules import ALERTS, RECORDS, families, families_of_all_rules
+from warren.pb.v1 import objects_pb2
+
+Made = Callable[..., Host]
+
+#: What rules read and no daemon exports yet; their alerts wait for it, and say nothing until then.
+AWAITED = {
+    "warren_clock_skew_seconds",
+    "warren_containers_pending",
+    "warren_disk_free_bytes",
+    "warren_disk_size_bytes",
+}
+ALERT_DEADLINE_S = 60.0
+
+
+@pytest.fixture
+def watched(hosts: Made, tmp_path: Path) -> Iterator[tuple[list[Host], Host, Prometheus]]:
+    """Three managers, a worker, and a Prometheus that has scraped all of them."""
+    if shutil.which(PROGRAM) is None:
+        pytest.skip(f"{PROGRAM} is not installed")
+    managers = three_managers(hosts)
+    worker = hosts(4, manager=False)
+    worker.join(managers[0].api, manager=False)
+    worker.wait_ready()
+    leader = leader_of(managers)
+    leader.ctl("cluster", "update", "--node-grace=5s")
+    targets = {
+        "managers": {f"node-{host.number}": _metrics_of(host) for host in managers},
+        "workers": {"node-4": _metrics_of(worker)},
+    }
+    prometheus = Prometheus(tmp_path / "prometheus", "test.example", targets)
+    try:
+        prometheus.start()
+        yield managers, worker, prometheus
+    finally:
+        prometheus.stop()
+
+
+def _metrics_of(host: WarrenNode) -> str:
+    return f"127.0.0.1:{host.metrics_port}"
+
+
+def test_every_metric_in_the_rules_is_exported(node: WarrenNode) -> None:
+    exported = set(re.findall(r"^# TYPE (\w+) ", node.http("/metrics")[1], re.MULTILINE))
+    assert families_of_all_rules() - exported == AWAITED
+
+
+def test_it_scrapes_all_and_alerts_fire_and_clear(
+    watched: tuple[list[Host], Host, Prometheus],
+) -> None:
+    managers, worker, prometheus = watched
+    nodes = {f"node-{host.number}": "up" for host in [*managers, worker]}
+    eventually(lambda: prometheus.health() == nodes, "all targets are scraped")
+    eventually(lambda: set(prometheus.rules().values()) == {"ok"}, "all rules are evaluated")
+    assert prometheus.rules().keys() == ALERTS.keys() | RECORDS.keys()
+    expected = {name for name in RECORDS if not families(RECORDS[name]["expr"]) & AWAITED}
+    eventually(
+        lambda: {name for name in RECORDS if prometheus.query(name)} == expected,
+        "all that is recorded has samples",
+    )
+    members = prometheus.query("cluster:warren_raft_members_answering:min")
+    assert [float(sample["value"][1]) for sample in members] == [3.0]
+    eventually(lambda: not prometheus.firing(), "nothing is wrong")
+
+    leader = leader_of(managers)
+    first, second = (host for host in managers if host is not leader)
+    first.kill()
+    _fires(prometheus, {"WarrenTargetDown", "WarrenQuorumAtRisk", "WarrenNodeDown"})
+    assert prometheus.firing()["WarrenQuorumAtRisk"]["summary"] == (
+        "test.example: 1 managers are missing"
+    )
+    second.kill()
+    _fires(prometheus, {"WarrenTargetDown", "WarrenNoLeader"})
+    worker.kill()
+
+    for host in (first, second, worker):
+        host.start()
+    ready = objects_pb2.NODE_STATUS_READY
+    eventually(
+        lambda: [view.node.status for view in leader.nodes().values()] == [ready] * 4,
+        "all nodes are back",
+    )
+    eventually(lambda: not prometheus.firing(), "every alert has cleared", ALERT_DEADLINE_S)
+
+
+def _fires(prometheus: Prometheus, alerts: set[str]) -> None:
+    eventually(lambda: prometheus.firing().keys() >= alerts, f"{alerts} fire", ALERT_DEADLINE_S)
