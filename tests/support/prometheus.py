@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import re
 import shutil
 import subprocess
 import urllib.parse
-import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,13 +28,13 @@ Targets = Mapping[str, Mapping[str, str]]
 class Prometheus:
     """One server in a folder of its own. Only durations differ from what is shipped.
 
-    It scrapes and evaluates every second, as often as a daemon renders, and alerts wait for two
-    seconds where they wait for minutes. Windows of rates are as shipped.
+    It scrapes and evaluates every second, as often as a daemon renders; alerts wait for two seconds
+    and rates are of ten where they are of minutes.
     """
 
     def __init__(self, folder: Path, cluster: str, targets: Targets) -> None:
         self.folder = folder
-        self._url = f"http://127.0.0.1:{free_port()}"
+        self._address = f"127.0.0.1:{free_port()}"
         shutil.copytree(SHIPPED, folder, dirs_exist_ok=True)
         self._hurry()
         for name, hosts in targets.items():
@@ -49,8 +49,10 @@ class Prometheus:
         config = self.folder / "prometheus.yml"
         text = re.sub(r"(_interval|_timeout): \d+s", r"\1: 1s", config.read_text())
         config.write_text(text)
-        alerts = self.folder / "alerts.yml"
-        alerts.write_text(re.sub(r"\bfor: \d+m\n", "for: 2s\n", alerts.read_text()))
+        for name in ("alerts.yml", "recording.yml"):
+            rules = self.folder / name
+            text = re.sub(r"\bfor: \d+m\n", "for: 2s\n", rules.read_text())
+            rules.write_text(re.sub(r"\[\d+m\]", "[10s]", text))
 
     def start(self) -> None:
         """Until it is ready to be asked."""
@@ -60,7 +62,7 @@ class Prometheus:
                     PROGRAM,
                     f"--config.file={self.folder / 'prometheus.yml'}",
                     f"--storage.tsdb.path={self.folder / 'data'}",
-                    f"--web.listen-address={self._url.removeprefix('http://')}",
+                    f"--web.listen-address={self._address}",
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -69,8 +71,17 @@ class Prometheus:
         eventually(self._ready, f"prometheus is ready: {self.folder / 'log'}")
 
     def _ready(self) -> bool:
-        with urllib.request.urlopen(f"{self._url}/-/ready", timeout=ANSWER_TIMEOUT_S) as answer:
-            return bool(answer.status == 200)
+        return self._get("/-/ready")[0] == 200
+
+    def _get(self, path: str) -> tuple[int, bytes]:
+        """Status and body; OSError where nobody answers."""
+        connection = http.client.HTTPConnection(self._address, timeout=ANSWER_TIMEOUT_S)
+        try:
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+        finally:
+            connection.close()
 
     def stop(self) -> None:
         """If it runs."""
@@ -81,10 +92,9 @@ class Prometheus:
 
     def ask(self, path: str, **parameters: str) -> Any:
         """`data` of what its HTTP API answers."""
-        query = urllib.parse.urlencode(parameters)
-        url = f"{self._url}/api/v1/{path}?{query}"
-        with urllib.request.urlopen(url, timeout=ANSWER_TIMEOUT_S) as answer:
-            return json.loads(answer.read())["data"]
+        status, body = self._get(f"/api/v1/{path}?{urllib.parse.urlencode(parameters)}")
+        assert status == 200, body
+        return json.loads(body)["data"]
 
     def query(self, expression: str) -> list[dict[str, Any]]:
         """The samples of an instant vector: `metric`, and `value` as time and text."""
