@@ -7,14 +7,17 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import grpc
 import pytest
 
+from tests.support.containerd import Containerd
+from tests.support.disk import fill
 from tests.support.hosts import Host, leader_of, three_managers
 from tests.support.node import WarrenNode, eventually
 from tests.support.prometheus import PROGRAM, Prometheus, Targets
 from tests.support.strace import injected
 from tests.unit.deploy.rules import ALERTS, RECORDS, families, families_of_all_rules
-from warren.pb.v1 import objects_pb2
+from warren.pb.v1 import api_pb2, objects_pb2
 
 Made = Callable[..., Host]
 Watch = Callable[[Targets], Prometheus]
@@ -135,6 +138,37 @@ def test_a_slow_disk_fires_and_clears(node: WarrenNode, watch: Watch) -> None:
     with injected(node.pid, "fdatasync", "delay_enter=1200ms"):
         eventually(writes_until_it_fires, f"{slow} fire", ALERT_DEADLINE_S)
     _clears(prometheus)
+
+
+def test_a_full_disk_fires_and_clears(
+    containerd: Containerd, small_disk: Path, tiny_image: Path, watch: Watch
+) -> None:
+    node = WarrenNode(containerd.address, containerd.new_namespace(), small_disk)
+    node.env["WARREN_WAL_SEGMENT_BYTES"] = str(1 << 20)
+    node.up()
+    node.ctl("image", "load", "-i", str(tiny_image))
+    try:
+        prometheus = watch({"managers": {"node-1": _metrics_of(node)}, "workers": {}})
+        eventually(lambda: prometheus.health() == {"node-1": "up"}, "it is scraped")
+        ballast = fill(small_disk)
+        with pytest.raises(grpc.RpcError, match="no space"):
+            _create_large_services(node)
+        _fires(prometheus, {"WarrenDiskFull"})
+        ballast.unlink()
+        _clears(prometheus)
+    finally:
+        node.kill()
+
+
+def _create_large_services(node: WarrenNode) -> None:
+    """More than a log takes that cannot grow. Raises grpc.RpcError."""
+    with node.api() as api:
+        for number in range(200):
+            request = api_pb2.CreateServiceRequest()
+            request.spec.name = f"large-{number}"
+            request.spec.container.image = "tiny:1"
+            request.spec.container.env.append("A=" + "x" * 60_000)
+            api.CreateService(request, timeout=10)
 
 
 def _fires(prometheus: Prometheus, alerts: set[str]) -> None:
