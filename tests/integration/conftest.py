@@ -12,6 +12,7 @@ import pytest
 from tests.support.bench import Bench, bench_on
 from tests.support.certificates import Authority
 from tests.support.containerd import Containerd, tiny_archive
+from tests.support.disk import small_file_system
 from tests.support.hosts import Host
 from tests.support.node import WarrenNode
 
@@ -43,6 +44,13 @@ def node(containerd: Containerd, tiny_image: Path) -> Iterator[WarrenNode]:
     yield node
     node.close()
     containerd.assert_nothing_left(node.namespace)
+
+
+@pytest.fixture
+def small_disk() -> Iterator[Path]:
+    """A file system of 48 MiB of its own."""
+    with small_file_system() as mount:
+        yield mount
 
 
 @pytest.fixture

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
@@ -19,6 +16,7 @@ import msgspec
 import pytest
 
 from tests.support.containerd import Containerd, runtime_tasks, tiny_archive
+from tests.support.disk import fill
 from tests.support.node import FOREVER, WarrenNode, eventually
 from warren import rpc
 from warren.pb.v1 import api_pb2
@@ -193,31 +191,6 @@ def test_containerd_stops_and_comes_back(
 
 
 # -- the data directory ------------------------------------------------------------------------
-
-
-@pytest.fixture
-def small_disk() -> Iterator[Path]:
-    """A file system of 48 MiB of its own."""
-    root = Path(tempfile.mkdtemp(prefix="wd"))
-    mount = root / "disk"
-    mount.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48m", "none", str(mount)], check=True)
-    yield mount
-    subprocess.run(["umount", "-l", str(mount)], check=True)
-    shutil.rmtree(root)
-
-
-def fill(disk: Path) -> Path:
-    """Takes all the space that is left; the file to remove in order to give it back."""
-    ballast = disk / "ballast"
-    with ballast.open("wb", buffering=0) as file:
-        # Others write at the same time, so that what statvfs says is past.
-        for piece in (bytes(1 << 20), bytes(4096)):
-            with suppress(OSError):
-                while file.write(piece) == len(piece):
-                    pass
-    assert os.statvfs(disk).f_bavail == 0
-    return ballast
 
 
 def create_until_refused(node: WarrenNode, acknowledged: set[str]) -> str:

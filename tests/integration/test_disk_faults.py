@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.node import WarrenNode, eventually
+from tests.support.strace import tracer_of
 
 pytestmark = pytest.mark.skipif(
     shutil.which("strace") is None, reason="needs strace to make the disk fail"
@@ -27,17 +28,6 @@ def fail_fdatasync(pid: int, log: Path, record: Path) -> subprocess.Popen[bytes]
     )  # fmt: skip
     eventually(lambda: tracer_of(pid) == process.pid, "strace is attached")
     return process
-
-
-def tracer_of(pid: int) -> int:
-    """The process that traces every thread of `pid`; 0 while some thread is not traced."""
-    tracers = {
-        int(line.split()[1])
-        for task in Path(f"/proc/{pid}/task").iterdir()
-        for line in (task / "status").read_text().splitlines()
-        if line.startswith("TracerPid:")
-    }
-    return tracers.pop() if len(tracers) == 1 else 0
 
 
 def test_a_failed_fsync_ends_the_daemon_and_is_never_retried(

@@ -1,12 +1,15 @@
-"""The system calls of a process and its children, in the order of their completion."""
+"""The system calls of processes: as they were made, and made to fail or to be slow."""
 
 from __future__ import annotations
 
 import re
 import subprocess
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from tests.support.node import eventually
 
 # Everything by which a process changes files, their names, or what of both is durable.
 CHANGES = (
@@ -39,6 +42,35 @@ def traced(command: Sequence[str], record: Path, *, cwd: Path) -> list[Call]:
         cwd=cwd,
     )  # fmt: skip
     return list(_calls(record))
+
+
+@contextmanager
+def injected(pid: int, call: str, what: str) -> Iterator[None]:
+    """Meanwhile `what` (as in `delay_enter=1s`) is done to each `call` of a running process."""
+    tracer = subprocess.Popen(
+        ["strace", "-f", "-p", str(pid), "-o", "/dev/null",
+         "-e", f"trace={call}", "-e", f"inject={call}:{what}"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        eventually(lambda: tracer_of(pid) == tracer.pid, "strace is attached")
+        yield
+    finally:
+        tracer.terminate()
+        tracer.wait(10)
+
+
+def tracer_of(pid: int) -> int:
+    """The process that traces every thread of `pid`; 0 while some thread is not traced."""
+    tracers = {
+        int(line.split()[1])
+        for task in Path(f"/proc/{pid}/task").iterdir()
+        for line in (task / "status").read_text().splitlines()
+        if line.startswith("TracerPid:")
+    }
+    return tracers.pop() if len(tracers) == 1 else 0
 
 
 def path(arg: str) -> str:

@@ -1,0 +1,179 @@
+"""Debian's Prometheus on real daemons, with the rules that are shipped."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+
+from tests.support.containerd import Containerd
+from tests.support.disk import fill
+from tests.support.hosts import Host, leader_of, three_managers
+from tests.support.node import WarrenNode, eventually
+from tests.support.prometheus import PROGRAM, Prometheus, Targets
+from tests.support.strace import injected
+from tests.unit.deploy.rules import ALERTS, RECORDS, families, families_of_all_rules
+from warren.pb.v1 import api_pb2, objects_pb2
+
+Made = Callable[..., Host]
+Watch = Callable[[Targets], Prometheus]
+
+#: What rules read and no daemon exports yet; their alerts wait for it, and say nothing until then.
+AWAITED = {
+    "warren_clock_skew_seconds",
+    "warren_containers_pending",
+    "warren_disk_free_bytes",
+    "warren_disk_size_bytes",
+}
+ALERT_DEADLINE_S = 60.0
+
+
+@pytest.fixture
+def watch(tmp_path: Path) -> Iterator[Callable[[Targets], Prometheus]]:
+    """Makes a started Prometheus of targets; it ends with the test."""
+    if shutil.which(PROGRAM) is None:
+        pytest.skip(f"{PROGRAM} is not installed")
+    made: list[Prometheus] = []
+
+    def make(targets: Targets) -> Prometheus:
+        made.append(Prometheus(tmp_path / "prometheus", "test.example", targets))
+        made[-1].start()
+        return made[-1]
+
+    yield make
+    for prometheus in made:
+        prometheus.stop()
+
+
+def _metrics_of(host: WarrenNode) -> str:
+    return f"127.0.0.1:{host.metrics_port}"
+
+
+def test_every_metric_in_the_rules_is_exported(node: WarrenNode) -> None:
+    exported = set(re.findall(r"^# TYPE (\w+) ", node.http("/metrics")[1], re.MULTILINE))
+    assert families_of_all_rules() - exported == AWAITED
+
+
+def test_it_scrapes_all_and_what_is_lost_fires_and_clears(hosts: Made, watch: Watch) -> None:
+    managers = three_managers(hosts)
+    worker = hosts(4, manager=False)
+    worker.join(managers[0].api, manager=False)
+    worker.wait_ready()
+    leader = leader_of(managers)
+    leader.ctl("cluster", "update", "--node-grace=5s")
+    targets = {
+        "managers": {f"node-{host.number}": _metrics_of(host) for host in managers},
+        "workers": {"node-4": _metrics_of(worker)},
+    }
+    prometheus = watch(targets)
+    nodes = {f"node-{host.number}": "up" for host in [*managers, worker]}
+    eventually(lambda: prometheus.health() == nodes, "all targets are scraped")
+    eventually(lambda: set(prometheus.rules().values()) == {"ok"}, "all rules are evaluated")
+    assert prometheus.rules().keys() == ALERTS.keys() | RECORDS.keys()
+    expected = {name for name in RECORDS if not families(RECORDS[name]["expr"]) & AWAITED}
+    eventually(
+        lambda: {name for name in RECORDS if prometheus.query(name)} == expected,
+        "all that is recorded has samples",
+    )
+    members = prometheus.query("cluster:warren_raft_members_answering:min")
+    assert [float(sample["value"][1]) for sample in members] == [3.0]
+    eventually(lambda: not prometheus.firing(), "nothing is wrong")
+
+    first, second = (host for host in managers if host is not leader)
+    first.kill()
+    _fires(prometheus, {"WarrenTargetDown", "WarrenQuorumAtRisk", "WarrenNodeDown"})
+    assert prometheus.firing()["WarrenQuorumAtRisk"]["summary"] == (
+        "test.example: 1 managers are missing"
+    )
+    second.kill()
+    _fires(prometheus, {"WarrenTargetDown", "WarrenNoLeader"})
+    worker.kill()
+
+    for host in (first, second, worker):
+        host.start()
+    ready = objects_pb2.NODE_STATUS_READY
+    eventually(
+        lambda: [view.node.status for view in leader.nodes().values()] == [ready] * 4,
+        "all nodes are back",
+    )
+    _clears(prometheus)
+
+
+def test_what_fails_and_what_is_slow_fires_and_clears(node: WarrenNode, watch: Watch) -> None:
+    prometheus = watch({"managers": {"node-1": _metrics_of(node)}, "workers": {}})
+    eventually(lambda: prometheus.health() == {"node-1": "up"}, "it is scraped")
+
+    node.ctl("service", "create", "brief", "--image=tiny:1", "--detach", "--", "false")
+    _fires(prometheus, {"WarrenCrashLoops"})
+    node.ctl("service", "rm", "brief")
+    _clears(prometheus)
+
+    for _ in range(3):
+        node.refused("service", "inspect", "absent")
+    _fires(prometheus, {"WarrenApiErrors"})
+    _clears(prometheus)
+
+    where = "--constraint=node.labels.zone==nowhere"
+    node.ctl("service", "create", "lost", "--image=tiny:1", "--replicas=20", where, "--detach")
+    _fires(prometheus, {"WarrenSchedulingFailures"})
+    node.ctl("service", "rm", "lost")
+    _clears(prometheus)
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace to make the disk slow")
+def test_a_slow_disk_fires_and_clears(node: WarrenNode, watch: Watch) -> None:
+    prometheus = watch({"managers": {"node-1": _metrics_of(node)}, "workers": {}})
+    eventually(lambda: prometheus.health() == {"node-1": "up"}, "it is scraped")
+    slow = {"WarrenFsyncSlow", "WarrenCommitsSlow", "WarrenApiSlow"}
+
+    def writes_until_it_fires() -> bool:
+        node.ctl("service", "create", "one", "--image=tiny:1", "--replicas=0", "--detach")
+        node.ctl("service", "rm", "one")
+        return prometheus.firing().keys() >= slow
+
+    with injected(node.pid, "fdatasync", "delay_enter=1200ms"):
+        eventually(writes_until_it_fires, f"{slow} fire", ALERT_DEADLINE_S)
+    _clears(prometheus)
+
+
+def test_a_full_disk_fires_and_clears(
+    containerd: Containerd, small_disk: Path, tiny_image: Path, watch: Watch
+) -> None:
+    node = WarrenNode(containerd.address, containerd.new_namespace(), small_disk)
+    node.env["WARREN_WAL_SEGMENT_BYTES"] = str(1 << 20)
+    node.up()
+    node.ctl("image", "load", "-i", str(tiny_image))
+    try:
+        prometheus = watch({"managers": {"node-1": _metrics_of(node)}, "workers": {}})
+        eventually(lambda: prometheus.health() == {"node-1": "up"}, "it is scraped")
+        ballast = fill(small_disk)
+        with pytest.raises(grpc.RpcError, match="no space"):
+            _create_large_services(node)
+        _fires(prometheus, {"WarrenDiskFull"})
+        ballast.unlink()
+        _clears(prometheus)
+    finally:
+        node.kill()
+
+
+def _create_large_services(node: WarrenNode) -> None:
+    """More than a log takes that cannot grow. Raises grpc.RpcError."""
+    with node.api() as api:
+        for number in range(200):
+            request = api_pb2.CreateServiceRequest()
+            request.spec.name = f"large-{number}"
+            request.spec.container.image = "tiny:1"
+            request.spec.container.env.append("A=" + "x" * 60_000)
+            api.CreateService(request, timeout=10)
+
+
+def _fires(prometheus: Prometheus, alerts: set[str]) -> None:
+    eventually(lambda: prometheus.firing().keys() >= alerts, f"{alerts} fire", ALERT_DEADLINE_S)
+
+
+def _clears(prometheus: Prometheus) -> None:
+    eventually(lambda: not prometheus.firing(), "no alert fires any more", ALERT_DEADLINE_S)
