@@ -16,19 +16,12 @@ from tests.support.hosts import Host, leader_of, three_managers
 from tests.support.node import WarrenNode, eventually
 from tests.support.prometheus import PROGRAM, Prometheus, Targets
 from tests.support.strace import injected
-from tests.unit.deploy.rules import ALERTS, RECORDS, families, families_of_all_rules
+from tests.unit.deploy.rules import ALERTS, RECORDS, families_of_all_rules
 from warren.pb.v1 import api_pb2, objects_pb2
 
 Made = Callable[..., Host]
 Watch = Callable[[Targets], Prometheus]
 
-#: What rules read and no daemon exports yet; their alerts wait for it, and say nothing until then.
-AWAITED = {
-    "warren_clock_skew_seconds",
-    "warren_containers_pending",
-    "warren_disk_free_bytes",
-    "warren_disk_size_bytes",
-}
 ALERT_DEADLINE_S = 60.0
 
 
@@ -55,7 +48,7 @@ def _metrics_of(host: WarrenNode) -> str:
 
 def test_every_metric_in_the_rules_is_exported(node: WarrenNode) -> None:
     exported = set(re.findall(r"^# TYPE (\w+) ", node.http("/metrics")[1], re.MULTILINE))
-    assert families_of_all_rules() - exported == AWAITED
+    assert families_of_all_rules() - exported == set()
 
 
 def test_it_scrapes_all_and_what_is_lost_fires_and_clears(hosts: Made, watch: Watch) -> None:
@@ -74,9 +67,8 @@ def test_it_scrapes_all_and_what_is_lost_fires_and_clears(hosts: Made, watch: Wa
     eventually(lambda: prometheus.health() == nodes, "all targets are scraped")
     eventually(lambda: set(prometheus.rules().values()) == {"ok"}, "all rules are evaluated")
     assert prometheus.rules().keys() == ALERTS.keys() | RECORDS.keys()
-    expected = {name for name in RECORDS if not families(RECORDS[name]["expr"]) & AWAITED}
     eventually(
-        lambda: {name for name in RECORDS if prometheus.query(name)} == expected,
+        lambda: all(prometheus.query(name) for name in RECORDS),
         "all that is recorded has samples",
     )
     members = prometheus.query("cluster:warren_raft_members_answering:min")
