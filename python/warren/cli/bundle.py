@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["collect", "default_name"]
 
 _CALL_TIMEOUT_MS: Final = 10_000
+_RETRY_TIMEOUT_MS: Final = 1_000
 _PART_TIMEOUT_S: Final = 30.0
 _EVENTS_MAX: Final = 1_000
 # Checking reads all of it.
@@ -63,6 +64,8 @@ def collect(setup: Setup, socket: Path, output: Path, say: Callable[[str], None]
             bundle.note("redaction", why)
         if services is None:
             bundle.note("services.json", why_none)
+            # The others will hardly do better, and each would wait as long.
+            settings.timeout_ms = _RETRY_TIMEOUT_MS
         else:
             bundle.add_data("services.json", [_without_env(each) for each in services])
         parts = _Parts(setup, socket, settings, pid)

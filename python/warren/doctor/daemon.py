@@ -170,7 +170,12 @@ def presence(found: Daemon, client: str = __version__) -> Verdict:
     if found.trouble:
         words = f"no daemon answers at {found.path}: {found.trouble}"
         advice = "start it (systemctl start warrend); if it ends at once: journalctl -u warrend"
-        status = FAILED if found.expected else SKIPPED
+        if found.pid is not None:
+            words = f"pid {found.pid} holds {found.path} and does not answer: {found.trouble}"
+            advice = (
+                f"it is stuck: py-spy dump --pid {found.pid} (docs/profiling.md), then restart it"
+            )
+        status = FAILED if found.expected or found.pid is not None else SKIPPED
         return Verdict("daemon", status, words, advice, readings)
     words = f"warrend {found.version} (pid {found.pid or '?'}) answers at {found.path}"
     if found.version != client:
@@ -203,7 +208,8 @@ def read_daemon(path: Path, data_dir: Path) -> Daemon:
                 node_pb2.GetDaemonRequest(), timeout=_TIMEOUT_S
             )
         except grpc.RpcError as error:
-            return Daemon(str(path), expected, trouble=rpc.failure(error).message)
+            why = rpc.failure(error).message
+            return Daemon(str(path), expected, trouble=why, pid=listener(path))
     return Daemon(
         str(path),
         expected,

@@ -23,7 +23,7 @@ KNOWN_MAX: Final = 500
 """How many values are looked for; each costs a pass over the whole text."""
 
 _NAME: Final = (
-    r"pass(?:word|wd|phrase|code)|pwd|secret|token|credential|cookie|signature|authorization|"
+    r"pass(?:word|wd|phrase|code)|[-_.]pwd|secret|token|credential|cookie|signature|authorization|"
     r"(?:api|access|private|secret|encryption|signing)[-_. ]?key|connection[-_. ]?string"
 )
 # Short names count as whole words: `author` and `bypass` are none. A key of something is a secret,

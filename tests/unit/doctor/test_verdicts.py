@@ -270,6 +270,10 @@ def test_a_daemon_that_is_meant_to_run_and_does_not_is_a_failure() -> None:
     holds(daemon.presence(daemon.Daemon("/w.sock", True, denied=True)), SKIPPED, "group warren")
 
 
+def test_a_daemon_that_is_stuck_is_named() -> None:
+    holds(daemon.presence(replace(GONE, expected=False, pid=7)), FAILED, "pid 7", "py-spy")
+
+
 def test_a_daemon_of_another_release_is_told() -> None:
     holds(daemon.presence(UP, "1.0"), OK, "pid 5")
     holds(daemon.presence(UP, "1.1"), WARNING, "1.0", "1.1")
