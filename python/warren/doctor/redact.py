@@ -41,10 +41,12 @@ _PAIR: Final = re.compile(
     r"(\\?\"(?:[^\"\\\n]|\\[^\"\n])*|'[^'\n]*|[^\s\"',;&}\]\\]+)",
     re.IGNORECASE,
 )
-# One whose end is missing goes as far as it may reach. Possessive: nothing is tried twice.
+# One whose end is missing goes as far as it may reach. Without possessive repeats of groups, which
+# Python 3.11.2 gets wrong.
+_PEM_TEXT: Final = r"[A-Za-z0-9+/=\s\\:,]"
 _PEM: Final = re.compile(
-    r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----"
-    r"(?:[A-Za-z0-9+/=\s\\:,]|-(?!-)){0,16384}+(?:-----END [A-Z ]{0,40}PRIVATE KEY-----)?"
+    rf"-----BEGIN [A-Z ]{{0,40}}PRIVATE KEY-----{_PEM_TEXT}{{0,16384}}"
+    rf"(?:-{_PEM_TEXT}{{1,16384}}){{0,8}}(?:-----END [A-Z ]{{0,40}}PRIVATE KEY-----)?"
 )
 _URL: Final = re.compile(r"\b([a-z][a-z0-9+.-]{0,20}://)[^/\s@\"']{0,512}@", re.IGNORECASE)
 _BEARER: Final = re.compile(r"\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{8,}", re.IGNORECASE)
