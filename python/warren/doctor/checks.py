@@ -95,7 +95,7 @@ def _checks(setup: daemon.Setup, of_daemon: daemon.Daemon) -> list[Check]:
         health = daemon.read_probe(settings.metrics_addr, "/health")
         ready = health
         if health.body is not None:
-            # Else it would wait as long once more, and together they have no longer than this check.
+            # Else it would wait as long once more: together that is this check's own limit.
             ready = daemon.read_probe(settings.metrics_addr, "/ready")
         return [*daemon.health(health, of_daemon), daemon.readiness(ready, of_daemon)]
 
