@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,7 +26,8 @@ def following(node: WarrenNode, file: Path, *more: str) -> Iterator[Path]:
         try:
             yield file
         finally:
-            process.send_signal(signal.SIGINT)
+            # Not SIGINT, which whoever runs the tests in the background has it ignore.
+            process.terminate()
             process.wait(timeout=20)
 
 
