@@ -172,7 +172,8 @@ def _on_terminal(words: list[str], columns: int, ending: str) -> tuple[int, str,
     # Who leads a session and opens a terminal has its Ctrl-C.
     opening = 'exec 0<>"$0" 1>&0 2>&0; exec "$@"'
     process = subprocess.Popen(
-        ["sh", "-c", opening, os.ttyname(theirs), *words],
+        # Whoever runs the tests in the background has Ctrl-C ignored.
+        ["env", "--default-signal=INT", "sh", "-c", opening, os.ttyname(theirs), *words],
         env={**_plain_env(), "TERM": "xterm"},
         start_new_session=True,
     )
