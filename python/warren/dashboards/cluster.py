@@ -113,6 +113,8 @@ _FIRST: Final = Row(
             queries=(Query(f'up{{{_IN}, job=~"warren-(manager|worker)"}}', ""),),
             kind=Kind.TABLE,
             width=12,
+            below="red",
+            steps=(Step(1, "green"),),
             words=((0, "does not answer"), (1, "answers")),
             labels=("node", "job", "instance"),
             runbooks=("WarrenTargetDown",),

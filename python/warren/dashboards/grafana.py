@@ -22,6 +22,8 @@ SCHEMA_VERSION: Final = 41
 
 _SOURCE: Final = {"type": "prometheus", "uid": "${datasource}"}
 _ROW_HEIGHT: Final = 1
+_STATE: Final = "state"
+"""The column of a table's value."""
 _PALETTE: Final = {"mode": "palette-classic"}
 _BY_THRESHOLD: Final = {"mode": "thresholds"}
 _CLUSTER: Final = Variable("cluster", "Cluster", 'up{job=~"warren-(manager|worker)"}', False)
@@ -120,7 +122,10 @@ def _panel(panel: Panel, where: dict[str, int], number: int, runbooks: str) -> d
         "description": _description(panel),
         "datasource": _SOURCE,
         "gridPos": where,
-        "fieldConfig": {"defaults": _defaults(panel, runbooks), "overrides": []},
+        "fieldConfig": {
+            "defaults": _defaults(panel, runbooks),
+            "overrides": list(_overrides(panel)),
+        },
         "options": _options(panel),
         "targets": [
             _target(panel, query, letter)
@@ -176,6 +181,18 @@ def _defaults(panel: Panel, runbooks: str) -> dict[str, Any]:
     return made_of
 
 
+def _overrides(panel: Panel) -> Iterator[dict[str, Any]]:
+    """Of a table's columns only the value has colours: Grafana gives text the lowest one."""
+    if panel.kind is Kind.TABLE and panel.words:
+        yield {
+            "matcher": {"id": "byName", "options": "Value"},
+            "properties": [
+                {"id": "displayName", "value": _STATE},
+                {"id": "custom.cellOptions", "value": {"type": "color-text"}},
+            ],
+        }
+
+
 def _mappings(panel: Panel) -> list[dict[str, Any]]:
     if not panel.words:
         return []
@@ -194,7 +211,8 @@ def _options(panel: Panel) -> dict[str, Any]:
             "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False},
         }
     if panel.kind is Kind.TABLE:
-        return {"cellHeight": "sm", "showHeader": True}
+        worst_first = [{"displayName": _STATE, "desc": False}] if panel.words else []
+        return {"cellHeight": "sm", "showHeader": True, "sortBy": worst_first}
     if panel.kind is Kind.STATES:
         return {"mergeValues": True, "showValue": "auto"}
     return {
