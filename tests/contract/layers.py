@@ -38,6 +38,7 @@ RUST_ALLOWED: dict[str, set[str]] = {
 PYTHON_FORBIDDEN: dict[str, tuple[str, ...]] = {
     "warren.cli": ("warren.manager", "warren.agent"),
     "warren.agent": ("warren.manager", "warren.core"),
+    "warren.dashboards": ("warren.agent", "warren.cli", "warren.core", "warren.manager"),
 }
 
 #: Module → the only packages or modules that may import it.

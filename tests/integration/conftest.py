@@ -15,6 +15,7 @@ from tests.support.containerd import Containerd, tiny_archive
 from tests.support.disk import small_file_system
 from tests.support.hosts import Host
 from tests.support.node import WarrenNode
+from tests.support.prometheus import PROGRAM, Prometheus, Targets
 
 
 @pytest.fixture(scope="session")
@@ -98,3 +99,20 @@ def hosts(containerd: Containerd, tmp_path: Path) -> Iterator[Callable[..., Host
     for host in made:
         print(f"--- host {host.number}\n{host.log()[-6000:]}")  # shown if the test fails
         host.discard()
+
+
+@pytest.fixture
+def watch(tmp_path: Path) -> Iterator[Callable[[Targets], Prometheus]]:
+    """Makes a started Prometheus of targets; it ends with the test."""
+    if shutil.which(PROGRAM) is None:
+        pytest.skip(f"{PROGRAM} is not installed")
+    made: list[Prometheus] = []
+
+    def make(targets: Targets) -> Prometheus:
+        made.append(Prometheus(tmp_path / "prometheus", "test.example", targets))
+        made[-1].start()
+        return made[-1]
+
+    yield make
+    for prometheus in made:
+        prometheus.stop()

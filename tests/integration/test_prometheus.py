@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import grpc
@@ -14,7 +14,7 @@ from tests.support.containerd import Containerd
 from tests.support.disk import fill
 from tests.support.hosts import Host, leader_of, three_managers
 from tests.support.node import WarrenNode, eventually
-from tests.support.prometheus import PROGRAM, Prometheus, Targets
+from tests.support.prometheus import Prometheus, Targets
 from tests.support.strace import injected
 from tests.unit.deploy.rules import ALERTS, RECORDS, families_of_all_rules
 from warren.pb.v1 import api_pb2, objects_pb2
@@ -23,23 +23,6 @@ Made = Callable[..., Host]
 Watch = Callable[[Targets], Prometheus]
 
 ALERT_DEADLINE_S = 60.0
-
-
-@pytest.fixture
-def watch(tmp_path: Path) -> Iterator[Callable[[Targets], Prometheus]]:
-    """Makes a started Prometheus of targets; it ends with the test."""
-    if shutil.which(PROGRAM) is None:
-        pytest.skip(f"{PROGRAM} is not installed")
-    made: list[Prometheus] = []
-
-    def make(targets: Targets) -> Prometheus:
-        made.append(Prometheus(tmp_path / "prometheus", "test.example", targets))
-        made[-1].start()
-        return made[-1]
-
-    yield make
-    for prometheus in made:
-        prometheus.stop()
 
 
 def _metrics_of(host: WarrenNode) -> str:

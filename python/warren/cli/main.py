@@ -25,6 +25,7 @@ _COMMANDS: Final = {
     "cluster": ("warren.cli.cluster", "Create, join and leave the cluster; its managers."),
     "completion": ("warren.cli.completion", "Print a completion script for a shell."),
     "container": ("warren.cli.container", "Look at containers."),
+    "dashboard": ("warren.cli.dashboard", "Write dashboards for Grafana."),
     "debug": ("warren.cli.debug", "Gather what support needs; look into a data directory."),
     "doctor": ("warren.cli.doctor", "Check this host and its daemon, and say what to do."),
     "events": ("warren.cli.events", "List what was decided about containers, and why."),

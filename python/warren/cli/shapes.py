@@ -54,7 +54,13 @@ from warren.cli.shapes_status import (
     TopServiceView,
     TopView,
 )
-from warren.cli.shapes_support import BundleEntry, BundleView, CheckView, DoctorReport
+from warren.cli.shapes_support import (
+    BundleEntry,
+    BundleView,
+    CheckView,
+    DashboardView,
+    DoctorReport,
+)
 
 __all__ = [
     "AffinityView",
@@ -77,6 +83,7 @@ __all__ = [
     "ContainerView",
     "CrashLoopView",
     "DaemonView",
+    "DashboardView",
     "DeviceAskView",
     "DeviceShareView",
     "DevicesView",

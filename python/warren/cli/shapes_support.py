@@ -1,10 +1,10 @@
-"""Of `warren.cli.shapes`, those of `doctor` and `debug bundle`."""
+"""Of `warren.cli.shapes`, those of `doctor`, `debug bundle` and `dashboard export`."""
 
 from __future__ import annotations
 
 from msgspec import Struct
 
-__all__ = ["BundleEntry", "BundleView", "CheckView", "DoctorReport"]
+__all__ = ["BundleEntry", "BundleView", "CheckView", "DashboardView", "DoctorReport"]
 
 
 class CheckView(Struct, frozen=True):
@@ -39,3 +39,10 @@ class BundleView(Struct, frozen=True):
     redacted: bool
     entries: list[BundleEntry]
     errors: list[str]
+
+
+class DashboardView(Struct, frozen=True):
+    name: str
+    uid: str
+    title: str
+    file: str

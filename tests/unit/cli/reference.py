@@ -116,6 +116,7 @@ Fields may be added; none is renamed or removed within a major release.
 | `version` | `VersionView` |
 | `doctor` | `DoctorReport`, also where a check failed (exit code 1) |
 | `debug bundle` | `BundleView` |
+| `dashboard export --output` | list of `DashboardView` |
 | `debug wal verify` | `WalReport`, also where the log is damaged (exit code 1) |
 | `debug wal dump` | one `WalFrame` a line (JSON) or document (YAML) |
 
@@ -155,6 +156,8 @@ do has `advice` null. `health` stands for all of the daemon's components where i
 else there is one `health.COMPONENT` each; likewise `kernel`, `disk` or `ports` alone where the
 whole group could not be read. Exit codes of `doctor`: 0 no check failed (there may be warnings), 1
 one failed, 2 usage.
+
+`dashboard export NAME` without `--output` prints what Grafana imports, whatever the format.
 
 In `BundleView`, `errors` are the lines of errors.txt: what could not be had, and why. `redacted` is
 always true.

@@ -45,6 +45,7 @@ def imported(*arguments: str, **more_env: str) -> tuple[str, list[str]]:
         ("container", "inspect", "--help"),
         ("debug", "wal", "verify", "--help"),
         ("debug", "bundle", "--help"),
+        ("dashboard", "export", "--help"),
         ("doctor", "--help"),
         ("completion", "fish"),
     ],
