@@ -131,11 +131,13 @@ def test_the_core_goes_through_the_same_pipeline(log: Log) -> None:
     log.pipeline.emit_core("debug", "raft", "hidden", b"{}")
     log.pipeline.emit_core("trace", "raft", "hidden", b"{}")
     log.pipeline.emit_core("shout", "raft", "unknown level", b"[1]")
-    first, second, third = log.lines()
+    log.pipeline.emit_core("warning", "raft", "as the core calls it", b"")
+    first, second, third, fourth = log.lines()
     assert first.keys() == {"level", "time", "component", "message", "term", "node_id"}
     assert (first["level"], first["component"], first["term"]) == ("info", "raft", 7)
     assert (second["level"], second["message"]) == ("error", "odd")
     assert (third["level"], third["fields"]) == ("error", "[1]")
+    assert fourth["level"] == "warn"
 
 
 def test_other_libraries_show_their_warnings_only(debug_log: Log) -> None:
@@ -295,7 +297,7 @@ def test_a_blocked_stderr_blocks_nobody_and_drops_are_told(blocking: bool) -> No
             total = 0
             # Nobody reads: the pipe fills, then the queue, and the rest is dropped.
             while log.pipeline.dropped < 10:
-                api.info("x" * 1000)
+                api.error("x" * 1000)  # errors are never left out as repeated
                 total += 1
             read = io.BytesIO()
             expected = total - log.pipeline.dropped
@@ -331,6 +333,9 @@ def test_the_log_counts_itself(log: Log) -> None:
     text = metrics.render()
     assert b"warren_log_dropped_total 0.0\n" in text
     assert b"warren_log_queue_depth 0.0\n" in text
+    for reason in (b"rate", b"repeated"):
+        sample = b'warren_log_suppressed_total{component="raft",reason="%s"} 0.0\n' % reason
+        assert sample in text
 
 
 SECRETS = [Secret("hunter2"), Secret(b"hunter2")]
