@@ -54,7 +54,14 @@ from warren.cli.shapes_status import (
     TopServiceView,
     TopView,
 )
-from warren.cli.shapes_support import BundleEntry, BundleView, CheckView, DoctorReport
+from warren.cli.shapes_support import (
+    BundleEntry,
+    BundleView,
+    CheckView,
+    DoctorReport,
+    LogLevelsView,
+    LogLevelView,
+)
 
 __all__ = [
     "AffinityView",
@@ -96,6 +103,8 @@ __all__ = [
     "ImageRemoved",
     "ImageView",
     "Leadership",
+    "LogLevelView",
+    "LogLevelsView",
     "LogLineView",
     "LostMemberView",
     "MemberAdded",

@@ -1,10 +1,17 @@
-"""Of `warren.cli.shapes`, those of `doctor` and `debug bundle`."""
+"""Of `warren.cli.shapes`, those of `doctor` and `debug`."""
 
 from __future__ import annotations
 
 from msgspec import Struct
 
-__all__ = ["BundleEntry", "BundleView", "CheckView", "DoctorReport"]
+__all__ = [
+    "BundleEntry",
+    "BundleView",
+    "CheckView",
+    "DoctorReport",
+    "LogLevelView",
+    "LogLevelsView",
+]
 
 
 class CheckView(Struct, frozen=True):
@@ -39,3 +46,15 @@ class BundleView(Struct, frozen=True):
     redacted: bool
     entries: list[BundleEntry]
     errors: list[str]
+
+
+class LogLevelView(Struct, frozen=True):
+    component: str
+    level: str
+    changed: bool
+    remaining_ms: int | None
+
+
+class LogLevelsView(Struct, frozen=True):
+    configured: str
+    levels: list[LogLevelView]

@@ -16,6 +16,7 @@ from warren.agent.node import LOADS_MAX, NodeLocal
 from warren.agent.rebirth import Rebirth
 from warren.agent.runtime.base import RuntimeUnavailable
 from warren.errors import WarrenError
+from warren.observe.logging import LogPipeline
 from warren.pb.v1 import node_pb2, objects_pb2
 
 IMAGE = objects_pb2.NodeImage(reference="docker.io/library/web:1", digest="sha256:1", size_bytes=5)
@@ -88,7 +89,16 @@ async def served(tmp_path: Path) -> AsyncIterator[Served]:
         return node_pb2.RecoverQuorumResponse(epoch=2)
 
     rebirth = Rebirth(tmp_path, restore, recover)
-    node = NodeLocal(images, tmp_path / "logs", describe, join, leave, rebirth)  # type: ignore[arg-type]
+    pipeline = LogPipeline(fd=os.open(os.devnull, os.O_WRONLY), console=False)
+    node = NodeLocal(
+        images,  # type: ignore[arg-type]
+        tmp_path / "logs",
+        describe,
+        join,
+        leave,
+        rebirth,
+        pipeline,
+    )
     server = grpc.aio.server(options=rpc.SERVER_OPTIONS)
     server.add_generic_rpc_handlers((node.handler(),))
     address = f"unix://{tmp_path}/s"
@@ -97,6 +107,7 @@ async def served(tmp_path: Path) -> AsyncIterator[Served]:
     async with grpc.aio.insecure_channel(address, options=rpc.CLIENT_OPTIONS) as channel:
         yield Served(images, node, rpc.Stub(channel, rpc.NODE_LOCAL))
     await server.stop(0)
+    pipeline.close()
 
 
 def archive(*pieces: bytes, reference: str = "") -> Iterator[node_pb2.LoadImageRequest]:
