@@ -48,7 +48,7 @@ def show_levels(
     if settings.format != "table":
         render.show(settings, view)
         return
-    click.echo(f"{'COMPONENT':14}{'LEVEL':7}")
+    click.echo(f"{'COMPONENT':14}LEVEL")
     for each in view.levels:
         click.echo(f"{each.component:14}{each.level:7}{_note(each, view.configured)}".rstrip())
 
