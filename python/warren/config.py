@@ -122,7 +122,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     ] = "info"
     log_format: Annotated[
         Literal["auto", "json", "console"],
-        _text("auto: console on a terminal, else json", "one of auto, json, console"),
+        _text(
+            "auto: console on a terminal, journald's fields under systemd, else json",
+            "one of auto, json, console",
+        ),
     ] = "auto"
     node_name: Annotated[
         str,

@@ -198,7 +198,7 @@ class Parts:
         after = {"InitCluster": self._membership.founded}
         backups = Backups(self._seat, self._data.tmp_dir)
         services = Services(self._seat, forwarder, backups, self._metrics, after)
-        node = _Node(self._runtime.images, self._data, self)
+        node = _Node(self._runtime.images, self._data, self, self._pipeline)
         server = await serve_socket(settings, services, node.handler())
         self._stack.push_async_callback(stop_serving, server, settings.socket)
         if self._credentials is not None and self._membership.may_manage:
@@ -353,7 +353,7 @@ class Parts:
 class _Node(NodeLocal):
     """The node-local service; an image is loaded once the managers know of it."""
 
-    def __init__(self, images: Images, data: DataDir, parts: Parts) -> None:
+    def __init__(self, images: Images, data: DataDir, parts: Parts, pipeline: LogPipeline) -> None:
         super().__init__(
             images,
             data.logs_dir,
@@ -361,6 +361,7 @@ class _Node(NodeLocal):
             parts.join_cluster,
             parts.leave_cluster,
             Rebirth(data.tmp_dir, parts.restore_cluster, parts.recover_quorum),
+            pipeline,
         )
         self._publish = parts.publish
 

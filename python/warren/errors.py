@@ -26,15 +26,17 @@ class WarrenError(Exception):
     """A refusal: `code` is for programs and stable, `message` is a sentence for people.
 
     `leader_address`: of `not_leader`, the API of the manager that leads; empty where not known.
+    `request_id`: by what name the request that was refused stands in logs; empty: it was not sent.
     """
 
-    __slots__ = ("code", "leader_address", "message")
+    __slots__ = ("code", "leader_address", "message", "request_id")
 
     def __init__(self, code: str, message: str, leader_address: str = "") -> None:
         super().__init__(code, message)
         self.code = code
         self.message = message
         self.leader_address = leader_address
+        self.request_id = ""
 
     def __str__(self) -> str:
         return self.message

@@ -8,6 +8,8 @@ as an encoded `warren.v1.Error` in the trailing metadata for ours.
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -18,7 +20,7 @@ from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
 from warren.errors import WarrenError
-from warren.pb.v1 import api_pb2, node_pb2, session_pb2
+from warren.pb.v1 import api_pb2, commands_pb2, node_pb2, session_pb2
 
 __all__ = [
     "CLIENT_OPTIONS",
@@ -29,6 +31,7 @@ __all__ = [
     "MESSAGE_LIMIT_BYTES",
     "NODE_LOCAL",
     "ON_BEHALF_KEY",
+    "REQUEST_ID_KEY",
     "SERVER_OPTIONS",
     "STALE_KEY",
     "STATUS_OF_CODE",
@@ -36,6 +39,8 @@ __all__ = [
     "Stub",
     "abort",
     "failure",
+    "request_id_of",
+    "request_id_text",
     "service",
     "status_of",
     "too_large",
@@ -44,6 +49,8 @@ __all__ = [
 ERROR_METADATA_KEY: Final = "warren-error-bin"
 ON_BEHALF_KEY: Final = "warren-on-behalf-of"
 """Metadata of a request that a manager forwards: who asked. Believed of managers only."""
+REQUEST_ID_KEY: Final = "warren-request-id"
+"""Metadata of a request: by what name it stands in the logs of all who deal with it."""
 STALE_KEY: Final = "warren-stale"
 """Metadata of a read, `1`: the manager's own state will do, which may be old."""
 
@@ -55,6 +62,9 @@ MESSAGE_LIMIT_BYTES: Final = 4 * 1024 * 1024
 _TRANSPORT_LIMIT_BYTES: Final = 4 * MESSAGE_LIMIT_BYTES
 # Answers list whole clusters: 10,000 containers are about 4 MiB.
 _ANSWER_LIMIT_BYTES: Final = 64 * 1024 * 1024
+
+# Two UUIDs, or a trace's and a span's id, and room for more; nothing that a log could trip over.
+_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,80}")
 
 Options = list[tuple[str, int]]
 
@@ -232,6 +242,19 @@ async def abort(context: grpc.aio.ServicerContext[Any, Any], error: WarrenError)
         code=error.code, message=error.message, leader_address=error.leader_address
     ).SerializeToString()
     await context.abort(status_of(error.code), error.message, ((ERROR_METADATA_KEY, encoded),))
+
+
+def request_id_text(request_id: commands_pb2.RequestId) -> str:
+    """How a write's own id stands in logs: the client in hex, and which of its requests it is."""
+    return f"{request_id.client.hex()}-{request_id.sequence}"
+
+
+def request_id_of(metadata: Mapping[str, Any]) -> str:
+    """The name of a request, from its metadata; one of our own where it has none that will do."""
+    given = metadata.get(REQUEST_ID_KEY)
+    if isinstance(given, str) and _REQUEST_ID.fullmatch(given):
+        return given
+    return os.urandom(16).hex()
 
 
 def too_large(what: str, actual_bytes: int | None) -> WarrenError:

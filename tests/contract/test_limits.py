@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from warren.observe.log_levels import COMPONENTS
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -18,3 +20,17 @@ def _number(path: str, before: str) -> int:
     found = re.search(before + r"([0-9_]+)", (ROOT / path).read_text())
     assert found, f"{path} has no {before}"
     return int(found[1])
+
+
+def test_whoever_logs_is_a_component_and_the_reverse() -> None:
+    python = _all("python/warren", "*.py", r'getLogger\("warren\.([\w.]+)"\)')
+    core = _all("rust/warren_core/src", "*.rs", r'(?:component: |\.log\(\s*[\w:]+,\s*)"(\w+)"')
+    assert {"api", "worker.store"} <= python
+    assert {"raft", "wal", "snapshot"} <= core
+    # The log itself needs no logger.
+    assert sorted(python | core | {"log"}) == list(COMPONENTS)
+
+
+def _all(folder: str, names: str, pattern: str) -> set[str]:
+    texts = (path.read_text() for path in (ROOT / folder).rglob(names))
+    return {found for text in texts for found in re.findall(pattern, text)}

@@ -10,7 +10,7 @@ from typing import Any, Final
 import grpc
 
 from warren import rpc
-from warren.agent import logs
+from warren.agent import log_levels, logs, noted
 from warren.agent.rebirth import Rebirth
 from warren.agent.runtime.base import RuntimeUnavailable
 from warren.agent.runtime.containerd.client import CallFailed
@@ -30,7 +30,8 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 class NodeLocal:
     """The service of `node.proto`. ``describe`` tells what `GetDaemon` answers; ``join``,
-    ``leave`` and ``rebirth`` change what this host is in its cluster.
+    ``leave`` and ``rebirth`` change what this host is in its cluster; ``levels`` has those of the
+    log.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class NodeLocal:
         join: Callable[[node_pb2.JoinClusterRequest], Awaitable[node_pb2.JoinClusterResponse]],
         leave: Callable[[node_pb2.LeaveClusterRequest], Awaitable[None]],
         rebirth: Rebirth,
+        levels: log_levels.LogLevels,
     ) -> None:
         self._images = images
         self._log_root = log_root
@@ -48,23 +50,28 @@ class NodeLocal:
         self._join = join
         self._leave = leave
         self._rebirth = rebirth
+        self._levels = levels
         self.loads = 0
 
     def handler(self) -> grpc.GenericRpcHandler:
         """For ``server.add_generic_rpc_handlers``."""
         return rpc.service(
             rpc.NODE_LOCAL,
-            {
-                "LoadImage": self.load_image,
-                "ListImages": self.list_images,
-                "RemoveImage": self.remove_image,
-                "Logs": self.logs,
-                "GetDaemon": self.get_daemon,
-                "JoinCluster": self.join_cluster,
-                "LeaveCluster": self.leave_cluster,
-                "RestoreCluster": self.restore_cluster,
-                "RecoverQuorum": self.recover_quorum,
-            },
+            noted.noted(
+                {
+                    "LoadImage": self.load_image,
+                    "ListImages": self.list_images,
+                    "RemoveImage": self.remove_image,
+                    "Logs": self.logs,
+                    "GetDaemon": self.get_daemon,
+                    "JoinCluster": self.join_cluster,
+                    "LeaveCluster": self.leave_cluster,
+                    "RestoreCluster": self.restore_cluster,
+                    "RecoverQuorum": self.recover_quorum,
+                    "GetLogLevels": self.get_log_levels,
+                    "SetLogLevel": self.set_log_level,
+                }
+            ),
         )
 
     async def load_image(
@@ -86,7 +93,7 @@ class NodeLocal:
             async for progress in self._images.load(_pieces(first, requests), reference):
                 yield progress
         except _EXPECTED as error:
-            await _abort(context, error)
+            await _abort("LoadImage", context, error)
         finally:
             self.loads -= 1
 
@@ -97,7 +104,7 @@ class NodeLocal:
         try:
             return node_pb2.ListImagesResponse(images=await self._images.list())
         except _EXPECTED as error:
-            await _abort(context, error)
+            await _abort("ListImages", context, error)
             raise
 
     async def remove_image(
@@ -107,7 +114,7 @@ class NodeLocal:
         try:
             name = await self._images.remove(request.reference, force=request.force)
         except _EXPECTED as error:
-            await _abort(context, error)
+            await _abort("RemoveImage", context, error)
             raise
         return node_pb2.RemoveImageResponse(reference=name)
 
@@ -126,7 +133,7 @@ class NodeLocal:
             ):
                 yield chunk
         except _EXPECTED as error:
-            await _abort(context, error)
+            await _abort("Logs", context, error)
 
     async def get_daemon(
         self, request: node_pb2.GetDaemonRequest, context: Context
@@ -141,7 +148,7 @@ class NodeLocal:
         try:
             return await asyncio.shield(asyncio.ensure_future(self._join(request)))
         except _EXPECTED as error:
-            await _abort(context, error)
+            await _abort("JoinCluster", context, error)
             raise
 
     async def leave_cluster(
@@ -151,7 +158,7 @@ class NodeLocal:
         try:
             await asyncio.shield(asyncio.ensure_future(self._leave(request)))
         except _EXPECTED as error:
-            await _abort(context, error)
+            await _abort("LeaveCluster", context, error)
             raise
         return node_pb2.LeaveClusterResponse()
 
@@ -162,7 +169,7 @@ class NodeLocal:
         try:
             yield await self._rebirth.restore(requests)
         except _EXPECTED as error:
-            await _abort(context, error)
+            await _abort("RestoreCluster", context, error)
 
     async def recover_quorum(
         self, request: node_pb2.RecoverQuorumRequest, context: Context
@@ -171,7 +178,23 @@ class NodeLocal:
         try:
             return await self._rebirth.recover(request)
         except _EXPECTED as error:
-            await _abort(context, error)
+            await _abort("RecoverQuorum", context, error)
+            raise
+
+    async def get_log_levels(
+        self, request: node_pb2.GetLogLevelsRequest, context: Context
+    ) -> node_pb2.GetLogLevelsResponse:
+        """From which level on each component logs."""
+        return log_levels.tell(self._levels)
+
+    async def set_log_level(
+        self, request: node_pb2.SetLogLevelRequest, context: Context
+    ) -> node_pb2.SetLogLevelResponse:
+        """Changes that of one component, or of all."""
+        try:
+            return log_levels.change(self._levels, request)
+        except WarrenError as error:
+            await _abort("SetLogLevel", context, error)
             raise
 
 
@@ -209,7 +232,7 @@ def _ids(request: node_pb2.LogsRequest) -> list[str]:
     return [one.hex() for one in request.container_ids]
 
 
-async def _abort(context: Context, error: Exception) -> None:
+async def _abort(name: str, context: Context, error: Exception) -> None:
     """Ends the call with what the error means. Does not return."""
     if isinstance(error, WarrenError):
         refusal = error
@@ -221,4 +244,5 @@ async def _abort(context: Context, error: Exception) -> None:
         )
     else:
         refusal = WarrenError("internal", f"reading on the node failed ({error}); check its disk")
+    noted.refused(name, context, error, refusal)
     await rpc.abort(context, refusal)

@@ -130,6 +130,7 @@ class Client:
         self._connect_s = _CONNECT_AMONG_SEVERAL_S if several else _CONNECT_TIMEOUT_S
         self._name = os.urandom(16)
         self._sequence = 0
+        self._reads = 0
         self._at = self._first_reachable()
         # What is asked of one node is asked of the same each time, whoever else answers meanwhile.
         self._node_at = next((n for n, host in enumerate(self._hosts) if host.path), None)
@@ -171,6 +172,7 @@ class Client:
         # What is asked of one node another cannot answer.
         candidates = len(self._hosts) if method in rpc.MANAGER else 1
         troubles = _Troubles(candidates, set(self._unreached))
+        name = self._name_of(request)
         started_s = time.monotonic()
         pause_s = _BACKOFF_FIRST_S
         failures = 0
@@ -178,7 +180,7 @@ class Client:
         while True:
             limit_s = attempt_timeout_s or _attempt_s(candidates, failures // candidates)
             try:
-                return self._attempt(method, request, limit_s)
+                return self._attempt(method, request, name, limit_s)
             except WarrenError as error:
                 why = error
             final = troubles.final(self._at_of(method), why)
@@ -205,14 +207,15 @@ class Client:
 
         After a failure that another host may not have, the next call goes to that one.
         """
+        name = self._name_of(request)
         try:
             call = self._reached(method).method(method)(
-                request, timeout=timeout_s, metadata=self._metadata()
+                request, timeout=timeout_s, metadata=self._metadata(name)
             )
             try:
                 yield from call
             except grpc.RpcError as error:
-                raise rpc.failure(error) from None
+                raise _failure(error, name) from None
             finally:
                 call.cancel()
         except WarrenError as why:
@@ -223,16 +226,26 @@ class Client:
         if method in rpc.MANAGER and why.code in _ELSEWHERE:
             self._at = (self._at + 1) % len(self._hosts)
 
-    def _attempt(self, method: str, request: Message, limit_s: float) -> Any:
+    def _attempt(self, method: str, request: Message, name: str, limit_s: float) -> Any:
         connection = self._reached(method)
         timeout_s = min(limit_s, self.deadline.remaining_s())
+        metadata = self._metadata(name)
         try:
-            return connection.method(method)(request, timeout=timeout_s, metadata=self._metadata())
+            return connection.method(method)(request, timeout=timeout_s, metadata=metadata)
         except grpc.RpcError as error:
-            raise rpc.failure(error) from None
+            raise _failure(error, name) from None
 
-    def _metadata(self) -> tuple[tuple[str, str], ...]:
-        return _STALE_METADATA if self.settings.stale else ()
+    def _name_of(self, request: Message | Iterator[Message]) -> str:
+        """What a request is called in logs: by its own id, or a new one."""
+        own = getattr(request, "request", None)
+        if isinstance(own, commands_pb2.RequestId) and own.client:
+            return rpc.request_id_text(own)
+        self._reads += 1
+        return f"{self._name.hex()}-r{self._reads}"
+
+    def _metadata(self, name: str) -> tuple[tuple[str, str], ...]:
+        named = ((rpc.REQUEST_ID_KEY, name),)
+        return (*_STALE_METADATA, *named) if self.settings.stale else named
 
     def _at_of(self, method: str) -> int:
         if method in rpc.MANAGER:
@@ -285,6 +298,12 @@ class Client:
     def _say(self, text: str) -> None:
         if self.settings.format == "table":
             print(text, file=sys.stderr, flush=True)
+
+
+def _failure(error: grpc.RpcError, request_name: str) -> WarrenError:
+    why = rpc.failure(error)
+    why.request_id = request_name
+    return why
 
 
 def _no_socket() -> WarrenError:

@@ -1,4 +1,4 @@
-"""`warrenctl debug`: what support needs, and looks into a data directory without the daemon."""
+"""`warrenctl debug`: what support needs, log levels, and looks into a data directory."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from warren.cli.common import Group, Settings, format_option
+from warren.cli.common import Group, Settings, common_options, format_option
+from warren.cli.params import Parsed
+from warren.cli.parse import duration_ms
 
 if TYPE_CHECKING:
     from warren.core import LogFrame
@@ -16,7 +18,7 @@ __all__ = ["debug"]
 
 @click.group(cls=Group)
 def debug() -> None:
-    """Gather what support needs; look into a data directory."""
+    """Gather what support needs, set log levels, look into a data directory."""
 
 
 @debug.command()
@@ -77,6 +79,35 @@ def bundle(settings: Settings, output: str | None, file: str | None, host: str |
         f"\n{made.file}: {render.bytes_text(made.size_bytes)}. Values of variables are redacted, "
         "and what looks like a\nsecret elsewhere; look through it before you hand it on."
     )
+
+
+@debug.command()
+@click.argument("component", required=False)
+@click.argument("level", required=False)
+@click.option(
+    "--for",
+    "for_ms",
+    type=Parsed("duration", duration_ms),
+    metavar="DURATION",
+    help="Go back by itself after this long, as in 10m.",
+)
+@common_options
+@click.pass_obj
+def log_level(
+    settings: Settings, component: str | None, level: str | None, for_ms: int | None
+) -> None:
+    """Show from which level on a daemon logs, or change that while it runs.
+
+    Without a level it shows what is: of each component, or of COMPONENT. LEVEL is debug, info,
+    warn, error or fatal; default takes COMPONENT back to the level that is configured. COMPONENT
+    all stands for those that have no level of their own, and "all default" ends every change. What
+    was changed lasts until the daemon ends, or for the time that --for names.
+
+    For example: warrenctl debug log-level raft debug --for 10m
+    """
+    from warren.cli.log_level import show_levels
+
+    show_levels(settings, component, level, for_ms)
 
 
 @debug.group(cls=Group)

@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from warren.cli.common import Group, Settings, common_options, reader_left
-from warren.cli.exits import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, exit_of
+from warren.cli.exits import (
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_UNREACHABLE,
+    EXIT_USAGE,
+    exit_of,
+)
 from warren.errors import WarrenError
 
 if TYPE_CHECKING:
@@ -26,7 +32,7 @@ _COMMANDS: Final = {
     "completion": ("warren.cli.completion", "Print a completion script for a shell."),
     "container": ("warren.cli.container", "Look at containers."),
     "dashboard": ("warren.cli.dashboard", "Write dashboards for Grafana."),
-    "debug": ("warren.cli.debug", "Gather what support needs; look into a data directory."),
+    "debug": ("warren.cli.debug", "Gather what support needs; set log levels; read a log."),
     "doctor": ("warren.cli.doctor", "Check this host and its daemon, and say what to do."),
     "events": ("warren.cli.events", "List what was decided about containers, and why."),
     "explain": ("warren.cli.explain", "Say why something is where it is, or nowhere."),
@@ -90,8 +96,12 @@ def run(arguments: list[str]) -> int:
         _complain(arguments, "invalid", error.format_message(), _usage_hint(error))
         return EXIT_USAGE if isinstance(error, click.UsageError) else EXIT_FAILED
     except WarrenError as error:
-        _complain(arguments, error.code, error.message)
-        return exit_of(error.code)
+        exit_code = exit_of(error.code)
+        # Whoever only has to ask for something else needs no support.
+        named = error.request_id and exit_code in (EXIT_FAILED, EXIT_UNREACHABLE)
+        hint = f"request id: {error.request_id}" if named else ""
+        _complain(arguments, error.code, error.message, hint, error.request_id)
+        return exit_code
     except (click.Abort, KeyboardInterrupt):
         return EXIT_INTERRUPTED
     except BrokenPipeError:
@@ -108,11 +118,16 @@ def _usage_hint(error: click.ClickException) -> str:
     return f"See '{context.command_path} --help'." if context is not None else ""
 
 
-def _complain(arguments: list[str], code: str, message: str, hint: str = "") -> None:
+def _complain(
+    arguments: list[str], code: str, message: str, hint: str = "", request_id: str = ""
+) -> None:
     if _wants_json(arguments):
         import msgspec
 
-        click.echo(msgspec.json.encode({"error": {"code": code, "message": message}}), err=True)
+        error = {"code": code, "message": message}
+        if request_id:
+            error["request_id"] = request_id
+        click.echo(msgspec.json.encode({"error": error}), err=True)
         return
     click.echo(f"{PROG}: {message}", err=True)
     if hint:

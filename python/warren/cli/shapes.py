@@ -60,6 +60,8 @@ from warren.cli.shapes_support import (
     CheckView,
     DashboardView,
     DoctorReport,
+    LogLevelsView,
+    LogLevelView,
 )
 
 __all__ = [
@@ -103,6 +105,8 @@ __all__ = [
     "ImageRemoved",
     "ImageView",
     "Leadership",
+    "LogLevelView",
+    "LogLevelsView",
     "LogLineView",
     "LostMemberView",
     "MemberAdded",

@@ -1,10 +1,18 @@
-"""Of `warren.cli.shapes`, those of `doctor`, `debug bundle` and `dashboard export`."""
+"""Of `warren.cli.shapes`, those of `doctor`, `debug` and `dashboard export`."""
 
 from __future__ import annotations
 
 from msgspec import Struct
 
-__all__ = ["BundleEntry", "BundleView", "CheckView", "DashboardView", "DoctorReport"]
+__all__ = [
+    "BundleEntry",
+    "BundleView",
+    "CheckView",
+    "DashboardView",
+    "DoctorReport",
+    "LogLevelView",
+    "LogLevelsView",
+]
 
 
 class CheckView(Struct, frozen=True):
@@ -46,3 +54,15 @@ class DashboardView(Struct, frozen=True):
     uid: str
     title: str
     file: str
+
+
+class LogLevelView(Struct, frozen=True):
+    component: str
+    level: str
+    changed: bool
+    remaining_ms: int | None
+
+
+class LogLevelsView(Struct, frozen=True):
+    configured: str
+    levels: list[LogLevelView]

@@ -108,7 +108,9 @@ def _tail(path: Path) -> str:
 
 
 def _journal() -> str:
-    command = ["journalctl", "--unit=warrend", "--no-pager", "--output=cat", "--quiet"]
+    command = ["journalctl", "--unit=warrend", "--no-pager", "--quiet"]
+    # With the time: an entry in journald's own fields has it nowhere else.
+    command += ["--output=short-iso-precise", "--utc"]
     command += ["--reverse", f"--lines={_LOG_LINES_MAX}"]
     # Through `head`, so that the newest come first and the rest is never held.
     with subprocess.Popen(

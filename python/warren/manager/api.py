@@ -26,6 +26,9 @@ MAX_TIMEOUT_S: Final = 60.0
 API_METHODS: Final = tuple(rpc.MANAGER)
 _log = logging.getLogger("warren.api")
 
+# Refusals that are no answer to a wrong request: who runs the cluster has to hear of them.
+_TROUBLES: Final = frozenset({"internal", "log_damaged", "no_space", "outcome_unknown"})
+
 Context = grpc.aio.ServicerContext[Any, Any]
 Observe = Callable[[float], None]
 OpenStream = Callable[[Caller, str, bytes], AsyncGenerator[bytes, None]]
@@ -77,17 +80,21 @@ def _unary(
 ) -> Callable[[bytes, Context], Awaitable[bytes]]:
     async def handle(request: bytes, context: Context) -> bytes:
         began = time.perf_counter()
+        caller = None
         try:
+            caller = identify(context)
             _check_size(name, request)
-            answer = await core.call(identify(context), name, request, timeout_s(context))
+            answer = await core.call(caller, name, request, timeout_s(context))
             if after is not None:
                 await after()
         except Exception as error:
-            count.record(time.perf_counter() - began, ok=False)
-            await rpc.abort(context, _refusal(name, error))
+            seconds = time.perf_counter() - began
+            count.record(seconds, ok=False)
+            await rpc.abort(context, _refused(name, caller, context, error, seconds))
             raise  # unreachable: abort raises
         seconds = time.perf_counter() - began
         count.record(seconds, ok=True)
+        _note_answered(name, caller, seconds)
         if succeeded is not None:
             succeeded(seconds)
         return answer
@@ -100,19 +107,24 @@ def _streaming(
 ) -> Callable[[bytes, Context], AsyncIterator[bytes]]:
     async def handle(request: bytes, context: Context) -> AsyncIterator[bytes]:
         began = time.perf_counter()
+        caller = None
         try:
+            caller = identify(context)
             _check_size(name, request)
-            async with aclosing(open_stream(identify(context), name, request)) as items:
+            async with aclosing(open_stream(caller, name, request)) as items:
                 async for item in items:
                     yield item
         except (asyncio.CancelledError, GeneratorExit):
             count.record(time.perf_counter() - began, ok=True)  # the caller has seen enough
             raise
         except Exception as error:  # noqa: BLE001 - answered and logged
-            count.record(time.perf_counter() - began, ok=False)
-            await rpc.abort(context, _refusal(name, error))
+            seconds = time.perf_counter() - began
+            count.record(seconds, ok=False)
+            await rpc.abort(context, _refused(name, caller, context, error, seconds))
         else:
-            count.record(time.perf_counter() - began, ok=True)
+            seconds = time.perf_counter() - began
+            count.record(seconds, ok=True)
+            _note_answered(name, caller, seconds)
 
     return handle
 
@@ -130,8 +142,33 @@ def _check_size(name: str, request: bytes) -> None:
         raise rpc.too_large(f"the {name} request", len(request))
 
 
-def _refusal(name: str, error: Exception) -> WarrenError:
-    if isinstance(error, WarrenError):
-        return error
-    _log.exception("%s failed unexpectedly", name, extra={"method": name})
-    return WarrenError("internal", f"{name} failed inside the daemon; its log says why")
+def _note_answered(name: str, caller: Caller, seconds: float) -> None:
+    if _log.isEnabledFor(logging.DEBUG):
+        _log.debug("answered", extra=_fields(name, caller.request_id, caller, seconds))
+
+
+def _refused(
+    name: str, caller: Caller | None, context: Context, error: Exception, seconds: float
+) -> WarrenError:
+    """What the caller is told, once it is logged; `caller` is None where nobody knows who asks."""
+    if caller is not None:
+        request_id = caller.request_id
+    else:
+        request_id = rpc.request_id_of(dict(context.invocation_metadata() or ()))
+    fields = _fields(name, request_id, caller, seconds)
+    if not isinstance(error, WarrenError):
+        _log.exception("%s failed unexpectedly", name, extra=fields, exc_info=error)
+        return WarrenError("internal", f"{name} failed inside the daemon; its log says why")
+    level = logging.WARNING if error.code in _TROUBLES else logging.DEBUG
+    fields |= {"code": error.code, "error": error.message}
+    _log.log(level, "refused", extra=fields)
+    return error
+
+
+def _fields(name: str, request_id: str, caller: Caller | None, seconds: float) -> dict[str, object]:
+    fields: dict[str, object] = {"method": name, "request_id": request_id}
+    if caller is not None:
+        fields["identity"] = caller.identity
+        if caller.forwarded:
+            fields["forwarded"] = True
+    return {**fields, "duration_ms": round(1000 * seconds, 3)}

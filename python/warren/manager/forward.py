@@ -170,7 +170,8 @@ def _elsewhere(caller: Caller, error: WarrenError) -> str:
 
 
 def _metadata(caller: Caller) -> tuple[tuple[str, str], ...]:
-    return ((rpc.ON_BEHALF_KEY, caller.identity),)
+    named = ((rpc.REQUEST_ID_KEY, caller.request_id),) if caller.request_id else ()
+    return ((rpc.ON_BEHALF_KEY, caller.identity), *named)
 
 
 def _translated(error: grpc.RpcError, leader: str, method: str) -> WarrenError:

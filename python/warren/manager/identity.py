@@ -25,11 +25,15 @@ _IDENTITY_BYTES_MAX: Final = 7 + 255
 
 
 class Caller(NamedTuple):
-    """Who asks, as the core is told; `forwarded`: by way of another manager."""
+    """Who asks, as the core is told; `forwarded`: by way of another manager.
+
+    `request_id`: by what name the request stands in logs.
+    """
 
     identity: str
     forwarded: bool = False
     stale: bool = False
+    request_id: str = ""
 
 
 Identify = Callable[[Context], Caller]
@@ -41,7 +45,11 @@ def by_socket(context: Context) -> Caller:
     metadata = _metadata(context)
     if rpc.ON_BEHALF_KEY in metadata:
         raise _denied("only managers speak for others, and they come over TLS")
-    return Caller(LOCAL, stale=metadata.get(rpc.STALE_KEY) == "1")
+    return Caller(
+        LOCAL,
+        stale=metadata.get(rpc.STALE_KEY) == "1",
+        request_id=rpc.request_id_of(metadata),
+    )
 
 
 def by_certificate(trust_domain: str) -> Identify:
@@ -51,14 +59,15 @@ def by_certificate(trust_domain: str) -> Identify:
         peer = peer_of(context.auth_context(), trust_domain)
         metadata = _metadata(context)
         stale = metadata.get(rpc.STALE_KEY) == "1"
+        request_id = rpc.request_id_of(metadata)
         behalf = metadata.get(rpc.ON_BEHALF_KEY)
         if behalf is None:
-            return Caller(peer.identity, stale=stale)
+            return Caller(peer.identity, stale=stale, request_id=request_id)
         if peer.role != "manager":
             raise _denied(f"{peer.identity} is no manager, and only managers speak for others")
         if not 0 < len(behalf) <= _IDENTITY_BYTES_MAX:
             raise _denied("it is not said for whom the other manager asks")
-        return Caller(behalf, forwarded=True, stale=stale)
+        return Caller(behalf, forwarded=True, stale=stale, request_id=request_id)
 
     return identify
 

@@ -2,7 +2,9 @@
 
 Who logs never waits: a line is made in the calling thread and put into a bounded queue, from
 which one thread writes. When stderr is not read, the queue fills; what does not fit is dropped
-and counted, and a line says so once there is room again.
+and counted, and a line says so once there is room again. Under systemd the lines go to journald
+in its own form, and to people in theirs on a terminal. Of what repeats, and of what is too much,
+lines are left out and counted (`log_sampling`).
 
 Fields come from `extra=`, or from a bound logger:
 
@@ -15,45 +17,64 @@ from __future__ import annotations
 import logging
 import os
 import queue
-import re
-import select
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping, MutableMapping
-from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from warren.observe.log_levels import ALL, DEFAULT, LevelRow, Levels
+from warren.observe.log_lines import (
+    LEVELS,
+    LINE_BYTES_MAX,
+    Encoder,
+    bounded_text,
+    encode_console,
+    encode_journal,
+    encode_json,
+    level_name,
+    level_number,
+)
+from warren.observe.log_sampling import LeftOut, Sampler
+from warren.observe.log_sinks import (
+    JOURNAL_SOCKET,
+    JournalSink,
+    Sink,
+    StreamSink,
+    is_journal,
+)
+
 if TYPE_CHECKING:
     from warren.observe.metrics import Metrics
 
-QUEUE_MAX: Final = 4096
-LINE_BYTES_MAX: Final = 16 * 1024
-# A character takes at most seven bytes of JSON, so one text alone never makes a line too long.
-TEXT_CHARS_MAX: Final = 2048
-COMPONENT_CHARS_MAX: Final = 64
-BATCH_MAX: Final = 256
+__all__ = [
+    "LEVELS",
+    "LINE_BYTES_MAX",
+    "BoundLogger",
+    "LogPipeline",
+    "encode_console",
+    "encode_json",
+    "get_logger",
+    "level_name",
+    "level_number",
+]
 
-LEVELS: Final = {
-    "debug": logging.DEBUG,
-    "info": logging.INFO,
-    "warn": logging.WARNING,
-    "error": logging.ERROR,
-    "fatal": logging.CRITICAL,
-}
-"""The level names of the log, as configured and as written. The core's `trace` counts as debug."""
+QUEUE_MAX: Final = 4096
+BATCH_MAX: Final = 256
+# How late an interval may end, or a level that was set for a time.
+_TICK_S: Final = 0.25
 
 _GRPC: Final = "grpc._cython.cygrpc"
 _ROOT: Final = "warren"
-_NAMES: Final = {number: name for name, number in LEVELS.items()}
-_OWN_KEYS: Final = frozenset({"level", "time", "component", "message"})
+# What the core says that has another name here.
+_CORE_LEVELS: Final = {"trace": "debug", "warning": "warn"}
 _RECORD_KEYS: Final = frozenset(
     {*logging.LogRecord("", 0, "", 0, "", (), None).__dict__, "message", "asctime", "taskName"}
 )
-_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 class BoundLogger(logging.LoggerAdapter[logging.Logger]):
@@ -79,85 +100,12 @@ def get_logger(component: str) -> BoundLogger:
     return BoundLogger(logging.getLogger(f"{_ROOT}.{component}"), {})
 
 
-def level_number(name: str) -> int:
-    """A level's number in Python's logging. ValueError when it is none of LEVELS."""
-    if name not in LEVELS:
-        raise ValueError(f"log level {name!r}: must be one of {', '.join(LEVELS)}")
-    return LEVELS[name]
-
-
-def level_name(number: int) -> str:
-    """The name of the level that a number belongs to: 30 and 35 are `warn`."""
-    reached = [known for known in _NAMES if known <= number]
-    return _NAMES[max(reached)] if reached else "debug"
-
-
-def encode_json(
-    level: str, seconds: float, component: str, message: str, fields: Mapping[str, object]
-) -> bytes:
-    """One line of JSON, without the newline; never raises, never over LINE_BYTES_MAX.
-
-    `seconds` is since the epoch. Values that JSON cannot hold are written as their text.
-    """
-    record: dict[str, object] = {
-        "level": level,
-        "time": _timestamp(seconds),
-        "component": component,
-        "message": message,
-    }
-    own = dict(record)
-    record |= {f"{key}_" if key in _OWN_KEYS else key: value for key, value in fields.items()}
-    try:
-        line = msgspec.json.encode(record, enc_hook=_text)
-    except Exception:  # noqa: BLE001 - logging must not raise
-        line = msgspec.json.encode({_text(key): _text(value) for key, value in record.items()})
-    if len(line) <= LINE_BYTES_MAX:
-        return line
-    own["message"] = _text(message)
-    return msgspec.json.encode(
-        {**own, "component": _text(component)[:COMPONENT_CHARS_MAX], "truncated": True}
-    )
-
-
-def encode_console(
-    level: str, seconds: float, component: str, message: str, fields: Mapping[str, object]
-) -> bytes:
-    """One line for people: time of day, level, component, message, `key=value` pairs."""
-    clock = _timestamp(seconds)[11:23]
-    pairs = "".join(f" {key}={_quoted(_text(value))}" for key, value in fields.items())
-    text = f"{clock} {level.upper():5} {component:10} {message}{pairs}"
-    return _CONTROL.sub(_escaped, text).encode("utf-8", "backslashreplace")[:LINE_BYTES_MAX]
-
-
-def _timestamp(seconds: float) -> str:
-    when = datetime.fromtimestamp(seconds, UTC)
-    return when.isoformat(timespec="microseconds").replace("+00:00", "Z")
-
-
-def _text(value: object) -> str:
-    """Any value as a bounded text that can be encoded; a `str` stays as it is otherwise."""
-    try:
-        text = str(value)[:TEXT_CHARS_MAX]
-    except Exception:  # noqa: BLE001 - logging must not raise
-        text = f"<{type(value).__name__} that cannot be shown>"
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
-def _quoted(text: str) -> str:
-    return f'"{text}"' if not text or " " in text else text
-
-
-def _escaped(found: re.Match[str]) -> str:
-    return found[0].encode("unicode_escape").decode()
-
-
-Encoder = Callable[[str, float, str, str, Mapping[str, object]], bytes]
-
-
 class LogPipeline(logging.Handler):
     """Takes records, writes lines to `fd`. `install` makes it the process's log.
 
-    `clock` gives seconds since the epoch, for lines that are not Python's own records.
+    `console`: for people, or not; None: on a terminal, and journald's own form where `fd` is its
+    stream by `env`. `clock` gives seconds since the epoch, for lines that are not Python's own
+    records.
     """
 
     def __init__(
@@ -168,13 +116,17 @@ class LogPipeline(logging.Handler):
         console: bool | None = None,
         queue_max: int = QUEUE_MAX,
         clock: Callable[[], float] = time.time,
+        env: Mapping[str, str] = os.environ,
+        journal: Path = JOURNAL_SOCKET,
     ) -> None:
         super().__init__()
-        self._fd = sys.stderr.fileno() if fd is None else fd
-        is_console = os.isatty(self._fd) if console is None else console
-        self._encode: Encoder = encode_console if is_console else encode_json
+        self._encode, self._sink = _destination(
+            sys.stderr.fileno() if fd is None else fd, console, env, journal
+        )
         self._clock = clock
-        self._threshold = level_number(level)
+        self._levels = Levels(level)
+        self._levels_lock = threading.RLock()
+        self._sampler = Sampler()
         self._listeners: list[Callable[[str], None]] = []
         # A SimpleQueue, because its `put` may be entered again: a destructor that the garbage
         # collector runs in the middle of one may log too.
@@ -191,21 +143,51 @@ class LogPipeline(logging.Handler):
         root = logging.getLogger()
         root.handlers[:] = [self]
         root.setLevel(logging.WARNING)
-        logging.getLogger(_ROOT).setLevel(self._threshold)
+        self._apply_levels({})
         logging.captureWarnings(True)
         logging.getLogger(_GRPC).addFilter(_is_news)
 
     @property
     def log_level(self) -> str:
-        """The name of the level from which lines are written."""
-        return level_name(self._threshold)
+        """The name of the level from which lines are written, where a component has none."""
+        return self._levels.level(ALL)
+
+    @property
+    def configured_level(self) -> str:
+        """The one that `default` goes back to."""
+        return self._levels.configured
 
     def set_level(self, name: str) -> None:
-        """Change the level at run time. ValueError when it is none of LEVELS."""
-        self._threshold = level_number(name)
-        logging.getLogger(_ROOT).setLevel(self._threshold)
+        """Another level is configured; what components have of their own stays.
+
+        ValueError when it is none of LEVELS.
+        """
+        with self._levels_lock:
+            self._levels.configure(name)
+            self._apply_levels(self._levels.own())
+
+    def set_component_level(self, component: str, level: str, for_s: float = 0.0) -> None:
+        """Give a component, or `all`, a level of its own; see `Levels.set`. UnknownError."""
+        with self._levels_lock:
+            before = self._levels.own()
+            self._levels.set(component, level, for_s)
+            self._apply_levels(before)
+        until = f" for {for_s:.0f} s" if for_s > 0 and level != DEFAULT else ""
+        self._say("info", f"the log level of {component} is {level}{until}, as asked", {})
+
+    def level_rows(self) -> list[LevelRow]:
+        """The level of each component, `all` first."""
+        return self._levels.rows()
+
+    def _apply_levels(self, before: Mapping[str, str]) -> None:
+        """Tell Python's loggers, so that what is not written is not made; `before`: as it was."""
+        own = self._levels.own()
+        logging.getLogger(_ROOT).setLevel(self._levels.threshold(ALL))
+        for component in (before.keys() | own.keys()) - {ALL}:
+            level = LEVELS[own[component]] if component in own else logging.NOTSET
+            logging.getLogger(f"{_ROOT}.{component}").setLevel(level)
         for listener in self._listeners:
-            listener(name)
+            listener(self.log_level)
 
     def on_level(self, listener: Callable[[str], None]) -> None:
         """Call `listener` with the level's name now and at each change: for the core's own."""
@@ -213,7 +195,7 @@ class LogPipeline(logging.Handler):
         listener(self.log_level)
 
     def declare(self, metrics: Metrics) -> None:
-        """Export the queue's depth and what was written and dropped."""
+        """Export the queue's depth and what was written, left out and dropped."""
         metrics.gauge_function(
             "warren_log_queue_depth", "Log lines waiting to be written.", self._queue.qsize
         )
@@ -225,6 +207,12 @@ class LogPipeline(logging.Handler):
             "Log lines dropped because stderr was not read fast enough or failed.",
             lambda: self._dropped,
         )
+        metrics.counter_table(
+            "warren_log_suppressed_total",
+            "Log lines left out because they repeated, or were too many of a component.",
+            ("component", "reason"),
+            lambda: self._sampler.suppressed,
+        )
 
     @property
     def dropped(self) -> int:
@@ -235,11 +223,14 @@ class LogPipeline(logging.Handler):
         """Take one of Python's records; called by `logging`."""
         try:
             fields = {k: v for k, v in record.__dict__.items() if k not in _RECORD_KEYS}
-            self._add_exception(record, fields)
             component = record.name.removeprefix(f"{_ROOT}.")
-            line = self._encode(
-                level_name(record.levelno), record.created, component, _message(record), fields
-            )
+            level, message = level_name(record.levelno), _message(record)
+            constant = bool(record.args) and record.msg != "%s"
+            text = record.msg if constant else message
+            if not self._sampler.admit(level, component, text, fields, constant=constant):
+                return
+            self._add_exception(record, component, fields)
+            line = self._encode(level, record.created, component, message, fields)
         except Exception:  # noqa: BLE001 - logging must not raise
             self.handleError(record)
             return
@@ -247,63 +238,96 @@ class LogPipeline(logging.Handler):
 
     def emit_core(self, level: str, component: str, message: str, fields_json: bytes) -> None:
         """Take a line from the core. `fields_json` is a JSON object, or empty."""
-        name = "debug" if level == "trace" else level if level in LEVELS else "error"
-        if LEVELS[name] < self._threshold:
+        known = _CORE_LEVELS.get(level, level)
+        name = known if known in LEVELS else "error"
+        if LEVELS[name] < self._levels.threshold(component):
             return
         try:
             fields = msgspec.json.decode(fields_json or b"{}", type=dict[str, Any])
         except msgspec.DecodeError:
             fields = {"fields": fields_json.decode("utf-8", "backslashreplace")}
-        self._put(self._encode(name, self._clock(), component, message, fields))
+        if self._sampler.admit(name, component, message, fields, constant=False):
+            self._put(self._encode(name, self._clock(), component, message, fields))
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
         """Count a record that could not be made a line; the default would print to stderr."""
         self._dropped += 1
 
-    def _add_exception(self, record: logging.LogRecord, fields: dict[str, object]) -> None:
+    def _add_exception(
+        self, record: logging.LogRecord, component: str, fields: dict[str, object]
+    ) -> None:
         if not record.exc_info or record.exc_info[1] is None:
             return
         error = record.exc_info[1]
-        fields.setdefault("error", f"{type(error).__name__}: {_text(error)}")
-        if self._threshold <= logging.DEBUG:
+        fields.setdefault("error", f"{type(error).__name__}: {bounded_text(error)}")
+        if self._levels.threshold(component) <= logging.DEBUG:
             fields["traceback"] = "".join(traceback.format_exception(error))
 
     def _put(self, line: bytes) -> None:
         if self._queue.qsize() >= self._queue_max:
             self._dropped += 1
         else:
-            self._queue.put(line + b"\n")
+            self._queue.put(line)
+
+    def _say(self, level: str, message: str, fields: Mapping[str, object]) -> None:
+        """A line of the log about itself."""
+        self._put(self._encode(level, self._clock(), "log", message, fields))
+
+    # The thread that writes
 
     def _write_lines(self) -> None:
+        tick_s = 0.0
         while True:
-            lines = [self._queue.get()]
-            while len(lines) < BATCH_MAX and lines[-1] is not None:
-                try:
-                    lines.append(self._queue.get_nowait())
-                except queue.Empty:
-                    break
+            lines = self._wait()
             self._write([line for line in lines if line is not None])
-            if lines[-1] is None:
+            ending = bool(lines) and lines[-1] is None
+            if ending or time.monotonic() >= tick_s:
+                tick_s = time.monotonic() + _TICK_S
+                self._end_intervals(everything=ending)
+            if ending:
+                self._sink.close()
                 return
 
-    def _write(self, lines: list[bytes]) -> None:
-        view = memoryview(b"".join([*self._tell_dropped(), *lines]))
+    def _wait(self) -> list[bytes | None]:
+        """What is queued; nothing, where a level or an interval may have ended meanwhile."""
+        timed = self._levels.ending or self._sampler.busy
+        lines: list[bytes | None] = []
         try:
-            while view:
-                view = view[self._write_some(view) :]
-            self._written += len(lines)
-        except OSError:
-            self._dropped += len(lines)
+            lines.append(self._queue.get(timeout=_TICK_S if timed else None))
+            while len(lines) < BATCH_MAX and lines[-1] is not None:
+                lines.append(self._queue.get_nowait())
+        except queue.Empty:
+            pass
+        return lines
 
-    def _write_some(self, view: memoryview) -> int:
-        """Write at least a byte; waits for room, also on a descriptor that does not block."""
-        while True:
-            try:
-                return os.write(self._fd, view)
-            except BlockingIOError:
-                writable = select.poll()
-                writable.register(self._fd, select.POLLOUT)
-                writable.poll(1000)
+    def _end_intervals(self, *, everything: bool) -> None:
+        with self._levels_lock:
+            before = self._levels.own()
+            over = self._levels.expire()
+            if over:
+                self._apply_levels(before)
+        for component in over:
+            level = self._levels.level(component)
+            self._say("info", f"the log level of {component} is {level} again", {})
+        self._write([self._told(each) for each in self._sampler.collect(everything=everything)])
+
+    def _told(self, left: LeftOut) -> bytes:
+        what = f"like this: {left.text}" if left.text else "of many kinds"
+        return self._encode(
+            left.level,
+            self._clock(),
+            left.component,
+            f"{left.missing} more {what}",
+            {**left.fields, "left_out": left.missing},
+        )
+
+    def _write(self, lines: list[bytes]) -> None:
+        told = self._tell_dropped()
+        if not told and not lines:
+            return
+        written = max(0, self._sink.write([*told, *lines]) - len(told))
+        self._written += written
+        self._dropped += len(lines) - written
 
     def _tell_dropped(self) -> list[bytes]:
         missed = self._dropped - self._dropped_told
@@ -311,7 +335,7 @@ class LogPipeline(logging.Handler):
             return []
         self._dropped_told += missed
         text = f"{missed} log lines were dropped here: stderr was not read fast enough"
-        return [self._encode("warn", self._clock(), "log", text, {"dropped": missed}) + b"\n"]
+        return [self._encode("warn", self._clock(), "log", text, {"dropped": missed})]
 
     def close(self, timeout_ms: int = 1000) -> None:
         """Write what is queued, for at most `timeout_ms`. Also called when Python exits."""
@@ -321,11 +345,21 @@ class LogPipeline(logging.Handler):
         super().close()
 
 
+def _destination(
+    fd: int, console: bool | None, env: Mapping[str, str], journal: Path
+) -> tuple[Encoder, Sink]:
+    if console is None and is_journal(env, fd):
+        return encode_journal, JournalSink(journal)
+    if os.isatty(fd) if console is None else console:
+        return encode_console, StreamSink(fd)
+    return encode_json, StreamSink(fd)
+
+
 def _message(record: logging.LogRecord) -> str:
     try:
         return record.getMessage()
     except Exception:  # noqa: BLE001 - logging must not raise
-        return f"{_text(record.msg)} {_text(record.args)}"
+        return f"{bounded_text(record.msg)} {bounded_text(record.args)}"
 
 
 def _is_news(record: logging.LogRecord) -> bool:

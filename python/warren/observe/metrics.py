@@ -11,7 +11,7 @@ import asyncio
 import logging
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
@@ -49,6 +49,27 @@ class _Reading(Collector):
 
     def collect(self) -> Iterator[Metric]:
         yield self._kind(self._name, self._documentation, value=self._read())
+
+
+class _Table(Collector):
+    """Counters with labels, read when asked."""
+
+    def __init__(
+        self,
+        name: str,
+        documentation: str,
+        labels: Sequence[str],
+        read: Callable[[], Mapping[tuple[str, ...], float]],
+    ) -> None:
+        self._described = (name, documentation, labels)
+        self._read = read
+
+    def collect(self) -> Iterator[Metric]:
+        name, documentation, labels = self._described
+        family = CounterMetricFamily(name, documentation, labels=labels)
+        for values, count in self._read().items():
+            family.add_metric(values, count)
+        yield family
 
 
 class Metrics:
@@ -111,6 +132,19 @@ class Metrics:
     def counter_function(self, name: str, documentation: str, read: Callable[[], float]) -> None:
         """Declare a counter that is read at each scrape, in the scraping thread."""
         self.register(_Reading(name, documentation, CounterMetricFamily, read))
+
+    def counter_table(
+        self,
+        name: str,
+        documentation: str,
+        labels: Sequence[str],
+        read: Callable[[], Mapping[tuple[str, ...], float]],
+    ) -> None:
+        """Declare a counter that is read at each scrape, in the scraping thread: all its children.
+
+        `read` gives them by label values; their number is the caller's to bound.
+        """
+        self.register(_Table(name, documentation, labels, read))
 
     def histogram(
         self,

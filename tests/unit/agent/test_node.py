@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from warren.agent.node import LOADS_MAX, NodeLocal
 from warren.agent.rebirth import Rebirth
 from warren.agent.runtime.base import RuntimeUnavailable
 from warren.errors import WarrenError
+from warren.observe.logging import LogPipeline
 from warren.pb.v1 import node_pb2, objects_pb2
 
 IMAGE = objects_pb2.NodeImage(reference="docker.io/library/web:1", digest="sha256:1", size_bytes=5)
@@ -88,7 +91,16 @@ async def served(tmp_path: Path) -> AsyncIterator[Served]:
         return node_pb2.RecoverQuorumResponse(epoch=2)
 
     rebirth = Rebirth(tmp_path, restore, recover)
-    node = NodeLocal(images, tmp_path / "logs", describe, join, leave, rebirth)  # type: ignore[arg-type]
+    pipeline = LogPipeline(fd=os.open(os.devnull, os.O_WRONLY), console=False)
+    node = NodeLocal(
+        images,  # type: ignore[arg-type]
+        tmp_path / "logs",
+        describe,
+        join,
+        leave,
+        rebirth,
+        pipeline,
+    )
     server = grpc.aio.server(options=rpc.SERVER_OPTIONS)
     server.add_generic_rpc_handlers((node.handler(),))
     address = f"unix://{tmp_path}/s"
@@ -97,6 +109,7 @@ async def served(tmp_path: Path) -> AsyncIterator[Served]:
     async with grpc.aio.insecure_channel(address, options=rpc.CLIENT_OPTIONS) as channel:
         yield Served(images, node, rpc.Stub(channel, rpc.NODE_LOCAL))
     await server.stop(0)
+    pipeline.close()
 
 
 def archive(*pieces: bytes, reference: str = "") -> Iterator[node_pb2.LoadImageRequest]:
@@ -210,3 +223,51 @@ async def test_a_recovery_is_passed_on(served: Served) -> None:
     assert "nothing is lost" in rpc.failure(refused.value).message
     request = node_pb2.RecoverQuorumRequest(force=True)
     assert (await served.stub.RecoverQuorum(request, timeout=10)).epoch == 2
+
+
+async def test_log_levels_are_told_and_changed(served: Served) -> None:
+    with restored():
+        change = node_pb2.SetLogLevelRequest(component="raft", level="debug", for_ms=60_000)
+        changed = await served.stub.SetLogLevel(change, timeout=10)
+        told = await served.stub.GetLogLevels(node_pb2.GetLogLevelsRequest(), timeout=10)
+    assert changed.configured == told.configured == "info"
+    rows = {row.component: row for row in told.levels}
+    assert (rows["all"].level, rows["all"].changed) == ("info", False)
+    assert (rows["raft"].level, rows["raft"].changed) == ("debug", True)
+    assert 0 < rows["raft"].remaining_ms <= 60_000
+    for component, level in (("rafft", "debug"), ("raft", "loud"), ("", "debug")):
+        change = node_pb2.SetLogLevelRequest(component=component, level=level)
+        error = await refusal(served.stub.SetLogLevel(change, timeout=10))
+        assert (error.code, "there are" in error.message) == ("invalid", True)
+
+
+async def test_requests_of_the_host_are_found_by_name(
+    served: Served, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG", "warren.node")
+    named = ((rpc.REQUEST_ID_KEY, "abc-1"),)
+    served.images.fails = OSError(5, "Input/output error")
+    await refusal(served.stub.ListImages(node_pb2.ListImagesRequest(), timeout=10, metadata=named))
+    served.images.fails = WarrenError("archive_invalid", "broken; load another")
+    await refusal(served.stub.LoadImage(archive(b"x"), timeout=10, metadata=named))
+    fields = [vars(record) for record in caplog.records if record.name == "warren.node"]
+    assert [(each["levelname"], each["msg"], each["method"]) for each in fields] == [
+        ("DEBUG", "asked", "ListImages"),
+        ("WARNING", "refused", "ListImages"),
+        ("DEBUG", "asked", "LoadImage"),
+        ("DEBUG", "refused", "LoadImage"),
+    ]
+    assert {each["request_id"] for each in fields} == {"abc-1"}
+    assert fields[3]["code"] == "archive_invalid"
+
+
+@contextmanager
+def restored() -> Iterator[None]:
+    """What the test sets of Python's own levels is taken back."""
+    ours = logging.getLogger("warren")
+    before = ours.level
+    try:
+        yield
+    finally:
+        ours.setLevel(before)
+        logging.getLogger("warren.raft").setLevel(logging.NOTSET)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -21,6 +22,11 @@ class Done:
     code: int
     out: str
     err: str
+
+    @property
+    def complaint(self) -> str:
+        """What it wrote to stderr, without the line by which support finds the call."""
+        return re.sub(r"^request id: [0-9a-f]{32}-r?[0-9]+\n", "", self.err, flags=re.MULTILINE)
 
 
 Run = Callable[..., Done]

@@ -37,8 +37,8 @@ class RefusalError(Exception):
 class FakeManager:
     """`refuse[method]`: refusals to come; `seen`: all requests; `progress`: what watches say.
 
-    `stale`: the methods that were asked for what may be old. `credentials`: serves these, at a port
-    of the loopback too, which `address` names then.
+    `stale`: the methods that were asked for what may be old. `named`: method and request id of
+    all. `credentials`: serves these, at a port of the loopback too, which `address` names then.
     """
 
     def __init__(self, path: Path, credentials: grpc.ServerCredentials | None = None) -> None:
@@ -56,6 +56,7 @@ class FakeManager:
         self.refuse: dict[str, deque[RefusalError]] = {}
         self.seen: list[tuple[str, Any]] = []
         self.stale: set[str] = set()
+        self.named: list[tuple[str, str]] = []
         self.explained = explain_pb2.ExplainResponse()
         self.planned = explain_pb2.PlanResponse()
         self.ready_message = ""
@@ -93,6 +94,8 @@ class FakeManager:
                 self.seen.append((method.name, request))
             if ("warren-stale", "1") in context.invocation_metadata():
                 self.stale.add(method.name)
+            metadata = dict(context.invocation_metadata())
+            self.named.append((method.name, str(metadata.get("warren-request-id", ""))))
             pending = self.refuse.get(method.name)
             if pending:
                 _abort(context, pending.popleft())

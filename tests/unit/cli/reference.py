@@ -69,8 +69,10 @@ goes into a pipe or a file is never cut off.
 | 130 | interrupted by Ctrl-C |
 
 With `--format json` an error is one line of JSON on standard error:
-`{"error":{"code":"not_found","message":"…"}}`. Messages are for people and may change; codes are
-stable. Codes with an exit code other than 1:
+`{"error":{"code":"not_found","message":"…","request_id":"…"}}`. Messages are for people and may
+change; codes are stable. `request_id` is there where a daemon was asked: the name of the call, by
+which it is found in the daemons' logs ([observability.md](observability.md#logs)). People are shown
+it where a command failed or reached no manager. Codes with an exit code other than 1:
 
 """
 
@@ -117,6 +119,7 @@ Fields may be added; none is renamed or removed within a major release.
 | `doctor` | `DoctorReport`, also where a check failed (exit code 1) |
 | `debug bundle` | `BundleView` |
 | `dashboard export --output` | list of `DashboardView` |
+| `debug log-level` | `LogLevelsView` |
 | `debug wal verify` | `WalReport`, also where the log is damaged (exit code 1) |
 | `debug wal dump` | one `WalFrame` a line (JSON) or document (YAML) |
 
@@ -158,6 +161,8 @@ whole group could not be read. Exit codes of `doctor`: 0 no check failed (there 
 one failed, 2 usage.
 
 `dashboard export NAME` without `--output` prints what Grafana imports, whatever the format.
+In `LogLevelsView`, `changed` are the components with a level of their own, `remaining_ms` how long
+that lasts; null: until it is changed or the daemon ends. The first row, `all`, is of those without.
 
 In `BundleView`, `errors` are the lines of errors.txt: what could not be had, and why. `redacted` is
 always true.

@@ -123,7 +123,7 @@ def test_without_a_majority_it_fails_at_once(
     started_s = time.monotonic()
     done = ctl(*words)
     assert time.monotonic() - started_s < 2
-    assert (done.code, done.err) == (3, f"warrenctl: {sentence}\n")
+    assert (done.code, done.complaint) == (3, f"warrenctl: {sentence}\n")
     assert json.loads(ctl(*words, "--format=json").err)["error"]["code"] == "no_quorum"
 
 
@@ -144,7 +144,10 @@ def test_a_host_that_does_not_manage_is_asked_once(
     manager.refuse["ListNodes"] = trouble(code, "this host is no manager; ask one")
     assert ctl("node", "ls", "--host", named(manager, *others)).code == 0
     done = ctl("node", "ls")
-    assert (done.code, done.err) == (exit_code, "warrenctl: this host is no manager; ask one\n")
+    assert (done.code, done.complaint) == (
+        exit_code,
+        "warrenctl: this host is no manager; ask one\n",
+    )
     assert len(manager.requests("ListNodes")) == 2
 
 
@@ -157,7 +160,7 @@ def test_where_the_others_are_gone_who_is_missing_is_what_is_said(
     started_s = time.monotonic()
     done = ctl("node", "ls", "--host", named(manager, *others))
     assert time.monotonic() - started_s < 2
-    assert (done.code, done.err) == (3, "warrenctl: b and c are missing\n")
+    assert (done.code, done.complaint) == (3, "warrenctl: b and c are missing\n")
     assert [len(fake.requests("ListNodes")) for fake in (manager, *others)] == [1, 1, 1]
 
 
@@ -166,7 +169,7 @@ def test_who_could_not_be_reached_at_first_has_had_its_turn(
 ) -> None:
     manager.refuse["ListNodes"] = trouble("no_quorum", "b is missing")
     done = ctl("node", "ls", "--host", f"unix:///nowhere/a.sock,{named(manager)}")
-    assert (done.code, done.err) == (3, "warrenctl: b is missing\n")
+    assert (done.code, done.complaint) == (3, "warrenctl: b is missing\n")
     assert len(manager.requests("ListNodes")) == 1
 
 
@@ -178,7 +181,7 @@ def test_an_election_that_does_not_end(
     started_s = time.monotonic()
     done = ctl("node", "ls")
     assert 0.3 <= time.monotonic() - started_s < 5
-    assert (done.code, done.err) == (3, "warrenctl: no leader at the moment\n")
+    assert (done.code, done.complaint) == (3, "warrenctl: no leader at the moment\n")
 
 
 def test_an_election_with_one_host_gone(
@@ -188,7 +191,7 @@ def test_an_election_with_one_host_gone(
     manager.refuse["ListNodes"] = trouble("no_leader", "no leader at the moment")
     others[0].refuse["ListNodes"] = deque([GONE] * LONG)
     done = ctl("node", "ls", "--host", named(manager, others[0]))
-    assert (done.code, done.err) == (3, "warrenctl: no leader at the moment\n")
+    assert (done.code, done.complaint) == (3, "warrenctl: no leader at the moment\n")
 
 
 def test_what_is_no_election_any_more_is_tried_until_the_timeout(

@@ -202,10 +202,19 @@ def test_a_refusal_is_its_sentence_and_exit_code(
 ) -> None:
     manager.refuse["CreateService"] = deque([RefusalError(code, "this and that; do so")] * 2)
     done = ctl("service", "create", "web", "--image=tiny:1")
-    assert (done.code, done.out, done.err) == (exit_code, "", "warrenctl: this and that; do so\n")
+    sentence, *named = done.err.splitlines()
+    assert (done.code, done.out, sentence) == (exit_code, "", "warrenctl: this and that; do so")
+    # Support is of use where nothing else can be asked for.
+    request = manager.requests("CreateService")[-1].request
+    name = f"{request.client.hex()}-{request.sequence}"
+    assert dict(manager.named)["CreateService"] == name
+    assert named == ([f"request id: {name}"] if exit_code == 1 else [])
     done = ctl("service", "create", "web", "--image=tiny:1", "--format=json")
     assert done.code == exit_code
-    assert json.loads(done.err) == {"error": {"code": code, "message": "this and that; do so"}}
+    name = [name for method, name in manager.named if method == "CreateService"][-1]
+    assert json.loads(done.err) == {
+        "error": {"code": code, "message": "this and that; do so", "request_id": name}
+    }
 
 
 @pytest.mark.parametrize(
@@ -421,7 +430,9 @@ def test_a_broken_archive_is_the_daemons_sentence(
     archive.write_bytes(b"broken")
     done = ctl("image", "load", "-i", str(archive))
     assert done.code == 1
-    assert done.err == "warrenctl: this is no archive; make one with docker save\n"
+    sentence, named = done.err.splitlines()
+    assert sentence == "warrenctl: this is no archive; make one with docker save"
+    assert named == f"request id: {dict(manager.named)['LoadImage']}"
 
 
 @pytest.mark.parametrize("path", ["/nowhere/a.tar", "/tmp"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
@@ -227,6 +228,41 @@ async def test_a_fault_of_ours_tells_nothing_inner(
     assert code is grpc.StatusCode.INTERNAL
     assert "secret" not in refusal.message
     assert "secret detail" in caplog.text
+
+
+async def test_a_request_is_found_by_its_name(
+    edges: Edges, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG", "warren.api")
+    named = ((rpc.REQUEST_ID_KEY, "abc-1"),)
+    await edges.manager.Ping(api_pb2.PingRequest(), timeout=5, metadata=named)
+    edges.core.refuse["GetNode"] = WarrenError("not_found", "no such node")
+    await refusal_of(edges.manager.GetNode(api_pb2.GetNodeRequest(), timeout=5, metadata=named))
+    edges.core.refuse["GetNode"] = WarrenError("no_space", "the disk is full")
+    await refusal_of(edges.manager.GetNode(api_pb2.GetNodeRequest(), timeout=5, metadata=named))
+    edges.core.refuse["GetNode"] = RuntimeError("oh")
+    await refusal_of(edges.manager.GetNode(api_pb2.GetNodeRequest(), timeout=5, metadata=named))
+    _ = [item async for item in edges.manager.WatchService(api_pb2.WatchServiceRequest())]
+    fields = [vars(record) for record in caplog.records if record.name == "warren.api"]
+    assert [(each["levelname"], each["method"]) for each in fields] == [
+        ("DEBUG", "Ping"),
+        ("DEBUG", "GetNode"),
+        ("WARNING", "GetNode"),
+        ("ERROR", "GetNode"),
+        ("DEBUG", "WatchService"),
+    ]
+    assert [each["request_id"] for each in fields[:-1]] == ["abc-1"] * 4
+    # Who gives none gets one.
+    assert re.fullmatch(r"[0-9a-f]{32}", fields[-1]["request_id"])
+    assert [each.get("code") for each in fields] == [None, "not_found", "no_space", None, None]
+    assert fields[0]["identity"] == "local"
+    assert fields[0]["duration_ms"] > 0
+
+
+@pytest.mark.parametrize("name", ["", "a b", "x" * 81, 'a"b', "a\tb"])
+def test_a_name_that_a_log_could_trip_over_is_not_taken(name: str) -> None:
+    assert re.fullmatch(r"[0-9a-f]{32}", rpc.request_id_of({rpc.REQUEST_ID_KEY: name}))
+    assert rpc.request_id_of({rpc.REQUEST_ID_KEY: "x" * 80}) == "x" * 80
 
 
 @pytest.mark.parametrize("size_mib", [5, 100])

@@ -233,6 +233,24 @@ async def test_what_only_the_leader_can_do_is_forwarded(fleet: Fleet) -> None:
     assert (await refusal_of(ann.CreateService(CREATE, timeout=5))).code == "name_taken"
 
 
+async def test_a_request_keeps_its_name_on_the_way(
+    fleet: Fleet, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG", "warren.api")
+    stub = fleet.stub(fleet.follower, fleet.authority.client("ann"))
+    for metadata in (((rpc.REQUEST_ID_KEY, "abc-1"),), None):
+        caplog.clear()
+        fleet.follower.core.refuse = [fleet.not_leader()]
+        await stub.CreateService(CREATE, timeout=5, metadata=metadata)
+        fields = [vars(record) for record in caplog.records if record.name == "warren.api"]
+        # First the leader, then who passed it on.
+        assert [each.get("forwarded") for each in fields] == [True, None]
+        assert {each["identity"] for each in fields} == {"client/ann"}
+        [name] = {each["request_id"] for each in fields}
+        assert (name == "abc-1") == (metadata is not None)
+        assert name
+
+
 async def test_a_lead_that_moves_is_followed(fleet: Fleet) -> None:
     fleet.follower.core.refuse = [fleet.not_leader(), fleet.not_leader()]
     fleet.leader.core.refuse = [fleet.not_leader("127.0.0.1:1")]

@@ -20,6 +20,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from warren.observe.log_levels import COMPONENTS
+from warren.observe.log_sampling import REPEATS_MAX
 from warren.observe.logging import (
     LEVELS,
     LINE_BYTES_MAX,
@@ -72,6 +74,8 @@ def logging_restored() -> Iterator[None]:
     try:
         yield
     finally:
+        for component in COMPONENTS:
+            logging.getLogger(f"warren.{component}").setLevel(logging.NOTSET)
         logging.captureWarnings(False)
         root.handlers[:], root.level, ours.level = saved
         # Levels are cached in each logger; setting one through the API forgets them all.
@@ -131,11 +135,13 @@ def test_the_core_goes_through_the_same_pipeline(log: Log) -> None:
     log.pipeline.emit_core("debug", "raft", "hidden", b"{}")
     log.pipeline.emit_core("trace", "raft", "hidden", b"{}")
     log.pipeline.emit_core("shout", "raft", "unknown level", b"[1]")
-    first, second, third = log.lines()
+    log.pipeline.emit_core("warning", "raft", "as the core calls it", b"")
+    first, second, third, fourth = log.lines()
     assert first.keys() == {"level", "time", "component", "message", "term", "node_id"}
     assert (first["level"], first["component"], first["term"]) == ("info", "raft", 7)
     assert (second["level"], second["message"]) == ("error", "odd")
     assert (third["level"], third["fields"]) == ("error", "[1]")
+    assert fourth["level"] == "warn"
 
 
 def test_other_libraries_show_their_warnings_only(debug_log: Log) -> None:
@@ -175,6 +181,72 @@ def test_the_level_changes_at_run_time(log: Log) -> None:
         log.pipeline.set_level("loud")
     assert [line["message"] for line in log.lines()] == ["two", "three"]
     assert heard == ["info", "debug", "error"]
+
+
+def test_a_component_has_a_level_of_its_own_in_the_core_too(log: Log) -> None:
+    pipeline = log.pipeline
+    pipeline.set_component_level("worker", "debug")
+    pipeline.set_component_level("raft", "error")
+    get_logger("worker").debug("one")
+    get_logger("worker.store").debug("two")
+    get_logger("api").debug("hidden")
+    pipeline.emit_core("info", "raft", "hidden", b"")
+    pipeline.emit_core("error", "raft", "three", b"")
+    pipeline.emit_core("info", "wal", "four", b"")
+    pipeline.set_level("warn")
+    get_logger("worker").debug("five")
+    pipeline.set_component_level("all", "default")
+    get_logger("worker").info("hidden")
+    pipeline.emit_core("info", "raft", "hidden", b"")
+    pipeline.emit_core("warning", "raft", "six", b"")
+    with pytest.raises(ValueError, match="no component 'rafft'"):
+        pipeline.set_component_level("rafft", "debug")
+    lines = [(line["component"], line["message"]) for line in log.lines()]
+    assert [text for component, text in lines if component != "log"] == [
+        "one", "two", "three", "four", "five", "six",
+    ]  # fmt: skip
+    assert ("log", "the log level of worker is debug, as asked") in lines
+
+
+@pytest.mark.parametrize(("asked", "visible"), [("debug", True), ("error", False)])
+def test_a_level_for_a_time_goes_back_by_itself(log: Log, asked: str, visible: bool) -> None:
+    api = get_logger("api")
+    log.pipeline.set_component_level("api", asked, 0.05)
+    rows = {row.component: row for row in log.pipeline.level_rows()}
+    assert (rows["api"].level, rows["raft"].level) == (asked, "info")
+    # Nobody logs meanwhile: it ends all the same.
+    until(lambda: not any(row.changed for row in log.pipeline.level_rows()))
+    until(lambda: api.isEnabledFor(logging.INFO) and not api.isEnabledFor(logging.DEBUG))
+    api.info("after")
+    api.debug("hidden")
+    messages = [line["message"] for line in log.lines()]
+    assert f"the log level of api is {asked} for 0 s, as asked" in messages
+    assert "the log level of api is info again" in messages
+    assert messages.count("after") == 1
+    assert "hidden" not in messages
+
+
+def test_repeats_are_told_in_one_line(log: Log) -> None:
+    api = get_logger("api")
+    for number in range(REPEATS_MAX["info"] + 30):
+        api.info("took %d ms", number, extra={"request_id": f"r{number}", "detail": "x"})
+        log.pipeline.emit_core("warning", "peer", f"cannot reach 10.0.0.{number}:2378", b"")
+    api.error("broken")
+    lines = log.lines()
+    assert sum(line["message"].startswith("took ") for line in lines) == REPEATS_MAX["info"]
+    assert sum(line["message"].startswith("cannot ") for line in lines) == REPEATS_MAX["warn"]
+    told = {line["component"]: line for line in lines if "left_out" in line}
+    assert told["api"]["message"] == "30 more like this: took %d ms"
+    assert (told["api"]["level"], told["api"]["left_out"]) == ("info", 30)
+    assert told["api"]["request_id"] == f"r{REPEATS_MAX['info'] + 29}"
+    assert "detail" not in told["api"]
+    assert told["peer"]["message"] == "30 more like this: cannot reach #"
+    assert sum(line["message"] == "broken" for line in lines) == 1
+    metrics = Metrics()
+    log.pipeline.declare(metrics)
+    text = metrics.render()
+    assert b'warren_log_suppressed_total{component="api",reason="repeated"} 30.0\n' in text
+    assert b'warren_log_suppressed_total{component="peer",reason="repeated"} 30.0\n' in text
 
 
 def test_levels_by_number() -> None:
@@ -295,7 +367,7 @@ def test_a_blocked_stderr_blocks_nobody_and_drops_are_told(blocking: bool) -> No
             total = 0
             # Nobody reads: the pipe fills, then the queue, and the rest is dropped.
             while log.pipeline.dropped < 10:
-                api.info("x" * 1000)
+                api.error("x" * 1000)  # errors are never left out as repeated
                 total += 1
             read = io.BytesIO()
             expected = total - log.pipeline.dropped
@@ -331,6 +403,9 @@ def test_the_log_counts_itself(log: Log) -> None:
     text = metrics.render()
     assert b"warren_log_dropped_total 0.0\n" in text
     assert b"warren_log_queue_depth 0.0\n" in text
+    for reason in (b"rate", b"repeated"):
+        sample = b'warren_log_suppressed_total{component="raft",reason="%s"} 0.0\n' % reason
+        assert sample in text
 
 
 SECRETS = [Secret("hunter2"), Secret(b"hunter2")]

@@ -34,7 +34,7 @@ _LEASE_LABEL: Final = "warren.import"
 # Longer than any import takes; shorter than anyone would wait for the space.
 _LEASE_HOURS: Final = 6
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("warren.runtime")
 
 
 class Importer:

@@ -75,7 +75,7 @@ _ROOTED: Final[dict[str, str]] = {labels.GC_ROOT: "2020-01-01T00:00:00Z"}
 
 _Mounts = Sequence[types_pb2.Mount]
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("warren.runtime")
 
 
 def warren_log_path() -> Path:
