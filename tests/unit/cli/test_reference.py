@@ -19,5 +19,6 @@ def test_the_page_is_what_the_commands_say() -> None:
 def test_every_command_and_shape_is_on_it() -> None:
     text = reference.text()
     commands = re.findall(r"^### (warrenctl .*)$", text, re.MULTILINE)
+    assert len(commands) == 48
     for shape in reference.shapes.__all__:
         assert f"### {shape}\n" in text
