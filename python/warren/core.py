@@ -304,9 +304,12 @@ class Core:
         """
         return self._core.status()
 
-    def metrics(self) -> bytes:
-        """The core's series in the Prometheus text format. From any thread."""
-        return self._core.metrics()
+    def metrics(self, *, fine: bool) -> bytes:
+        """The core's series in the Prometheus text format. From any thread.
+
+        `fine`: histograms have buckets from 1 µs on.
+        """
+        return self._core.metrics(fine)
 
     async def close(self) -> None:
         """End the core and mark the log's clean end. What waits is refused; may be repeated."""

@@ -272,8 +272,9 @@ impl Core {
         Ok(dict)
     }
 
-    fn metrics<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
-        PyBytes::new(py, &py.detach(|| self.host.metrics()))
+    #[pyo3(signature = (fine))]
+    fn metrics<'py>(&self, py: Python<'py>, fine: bool) -> Bound<'py, PyBytes> {
+        PyBytes::new(py, &py.detach(|| self.host.metrics(fine)))
     }
 
     fn shutdown(&self, py: Python<'_>, timeout_ms: u64) -> PyResult<bool> {
