@@ -92,6 +92,7 @@ class Core:
         self._calls: dict[int, asyncio.Future[bytes]] = {}
         self._streams: dict[int, _Stream] = {}
         self._closed = False
+        self._verbose = False
         self._adopt(core)
 
     @classmethod
@@ -231,6 +232,7 @@ class Core:
         self._core = core
         self._fd = core.fileno()
         self._loop.add_reader(self._fd, self._drain)
+        core.set_verbose(self._verbose)
 
     async def call(
         self, identity: str, method: str, body: bytes, timeout_s: float, *, stale: bool = False
@@ -303,6 +305,12 @@ class Core:
         long the oldest unfinished work of disk or core has been waiting.
         """
         return self._core.status()
+
+    def set_verbose(self, verbose: bool) -> None:
+        """Whether the core makes lines of level debug from now on."""
+        self._verbose = verbose
+        if not self._closed and self._away is None:
+            self._core.set_verbose(verbose)
 
     def metrics(self, *, fine: bool) -> bytes:
         """The core's series in the Prometheus text format. From any thread.

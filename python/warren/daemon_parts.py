@@ -10,7 +10,7 @@ import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -391,7 +391,7 @@ async def _open_core(settings: Config, data: DataDir, pipeline: LogPipeline) -> 
             cert=files.cert,
             key=files.key,
         )
-    return await Core.open(
+    core = await Core.open(
         raft_dir=data.raft_dir,
         node_id=data.node_id,
         node_name=settings.node_name,
@@ -400,6 +400,14 @@ async def _open_core(settings: Config, data: DataDir, pipeline: LogPipeline) -> 
         log=pipeline.emit_core,
         peers=peers,
     )
+    loop = asyncio.get_running_loop()
+
+    def tell(verbose: bool) -> None:
+        with suppress(RuntimeError):  # the loop is closed: the daemon ends
+            loop.call_soon_threadsafe(core.set_verbose, verbose)
+
+    pipeline.on_verbosity(tell)
+    return core
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:

@@ -410,12 +410,15 @@ class Worker:
         except RuntimeRefused as refusal:
             self._refused(action, refusal)
         except Exception as error:  # noqa: BLE001 - one container's fault is not the others'
-            _log.exception("a container operation failed unexpectedly", extra=_about(action))
+            _log.exception("a container operation failed unexpectedly", extra=self._about(action))
             self._hold(action, f"internal error: {error!r}")
         finally:
             del self._busy[container_id]
             self._stopping.discard(container_id)
             self._board.mark(container_id)
+
+    def _about(self, action: RuntimeAction) -> dict[str, object]:
+        return self._board.about(action.id) | {"operation": type(action).__name__.lower()}
 
     async def _execute(self, action: RuntimeAction) -> None:
         loop = asyncio.get_running_loop()
@@ -539,7 +542,7 @@ class Worker:
             verb,
             pause_ms // 1000,
             why,
-            extra=_about(action),
+            extra=self._about(action),
         )
         self._list_wanted.set()
 
@@ -547,7 +550,3 @@ class Worker:
 class _Hold(msgspec.Struct, frozen=True):
     failures: int
     until_ms: int
-
-
-def _about(action: RuntimeAction) -> dict[str, str]:
-    return {"container_id": action.id, "operation": type(action).__name__.lower()}

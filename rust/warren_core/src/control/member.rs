@@ -13,7 +13,10 @@ mod role;
 mod snapshots;
 mod usage;
 
+use prost::Message as _;
+
 use super::calls::Calls;
+use super::causes::{self, Causes};
 use super::entropy::Entropy;
 use super::hashes::Hashes;
 use super::peer::{Myself, Peers};
@@ -21,14 +24,15 @@ use super::proposals::Proposals;
 use super::sessions::Sessions;
 use super::watches::Watches;
 use super::{
-    CallId, Config, Identity, Input, Level, Now, Outputs, Recovered, Standing, Status, Stop,
-    Transfers,
+    CallId, Config, Identity, Input, Level, LogLine, Now, Outputs, Recovered, Standing, Status,
+    Stop, Transfers,
 };
 use crate::error::Error;
-use crate::fsm::{Event, State};
+use crate::fsm::{Applied, Event, State};
 use crate::ids::Term;
 use crate::orchestrator::Orchestrator;
-use crate::raft::{self, Committed, Position, Raft, Role, Work};
+use crate::pb;
+use crate::raft::{self, Committed, Position, Raft, Role, Severity, Work};
 use care::Care;
 use change::Changes;
 use forwarding::Forwards;
@@ -76,6 +80,8 @@ pub struct Member {
     frozen: bool,
     /// Left to this step by the one before.
     orchestration_owed: bool,
+    verbose: bool,
+    causes: Causes,
     stopped: bool,
 }
 
@@ -141,6 +147,8 @@ impl Member {
             members_changed: true,
             frozen: false,
             orchestration_owed: false,
+            verbose: false,
+            causes: Causes::default(),
             stopped: false,
         })
     }
@@ -199,6 +207,12 @@ impl Member {
         self.founding = Some((call, advertise_addr));
     }
 
+    /// Whether lines of level debug are wanted.
+    pub fn set_verbose(&mut self, verbose: bool) {
+        self.verbose = verbose;
+        self.raft.set_verbose(verbose);
+    }
+
     pub fn handle(&mut self, now: Now, input: Input, out: &mut Outputs) {
         if self.stopped {
             return;
@@ -231,7 +245,7 @@ impl Member {
             Input::SnapshotWritten { at, result } => self.snapshot_written(at, result, out),
             Input::SnapshotLoaded { at, result } => self.snapshot_loaded(at, result, out),
             Input::Retire => self.care.retire(now.mono_ms()),
-            Input::Call(_) | Input::Subscribe(_) | Input::LogCreated(_) => {
+            Input::Call(_) | Input::Subscribe(_) | Input::LogCreated(_) | Input::Verbose(_) => {
                 unreachable!("the machine takes these itself")
             }
         }
@@ -294,10 +308,10 @@ impl Member {
             .scheduling_ms
             .extend(self.orchestrator.take_scheduling_latencies_ms());
         for note in self.raft.take_notes() {
-            let level = if note.warning {
-                Level::Warning
-            } else {
-                Level::Info
+            let level = match note.severity {
+                Severity::Debug => Level::Debug,
+                Severity::Info => Level::Info,
+                Severity::Warning => Level::Warning,
             };
             out.log(level, "raft", note.message);
         }
@@ -364,6 +378,7 @@ impl Member {
                 .apply_bytes_as(level_max, at.index, at.term, &command);
             match applied {
                 Ok(applied) => {
+                    self.note_cause(at, &command, &applied, out);
                     self.observe(&applied.events, out);
                     response = applied.response;
                 }
@@ -385,6 +400,30 @@ impl Member {
         out.samples
             .apply_ns
             .push((self.config.stopwatch)().saturating_sub(started_ns));
+    }
+
+    /// Remembers which request has changed a service, and says so where that is wanted.
+    fn note_cause(&mut self, at: Position, command: &[u8], applied: &Applied, out: &mut Outputs) {
+        let services = |event: &Event| matches!(event, Event::Service { .. });
+        if !self.verbose && !applied.events.iter().any(services) {
+            return;
+        }
+        let command = pb::Command::decode(command);
+        let request = command.ok().and_then(|command| command.request);
+        self.causes.applied(request.as_ref(), &applied.events);
+        if let Some(request) = request.filter(|_| self.verbose) {
+            let (done, code) = match &applied.response {
+                Ok(_) => ("applied what a request asked for", None),
+                Err(refusal) => ("refused what a request asked for", Some(refusal.code())),
+            };
+            let mut line = LogLine::new(Level::Debug, "control", done)
+                .with("request_id", causes::name_of(&request))
+                .with("index", at.index.0.to_string())
+                .with("term", at.term.0.to_string());
+            line.fields
+                .extend(code.map(|code| ("code", code.to_owned())));
+            out.log_lines.push(line);
+        }
     }
 
     fn observe(&mut self, events: &[Event], out: &mut Outputs) {

@@ -148,7 +148,9 @@ mod tests {
     #[test]
     fn finer_buckets_come_in_addition() {
         let histogram = Histogram::default();
-        [900, 1_000, 3_000, 6_000_000].map(|value_ns| histogram.observe_ns(value_ns));
+        for value_ns in [900, 1_000, 3_000, 6_000_000] {
+            histogram.observe_ns(value_ns);
+        }
         let mut text = String::new();
         histogram.render("x", "Help.", true, &mut text);
         for line in ["1e-06\"} 2", "5e-06\"} 3", "0.005\"} 3", "0.01\"} 4"] {

@@ -313,6 +313,11 @@ impl Host {
         let _ = self.send(Input::Pulse);
     }
 
+    /// Whether lines of level debug are made from now on.
+    pub fn set_verbose(&self, verbose: bool) {
+        let _ = self.send(Input::Verbose(verbose));
+    }
+
     pub fn status(&self) -> Status {
         let view = self
             .shared

@@ -255,6 +255,12 @@ impl Core {
         Ok(())
     }
 
+    fn set_verbose(&self, verbose: bool) -> PyResult<()> {
+        self.host.check_process()?;
+        self.host.set_verbose(verbose);
+        Ok(())
+    }
+
     fn status<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let status = py.detach(|| self.host.status());
         let dict = PyDict::new(py);

@@ -286,6 +286,7 @@ impl Member {
             );
         };
         self.state = install.state;
+        self.causes.retain(|id| self.state.service(id).is_some());
         self.applied = at;
         self.snapshots.newest = at;
         self.snapshots.log_bytes = 0;
