@@ -22,6 +22,7 @@ mod entropy;
 mod events;
 mod explaining;
 mod hashes;
+mod history;
 mod io;
 mod member;
 pub mod peer;

@@ -19,6 +19,7 @@ use super::calls::Calls;
 use super::causes::{self, Causes};
 use super::entropy::Entropy;
 use super::hashes::Hashes;
+use super::history::History;
 use super::peer::{Myself, Peers};
 use super::proposals::Proposals;
 use super::sessions::Sessions;
@@ -82,6 +83,7 @@ pub struct Member {
     orchestration_owed: bool,
     verbose: bool,
     causes: Causes,
+    history: History,
     stopped: bool,
 }
 
@@ -121,6 +123,7 @@ impl Member {
             feature_level_max: config.feature_level_max,
             out_of_space: false,
         };
+        let history = History::begin(&state);
         Ok(Self {
             config,
             identity,
@@ -149,6 +152,7 @@ impl Member {
             orchestration_owed: false,
             verbose: false,
             causes: Causes::default(),
+            history,
             stopped: false,
         })
     }
@@ -371,6 +375,8 @@ impl Member {
         let mut response = Ok(Vec::new());
         if command.is_empty() {
             self.state.advance(at.index, at.term);
+            let leader = self.raft.leader().filter(|_| self.raft.term() == at.term);
+            self.history.elected(&self.state, leader);
         } else {
             let level_max = self.config.feature_level_max;
             let applied = self
@@ -378,7 +384,7 @@ impl Member {
                 .apply_bytes_as(level_max, at.index, at.term, &command);
             match applied {
                 Ok(applied) => {
-                    self.note_cause(at, &command, &applied, out);
+                    self.note_entry(at, &command, &applied, out);
                     self.observe(&applied.events, out);
                     response = applied.response;
                 }
@@ -402,15 +408,20 @@ impl Member {
             .push((self.config.stopwatch)().saturating_sub(started_ns));
     }
 
-    /// Remembers which request has changed a service, and says so where that is wanted.
-    fn note_cause(&mut self, at: Position, command: &[u8], applied: &Applied, out: &mut Outputs) {
-        let services = |event: &Event| matches!(event, Event::Service { .. });
-        if !self.verbose && !applied.events.iter().any(services) {
+    /// Remembers what it changed besides containers, and who asked for it; says so where that is
+    /// wanted.
+    fn note_entry(&mut self, at: Position, command: &[u8], applied: &Applied, out: &mut Outputs) {
+        let container = |event: &Event| matches!(event, Event::Container { .. });
+        if !self.verbose && applied.events.iter().all(container) {
             return;
         }
-        let command = pb::Command::decode(command);
-        let request = command.ok().and_then(|command| command.request);
+        let pb::Command {
+            request, identity, ..
+        } = pb::Command::decode(command).unwrap_or_default();
         self.causes.applied(request.as_ref(), &applied.events);
+        // The cluster's own commands are asked for by nobody.
+        let by = request.as_ref().map_or("", |_| identity.as_str());
+        self.history.applied(&self.state, &applied.events, by);
         if let Some(request) = request.filter(|_| self.verbose) {
             let (done, code) = match &applied.response {
                 Ok(_) => ("applied what a request asked for", None),
