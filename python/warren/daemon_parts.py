@@ -327,7 +327,15 @@ class Parts:
             manages=self._membership.manages,
             ready_message=await self._why_not_ready(),
             metrics_address=self._settings.metrics_addr,
+            clock=self._clock_offset(),
         )
+
+    def _clock_offset(self) -> node_pb2.ClockOffset | None:
+        side = self._worker.side
+        found = None if side is None else side.session.clock
+        if found is None:
+            return None
+        return node_pb2.ClockOffset(seconds=found.ahead, error_seconds=found.error)
 
     async def publish(self) -> None:
         """Wait until managers know what the host says of itself."""

@@ -61,6 +61,11 @@ def test_a_daemon_that_is_well(node: WarrenNode) -> None:
     assert checks["port.metrics_addr"]["readings"]["port"] == node.metrics_port
     assert checks["disk.fdatasync"]["readings"]["directory"] == str(node.data_dir)
     assert checks["open_files"]["readings"]["of_daemon"] is True
+    # It leads, so that its heartbeats are answered by its own clock.
+    eventually(
+        lambda: diagnosed(node, done.returncode)["clock.managers"]["status"] == "ok",
+        "a heartbeat was acknowledged",
+    )
     # People get the same, with what to do below.
     printed = node.run("doctor").stdout
     assert f"pid {node.pid}" in printed

@@ -20,6 +20,7 @@ import grpc
 from warren import rpc
 from warren.agent import status
 from warren.agent.board import Board
+from warren.agent.clock_offset import ClockOffset
 from warren.agent.converge import Memory, is_terminal
 from warren.agent.outbox import Outbox
 from warren.agent.route import Route
@@ -89,6 +90,7 @@ class Session:
 
     `last_acknowledged_s` is when the newest heartbeat was sent that a leader has acknowledged, on
     the clock that goes on while the host sleeps (CLOCK_BOOTTIME); None before there was one.
+    `clock` is how far the wall clock was from the leader's then.
     """
 
     def __init__(
@@ -116,7 +118,8 @@ class Session:
         self._manager: rpc.Stub | None = None
         self._refused_as_removed = 0
         self._explaining: asyncio.Task[None] | None = None
-        self._sent_s: OrderedDict[int, float] = OrderedDict()
+        self.clock: ClockOffset | None = None
+        self._sent_s: OrderedDict[int, tuple[float, float]] = OrderedDict()
         self._acknowledged = asyncio.Event()
         self._node_id = bytes.fromhex(node_id)
         self._board = board
@@ -280,7 +283,7 @@ class Session:
                 case "assignments":
                     pass
                 case "heartbeat_ack":
-                    self._take_ack(message.heartbeat_ack.sequence)
+                    self._take_ack(message.heartbeat_ack)
                     continue
                 case "managers":
                     self._managers.told(message.managers)
@@ -307,18 +310,21 @@ class Session:
         while True:
             await asyncio.sleep(interval_s)
             sequence += 1
-            self._sent_s[sequence] = _boottime_s()
+            self._sent_s[sequence] = (_boottime_s(), time.time())
             while len(self._sent_s) > UNACKNOWLEDGED_MAX:
                 self._sent_s.popitem(last=False)
             heartbeat = session_pb2.Heartbeat(sequence=sequence, usage=self._usage())
             await self._send(call, heartbeat=heartbeat)
 
-    def _take_ack(self, sequence: int) -> None:
-        sent_s = self._sent_s.get(sequence)
-        if sent_s is None:
+    def _take_ack(self, ack: session_pb2.HeartbeatAck) -> None:
+        sent = self._sent_s.get(ack.sequence)
+        if sent is None:
             return
-        while self._sent_s and next(iter(self._sent_s)) <= sequence:
+        while self._sent_s and next(iter(self._sent_s)) <= ack.sequence:
             self._sent_s.popitem(last=False)
+        sent_s, wall_s = sent
+        if ack.time_ms:
+            self.clock = ClockOffset.of(wall_s, _boottime_s() - sent_s, ack.time_ms / 1000)
         self.last_acknowledged_s = sent_s
         self._acknowledged.set()
 

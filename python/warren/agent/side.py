@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final
+
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from warren.agent.board import Board
 from warren.agent.contact import ContactWatch, boot_id, uptime_s
@@ -47,6 +50,7 @@ class WorkerMetrics:
             "1 while a manager has welcomed this worker, else 0.",
             lambda: float(self.side is not None and self.side.session.connected),
         )
+        metrics.register(_ClockSeries(self))
         metrics.gauge_function(
             "warren_worker_actions",
             "Container operations under way.",
@@ -79,6 +83,22 @@ class WorkerMetrics:
                 usage=measured.get(container_id),
             )
         return readings
+
+
+class _ClockSeries(Collector):
+    """Absent until a heartbeat was acknowledged: until then it is not known."""
+
+    def __init__(self, of: WorkerMetrics) -> None:
+        self._of = of
+
+    def collect(self) -> Iterator[Metric]:
+        """The offset."""
+        family = GaugeMetricFamily(
+            "warren_clock_offset_seconds", "How far the wall clock is ahead of the leader's."
+        )
+        if self._of.side is not None and (clock := self._of.side.session.clock) is not None:
+            family.add_metric((), clock.ahead)
+        yield family
 
 
 class WorkerSide:

@@ -116,6 +116,10 @@ def _checks(setup: daemon.Setup, of_daemon: daemon.Daemon) -> list[Check]:
         )
         return [containerd.answers(found), containerd.snapshotter(found)]
 
+    def clocks() -> Sequence[Verdict]:
+        ahead = clock.managers(of_daemon.clock_ahead_s, of_daemon.clock_error_s)
+        return [clock.clock(clock.read_clock()), ahead]
+
     def ports() -> Sequence[Verdict]:
         wanted = _wanted(setup, of_daemon)
         holders = network.read_holders([each.port for each in wanted])
@@ -129,7 +133,7 @@ def _checks(setup: daemon.Setup, of_daemon: daemon.Daemon) -> list[Check]:
         Check("disk", disks),
         Check("ports", ports),
         Check("mtu", lambda: [network.mtu(network.read_interfaces())]),
-        Check("clock", lambda: [clock.clock(clock.read_clock()), clock.managers()]),
+        Check("clock", clocks),
         Check("memory", lambda: [machine.memory(machine.read_memory())]),
         Check(
             "open_files",

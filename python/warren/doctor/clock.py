@@ -16,6 +16,8 @@ _STA_NANO: Final = 0x2000
 _TIME_ERROR: Final = 5
 # The kernel lets the bound grow by 500 ppm while nobody disciplines the clock, and ends at 16 s.
 _ERROR_WARN_MS: Final = 1_000.0
+# As the alert has it.
+_AHEAD_WARN_S: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +51,19 @@ def clock(found: Clock) -> Verdict:
     return Verdict("clock", OK, f"synchronised; {numbers}", "", readings)
 
 
-def managers() -> Verdict:
-    """How far it is from the managers' clocks."""
-    return Verdict(
-        "clock.managers",
-        SKIPPED,
-        "the API does not tell a manager's time; compare what each host's time service says",
-    )
+def managers(ahead_s: float | None, error_s: float) -> Verdict:
+    """How far it is from the leader's clock, by the daemon's heartbeats; None: not known."""
+    if ahead_s is None:
+        why = "the daemon has no heartbeat that a leader has acknowledged"
+        return Verdict("clock.managers", SKIPPED, why)
+    readings: Readings = {"ahead_seconds": ahead_s, "error_seconds": error_s}
+    which = "ahead of" if ahead_s > 0 else "behind"
+    words = f"{abs(ahead_s):.3f} s {which} the leader's, give or take {error_s:.3f} s"
+    # What the way took may be all of the difference.
+    if abs(ahead_s) - error_s > _AHEAD_WARN_S:
+        advice = "run a time service on both: chrony, or timedatectl set-ntp true"
+        return Verdict("clock.managers", WARNING, words, advice, readings)
+    return Verdict("clock.managers", OK, words, "", readings)
 
 
 class _Timex(ctypes.Structure):

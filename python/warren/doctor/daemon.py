@@ -151,6 +151,8 @@ class Daemon:
     in_cluster: bool = False
     manages: bool = False
     ready_message: str = ""
+    clock_ahead_s: float | None = None
+    clock_error_s: float = 0.0
 
 
 def presence(found: Daemon, client: str = __version__) -> Verdict:
@@ -219,6 +221,8 @@ def read_daemon(path: Path, data_dir: Path) -> Daemon:
         in_cluster=told.in_cluster,
         manages=told.manages,
         ready_message=told.ready_message,
+        clock_ahead_s=told.clock.seconds if told.HasField("clock") else None,
+        clock_error_s=told.clock.error_seconds,
     )
 
 

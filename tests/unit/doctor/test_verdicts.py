@@ -321,3 +321,21 @@ def test_a_configuration_that_no_daemon_would_take_fails() -> None:
 def test_the_worst_counts() -> None:
     verdicts = [Verdict("a", status, "") for status in (OK, SKIPPED, WARNING, FAILED)]
     assert [worst(verdicts[:end]) for end in range(5)] == [OK, OK, OK, WARNING, FAILED]
+
+
+@pytest.mark.parametrize(
+    ("ahead_s", "error_s", "status", "word"),
+    [
+        (0.004, 0.001, OK, "ahead of"),
+        (-1.9, 0.001, OK, "behind"),
+        (2.5, 0.001, WARNING, "2.500 s ahead of"),
+        (-86_400.0, 0.2, WARNING, "behind"),
+        (2.5, 0.6, OK, "give or take 0.600 s"),
+    ],
+)
+def test_the_leaders_clock(ahead_s: float, error_s: float, status: str, word: str) -> None:
+    holds(clock.managers(ahead_s, error_s), status, word)
+
+
+def test_a_leaders_clock_that_nobody_knows() -> None:
+    holds(clock.managers(None, 0.0), SKIPPED)

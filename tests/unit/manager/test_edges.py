@@ -68,7 +68,9 @@ class ScriptedCore:
                 self.description = message.description
             await self.from_worker.put(message)
             if message.WhichOneof("body") == "heartbeat" and self.acknowledges:
-                ack = session_pb2.HeartbeatAck(sequence=message.heartbeat.sequence)
+                ack = session_pb2.HeartbeatAck(
+                    sequence=message.heartbeat.sequence, time_ms=int(time.time() * 1000) - 90_000
+                )
                 return session_pb2.ManagerMessage(heartbeat_ack=ack).SerializeToString()
         if method == "GetNode":
             node = pb.Node(description=self.description)
@@ -484,6 +486,8 @@ async def test_acknowledged_is_what_was_sent_before(edges: Edges, worker: Worker
     assert first is not None
     assert first < time.clock_gettime(time.CLOCK_BOOTTIME)
     await until(lambda: (worker.session.last_acknowledged_s or 0) > first)
+    assert worker.session.clock is not None
+    assert abs(worker.session.clock.ahead - 90) <= worker.session.clock.error
 
 
 async def test_a_silent_manager_is_left(edges: Edges, worker: Worker) -> None:

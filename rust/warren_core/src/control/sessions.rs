@@ -492,10 +492,11 @@ pub fn heartbeat_interval_ms(nodes: usize) -> u32 {
 }
 
 /// The encoded message for a worker whose heartbeat has been taken.
-pub fn heartbeat_ack(sequence: u64, heartbeat_interval_ms: u32) -> Vec<u8> {
+pub fn heartbeat_ack(sequence: u64, heartbeat_interval_ms: u32, time_ms: u64) -> Vec<u8> {
     let ack = pb::HeartbeatAck {
         sequence,
         heartbeat_interval_ms,
+        time_ms,
     };
     message(pb::manager_message::Body::HeartbeatAck(ack)).encode_to_vec()
 }

@@ -367,6 +367,7 @@ impl Member {
                 Ok(Some(sessions::heartbeat_ack(
                     heartbeat.sequence,
                     interval_ms,
+                    now.wall_ms,
                 )))
             }
             None => Ok(Some(Vec::new())),
