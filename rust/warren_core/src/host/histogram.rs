@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
+use super::measuring;
+
 /// Prometheus' classic default bounds, in microseconds: 5 ms to 10 s.
 const CLASSIC_US: [u64; 11] = [
     5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000, 5_000_000,
@@ -37,6 +39,13 @@ impl Histogram {
         self.classic[classic].fetch_add(1, Relaxed);
         self.fine[fine_bucket(value_ns)].fetch_add(1, Relaxed);
         self.sum_ns.fetch_add(value_ns, Relaxed);
+    }
+
+    /// Records the time since the monotonic clock showed this, if the process measures itself.
+    pub fn observe_since(&self, started_ns: Option<u64>) {
+        if let (Some(started_ns), Some(now_ns)) = (started_ns, measuring::stopwatch()) {
+            self.observe_ns(now_ns.saturating_sub(started_ns));
+        }
     }
 
     /// The value below which the share `q` (0 to 1) of all lies; 0 when there is none.
