@@ -79,15 +79,15 @@ class Pair:
         # The longest of all is one call's bad luck.
         return key != "max"
 
-    def sentences(self) -> Iterator[str]:
-        """One for each figure that differs."""
-        for key, found in self.ratios.items():
-            if found.differs:
-                unit = " ms" if key in PERCENTILES else ""
-                yield (
-                    f"{self.bench}: {self.name}: {_words(key)} {_number(found.a)} → "
-                    f"{_number(found.b)}{unit} ({_report.ratio(key, found.b, found.a)})"
-                )
+    def sentence(self) -> str | None:
+        """What differs of it, if something does."""
+        parts = [
+            f"{_words(key)} {_number(found.a)} → {_number(found.b)}"
+            f"{' ms' if key in PERCENTILES else ''} ({_report.ratio(key, found.b, found.a)})"
+            for key, found in self.ratios.items()
+            if found.differs
+        ]
+        return f"{self.bench}: {self.name}: {', '.join(parts)}" if parts else None
 
 
 def interval(times: _curves.Times, q: float) -> tuple[float, float]:
@@ -136,7 +136,8 @@ class Comparison:
 
     def differences(self) -> list[str]:
         """Of Warren and of its peers, not of the machine."""
-        return [s for pair in self.pairs if not pair.a.limit for s in pair.sentences()]
+        sentences = [pair.sentence() for pair in self.pairs if not pair.a.limit]
+        return [sentence for sentence in sentences if sentence]
 
     def notes(self) -> list[str]:
         """What a reader must know before believing any of it."""
@@ -150,8 +151,8 @@ class Comparison:
             notes.append(f"These are different machines: {', '.join(changed)}.")
         notes += [f"{run.name}: {_report.QUICK}" for run in (self.a, self.b) if run.quick]
         for pair in self.pairs:
-            if pair.a.limit:
-                notes += [f"The machine itself differed: {s}." for s in pair.sentences()]
+            if pair.a.limit and (sentence := pair.sentence()):
+                notes.append(f"The machine itself differed: {sentence}.")
         for mine, other in ((self.a, self.b), (self.b, self.a)):
             if alone := [name for _, name in mine.rows.keys() - other.rows.keys()]:
                 notes.append(f"Only {mine.name} has: {', '.join(sorted(alone))}.")
