@@ -21,7 +21,7 @@ OFF, ON = b"off", b"on"
 _record = ApiMethod.record
 
 
-def _nothing(self: ApiMethod, seconds: float, *, ok: bool) -> None:
+def _nothing(self: ApiMethod, seconds: float, request_id: str, *, ok: bool) -> None:
     """Instead of counting a request."""
 
 

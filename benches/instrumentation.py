@@ -12,8 +12,8 @@ median, by ranks.
 
 Off, the core reads no clock for a histogram, and writes none of its histograms, gauges of the state
 and counts of the log; the daemon neither counts nor times requests. What stays is, of the core, the
-clock that it decides by, and of the daemon two readings of the clock a request, and `observe` of
-the duration of a create.
+clock that it decides by, and of the daemon two readings of the clock a request, and `observe_with`
+of the duration of a create.
 
     python -m benches.instrumentation [--json] [--quick] [--save DIR]
 """
@@ -278,12 +278,15 @@ def observations(report: Report, *, quick: bool) -> None:
     """Nanoseconds of one `observe` in each language, and of what a request has of it."""
     calls, repeats = (2_000, 3) if quick else (100_000, 50)
     duration, count = Histogram(), ApiMetrics(Metrics(), ["Ping"]).method("Ping")
-    names = {"clock": time.perf_counter, "count": count, "observe": duration.observe, "f": abs}
+    names = {"clock": time.perf_counter, "count": count, "f": abs}
+    names |= {"observe": duration.observe, "observe_with": duration.observe_with}
     statements = {
         "empty call from Python": "f(0.003)",
         "observe from Python": "observe(0.003)",
+        "the same, with an exemplar": "observe_with(0.003, 'request')",
         "all of one create in Python": (
-            "t = clock(); t = clock() - t; count.record(t, ok=True); observe(t)"
+            "t = clock(); t = clock() - t; count.record(t, 'request', ok=True); "
+            "observe_with(t, 'request')"
         ),
     }
     # In turns, so that a busy machine disturbs all alike; the best of each.

@@ -161,6 +161,61 @@ def oom_kills_v2(bytes data not None):
     return keyed_uint(data, b"oom_kill ", "memory.events")
 
 
+cdef bint io_numbers(
+    bytes data, const char *first, const char *second, uint64_t *one, uint64_t *other
+) noexcept:
+    """Add up, over all lines, the numbers that follow `first` and `second`, each up to a space."""
+    cdef const char *at = data
+    cdef const char *end = at + len(data)
+    cdef const char *stop
+    cdef const char *line_end
+    cdef size_t first_len = strlen(first), second_len = strlen(second)
+    cdef uint64_t number = 0
+    cdef uint64_t *into
+    cdef size_t skip
+    one[0] = other[0] = 0
+    while at < end:
+        line_end = <const char *>memchr(at, c"\n", end - at)
+        if line_end == NULL:
+            line_end = end
+        while at < line_end:
+            stop = <const char *>memchr(at, c" ", line_end - at)
+            if stop == NULL:
+                stop = line_end
+            into, skip = NULL, 0
+            if <size_t>(line_end - at) >= first_len and memcmp(at, first, first_len) == 0:
+                into, skip = one, first_len
+            elif <size_t>(line_end - at) >= second_len and memcmp(at, second, second_len) == 0:
+                into, skip = other, second_len
+            if into != NULL:
+                at += skip
+                stop = <const char *>memchr(at, c" ", line_end - at)
+                if stop == NULL:
+                    stop = line_end
+                if not parse_uint(at, stop, &number) or into[0] > UINT64_MAX - number:
+                    return False
+                into[0] += number
+            at = stop + 1
+        at = line_end + 1
+    return True
+
+
+def io_bytes_v1(bytes data not None):
+    """Bytes read and written, all devices, from v1 `blkio.throttle.io_service_bytes_recursive`."""
+    cdef uint64_t read = 0, written = 0
+    if not io_numbers(data, b"Read ", b"Write ", &read, &written):
+        raise malformed("blkio.throttle.io_service_bytes_recursive", "numbers of bytes", data)
+    return read, written
+
+
+def io_bytes_v2(bytes data not None):
+    """Bytes read and written, all devices, from v2 `io.stat`."""
+    cdef uint64_t read = 0, written = 0
+    if not io_numbers(data, b"rbytes=", b"wbytes=", &read, &written):
+        raise malformed("io.stat", "rbytes= and wbytes= with numbers", data)
+    return read, written
+
+
 def pids_current(bytes data not None):
     """Tasks in the cgroup, from `pids.current` of either version."""
     return single_uint(data, "pids.current")

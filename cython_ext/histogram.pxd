@@ -18,8 +18,11 @@ cdef class Histogram:
     cdef uint64_t _clamped_low
     cdef uint64_t _clamped_high
     cdef uint64_t _rejected
+    # None until the first exemplar; then one for each exact bucket, or None.
+    cdef list _exemplars
 
-    cdef int record(self, double seconds) except -1
+    # The exact bucket it fell into; -1 when it was rejected.
+    cdef Py_ssize_t record(self, double seconds) except -2
     cdef int allocate(self) except -1
     cdef void release(self) noexcept
     cdef int carry_into(self, Py_ssize_t slot) except -1

@@ -28,7 +28,7 @@ from libc.float cimport DBL_MAX
 from libc.math cimport INFINITY, NAN, ceil
 from libc.stdint cimport UINT16_MAX, UINT32_MAX, int64_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
-from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
+from posix.time cimport CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime, timespec
 
 
 cdef enum:
@@ -130,13 +130,13 @@ cdef class Histogram:
         self._fine = NULL
         self._carry = NULL
 
-    cdef int record(self, double seconds) except -1:
+    cdef Py_ssize_t record(self, double seconds) except -2:
         cdef Py_ssize_t i = 0
         cdef Py_ssize_t slot
         # Written so that NaN fails it too.
         if not (0.0 <= seconds <= DBL_MAX):
             self._rejected += 1
-            return 0
+            return -1
         if self._fine == NULL:
             self.allocate()
         while i < self._bounds_len and seconds > self._bounds[i]:
@@ -160,7 +160,7 @@ cdef class Histogram:
             self._min = seconds
         if seconds > self._max:
             self._max = seconds
-        return 0
+        return i
 
     cdef int carry_into(self, Py_ssize_t slot) except -1:
         cdef uint64_t count = self.slot_count(slot)
@@ -199,6 +199,30 @@ cdef class Histogram:
         """Record one duration in nanoseconds; negative ones are rejected as by `observe`."""
         # A division is correctly rounded, so 5_000_000 ns falls into the bucket le="0.005".
         self.record(<double>nanoseconds / 1e9)
+
+    def observe_with(self, double seconds, str example not None):
+        """Record one duration in seconds as `observe` does, and keep it as its bucket's exemplar.
+
+        `example` names what took so long (a request, a container). Only the newest of each classic
+        bucket is kept.
+        """
+        cdef timespec now
+        cdef Py_ssize_t bucket = self.record(seconds)
+        if bucket < 0:
+            return
+        if self._exemplars is None:
+            self._exemplars = [None] * (self._bounds_len + 1)
+        clock_gettime(CLOCK_REALTIME, &now)
+        self._exemplars[bucket] = (
+            example, seconds, <double>now.tv_sec + <double>now.tv_nsec / 1e9
+        )
+
+    def exemplars(self):
+        """For each classic bucket, +Inf last: `(example, seconds, when)`, or None.
+
+        `when` is in seconds since 1970. Empty before the first exemplar.
+        """
+        return [] if self._exemplars is None else list(self._exemplars)
 
     def time(self):
         """A running `Timer` for this histogram, also usable as a context manager."""
@@ -352,9 +376,13 @@ cdef class Histogram:
         self._clamped_low = 0
         self._clamped_high = 0
         self._rejected = 0
+        self._exemplars = None
 
     def to_bytes(self):
-        """Everything recorded, as bytes for `from_bytes`: versioned, the same on every machine."""
+        """Everything recorded but exemplars, as bytes for `from_bytes`.
+
+        Versioned, and the same on every machine.
+        """
         cdef Py_ssize_t i
         slots = [(i, self.slot_count(i)) for i in range(SLOTS) if self.slot_count(i)]
         parts = [

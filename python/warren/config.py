@@ -116,6 +116,13 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     metrics_addr: Annotated[str, _address("HTTP address of /metrics, /live, /health, /ready")] = (
         "127.0.0.1:9090"
     )
+    metrics_buckets: Annotated[
+        Literal["classic", "fine"],
+        _text(
+            "buckets of histograms: classic from 5 ms, fine from 1 µs, with twice as many series",
+            "one of classic, fine",
+        ),
+    ] = "classic"
     log_level: Annotated[
         Literal["debug", "info", "warn", "error"],
         _text("least severe records written", "one of debug, info, warn, error"),

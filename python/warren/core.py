@@ -92,6 +92,7 @@ class Core:
         self._calls: dict[int, asyncio.Future[bytes]] = {}
         self._streams: dict[int, _Stream] = {}
         self._closed = False
+        self._verbose = False
         self._adopt(core)
 
     @classmethod
@@ -231,6 +232,7 @@ class Core:
         self._core = core
         self._fd = core.fileno()
         self._loop.add_reader(self._fd, self._drain)
+        core.set_verbose(self._verbose)
 
     async def call(
         self, identity: str, method: str, body: bytes, timeout_s: float, *, stale: bool = False
@@ -304,9 +306,18 @@ class Core:
         """
         return self._core.status()
 
-    def metrics(self) -> bytes:
-        """The core's series in the Prometheus text format. From any thread."""
-        return self._core.metrics()
+    def set_verbose(self, verbose: bool) -> None:
+        """Whether the core makes lines of level debug from now on."""
+        self._verbose = verbose
+        if not self._closed and self._away is None:
+            self._core.set_verbose(verbose)
+
+    def metrics(self, *, fine: bool) -> bytes:
+        """The core's series in the Prometheus text format. From any thread.
+
+        `fine`: histograms have buckets from 1 µs on.
+        """
+        return self._core.metrics(fine)
 
     async def close(self) -> None:
         """End the core and mark the log's clean end. What waits is refused; may be repeated."""

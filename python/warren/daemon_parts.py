@@ -10,7 +10,7 @@ import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -44,6 +44,7 @@ from warren.manager.serving import (
 )
 from warren.observe.endpoints import declare_http, routes
 from warren.observe.health import NO_CLUSTER, CheckResult, Health, Role
+from warren.observe.histograms import FINE_BOUNDS
 from warren.observe.host import declare_host
 from warren.observe.http import HttpServer
 from warren.observe.logging import LogPipeline
@@ -73,7 +74,9 @@ class Parts:
         self._pipeline = pipeline
         self._open_core = open_core or _open_core
         self._stack = AsyncExitStack()
-        self._metrics = Metrics()
+        self._metrics = Metrics(
+            extra_bounds=FINE_BOUNDS if settings.metrics_buckets == "fine" else ()
+        )
         self._health = Health(__version__)
         self._seat = Seat()
         self._data: DataDir
@@ -184,7 +187,8 @@ class Parts:
             await self._membership.start()
         except WarrenError as error:
             raise StartupError(error.message) from None
-        self._metrics.add_text_source("core", self._seat.metrics)
+        fine = self._settings.metrics_buckets == "fine"
+        self._metrics.add_text_source("core", lambda: self._seat.metrics(fine=fine))
         self._background("pulse", self._keep_pulsing())
 
     async def _start_serving(self) -> None:
@@ -387,7 +391,7 @@ async def _open_core(settings: Config, data: DataDir, pipeline: LogPipeline) -> 
             cert=files.cert,
             key=files.key,
         )
-    return await Core.open(
+    core = await Core.open(
         raft_dir=data.raft_dir,
         node_id=data.node_id,
         node_name=settings.node_name,
@@ -396,6 +400,14 @@ async def _open_core(settings: Config, data: DataDir, pipeline: LogPipeline) -> 
         log=pipeline.emit_core,
         peers=peers,
     )
+    loop = asyncio.get_running_loop()
+
+    def tell(verbose: bool) -> None:
+        with suppress(RuntimeError):  # the loop is closed: the daemon ends
+            loop.call_soon_threadsafe(core.set_verbose, verbose)
+
+    pipeline.on_verbosity(tell)
+    return core
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:

@@ -24,7 +24,7 @@ def _number(path: str, before: str) -> int:
 
 def test_whoever_logs_is_a_component_and_the_reverse() -> None:
     python = _all("python/warren", "*.py", r'getLogger\("warren\.([\w.]+)"\)')
-    core = _all("rust/warren_core/src", "*.rs", r'(?:component: |\.log\(\s*[\w:]+,\s*)"(\w+)"')
+    core = _all("rust/warren_core/src", "*.rs", r'(?:\.log\(|LogLine::new\()\s*[\w:]+,\s*"(\w+)"')
     assert {"api", "worker.store"} <= python
     assert {"raft", "wal", "snapshot"} <= core
     # The log itself needs no logger.

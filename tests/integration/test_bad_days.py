@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -151,6 +152,13 @@ def test_a_container_out_of_memory_says_so(node: WarrenNode) -> None:
     )
     assert slot["oom_killed"] is True
     assert "memory" in str(slot["reason"])
+    counted = f'warren_container_oom_kills_total{{container="{slot["container_id"]}",'
+    eventually(
+        lambda: re.search(
+            rf"^{re.escape(counted)}.* 1\.0$", node.http("/metrics")[1], re.MULTILINE
+        ),
+        "it is counted",
+    )
     node.ctl("service", "rm", "glutton")
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support.hosts import Host, leader_of, three_managers
 from tests.support.node import BIN, FOREVER, WarrenNode, eventually
 from warren.cli.events import KINDS
 
@@ -41,6 +42,10 @@ def placed(file: Path, service: str) -> list[int]:
     return [it["slot"] for it in shown]
 
 
+def created(file: Path) -> list[str]:
+    return [it["service"] for it in lines(file) if it.get("kind") == "service_created"]
+
+
 def test_what_is_decided_is_shown_once_and_a_restart_is_said(
     node: WarrenNode, tmp_path: Path
 ) -> None:
@@ -49,8 +54,9 @@ def test_what_is_decided_is_shown_once_and_a_restart_is_said(
         eventually(lambda: sorted(placed(file, "a")) == [1, 2], "what was before is shown first")
         node.ctl("service", "create", "b", "--image=tiny:1", "--replicas=3", *FOREVER)
         eventually(lambda: sorted(placed(file, "b")) == [1, 2, 3], "what comes is shown")
-        numbers = [it["sequence"] for it in lines(file)]
+        numbers = [it["sequence"] for it in lines(file) if it["sequence"]]
         assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+        assert created(file) == ["a", "b"]
 
         node.kill()
         node.start()
@@ -60,6 +66,7 @@ def test_what_is_decided_is_shown_once_and_a_restart_is_said(
         told = lines(file)
         assert [it for it in told if "start_over" in it] == [{"start_over": True}]
         assert sorted(placed(file, "a")) == [1, 2], "nothing is shown twice"
+        assert created(file) == ["a", "b", "c"]
     for service in ("a", "b", "c"):
         node.ctl("service", "rm", service)
 
@@ -71,7 +78,9 @@ def test_only_what_is_asked_for(node: WarrenNode, tmp_path: Path, only: list[str
              *FOREVER)  # fmt: skip
     eventually(lambda: node.json("events", "--type=pending"), "the second one waits")
     everything = node.json("events")
-    assert {it["kind"] for it in everything} == {"placed", "pending"} <= set(KINDS)
+    kinds = {it["kind"] for it in everything}
+    assert {"placed", "pending", "service_created", "node_joined", "leader_elected"} <= kinds
+    assert kinds <= set(KINDS)
     some = node.json("events", *only)
     match only[0]:
         case "--type=pending":
@@ -82,3 +91,31 @@ def test_only_what_is_asked_for(node: WarrenNode, tmp_path: Path, only: list[str
             assert some == []
     for service in ("a", "b"):
         node.ctl("service", "rm", service)
+
+
+def test_a_new_leader_goes_on_without_a_gap(
+    hosts: Callable[..., Host], tiny_image: Path, tmp_path: Path
+) -> None:
+    managers = three_managers(hosts)
+    leader = leader_of(managers)
+    asked, other = (host for host in managers if host is not leader)
+    for host in managers:
+        host.ctl("image", "load", "-i", str(tiny_image))
+    with following(asked, tmp_path / "told") as file:
+        asked.ctl("service", "create", "a", "--image=tiny:1", "--detach", *FOREVER)
+        eventually(lambda: created(file) == ["a"], "it is shown")
+        leader.kill()
+        successor = eventually(lambda: leader_of([asked, other]), "another one leads")
+        asked.ctl("service", "create", "b", "--image=tiny:1", "--detach", *FOREVER)
+        asked.ctl("service", "rm", "a")
+        eventually(
+            lambda: [it for it in lines(file) if it.get("kind") == "service_removed"], "a is gone"
+        )
+        told = [it for it in lines(file) if it.get("index")]
+        places = [it["index"] for it in told]
+        assert places == sorted(places)
+        assert created(file) == ["a", "b"], "nothing twice, nothing missing"
+        *_, elected = (it for it in told if it["kind"] == "leader_elected")
+        assert elected["node_id"] == successor.node_id
+        [removing] = [it for it in told if it["kind"] == "service_removing"]
+        assert "asked for by local" in removing["why"]

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.node import WarrenNode, eventually
+from tests.support.node import FOREVER, WarrenNode, eventually
 
 JOURNALD = Path("/usr/lib/systemd/systemd-journald")
 
@@ -68,6 +68,42 @@ def test_a_request_that_was_refused_is_found_in_the_log(node: WarrenNode) -> Non
     [line] = eventually(found, "the refusal is in the log")
     assert (line["component"], line["level"], line["code"]) == ("api", "debug", "not_found")
     assert (line["method"], line["identity"]) == ("GetService", "local")
+
+
+def test_a_request_is_followed_from_the_command_line_to_the_worker(node: WarrenNode) -> None:
+    node.ctl("service", "create", "web", "--image=tiny:1", *FOREVER)
+    node.ctl("service", "scale", "web=2")
+
+    def told(component: str, **fields: str) -> list[dict[str, Any]]:
+        return [
+            line
+            for line in lines(node)
+            if line["component"] == component and fields.items() <= line.items()
+        ]
+
+    [created] = told("api", method="CreateService", message="answered")
+    [updated] = told("api", method="UpdateService", message="answered")
+    for line in (created, updated):
+        [entry] = told("control", request_id=line["request_id"])
+        assert entry["level"] == "debug"
+        assert int(entry["index"]) > 0
+    dumped = node.ctl("debug", "wal", "dump", str(node.data_dir), "--format=json").splitlines()
+    frames = [json.loads(row) for row in dumped]
+    assert {
+        frame["request_id"]: frame["command"] for frame in frames if frame["request_id"]
+    }.items() >= {
+        created["request_id"]: "create_service",
+        updated["request_id"]: "update_service",
+    }.items()
+
+    def ran(line: dict[str, Any]) -> list[dict[str, Any]]:
+        return told("worker", request_id=line["request_id"], service_name="web")
+
+    assert any("is running" in line["message"] for line in ran(created))
+    eventually(lambda: ran(updated), "the second container names the scaling")
+    node.ctl("service", "rm", "web")
+    [removed] = told("api", method="RemoveService", message="answered")
+    eventually(lambda: ran(removed), "what is stopped names the removal")
 
 
 def test_levels_change_while_it_runs_and_go_back(node: WarrenNode) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
+import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
 import grpc
 import pytest
+from prometheus_client.openmetrics import parser as om_parser
 
 from tests.support.containerd import Containerd
 from tests.support.disk import fill
@@ -17,6 +21,7 @@ from tests.support.node import WarrenNode, eventually
 from tests.support.prometheus import Prometheus, Targets
 from tests.support.strace import injected
 from tests.unit.deploy.rules import ALERTS, RECORDS, families_of_all_rules
+from warren.observe import openmetrics
 from warren.pb.v1 import api_pb2, objects_pb2
 
 Made = Callable[..., Host]
@@ -152,3 +157,39 @@ def _fires(prometheus: Prometheus, alerts: set[str]) -> None:
 
 def _clears(prometheus: Prometheus) -> None:
     eventually(lambda: not prometheus.firing(), "no alert fires any more", ALERT_DEADLINE_S)
+
+
+def test_a_slow_request_is_found_by_its_example(node: WarrenNode, watch: Watch) -> None:
+    prometheus = watch({"managers": {"here": _metrics_of(node)}, "workers": {}})
+    eventually(lambda: prometheus.health() == {"here": "up"}, "it is scraped")
+    node.ctl("debug", "log-level", "api", "debug")
+    began = time.time()
+    node.ctl("service", "create", "web", "--image=tiny:1", "--detach")
+    name = "warren_service_create_duration_seconds_bucket"
+    [found] = eventually(
+        lambda: prometheus.ask("query_exemplars", query=name, start=began, end=time.time() + 1),
+        "it has an example",
+    )
+    [example] = found["exemplars"]
+    assert 0 < float(example["value"]) < time.time() - began
+    request_id = example["labels"]["request_id"]
+    lines = [json.loads(line) for line in node.log_path.read_text().splitlines()]
+    assert [line["method"] for line in lines if line.get("request_id") == request_id] == [
+        "CreateService"
+    ]
+
+
+def test_whoever_asks_for_openmetrics_gets_it(node: WarrenNode) -> None:
+    request = urllib.request.Request(
+        f"http://{_metrics_of(node)}/metrics", headers={"Accept": "application/openmetrics-text"}
+    )
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        assert answer.headers["Content-Type"] == openmetrics.CONTENT_TYPE
+        text = answer.read().decode()
+    families = {it.name: it.type for it in om_parser.text_string_to_metric_families(text)}
+    assert families["warren_api_requests"] == "counter"
+    assert families["warren_nodes_total"] == "gauge"
+    told = set(re.findall(r"^# TYPE (\w+) ", node.http("/metrics")[1], re.MULTILINE))
+    assert {name.removesuffix("_total") for name in told} == {
+        name.removesuffix("_total") for name in families
+    }

@@ -63,6 +63,7 @@ class Prometheus:
                     f"--config.file={self.folder / 'prometheus.yml'}",
                     f"--storage.tsdb.path={self.folder / 'data'}",
                     f"--web.listen-address={self._address}",
+                    "--enable-feature=exemplar-storage",
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -59,7 +59,8 @@ def test_every_key_in_every_place(tmp_path: Path) -> None:
     samples = {
         "data_dir": "/d", "socket": "/s", "socket_group": "g", "listen_addr": "[::1]:1",
         "advertise_addr": "h:2", "peer_addr": "127.0.0.1:2", "tls_ca": "/ca", "tls_cert": "/cert",
-        "tls_key": "/key", "metrics_addr": "127.0.0.1:0", "log_level": "debug",
+        "tls_key": "/key", "metrics_addr": "127.0.0.1:0",
+        "metrics_buckets": "fine", "log_level": "debug",
         "log_format": "json", "node_name": "n", "labels": "zone=eu,disk=ssd",
         "taints": "gpu=yes:no-schedule,old:prefer-no-schedule", "devices": "gpu=2:A100,fpga=1",
         "volumes": "data=/srv/data,logs=/srv/logs:ro",

@@ -267,9 +267,11 @@ async def test_metrics_are_series_of_the_catalogue(tmp_path: Path) -> None:
         )
         # What is counted from the state follows it within a tenth of a second.
         async with asyncio.timeout(TIMEOUT_S):
-            while not all(f"{series}\n" in core.metrics().decode() for series in expected):  # noqa: ASYNC110 - no event tells it
+            while not all(  # noqa: ASYNC110 - no event tells it
+                f"{series}\n" in core.metrics(fine=False).decode() for series in expected
+            ):
                 await asyncio.sleep(0.01)
-        text = core.metrics().decode()
+        text = core.metrics(fine=False).decode()
         names = re.findall(r"^# TYPE (\S+)", text, re.MULTILINE)
         assert len(names) == len(set(names))
 

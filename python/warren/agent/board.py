@@ -11,6 +11,7 @@ from typing import Final
 
 import msgspec
 
+from warren import rpc
 from warren.agent import status
 from warren.agent.contact import Contact
 from warren.agent.converge import Assigned, Memory, backoff_ms
@@ -157,6 +158,21 @@ class Board:
             hello.set_hash = self.set_hash
         return hello
 
+    def about(self, container_id: str) -> dict[str, object]:
+        """What a line about a container is found by: it, its service, and who asked for it.
+
+        The request is the last that changed the service when the container was told of.
+        """
+        fields: dict[str, object] = {"container_id": container_id}
+        if (assignment := self.assignments.get(container_id)) is not None:
+            fields |= {
+                "service_name": assignment.service_name,
+                "service_id": assignment.service_id.hex(),
+            }
+            if assignment.HasField("request"):
+                fields["request_id"] = rpc.request_id_text(assignment.request)
+        return fields
+
     def log_transition(self, container_id: str, memory: Memory) -> None:
         """One line for people about what became of a container."""
         assignment = self.assignments.get(container_id)
@@ -164,12 +180,7 @@ class Board:
         state = objects_pb2.ContainerState.Name(objects_pb2.ContainerState.ValueType(memory.state))
         word = state.removeprefix("CONTAINER_STATE_").lower()
         level = logging.INFO if memory.state in _TOLD_AT_INFO else logging.DEBUG
-        fields: dict[str, object] = {"container_id": container_id, "attempt": memory.attempt}
-        if assignment:
-            fields |= {
-                "service_name": assignment.service_name,
-                "service_id": assignment.service_id.hex(),
-            }
+        fields = self.about(container_id) | {"attempt": memory.attempt}
         if memory.state == objects_pb2.CONTAINER_STATE_PENDING and memory.retry_at_ms:
             fields["backoff_ms"] = backoff_ms(memory.failures)
         why = f": {memory.message}" if memory.message else ""

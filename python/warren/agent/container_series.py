@@ -10,25 +10,90 @@ import msgspec
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from warren.agent.runtime.base import Usage
+from warren.observe.exposition import header, label_text
+
 __all__ = ["CONTAINERS_MAX", "OTHER", "ContainerReading", "ContainerSeries"]
 
 CONTAINERS_MAX: Final = 4096
 """Containers with series of their own; what more there are share one set, labelled `other`."""
 OTHER: Final = "other"
-_LABELS: Final = ("service", "slot", "container")
+_LABELS: Final = ("container", "service", "slot")
 _log = logging.getLogger("warren.observe")
 
 
 class ContainerReading(msgspec.Struct, frozen=True, kw_only=True):
-    """One container, as measured last. `restarts`: of this container on this host."""
+    """One container. `restarts`: of this container on this host; `oom_kills`: its attempts in which
+    memory ran out; `usage`: as measured last, None for one that does not run.
+    """
 
     service: str
     slot: int
-    cpu_ns: int
-    memory_bytes: int
-    working_set_bytes: int
-    pids: int
     restarts: int
+    oom_kills: int
+    usage: Usage | None
+
+
+_Rows = list[tuple[tuple[str, str, str], list[ContainerReading]]]
+
+
+class _Family(msgspec.Struct, frozen=True):
+    """`value`: None where there is nothing to tell of a container."""
+
+    name: str
+    kind: str
+    documentation: str
+    value: Callable[[ContainerReading], float | None]
+
+
+def _used(field: str, unit: float = 1) -> Callable[[ContainerReading], float | None]:
+    def value(reading: ContainerReading) -> float | None:
+        found = getattr(reading.usage, field, None)
+        return None if found is None else found / unit
+
+    return value
+
+
+_FAMILIES: Final = (
+    _Family("cpu_seconds", "counter", "CPU time of the container's attempt.", _used("cpu_ns", 1e9)),
+    _Family(
+        "restarts",
+        "counter",
+        "Attempts of the container on this host after the first.",
+        lambda reading: reading.restarts,
+    ),
+    _Family(
+        "oom_kills",
+        "counter",
+        "Attempts of the container in which the kernel killed a process for want of memory.",
+        lambda reading: reading.oom_kills,
+    ),
+    _Family(
+        "disk_read_bytes",
+        "counter",
+        "What the container's attempt has read from block devices.",
+        _used("read_bytes"),
+    ),
+    _Family(
+        "disk_written_bytes",
+        "counter",
+        "What the container's attempt has written to block devices.",
+        _used("written_bytes"),
+    ),
+    _Family(
+        "memory_bytes",
+        "gauge",
+        "Memory charged to the container, page cache included.",
+        _used("memory_bytes"),
+    ),
+    _Family(
+        "working_set_bytes",
+        "gauge",
+        "Memory of the container that cannot be dropped at once.",
+        _used("working_set_bytes"),
+    ),
+    _Family("pids", "gauge", "Processes and threads of the container.", _used("pids")),
+)
 
 
 class ContainerSeries(Collector):
@@ -42,37 +107,32 @@ class ContainerSeries(Collector):
         self._warned = False
 
     def collect(self) -> Iterator[Metric]:
-        """The families, also without a container."""
+        """The families as prometheus-client models them, also without a container."""
         rows = self._rows()
-        counters = (
-            ("cpu_seconds", "CPU time of the container's attempt.", _cpu_seconds),
-            ("restarts", "Attempts of the container on this host after the first.", _restarts),
-        )
-        for what, documentation, value in counters:
-            counter = CounterMetricFamily(f"warren_container_{what}", documentation, labels=_LABELS)
-            for labels, readings in rows:
-                counter.add_metric(labels, sum(value(reading) for reading in readings))
-            yield counter
-        gauges = (
-            ("memory_bytes", "Memory charged to the container, page cache included.", _memory),
-            (
-                "working_set_bytes",
-                "Memory of the container that cannot be dropped at once.",
-                _working_set,
-            ),
-            ("pids", "Processes and threads of the container.", _pids),
-        )
-        for what, documentation, value in gauges:
-            gauge = GaugeMetricFamily(f"warren_container_{what}", documentation, labels=_LABELS)
-            for labels, readings in rows:
-                gauge.add_metric(labels, sum(value(reading) for reading in readings))
-            yield gauge
+        for it in _FAMILIES:
+            made = CounterMetricFamily if it.kind == "counter" else GaugeMetricFamily
+            family = made(f"warren_container_{it.name}", it.documentation, labels=_LABELS)
+            for labels, value in _values(it, rows):
+                family.add_metric(labels, value)
+            yield family
 
-    def _rows(self) -> list[tuple[tuple[str, str, str], list[ContainerReading]]]:
+    def blocks(self, *, openmetrics: bool) -> Iterator[tuple[str, bytes]]:
+        """The same as text."""
+        rows = self._rows()
+        texts = {labels: label_text(_LABELS, labels) for labels, _ in rows}
+        for it in _FAMILIES:
+            family = f"warren_container_{it.name}"
+            name = f"{family}_total" if it.kind == "counter" else family
+            lines = [header(family if openmetrics else name, it.kind, it.documentation)]
+            values = _values(it, rows)
+            lines += [f"{name}{{{texts[labels]}}} {value!r}\n" for labels, value in values]
+            yield name, "".join(lines).encode()
+
+    def _rows(self) -> _Rows:
         """By labels, in the order of ids: the same ones are in `other` from scrape to scrape."""
         readings = sorted(self._read().items())
         rows = [
-            ((it.service, str(it.slot), container_id), [it])
+            ((container_id, it.service, str(it.slot)), [it])
             for container_id, it in readings[:CONTAINERS_MAX]
         ]
         if others := [it for _, it in readings[CONTAINERS_MAX:]]:
@@ -88,21 +148,8 @@ class ContainerSeries(Collector):
         return rows
 
 
-def _cpu_seconds(reading: ContainerReading) -> float:
-    return reading.cpu_ns / 1e9
-
-
-def _restarts(reading: ContainerReading) -> float:
-    return reading.restarts
-
-
-def _memory(reading: ContainerReading) -> float:
-    return reading.memory_bytes
-
-
-def _working_set(reading: ContainerReading) -> float:
-    return reading.working_set_bytes
-
-
-def _pids(reading: ContainerReading) -> float:
-    return reading.pids
+def _values(family: _Family, rows: _Rows) -> Iterator[tuple[tuple[str, str, str], float]]:
+    for labels, readings in rows:
+        known = [value for it in readings if (value := family.value(it)) is not None]
+        if known:
+            yield labels, float(sum(known))

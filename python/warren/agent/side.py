@@ -66,20 +66,17 @@ class WorkerMetrics:
     def _readings(self) -> dict[str, ContainerReading]:
         if self.side is None:
             return {}
-        board, readings = self.side.board, {}
-        for container_id, usage in self.side.meter.measured.items():
-            # One that is no longer assigned is about to go, and nobody's any more.
-            if (assignment := board.assignments.get(container_id)) is None:
-                continue
+        board, measured = self.side.board, self.side.meter.measured
+        readings: dict[str, ContainerReading] = {}
+        # A copy, because this is not the loop's thread.
+        for container_id, assignment in board.assignments.copy().items():
             memory = board.memory.get(container_id)
             readings[container_id] = ContainerReading(
                 service=assignment.service_name,
                 slot=assignment.slot,
-                cpu_ns=usage.cpu_ns,
-                memory_bytes=usage.memory_bytes,
-                working_set_bytes=usage.working_set_bytes,
-                pids=usage.pids,
                 restarts=memory.attempt - 1 if memory is not None else 0,
+                oom_kills=self.side.worker.oom_kills.get(container_id, 0),
+                usage=measured.get(container_id),
             )
         return readings
 

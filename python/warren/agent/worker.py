@@ -53,7 +53,7 @@ RuntimeAction = Create | Start | Stop | Delete
 
 
 class _Duration(Protocol):
-    def observe(self, seconds: float, /) -> None: ...
+    def observe_with(self, seconds: float, example: str, /) -> None: ...
 
 
 class Durations(Protocol):
@@ -107,6 +107,9 @@ class Worker:
         self._held: dict[str, _Hold] = {}
         self._exit_waits: dict[str, asyncio.Event] = {}
         self._created_ms: dict[str, int] = {}
+        # Attempts by container in which memory ran out; replaced rather than shrunk, since scrapes
+        # read it from another thread.
+        self.oom_kills: dict[str, int] = {}
         # What was touched after a listing began is newer than what the listing says of it.
         self._touched: dict[str, int] = {}
         self._touches = 0
@@ -219,8 +222,17 @@ class Worker:
             self._observed.pop(container_id, None)
             self._created_ms.pop(container_id, None)
         else:
+            self._count_oom(observed)
             self._observed[container_id] = observed
         self._board.mark(container_id)
+
+    def _count_oom(self, observed: Observed) -> None:
+        """Before it is noted what was observed: once for each attempt."""
+        if not observed.oom_killed:
+            return
+        seen = self._observed.get(observed.id)
+        if seen is None or not seen.oom_killed or seen.attempt != observed.attempt:
+            self.oom_kills[observed.id] = self.oom_kills.get(observed.id, 0) + 1
 
     async def _keep_listing(self) -> None:
         while True:
@@ -248,7 +260,10 @@ class Worker:
             if seen is None:
                 self._observed.pop(container_id, None)
             else:
+                self._count_oom(seen)
                 self._observed[container_id] = seen
+        kept = self._board.assignments.keys() | self._observed.keys()
+        self.oom_kills = {one: kills for one, kills in self.oom_kills.items() if one in kept}
         self._touched = {
             container_id: at for container_id, at in self._touched.items() if at > began
         }
@@ -395,12 +410,15 @@ class Worker:
         except RuntimeRefused as refusal:
             self._refused(action, refusal)
         except Exception as error:  # noqa: BLE001 - one container's fault is not the others'
-            _log.exception("a container operation failed unexpectedly", extra=_about(action))
+            _log.exception("a container operation failed unexpectedly", extra=self._about(action))
             self._hold(action, f"internal error: {error!r}")
         finally:
             del self._busy[container_id]
             self._stopping.discard(container_id)
             self._board.mark(container_id)
+
+    def _about(self, action: RuntimeAction) -> dict[str, object]:
+        return self._board.about(action.id) | {"operation": type(action).__name__.lower()}
 
     async def _execute(self, action: RuntimeAction) -> None:
         loop = asyncio.get_running_loop()
@@ -408,13 +426,13 @@ class Worker:
         match action:
             case Create():
                 await self._create(action)
-                self._durations.create.observe(loop.time() - began)
+                self._durations.create.observe_with(loop.time() - began, action.id)
             case Start():
                 await self._start(action)
-                self._durations.start.observe(loop.time() - began)
+                self._durations.start.observe_with(loop.time() - began, action.id)
             case Stop():
                 await self._stop(action)
-                self._durations.stop.observe(loop.time() - began)
+                self._durations.stop.observe_with(loop.time() - began, action.id)
             case Delete():
                 await self._delete(action)
 
@@ -524,7 +542,7 @@ class Worker:
             verb,
             pause_ms // 1000,
             why,
-            extra=_about(action),
+            extra=self._about(action),
         )
         self._list_wanted.set()
 
@@ -532,7 +550,3 @@ class Worker:
 class _Hold(msgspec.Struct, frozen=True):
     failures: int
     until_ms: int
-
-
-def _about(action: RuntimeAction) -> dict[str, str]:
-    return {"container_id": action.id, "operation": type(action).__name__.lower()}

@@ -24,6 +24,7 @@ __all__ = [
     "format_option",
     "read_options",
     "reader_left",
+    "this_daemon_options",
 ]
 
 DEFAULT_HOST: Final = "unix:///run/warren/warren.sock"
@@ -186,3 +187,20 @@ def detach_option(function: F) -> F:
     return click.option("--detach", "-d", is_flag=True, help="Do not wait for the outcome.")(
         function
     )
+
+
+def this_daemon_options(command: F) -> F:
+    """`--config` and `--host`, for what looks at this host's daemon whether or not it runs."""
+    file = click.option(
+        "--config",
+        "file",
+        metavar="FILE",
+        type=click.Path(dir_okay=False),
+        help="The daemon's configuration file.  [default: that of the daemon, where one runs]",
+    )
+    host = click.option(
+        "--host",
+        metavar="ADDRESS",
+        help="The daemon's socket, as unix:///path.  [env: WARREN_HOST; default: as configured]",
+    )
+    return file(host(command))

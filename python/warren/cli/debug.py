@@ -6,7 +6,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from warren.cli.common import Group, Settings, common_options, format_option
+from warren.cli.common import (
+    Group,
+    Settings,
+    common_options,
+    format_option,
+    this_daemon_options,
+)
 from warren.cli.params import Parsed
 from warren.cli.parse import duration_ms
 
@@ -29,18 +35,7 @@ def debug() -> None:
     type=click.Path(dir_okay=False),
     help="Where to.  [default: warren-debug-HOST-TIME.tar.gz here]",
 )
-@click.option(
-    "--config",
-    "file",
-    metavar="FILE",
-    type=click.Path(dir_okay=False),
-    help="The daemon's configuration file.  [default: that of the daemon, where one runs]",
-)
-@click.option(
-    "--host",
-    metavar="ADDRESS",
-    help="The daemon's socket, as unix:///path.  [env: WARREN_HOST; default: as configured]",
-)
+@this_daemon_options
 @format_option
 @click.pass_obj
 def bundle(settings: Settings, output: str | None, file: str | None, host: str | None) -> None:

@@ -6,7 +6,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from warren.cli.common import DEFAULT_HOST, Command, Settings, format_option
+from warren.cli.common import (
+    DEFAULT_HOST,
+    Command,
+    Settings,
+    format_option,
+    this_daemon_options,
+)
 from warren.cli.exits import EXIT_FAILED
 
 if TYPE_CHECKING:
@@ -19,18 +25,7 @@ __all__ = ["doctor", "report", "setup_of"]
 
 
 @click.command(cls=Command)
-@click.option(
-    "--config",
-    "file",
-    metavar="FILE",
-    type=click.Path(dir_okay=False),
-    help="The daemon's configuration file.  [default: that of the daemon, where one runs]",
-)
-@click.option(
-    "--host",
-    metavar="ADDRESS",
-    help="The daemon's socket, as unix:///path.  [env: WARREN_HOST; default: as configured]",
-)
+@this_daemon_options
 @format_option
 @click.pass_obj
 def doctor(settings: Settings, file: str | None, host: str | None) -> None:

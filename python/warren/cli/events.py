@@ -1,4 +1,4 @@
-"""`warrenctl events`: what was decided about containers, and why; lately, or as it happens."""
+"""`warrenctl events`: what was decided about containers and what happened to everything else."""
 
 from __future__ import annotations
 
@@ -26,6 +26,11 @@ KINDS: Final = (
     *("placed", "pending", "replaced", "moved", "stays", "scaled_down", "slot_moved"),
     *("preempted", "preemption_given_up", "crash_looping", "crash_loop_over"),
     *("avoided", "forgiven"),
+    *("service_created", "service_updated", "service_removing", "service_removed"),
+    *("node_joined", "node_removed", "node_ready", "node_down"),
+    *("node_active", "node_paused", "node_draining"),
+    *("manager_added", "manager_removed", "leader_elected"),
+    *("replacement_frozen", "replacement_resumed", "cluster_changed"),
 )
 _SHOWN: Final = 100
 #: At most so many come with one answer while they are followed.
@@ -59,16 +64,19 @@ def events(
     kinds: tuple[str, ...],
     nodes: tuple[str, ...],
 ) -> None:
-    """List what was decided about the containers of a service, or of all, the oldest first.
+    """List what happened in the cluster, or to a service, and why, the oldest first.
 
-    Placed, pending, replaced, moved, stays (on a node that is being drained), scaled down, slot
-    moved (what stays took another number); preempted, preemption given up; crash looping, crash
-    loop over; avoided, forgiven (a node on which the service keeps failing). The last 4096
-    decisions since the present leader leads.
+    To services, nodes and managers: created, updated, removed; joined, down, ready, draining; who
+    leads. Of containers what was decided: placed, pending, replaced, moved, stays (on a node that
+    is being drained), scaled down, slot moved (what stays took another number); preempted,
+    preemption given up; crash looping, crash loop over; avoided, forgiven (a node on which the
+    service keeps failing). The last 4096 of each; of decisions, those since the present leader
+    leads.
 
     With --watch nothing is missed or shown twice, across lost connections too; where that cannot
-    be, since another manager leads or too much was decided meanwhile, it is said (start_over), and
-    the newest are shown. As JSON it is a line for each.
+    be, since another manager leads, which does not know what the one before has decided, or too
+    much happened meanwhile, it is said (start_over), and what is known is shown. As JSON it is a
+    line for each.
     """
     from warren.cli import render, views_explain
     from warren.cli.client import Client
@@ -140,8 +148,8 @@ def _follow(
 def _say_start_over(settings: Settings) -> None:
     if settings.format == "table":
         click.echo(
-            "start over: another manager leads, or too much was decided meanwhile; "
-            "what is between may be missing",
+            "start over: another manager leads, or too much happened meanwhile; what the one "
+            "before has decided may be missing",
             err=True,
         )
     elif settings.format == "json":

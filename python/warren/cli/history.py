@@ -33,7 +33,7 @@ def newest_events(client: Client, ref: str, count: int) -> tuple[list[EventView]
 
 def event_row(each: EventView, now_s: float | None = None) -> tuple[str, ...]:
     """The cells below EVENT_HEADER. `now_s`: since the epoch; default: the clock's."""
-    service = each.service or short(each.service_id)
+    service = each.service or short(each.service_id or "")
     return (
         age(each.time, now_s),
         f"{service}.{each.slot}" if each.slot else service,

@@ -559,5 +559,6 @@ class WalFrame(Struct, frozen=True):
     term: int | None
     payload_bytes: int
     command: str | None
+    request_id: str | None
     hard_state: WalHardState | None
     payload: str | None

@@ -133,10 +133,11 @@ class ExplanationView(Struct, frozen=True):
 
 
 class EventView(Struct, frozen=True):
-    sequence: int
+    sequence: int | None
+    index: int | None
     time: str | None
     kind: str
-    service_id: str
+    service_id: str | None
     service: str | None
     slot: int | None
     node_id: str | None

@@ -127,10 +127,11 @@ def _node(message: explain_pb2.ExplainNode) -> ExplainNodeView:
 
 def event(message: explain_pb2.ServiceEvent) -> EventView:
     return EventView(
-        sequence=message.sequence,
+        sequence=message.sequence or None,
+        index=message.index or None,
         time=time_text(message.time_ms),
         kind=message.kind,
-        service_id=message.service_id.hex(),
+        service_id=message.service_id.hex() or None,
         service=message.service_name or None,
         slot=message.slot or None,
         node_id=message.node_id.hex() or None,

@@ -84,7 +84,7 @@ def crash_loops(events: Sequence[EventView] | None) -> dict[tuple[str, int], str
     """The slots that crash-loop by what events say: service and slot, and why."""
     found: dict[tuple[str, int], str] = {}
     for event in events or ():
-        slot = (event.service_id, event.slot or 0)
+        slot = (event.service_id or "", event.slot or 0)
         if event.kind == "crash_looping":
             found[slot] = event.why
         elif event.kind == "crash_loop_over":

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from google.protobuf.message import DecodeError
 
+from warren import rpc
 from warren.cli.shapes import WalDamage, WalFrame, WalHardState, WalPlace, WalReport
 from warren.errors import WarrenError
 from warren.pb.v1 import commands_pb2
@@ -248,6 +249,7 @@ def complain_of_damage(report: WalReport) -> None:
 def frame(frame: LogFrame) -> WalFrame:
     """A frame, as `--format json` has it."""
     is_placed = frame.kind != "hard_state"
+    command = _decoded(frame.command)
     return WalFrame(
         file=frame.file,
         offset=frame.offset,
@@ -255,21 +257,36 @@ def frame(frame: LogFrame) -> WalFrame:
         index=frame.index if is_placed else None,
         term=frame.term if is_placed else None,
         payload_bytes=frame.payload_bytes,
-        command=_command_name(frame.command),
+        command=_command_name(frame.command, command),
+        request_id=_request_name(command),
         hard_state=_hard_state(frame.hard_state),
         payload=None if frame.payload is None else frame.payload.hex(),
     )
 
 
-def _command_name(command: bytes | None) -> str | None:
-    """As in proto/warren/v1/commands.proto. None where there is none that this release knows."""
+def _command_name(encoded: bytes | None, command: commands_pb2.Command | None) -> str | None:
+    """As in proto/warren/v1/commands.proto."""
+    if command is None:
+        return NO_OP if encoded == b"" else None
+    name: str | None = command.WhichOneof("body")
+    return name
+
+
+def _request_name(command: commands_pb2.Command | None) -> str | None:
+    """Of the request that asked for it; None for the cluster's own commands."""
+    if command is None or not command.HasField("request"):
+        return None
+    return rpc.request_id_text(command.request)
+
+
+def _decoded(command: bytes | None) -> commands_pb2.Command | None:
+    """None where there is none that this release knows."""
     if not command:
-        return NO_OP if command is not None else None
+        return None
     try:
-        name: str | None = commands_pb2.Command.FromString(command).WhichOneof("body")
+        return commands_pb2.Command.FromString(command)
     except DecodeError:
         return None
-    return name
 
 
 def frame_text(frame: WalFrame) -> str:
@@ -288,7 +305,8 @@ def frame_text(frame: WalFrame) -> str:
 
 def _what(frame: WalFrame) -> str:
     if frame.kind == "entry":
-        return frame.command or "unknown to this release"
+        what = frame.command or "unknown to this release"
+        return f"{what}, request {frame.request_id}" if frame.request_id else what
     if frame.kind == "hard_state":
         return _hard_state_text(frame.hard_state)
     return {

@@ -30,12 +30,12 @@ _log = logging.getLogger("warren.api")
 _TROUBLES: Final = frozenset({"internal", "log_damaged", "no_space", "outcome_unknown"})
 
 Context = grpc.aio.ServicerContext[Any, Any]
-Observe = Callable[[float], None]
+Observe = Callable[[float, str], None]
 OpenStream = Callable[[Caller, str, bytes], AsyncGenerator[bytes, None]]
 
 
 class _MethodCount(Protocol):
-    def record(self, seconds: float, *, ok: bool) -> None: ...
+    def record(self, seconds: float, request_id: str, *, ok: bool) -> None: ...
 
 
 class ApiCounts(Protocol):
@@ -54,7 +54,8 @@ def service(
 ) -> grpc.GenericRpcHandler:
     """The gRPC service `warren.v1.Manager` over `core`, for those whom `identify` knows.
 
-    `succeeded`: by method, where the seconds of calls that were not refused also go.
+    `succeeded`: by method, where the seconds of calls that were not refused also go, with their
+    request ids.
     `after`: by method, what is awaited after such a call, before it is answered.
     `streams`: by method, what answers instead of the core.
     """
@@ -89,14 +90,14 @@ def _unary(
                 await after()
         except Exception as error:
             seconds = time.perf_counter() - began
-            count.record(seconds, ok=False)
+            count.record(seconds, _request_id(caller, context), ok=False)
             await rpc.abort(context, _refused(name, caller, context, error, seconds))
             raise  # unreachable: abort raises
         seconds = time.perf_counter() - began
-        count.record(seconds, ok=True)
+        count.record(seconds, caller.request_id, ok=True)
         _note_answered(name, caller, seconds)
         if succeeded is not None:
-            succeeded(seconds)
+            succeeded(seconds, caller.request_id)
         return answer
 
     return handle
@@ -115,15 +116,17 @@ def _streaming(
                 async for item in items:
                     yield item
         except (asyncio.CancelledError, GeneratorExit):
-            count.record(time.perf_counter() - began, ok=True)  # the caller has seen enough
+            # The caller has seen enough.
+            seconds = time.perf_counter() - began
+            count.record(seconds, _request_id(caller, context), ok=True)
             raise
         except Exception as error:  # noqa: BLE001 - answered and logged
             seconds = time.perf_counter() - began
-            count.record(seconds, ok=False)
+            count.record(seconds, _request_id(caller, context), ok=False)
             await rpc.abort(context, _refused(name, caller, context, error, seconds))
         else:
             seconds = time.perf_counter() - began
-            count.record(seconds, ok=True)
+            count.record(seconds, caller.request_id, ok=True)
             _note_answered(name, caller, seconds)
 
     return handle
@@ -147,15 +150,17 @@ def _note_answered(name: str, caller: Caller, seconds: float) -> None:
         _log.debug("answered", extra=_fields(name, caller.request_id, caller, seconds))
 
 
+def _request_id(caller: Caller | None, context: Context) -> str:
+    if caller is not None:
+        return caller.request_id
+    return rpc.request_id_of(dict(context.invocation_metadata() or ()))
+
+
 def _refused(
     name: str, caller: Caller | None, context: Context, error: Exception, seconds: float
 ) -> WarrenError:
     """What the caller is told, once it is logged; `caller` is None where nobody knows who asks."""
-    if caller is not None:
-        request_id = caller.request_id
-    else:
-        request_id = rpc.request_id_of(dict(context.invocation_metadata() or ()))
-    fields = _fields(name, request_id, caller, seconds)
+    fields = _fields(name, _request_id(caller, context), caller, seconds)
     if not isinstance(error, WarrenError):
         _log.exception("%s failed unexpectedly", name, extra=fields, exc_info=error)
         return WarrenError("internal", f"{name} failed inside the daemon; its log says why")

@@ -47,7 +47,7 @@ class OpenCore(CorePort, Protocol):
     def status(self) -> Mapping[str, Any]:
         """How it is, at once; see `warren.manager.readiness`."""
 
-    def metrics(self) -> bytes:
+    def metrics(self, *, fine: bool) -> bytes:
         """Its series as Prometheus text, from any thread."""
 
     async def close(self) -> None:

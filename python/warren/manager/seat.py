@@ -72,10 +72,10 @@ class Seat:
         """The core's; None without one."""
         return None if self.core is None else self.core.status()
 
-    def metrics(self) -> bytes:
+    def metrics(self, *, fine: bool) -> bytes:
         """The core's; nothing without one. From any thread."""
         core = self.core
-        return b"" if core is None else core.metrics()
+        return b"" if core is None else core.metrics(fine=fine)
 
     async def vacate(self, vacancy: str) -> None:
         """End the core that is there; calls are refused at once, with `vacancy`."""

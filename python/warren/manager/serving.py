@@ -65,9 +65,9 @@ class Services:
     ) -> None:
         services = ServiceMetrics(metrics)
         self._durations = {
-            "CreateService": services.create.observe,
-            "UpdateService": services.update.observe,
-            "RemoveService": services.delete.observe,
+            "CreateService": services.create.observe_with,
+            "UpdateService": services.update.observe_with,
+            "RemoveService": services.delete.observe_with,
         }
         self._core = core
         self._forwarder = forwarder

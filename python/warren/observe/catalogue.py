@@ -7,11 +7,15 @@ declares itself through `Metrics`, named `warren_<component>_<what>_<unit>`.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 
 from prometheus_client import Counter
 
 from warren._histogram import Histogram
 from warren.observe.metrics import Metrics
+
+_REQUEST: Final = "request_id"
+_CONTAINER: Final = "container_id"
 
 
 class ApiMethod:
@@ -20,13 +24,13 @@ class ApiMethod:
     __slots__ = ("_failed", "_observe", "_succeeded")
 
     def __init__(self, duration: Histogram, succeeded: Counter, failed: Counter) -> None:
-        self._observe = duration.observe
+        self._observe = duration.observe_with
         self._succeeded = succeeded
         self._failed = failed
 
-    def record(self, seconds: float, *, ok: bool) -> None:
+    def record(self, seconds: float, request_id: str, *, ok: bool) -> None:
         """Count one finished request that took `seconds`."""
-        self._observe(seconds)
+        self._observe(seconds, request_id)
         (self._succeeded if ok else self._failed).inc()
 
 
@@ -41,6 +45,7 @@ class ApiMetrics:
             "warren_api_request_duration_seconds",
             "From an API request's arrival to its answer.",
             ("method",),
+            exemplar=_REQUEST,
         )
         self._methods = {
             name: ApiMethod(
@@ -60,9 +65,9 @@ class ServiceMetrics:
     """How long the operations on services take."""
 
     def __init__(self, metrics: Metrics) -> None:
-        self.create = _operation(metrics, "service", "create", "Creating a service.")
-        self.update = _operation(metrics, "service", "update", "Updating a service.")
-        self.delete = _operation(metrics, "service", "delete", "Deleting a service.")
+        self.create = _operation(metrics, "service", "create", "Creating a service.", _REQUEST)
+        self.update = _operation(metrics, "service", "update", "Updating a service.", _REQUEST)
+        self.delete = _operation(metrics, "service", "delete", "Deleting a service.", _REQUEST)
 
 
 class ContainerMetrics:
@@ -70,16 +75,30 @@ class ContainerMetrics:
 
     def __init__(self, metrics: Metrics) -> None:
         self.create = _operation(
-            metrics, "container", "create", "Making a container's snapshot and runtime container."
+            metrics,
+            "container",
+            "create",
+            "Making a container's snapshot and runtime container.",
+            _CONTAINER,
         )
         self.start = _operation(
-            metrics, "container", "start", "From a container's task being created to it running."
+            metrics,
+            "container",
+            "start",
+            "From a container's task being created to it running.",
+            _CONTAINER,
         )
         self.stop = _operation(
-            metrics, "container", "stop", "From a container being asked to stop to it being gone."
+            metrics,
+            "container",
+            "stop",
+            "From a container being asked to stop to it being gone.",
+            _CONTAINER,
         )
 
 
-def _operation(metrics: Metrics, noun: str, verb: str, documentation: str) -> Histogram:
+def _operation(
+    metrics: Metrics, noun: str, verb: str, documentation: str, exemplar: str
+) -> Histogram:
     name = f"warren_{noun}_{verb}_duration_seconds"
-    return metrics.histogram(name, documentation).child()
+    return metrics.histogram(name, documentation, exemplar=exemplar).child()

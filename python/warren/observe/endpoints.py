@@ -9,8 +9,16 @@ import msgspec
 from prometheus_client.metrics_core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from warren.observe import openmetrics
 from warren.observe.health import COMPONENTS, Answer, Health
-from warren.observe.http import REFUSALS, Handler, HttpServer, Response, text_response
+from warren.observe.http import (
+    REFUSALS,
+    Handler,
+    HttpServer,
+    Request,
+    Response,
+    text_response,
+)
 from warren.observe.metrics import CONTENT_TYPE, Metrics, Scraper
 
 
@@ -20,7 +28,10 @@ def routes(health: Health, scraper: Scraper) -> dict[str, Handler]:
     async def live() -> Answer:
         return health.live()
 
-    async def metrics() -> Response:
+    async def metrics(request: Request) -> Response:
+        if openmetrics.accepted(request.accept):
+            text = await scraper.scrape(as_openmetrics=True)
+            return Response(HTTPStatus.OK, text, openmetrics.CONTENT_TYPE)
         return Response(HTTPStatus.OK, await scraper.scrape(), CONTENT_TYPE)
 
     return {
@@ -43,14 +54,14 @@ def declare_http(metrics: Metrics, server: HttpServer) -> None:
 
 
 def _probe(ask: Callable[[], Awaitable[Answer]]) -> Handler:
-    async def handler() -> Response:
+    async def handler(_request: Request) -> Response:
         return _response(await ask())
 
     return handler
 
 
 def _component(health: Health, name: str) -> Handler:
-    async def handler() -> Response:
+    async def handler(_request: Request) -> Response:
         answer = await health.component(name)
         if answer is None:
             return text_response(HTTPStatus.NOT_FOUND, f"this daemon has no {name} at the moment")

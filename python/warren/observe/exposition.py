@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, Protocol
 
 _HEADER: Final = re.compile(rb"^# (?:HELP|TYPE) ([^\s]+)", re.MULTILINE)
 
@@ -32,23 +32,66 @@ def families(text: bytes) -> list[tuple[bytes, bytes]]:
     return [(name, text[at:end]) for (name, at), end in zip(starts, ends, strict=True) if end > at]
 
 
-def join(texts: Iterable[tuple[str, bytes]]) -> tuple[bytes, Counter[tuple[str, str]]]:
-    """Join the texts of named sources.
+def escape_label(value: str) -> str:
+    """A label value for the text format (Prometheus exposition format 0.0.4)."""
+    return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
 
-    Gives the text and how many families were left out, by (source, reason): `duplicate` for a
-    name that was there already, `headerless` for samples without HELP or TYPE.
+
+def escape_help(text: str) -> str:
+    """A help text for the text format."""
+    return text.replace("\\", r"\\").replace("\n", r"\n")
+
+
+def label_text(labels: Iterable[str], values: Iterable[str]) -> str:
+    """Labels and their values as they stand between braces."""
+    pairs = zip(labels, values, strict=True)
+    return ",".join(f'{label}="{escape_label(value)}"' for label, value in pairs)
+
+
+def header(name: str, kind: str, documentation: str) -> str:
+    """HELP and TYPE of one family."""
+    return f"# HELP {name} {escape_help(documentation)}\n# TYPE {name} {kind}\n"
+
+
+class Rendering(Protocol):
+    """A collector that makes its own text, for it has many series.
+
+    prometheus-client takes microseconds for each, and holds the interpreter meanwhile.
     """
-    seen: set[bytes] = set()
-    kept: list[bytes] = []
-    left_out: Counter[tuple[str, str]] = Counter()
-    for source, text in texts:
+
+    def blocks(self, *, openmetrics: bool) -> Iterable[tuple[str, bytes]]:
+        """Each family: its name in Prometheus' text format, and its block."""
+        ...
+
+
+class Page:
+    """Collects families into one text; the first source of a name wins.
+
+    `left_out` counts families by (source, reason): `duplicate` for a name that was there already,
+    `headerless` for samples without HELP or TYPE.
+    """
+
+    def __init__(self) -> None:
+        self.left_out: Counter[tuple[str, str]] = Counter()
+        self._seen: set[bytes] = set()
+        self._blocks: list[bytes] = []
+
+    def add(self, source: str, name: bytes, block: bytes) -> None:
+        """One family: all of its lines, headers first."""
+        if not name:
+            if block.strip():
+                self.left_out[source, HEADERLESS] += 1
+        elif name in self._seen:
+            self.left_out[source, DUPLICATE] += 1
+        else:
+            self._seen.add(name)
+            self._blocks.append(block)
+
+    def add_text(self, source: str, text: bytes) -> None:
+        """All families of a text."""
         for name, block in families(text):
-            if not name:
-                if block.strip():
-                    left_out[source, HEADERLESS] += 1
-            elif name in seen:
-                left_out[source, DUPLICATE] += 1
-            else:
-                seen.add(name)
-                kept.append(block)
-    return b"".join(kept), left_out
+            self.add(source, name, block)
+
+    def text(self) -> bytes:
+        """All of it."""
+        return b"".join(self._blocks)

@@ -7,6 +7,7 @@ interpreter with every request that is being served.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
@@ -15,6 +16,10 @@ from prometheus_client.metrics_core import HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from warren._histogram import DEFAULT_BOUNDS, Histogram
+from warren.observe import openmetrics as om
+from warren.observe.exposition import header, label_text
+
+_log = logging.getLogger("warren.observe")
 
 CHILDREN_MAX: Final = 4096
 OTHER: Final = "other"
@@ -28,19 +33,17 @@ FINE_BOUNDS: Final = (
 """Bucket bounds in seconds for what takes microseconds: 1 µs to 2.5 ms, three to a decade."""
 
 
-def format_bound(bound: float) -> str:
-    """An `le` label as Prometheus' Go client writes it: `0.005`, `1`, `+Inf`."""
-    return "+Inf" if bound == math.inf else repr(float(bound)).removesuffix(".0")
+_CHUNK: Final = 256
+"""Children that are put into one piece of text, with the interpreter held."""
 
 
-def escape_label(value: str) -> str:
-    """A label value for the text format (Prometheus exposition format 0.0.4)."""
-    return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
+def format_bound(bound: float, *, openmetrics: bool = False) -> str:
+    """An `le` label as Prometheus' Go client writes it: `0.005`, `1`, `+Inf`.
 
-
-def escape_help(text: str) -> str:
-    """A help text for the text format."""
-    return text.replace("\\", r"\\").replace("\n", r"\n")
+    Whole numbers are `1.0` in OpenMetrics.
+    """
+    text = "+Inf" if bound == math.inf else repr(float(bound))
+    return text if openmetrics else text.removesuffix(".0")
 
 
 def bounds_with(extra: Iterable[float]) -> tuple[float, ...]:
@@ -52,19 +55,25 @@ class HistogramFamily(Collector):
     """One metric name, one child histogram for each combination of label values.
 
     At most CHILDREN_MAX children exist; what comes later shares the child whose label values are
-    all `other`, so that labels made of outside input cannot eat the memory.
+    all `other`, so that labels made of outside input cannot eat the memory. `exemplar` is the label
+    of what `observe_with` names.
     """
 
     def __init__(
-        self, name: str, documentation: str, labels: Sequence[str], bounds: Sequence[float]
+        self,
+        name: str,
+        documentation: str,
+        labels: Sequence[str],
+        bounds: Sequence[float],
+        exemplar: str = "",
     ) -> None:
         self.name = name
         self.documentation = documentation
+        self._exemplar = exemplar
         self._labels = tuple(labels)
         self._bounds = tuple(bounds)
-        self._les = [format_bound(bound) for bound in (*self._bounds, math.inf)]
         self._children: dict[tuple[str, ...], Histogram] = {}
-        self._prefixes: dict[tuple[str, ...], list[str]] = {}
+        self._warned = False
         if not self._labels:
             self.child()
 
@@ -82,6 +91,14 @@ class HistogramFamily(Collector):
             )
         if len(self._children) >= CHILDREN_MAX:
             values = (OTHER,) * len(self._labels)
+            if not self._warned:
+                self._warned = True
+                _log.warning(
+                    "%s has %d sets of labels: further ones share the series labelled %r",
+                    self.name,
+                    CHILDREN_MAX,
+                    OTHER,
+                )
         return self._children.setdefault(values, Histogram(self._bounds))
 
     @property
@@ -92,36 +109,50 @@ class HistogramFamily(Collector):
     def collect(self) -> Iterator[Metric]:
         """The family as prometheus-client models it."""
         family = HistogramMetricFamily(self.name, self.documentation, labels=self._labels)
+        les = self._les(openmetrics=False)
         for values, child in list(self._children.items()):
             cumulative, total = child.snapshot()
-            buckets = [(le, float(n)) for le, n in zip(self._les, cumulative, strict=True)]
+            buckets = [(le, float(n)) for le, n in zip(les, cumulative, strict=True)]
             family.add_metric(values, buckets, total)
         yield family
 
-    def text(self) -> str:
-        """The family in the text format. Safe while other threads observe."""
-        lines = [
-            f"# HELP {self.name} {escape_help(self.documentation)}\n# TYPE {self.name} histogram\n"
-        ]
-        for values, child in list(self._children.items()):
-            cumulative, total = child.snapshot()
-            *bucket_prefixes, sum_prefix, count_prefix = self._line_prefixes(values)
-            lines += [f"{p}{n}\n" for p, n in zip(bucket_prefixes, cumulative, strict=True)]
-            lines.append(f"{sum_prefix}{total!r}\n{count_prefix}{cumulative[-1]}\n")
-        return "".join(lines)
+    def blocks(self, *, openmetrics: bool) -> Iterator[tuple[str, bytes]]:
+        """The family as text. Safe while other threads observe."""
+        les = self._les(openmetrics=openmetrics)
+        pieces = [header(self.name, "histogram", self.documentation).encode()]
+        children = list(self._children.items())
+        for start in range(0, len(children), _CHUNK):
+            lines: list[str] = []
+            for values, child in children[start : start + _CHUNK]:
+                self._add_lines(lines, les, values, child, openmetrics=openmetrics)
+            pieces.append("".join(lines).encode())
+        yield self.name, b"".join(pieces)
 
-    def _line_prefixes(self, values: tuple[str, ...]) -> list[str]:
-        """What stands before the number on each of a child's lines."""
-        found = self._prefixes.get(values)
-        if found is not None:
-            return found
-        pairs = [
-            f'{label}="{escape_label(value)}"'
-            for label, value in zip(self._labels, values, strict=True)
-        ]
-        labels = f"{{{','.join(pairs)}}}" if pairs else ""
-        le_labels = [",".join([*pairs, f'le="{le}"']) for le in self._les]
-        made = [f"{self.name}_bucket{{{inner}}} " for inner in le_labels]
-        made += [f"{self.name}_sum{labels} ", f"{self.name}_count{labels} "]
-        self._prefixes[values] = made
-        return made
+    def _add_lines(
+        self,
+        lines: list[str],
+        les: list[str],
+        values: tuple[str, ...],
+        child: Histogram,
+        *,
+        openmetrics: bool,
+    ) -> None:
+        inner = label_text(self._labels, values)
+        bucket = f'{self.name}_bucket{{{inner}{"," if inner else ""}le="'
+        labels = f"{{{inner}}}" if inner else ""
+        cumulative, total = child.snapshot()
+        examples = child.exemplars() if openmetrics and self._exemplar else []
+        if examples:
+            marks = [om.exemplar(self._exemplar, found) for found in examples]
+            rows = zip(les, cumulative, marks, strict=True)
+            lines += [f'{bucket}{le}"}} {count}{mark}\n' for le, count, mark in rows]
+        else:
+            lines += [
+                f'{bucket}{le}"}} {count}\n' for le, count in zip(les, cumulative, strict=True)
+            ]
+        lines.append(
+            f"{self.name}_sum{labels} {total!r}\n{self.name}_count{labels} {cumulative[-1]}\n"
+        )
+
+    def _les(self, *, openmetrics: bool) -> list[str]:
+        return [format_bound(bound, openmetrics=openmetrics) for bound in (*self._bounds, math.inf)]

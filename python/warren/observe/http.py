@@ -61,19 +61,20 @@ class Response:
     coding: str = ""
 
 
-Handler = Callable[[], Awaitable[Response]]
-
-
 @dataclass(frozen=True, slots=True)
 class Request:
     """A parsed request head. `keep_alive`: whether the client wants to send another one. `gzip`:
-    whether it takes that.
+    whether it takes that. `accept`: the header of that name, as it came.
     """
 
     method: str
     path: str
     keep_alive: bool
     gzip: bool = False
+    accept: bytes = b""
+
+
+Handler = Callable[[Request], Awaitable[Response]]
 
 
 class BadRequestError(Exception):
@@ -108,7 +109,8 @@ def parse_head(head: bytes) -> Request:
     keep_alive = b"close" not in options if line[3] == b"1" else b"keep-alive" in options
     # A body is not read, so nothing that follows it can be.
     gzip = accepts_gzip(headers.get(b"accept-encoding", b""))
-    return Request(method, _path(line[2].decode()), keep_alive and not body, gzip)
+    accept = headers.get(b"accept", b"")
+    return Request(method, _path(line[2].decode()), keep_alive and not body, gzip, accept)
 
 
 def _path(target: str) -> str:
@@ -232,9 +234,9 @@ class _Connection(asyncio.Protocol):
             return
         status = response.status
         allow = "Allow: GET, HEAD\r\n" if status is HTTPStatus.METHOD_NOT_ALLOWED else ""
-        coding = "Vary: Accept-Encoding\r\n" if len(response.body) >= WORTH_IT_BYTES else ""
+        coding = "Vary: Accept, Accept-Encoding\r\n" if len(response.body) >= WORTH_IT_BYTES else ""
         if response.coding:
-            coding = f"Content-Encoding: {response.coding}\r\nVary: Accept-Encoding\r\n"
+            coding = f"Content-Encoding: {response.coding}\r\nVary: Accept, Accept-Encoding\r\n"
         head = (
             f"HTTP/1.1 {status.value} {status.phrase}\r\n"
             f"Content-Type: {response.content_type}\r\n"
@@ -359,7 +361,7 @@ class HttpServer:
             return text_response(HTTPStatus.METHOD_NOT_ALLOWED, "only GET and HEAD are served")
         try:
             async with asyncio.timeout(self.limits.handler_timeout_ms / 1000):
-                response = await handler()
+                response = await handler(request)
                 if request.gzip and len(response.body) >= WORTH_IT_BYTES:
                     body = await gzipped(response.body)
                     response = replace(response, body=body, coding="gzip")

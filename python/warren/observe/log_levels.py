@@ -109,6 +109,11 @@ class Levels:
         """The same as a number of Python's logging."""
         return LEVELS[self.level(component)]
 
+    @property
+    def any_debug(self) -> bool:
+        """Whether some component logs from debug."""
+        return any(self.level(name) == "debug" for name in COMPONENTS)
+
     def own(self) -> dict[str, str]:
         """The components that have a level of their own, and `all` if it has one."""
         with self._lock:

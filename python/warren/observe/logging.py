@@ -127,7 +127,7 @@ class LogPipeline(logging.Handler):
         self._levels = Levels(level)
         self._levels_lock = threading.RLock()
         self._sampler = Sampler()
-        self._listeners: list[Callable[[str], None]] = []
+        self._listener: Callable[[bool], None] | None = None
         # A SimpleQueue, because its `put` may be entered again: a destructor that the garbage
         # collector runs in the middle of one may log too.
         self._queue: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
@@ -186,13 +186,17 @@ class LogPipeline(logging.Handler):
         for component in (before.keys() | own.keys()) - {ALL}:
             level = LEVELS[own[component]] if component in own else logging.NOTSET
             logging.getLogger(f"{_ROOT}.{component}").setLevel(level)
-        for listener in self._listeners:
-            listener(self.log_level)
+        if self._listener is not None:
+            self._listener(self._levels.any_debug)
 
-    def on_level(self, listener: Callable[[str], None]) -> None:
-        """Call `listener` with the level's name now and at each change: for the core's own."""
-        self._listeners.append(listener)
-        listener(self.log_level)
+    def on_verbosity(self, listener: Callable[[bool], None]) -> None:
+        """Tell `listener`, now and at each change of levels, whether lines of debug are wanted.
+
+        Of any component: for the core, which makes none otherwise. From any thread; in place of the
+        listener before.
+        """
+        self._listener = listener
+        listener(self._levels.any_debug)
 
     def declare(self, metrics: Metrics) -> None:
         """Export the queue's depth and what was written, left out and dropped."""

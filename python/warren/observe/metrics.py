@@ -13,6 +13,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Final
 
 from prometheus_client import (
@@ -27,7 +28,8 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from warren import __version__
-from warren.observe import exposition
+from warren.observe import exposition, openmetrics
+from warren.observe.exposition import Page, families
 from warren.observe.histograms import HistogramFamily, bounds_with
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -152,15 +154,21 @@ class Metrics:
         documentation: str,
         labels: Sequence[str] = (),
         bounds: Sequence[float] | None = None,
+        exemplar: str = "",
     ) -> HistogramFamily:
         """Declare a histogram of seconds, with the default bounds unless others are given.
 
-        ValueError when the name is taken or the bounds do not ascend.
+        `exemplar` is the label of what `observe_with` names. ValueError when the name is taken or
+        the bounds do not ascend.
         """
         family = HistogramFamily(
-            name, documentation, labels, self._default_bounds if bounds is None else bounds
+            name,
+            documentation,
+            labels,
+            self._default_bounds if bounds is None else bounds,
+            exemplar,
         )
-        self.registry.register(family)
+        self.register(family)
         self._histograms.append(family)
         return family
 
@@ -180,36 +188,45 @@ class Metrics:
         self._text_sources[source] = read
         self._count_left_out(source)
 
-    def render(self) -> bytes:
-        """All metrics in the text format. For a worker thread; see `Scraper`."""
-        own = self._render_collectors() + "".join(family.text() for family in self._histograms)
-        texts = [(OWN_SOURCE, own.encode())]
-        for source, read in list(self._text_sources.items()):
-            try:
-                texts.append((source, read()))
-            except Exception as error:  # noqa: BLE001 - one fault must not cost the scrape
-                self._left_out.labels(source, "error").inc()
-                _log.error(
-                    "a metrics source failed and is missing from this scrape",
-                    extra={"source": source, "error": repr(error)},
-                )
-        text, left_out = exposition.join(texts)
-        for (source, reason), count in left_out.items():
-            self._left_out.labels(source, reason).inc(count)
-        return text
-
-    def _render_collectors(self) -> str:
-        parts: list[str] = []
+    def render(self, *, as_openmetrics: bool = False) -> bytes:
+        """All metrics in Prometheus' text format, or OpenMetrics. For a worker thread."""
+        page = Page()
         for collector in list(self._collectors):
             try:
-                parts.append(generate_latest(collector).decode())
+                for name, block in _blocks(collector, as_openmetrics=as_openmetrics):
+                    page.add(OWN_SOURCE, name.encode(), block)
             except Exception as error:  # noqa: BLE001 - one fault must not cost the scrape
                 self._left_out.labels(OWN_SOURCE, "error").inc()
                 _log.error(
                     "a metric could not be read and is missing from this scrape",
                     extra={"error": repr(error)},
                 )
-        return "".join(parts)
+        for source, read in list(self._text_sources.items()):
+            try:
+                text = read()
+            except Exception as error:  # noqa: BLE001 - one fault must not cost the scrape
+                self._left_out.labels(source, "error").inc()
+                _log.error(
+                    "a metrics source failed and is missing from this scrape",
+                    extra={"source": source, "error": repr(error)},
+                )
+                continue
+            for header, block in families(text):
+                translated = openmetrics.translated(block) if as_openmetrics else block
+                page.add(source, header, translated)
+        for (source, reason), count in page.left_out.items():
+            self._left_out.labels(source, reason).inc(count)
+        return page.text() + (openmetrics.EOF if as_openmetrics else b"")
+
+
+def _blocks(collector: Collector, *, as_openmetrics: bool) -> list[tuple[str, bytes]]:
+    """The families of a collector; all of them or, where it fails, none."""
+    own = getattr(collector, "blocks", None)
+    if own is not None:
+        return list(own(openmetrics=as_openmetrics))
+    found = families(generate_latest(collector))
+    translate = openmetrics.translated if as_openmetrics else bytes
+    return [(name.decode(), translate(block)) for name, block in found]
 
 
 class Scraper:
@@ -228,28 +245,34 @@ class Scraper:
         self._max_age = max_age_ms / 1000
         self._timeout = timeout_ms / 1000
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="warren-scrape")
-        self._running: asyncio.Future[bytes] | None = None
-        self._last: tuple[float, bytes] | None = None
+        self._running: dict[bool, asyncio.Future[bytes]] = {}
+        self._last: dict[bool, tuple[float, bytes]] = {}
 
-    async def scrape(self) -> bytes:
+    async def scrape(self, *, as_openmetrics: bool = False) -> bytes:
         """The metrics as text, at most `max_age_ms` old.
 
         TimeoutError when rendering takes longer than `timeout_ms`; it goes on, and the next
         scrape waits for the same rendering.
         """
-        if self._last is not None and self._clock() - self._last[0] <= self._max_age:
-            return self._last[1]
-        if self._running is None:
-            loop = asyncio.get_running_loop()
-            self._running = loop.run_in_executor(self._executor, self._metrics.render)
-            self._running.add_done_callback(self._finished)
+        last = self._last.get(as_openmetrics)
+        if last is not None and self._clock() - last[0] <= self._max_age:
+            return last[1]
+        running = self._running.get(as_openmetrics)
+        if running is None:
+            # What is old is not kept while the new is made: it may be megabytes.
+            self._last.clear()
+            running = asyncio.get_running_loop().run_in_executor(
+                self._executor, partial(self._metrics.render, as_openmetrics=as_openmetrics)
+            )
+            self._running[as_openmetrics] = running
+            running.add_done_callback(partial(self._finished, as_openmetrics))
         # Shielded: one scraper that gives up must not cancel it for the others.
-        return await asyncio.wait_for(asyncio.shield(self._running), self._timeout)
+        return await asyncio.wait_for(asyncio.shield(running), self._timeout)
 
-    def _finished(self, rendered: asyncio.Future[bytes]) -> None:
-        self._running = None
+    def _finished(self, as_openmetrics: bool, rendered: asyncio.Future[bytes]) -> None:
+        del self._running[as_openmetrics]
         if not rendered.cancelled() and rendered.exception() is None:
-            self._last = (self._clock(), rendered.result())
+            self._last[as_openmetrics] = (self._clock(), rendered.result())
 
     def close(self) -> None:
         """Stop taking work. A rendering that is under way ends by itself."""

@@ -16,11 +16,13 @@
 
 mod access;
 mod calls;
+mod causes;
 pub mod durable;
 mod entropy;
 mod events;
 mod explaining;
 mod hashes;
+mod history;
 mod io;
 mod member;
 pub mod peer;
@@ -79,6 +81,7 @@ pub struct Control {
     calls: Calls,
     founding: Option<Founding>,
     member: Option<Member>,
+    verbose: bool,
 }
 
 /// An `InitCluster` on its way: the log is being created.
@@ -98,6 +101,7 @@ impl Control {
             calls: Calls::default(),
             founding: None,
             member: None,
+            verbose: false,
         }
     }
 
@@ -175,6 +179,12 @@ impl Control {
             Input::Call(call) => self.call(now, call, out),
             Input::Subscribe(call) => self.subscribe(now, call, out),
             Input::LogCreated(result) => self.log_created(now, result, out),
+            Input::Verbose(verbose) => {
+                self.verbose = verbose;
+                if let Some(member) = &mut self.member {
+                    member.set_verbose(verbose);
+                }
+            }
             other => {
                 if let Some(member) = &mut self.member {
                     member.handle(now, other, out);
@@ -279,7 +289,9 @@ impl Control {
 
     fn join(&mut self, recovered: Recovered) -> Result<(), raft::Damaged> {
         let seeds = [self.entropy.draw_u64(), self.entropy.draw_u64()];
-        self.member = Some(Member::new(self.config.clone(), recovered, seeds)?);
+        let mut member = Member::new(self.config.clone(), recovered, seeds)?;
+        member.set_verbose(self.verbose);
+        self.member = Some(member);
         Ok(())
     }
 }

@@ -112,7 +112,7 @@ fn until(what: &str, clients: &[&Client], mut holds: impl FnMut() -> bool) {
 }
 
 fn page(client: &Client) -> String {
-    String::from_utf8(client.host.metrics()).unwrap()
+    String::from_utf8(client.host.metrics(false)).unwrap()
 }
 
 /// Everything that the host logged until now; other completions are not waited for here.

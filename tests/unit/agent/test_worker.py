@@ -32,8 +32,9 @@ class Durations:
         def __init__(self) -> None:
             self.count = 0
 
-        def observe(self, seconds: float, /) -> None:
+        def observe_with(self, seconds: float, example: str, /) -> None:
             assert seconds >= 0
+            assert len(example) == 32
             self.count += 1
 
     def __init__(self) -> None:
@@ -314,3 +315,25 @@ async def test_deltas_hash_and_fence(tmp_path: Path) -> None:
     hello = again.board.hello(bytes(16), pb.NodeDescription(), [])
     assert (hello.fence_epoch, hello.fence_term, hello.set_hash) == (1, 5, again.board.set_hash)
     await again.journal.close()
+
+
+async def test_attempts_out_of_memory_are_counted_once_each(tmp_path: Path) -> None:
+    runtime = await opened()
+    always = pb.ContainerSpec(stop_timeout_ms=1000, restart=pb.RESTART_CONDITION_ANY)
+    one = container_id(1)
+    rig = Rig(runtime, tmp_path)
+    async with running(rig):
+        assert rig.board.apply(assignments([1, 2], spec=always))
+        await rig.until(lambda: rig.state(1) == (1, pb.CONTAINER_STATE_RUNNING))
+        runtime.end(one, 137, oom_killed=True)  # an event of its own, and the end's word
+        await rig.until(lambda: rig.state(1) == (2, pb.CONTAINER_STATE_RUNNING))
+        assert rig.worker.oom_kills == {one: 1}
+        runtime.available = False  # the end is found by listing alone
+        runtime.end(one, 137, oom_killed=True)
+        runtime.available = True
+        rig.worker._list_wanted.set()
+        await rig.until(lambda: rig.worker.oom_kills == {one: 2})
+        assert rig.board.apply(assignments([2]))
+        await rig.until(lambda: one not in rig.worker.observed)
+        rig.worker._list_wanted.set()
+        await rig.until(lambda: rig.worker.oom_kills == {})

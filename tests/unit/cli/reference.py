@@ -169,7 +169,8 @@ always true.
 
 In `WalFrame`, `kind` is `entry`, `hard_state`, `snapshot`, `commit` or `end`; `command` is the name
 that commands.proto has for an entry's command, `no_op` for the entry with which a leader begins its
-term, and null for one that this release does not know; `payload` is there with `--payload`, in hex.
+term, and null for one that this release does not know; `request_id` is the name of the request
+that asked for it; `payload` is there with `--payload`, in hex.
 Memory stays below one segment and 2 MiB, however long the log.
 
 """

@@ -144,8 +144,12 @@ def test_events_tell_what_was_decided(ctl: Run, manager: FakeManager) -> None:
 
 
 def test_the_kinds_of_events_are_those_that_the_core_tells() -> None:
-    core = Path(__file__).parents[3] / "rust/warren_core/src/orchestrator/decisions.rs"
-    assert sorted(KINDS) == sorted(re.findall(r'Self::\w+ => "(\w+)"', core.read_text()))
+    core = Path(__file__).parents[3] / "rust/warren_core/src"
+    decisions = (core / "orchestrator/decisions.rs").read_text()
+    history = (core / "control/history.rs").read_text()
+    told = re.findall(r'Self::\w+ => "(\w+)"', decisions)
+    told += set(re.findall(r'"((?:service|node|manager|leader|replacement|cluster)_\w+)"', history))
+    assert sorted(KINDS) == sorted(told)
 
 
 def test_an_older_manager_cannot_be_followed(ctl: Run, manager: FakeManager) -> None:

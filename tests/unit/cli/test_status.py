@@ -201,8 +201,9 @@ def test_what_has_completed_is_not_missed() -> None:
 def test_slots_that_a_follower_does_not_list_wait_for_a_node() -> None:
     # Without the leader's word on them, the newest event says why.
     event = EventView(
-        sequence=1, time=None, kind="pending", service_id=service("web", 0, 0).service.id.hex(),
-        service="web", slot=2, node_id=None, node=None, why="not enough memory",
+        sequence=1, index=None, time=None, kind="pending",
+        service_id=service("web", 0, 0).service.id.hex(), service="web",
+        slot=2, node_id=None, node=None, why="not enough memory",
     )  # fmt: skip
     running = slot(1, objects_pb2.CONTAINER_STATE_RUNNING)
     view = status(events=[event], **troubled(service("web", 1, 3), running))
@@ -214,7 +215,16 @@ def test_a_follower_knows_of_crash_loops_from_events() -> None:
     running = slot(1, objects_pb2.CONTAINER_STATE_RUNNING)
     view = service("web", 1, 1)
     event = EventView(
-        1, None, "crash_looping", view.service.id.hex(), "web", 1, None, None, "3 failures in a row"
+        1,
+        None,
+        None,
+        "crash_looping",
+        view.service.id.hex(),
+        "web",
+        1,
+        None,
+        None,
+        "3 failures in a row",
     )
     told = asked(events=[event], **troubled(view, running))
     (found,) = views_status.status(told, now_ms=NOW_MS).findings
@@ -236,7 +246,9 @@ def test_crash_looping_services_are_looked_into_while_they_run() -> None:
     looping, calm = service("looping", 1, 1), service("calm", 1, 1)
 
     def event(kind: str) -> EventView:
-        return EventView(1, None, kind, looping.service.id.hex(), "looping", 1, None, None, "")
+        return EventView(
+            1, None, None, kind, looping.service.id.hex(), "looping", 1, None, None, ""
+        )
 
     chosen = views_status.candidates([calm, looping], [event("crash_looping")])
     assert [each.service.spec.name for each in chosen] == ["looping"]
@@ -271,7 +283,7 @@ def test_with_stale_it_is_not_known_whether_a_majority_answers(
 def test_it_fits_the_terminal_whatever_names_are_like(width: int) -> None:
     why = "5 nodes: not enough memory (asked 900 GiB, most free 23.5 GiB); 1: being drained"
     events = [
-        EventView(n, None, "pending", "ab", LONG, n, None, None, why) for n in range(1, 13)
+        EventView(n, None, None, "pending", "ab", LONG, n, None, None, why) for n in range(1, 13)
     ]  # fmt: skip
     long_nodes = [node(f"node-{n}-in-a-rack-with-a-rather-long-name", DOWN) for n in range(3)]
     view = status(

@@ -37,6 +37,8 @@ EVERY = [
     *(parse for parse, _, _ in KEYED),
     _cgroup.mem_total_bytes,
     _cgroup.proc_stat,
+    _cgroup.io_bytes_v1,
+    _cgroup.io_bytes_v2,
 ]
 
 MEMORY_EVENTS = b"low 0\nhigh 3\nmax 41\noom 2\noom_kill 7\noom_group_kill 1\n"
@@ -116,6 +118,40 @@ def test_every_single_number(parse: Callable[[bytes], int], kind: str, value: in
 def test_damage_names_the_file(parse: Callable[[bytes], int], kind: str, data: bytes) -> None:
     with pytest.raises(ValueError, match=re.escape(kind)):
         parse(data)
+
+
+BLKIO = (
+    b"8:0 Read 4096\n8:0 Write 512\n8:0 Sync 4608\n8:0 Total 4608\n"
+    b"254:16 Read 1000\n254:16 Write 0\n254:16 Total 1000\nTotal 5608\n"
+)
+IO_STAT = (
+    b"8:0 rbytes=4096 wbytes=512 rios=1 wios=1 dbytes=0 dios=0\n"
+    b"254:16 rbytes=1000 wbytes=0 rios=3 wios=0 dbytes=7 dios=1\n"
+)
+
+
+def test_what_was_read_and_written_on_all_devices() -> None:
+    assert _cgroup.io_bytes_v1(BLKIO) == _cgroup.io_bytes_v2(IO_STAT) == (5096, 512)
+    assert _cgroup.io_bytes_v1(b"Total 0\n") == _cgroup.io_bytes_v2(b"") == (0, 0)
+    assert _cgroup.io_bytes_v2(b"254:0 \n8:0 rbytes=1 wbytes=2") == (1, 2)
+    for wrong in (b"8:0 Read x\n", b"8:0 Read \n", b"8:0 Write %d\n8:1 Write 1\n" % U64_MAX):
+        with pytest.raises(ValueError, match="io_service_bytes_recursive"):
+            _cgroup.io_bytes_v1(wrong)
+    with pytest.raises(ValueError, match=r"io\.stat"):
+        _cgroup.io_bytes_v2(b"8:0 rbytes= wbytes=1\n")
+
+
+numbers = st.integers(0, 2**50)
+
+
+@given(st.lists(st.tuples(st.integers(0, 259), numbers, numbers), max_size=5))
+def test_both_versions_add_up(devices: list[tuple[int, int, int]]) -> None:
+    blkio = "".join(
+        f"{n}:0 Read {r}\n{n}:0 Write {w}\n{n}:0 Total {r + w}\n" for n, r, w in devices
+    )
+    io_stat = "".join(f"{n}:0 rbytes={r} wbytes={w} rios=0\n" for n, r, w in devices)
+    added = (sum(r for _, r, _ in devices), sum(w for *_, w in devices))
+    assert _cgroup.io_bytes_v1(blkio.encode()) == _cgroup.io_bytes_v2(io_stat.encode()) == added
 
 
 def test_limits() -> None:

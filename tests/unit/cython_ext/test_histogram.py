@@ -340,3 +340,21 @@ def test_reset_is_like_new() -> None:
     assert histogram.to_bytes() == Histogram().to_bytes()
     histogram.observe(0.1)
     assert histogram.count == 1
+
+
+def test_an_exemplar_is_the_newest_of_its_bucket() -> None:
+    histogram = Histogram((0.1, 1.0))
+    assert histogram.exemplars() == []
+    histogram.observe(0.05)
+    for seconds, example in ((0.05, "a"), (0.07, "b"), (5.0, "c"), (math.nan, "d"), (-1.0, "e")):
+        histogram.observe_with(seconds, example)
+    low, middle, high = histogram.exemplars()
+    assert low is not None
+    assert high is not None
+    assert (low[:2], middle, high[:2]) == (("b", 0.07), None, ("c", 5.0))
+    assert low[2] <= high[2]
+    assert (histogram.count, histogram.rejected) == (4, 2)
+    histogram.reset()
+    assert histogram.exemplars() == []
+    with pytest.raises(TypeError):
+        histogram.observe_with(1.0, None)  # type: ignore[arg-type]

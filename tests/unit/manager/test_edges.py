@@ -110,7 +110,8 @@ class Counts:
         seen = self.seen
 
         class One:
-            def record(self, seconds: float, *, ok: bool) -> None:
+            def record(self, seconds: float, request_id: str, *, ok: bool) -> None:
+                assert request_id
                 seen.append((name, ok))
 
         return One()
@@ -150,7 +151,7 @@ class Edges:
         self.counts = counts
         self.channel = channel
         self.manager = rpc.Stub(channel, rpc.MANAGER)
-        self.created: list[float] = []
+        self.created: list[tuple[float, str]] = []
         self.sessions = 0
 
     def count_session(self, change: int) -> None:
@@ -170,7 +171,7 @@ async def edges(tmp_path: Path) -> AsyncIterator[Edges]:
                     Forwarder(core, channels, Forwarded(), lambda: 1),
                     by_socket,
                     counts,
-                    {"CreateService": edges.created.append},
+                    {"CreateService": lambda *told: edges.created.append(told)},
                     {},
                     {},
                 ),

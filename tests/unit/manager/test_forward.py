@@ -59,7 +59,7 @@ class Counts:
     def method(self, name: str) -> Any:
         return self
 
-    def record(self, seconds: float = 0, *, ok: bool) -> None:
+    def record(self, seconds: float = 0, request_id: str = "", *, ok: bool) -> None:
         self.forwarded.append(ok)
 
 

@@ -8,13 +8,13 @@ from collections.abc import AsyncIterator, Callable
 from http import HTTPStatus
 from typing import Any
 
-from warren.observe.http import HttpServer, Limits, Response
+from warren.observe.http import HttpServer, Limits, Request, Response
 
 GET = b"GET /hello HTTP/1.1\r\nHost: x\r\n\r\n"
 Run = Callable[..., Any]
 
 
-async def hello() -> Response:
+async def hello(_request: Request) -> Response:
     return Response(HTTPStatus.OK, b'{"hello":1}')
 
 

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from warren.observe.exposition import families, join
+from warren.observe.exposition import Page, families
 
 A = b"# HELP a First.\n# TYPE a gauge\na 1\n"
 B = b'# HELP b Second.\n# TYPE b histogram\nb_bucket{le="+Inf"} 2\nb_sum 1\nb_count 2\n'
+
+
+def join(texts: Iterable[tuple[str, bytes]]) -> tuple[bytes, Counter[tuple[str, str]]]:
+    page = Page()
+    for source, text in texts:
+        page.add_text(source, text)
+    return page.text(), page.left_out
 
 
 def test_families_are_split_at_names() -> None:

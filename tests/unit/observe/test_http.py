@@ -19,6 +19,7 @@ from warren.observe.health import CheckResult, Health, Role
 from warren.observe.http import (
     HttpServer,
     Limits,
+    Request,
     Response,
     split_address,
 )
@@ -97,7 +98,7 @@ def test_pipelined_requests_are_answered_in_order(run: Run) -> None:
     async def main() -> None:
         count = 0
 
-        async def counting() -> Response:
+        async def counting(_request: Request) -> Response:
             nonlocal count
             count += 1
             await asyncio.sleep(0)
@@ -129,7 +130,7 @@ def test_a_request_may_come_in_any_pieces(run: Run) -> None:
 
 
 def test_a_large_answer_arrives_whole(run: Run) -> None:
-    async def big() -> Response:
+    async def big(_request: Request) -> Response:
         return Response(HTTPStatus.OK, b"x" * 20_000_000)
 
     async def main() -> None:
@@ -145,9 +146,9 @@ def test_a_large_answer_arrives_whole(run: Run) -> None:
 
 def test_a_half_closed_client_gets_its_answer(run: Run) -> None:
     async def main() -> None:
-        async def slow() -> Response:
+        async def slow(_request: Request) -> Response:
             await asyncio.sleep(0.02)
-            return await hello()
+            return await hello(_request)
 
         async with serving(slow=slow) as server:
             for path in (b"/hello", b"/slow"):
@@ -167,10 +168,10 @@ def test_a_half_closed_client_gets_its_answer(run: Run) -> None:
 
 
 def test_a_handler_that_fails_or_hangs(run: Run, caplog: pytest.LogCaptureFixture) -> None:
-    async def failing() -> Response:
+    async def failing(_request: Request) -> Response:
         raise RuntimeError("broken inside")
 
-    async def hanging() -> Response:
+    async def hanging(_request: Request) -> Response:
         return await asyncio.Future()
 
     async def main() -> None:
@@ -188,10 +189,10 @@ def test_closing_ends_what_is_idle_and_lets_answers_finish(run: Run) -> None:
     async def main() -> None:
         entered, go = asyncio.Event(), asyncio.Event()
 
-        async def waiting() -> Response:
+        async def waiting(_request: Request) -> Response:
             entered.set()
             await go.wait()
-            return await hello()
+            return await hello(_request)
 
         async with serving(wait=waiting) as server:
             idle, busy = await Client.to(server), await Client.to(server)
@@ -213,7 +214,7 @@ def test_closing_ends_what_is_idle_and_lets_answers_finish(run: Run) -> None:
 
 def test_closing_does_not_wait_for_ever(run: Run) -> None:
     async def main() -> None:
-        async def hanging() -> Response:
+        async def hanging(_request: Request) -> Response:
             return await asyncio.Future()
 
         async with serving(hang=hanging) as server:
@@ -368,7 +369,7 @@ def test_gzip_where_it_is_asked_for_and_worth_it(
 ) -> None:
     text = b"0123456789" * (size // 10)
 
-    async def hello() -> Response:
+    async def hello(_request: Request) -> Response:
         return Response(HTTPStatus.OK, text)
 
     async def main() -> None:

@@ -159,7 +159,7 @@ def test_a_silent_client_is_cut(first: bytes, run: Run) -> None:
 
 
 def test_a_client_that_does_not_read_is_cut(run: Run) -> None:
-    async def big() -> Response:
+    async def big(_request: Request) -> Response:
         return Response(HTTPStatus.OK, b"x" * 50_000_000)
 
     async def main() -> None:
@@ -179,7 +179,7 @@ def test_a_client_that_leaves_stops_its_handler(run: Run) -> None:
     async def main() -> None:
         entered, left = asyncio.Event(), asyncio.Event()
 
-        async def waiting() -> Response:
+        async def waiting(_request: Request) -> Response:
             entered.set()
             try:
                 return await asyncio.Future()

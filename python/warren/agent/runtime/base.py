@@ -106,13 +106,16 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
 
     ``cpu_ns``: CPU time in nanoseconds since the attempt began. ``memory_bytes``: everything that
     is charged to it; ``working_set_bytes``: that without page cache which the kernel may drop at
-    once. ``pids``: its processes and threads.
+    once. ``pids``: its processes and threads. ``read_bytes`` and ``written_bytes``: on block
+    devices since the attempt began; None where the kernel does not count them.
     """
 
     cpu_ns: int
     memory_bytes: int
     working_set_bytes: int
     pids: int
+    read_bytes: int | None = None
+    written_bytes: int | None = None
 
 
 class Exited(msgspec.Struct, frozen=True):

@@ -134,7 +134,7 @@ fn obey(cluster: &mut Cluster, line: &str) -> Result<String, Failure> {
         }
         ["trickle"] => trickle::run(cluster),
         ["status"] => Ok(cluster.status()),
-        ["metrics"] => Ok(text(&String::from_utf8(cluster.host.metrics())?)),
+        ["metrics"] => Ok(text(&String::from_utf8(cluster.host.metrics(false))?)),
         ["measure", word @ ("on" | "off")] => {
             measure(word == "on");
             Ok("{}".into())

@@ -1,7 +1,12 @@
-//! Answers to `ListEvents`: the leader's latest decisions, with names.
+//! Answers to `ListEvents`: what happened by the log, and the leader's latest decisions.
+//!
+//! The two are told together, by time, and followed by a place in each: in the history by revision,
+//! which outlives a leader, and among the decisions, which no other manager knows.
 
+use super::history::{Following, Happened, History, Subject, end_of};
 use super::reads::LeaderView;
-use crate::fsm::State;
+use crate::fsm::{Revision, State};
+use crate::ids::ServiceId;
 use crate::orchestrator::{Decision, Orchestrator};
 use crate::pb;
 
@@ -16,63 +21,131 @@ fn count(request: &pb::ListEventsRequest) -> usize {
     }
 }
 
-/// What is told of the decisions.
+/// What is told of.
+pub struct Sources<'a> {
+    pub orchestrator: &'a Orchestrator,
+    pub history: &'a History,
+    pub state: &'a State,
+    pub term: u64,
+}
+
+/// What is told.
 #[derive(Clone, Debug, Default)]
 pub struct Told {
     decisions: Vec<Decision>,
-    /// All that was asked for up to this number is told, here or before.
-    upto: u64,
+    happened: Vec<Happened>,
+    /// All that was asked for up to these is told, here or before.
+    decided_upto: u64,
+    happened_upto: Revision,
     start_over: bool,
 }
 
 impl Told {
     /// Those that are asked for. Nothing of a service that is not there.
-    pub fn of(
-        orchestrator: &Orchestrator,
-        state: &State,
-        term: u64,
-        request: &pb::ListEventsRequest,
-    ) -> Self {
+    pub fn of(from: &Sources<'_>, request: &pb::ListEventsRequest) -> Self {
         let service = match &request.r#ref[..] {
             "" => None,
-            named => match state.resolve_service(named) {
+            named => match from.state.resolve_service(named) {
                 Ok(service) => Some(service),
                 Err(_) => return Self::default(),
             },
         };
-        let (last, count) = (orchestrator.last_decision(), count(request));
-        let followed = request.after.map(|after| match after.term == term {
-            true => orchestrator.decisions_after(after.sequence, service, count),
-            false => None,
+        let mut told = Self::default();
+        told.decide(from, request, service);
+        told.happen(from, request, service);
+        told
+    }
+
+    fn decide(
+        &mut self,
+        from: &Sources<'_>,
+        request: &pb::ListEventsRequest,
+        service: Option<ServiceId>,
+    ) {
+        let (last, count) = (from.orchestrator.last_decision(), count(request));
+        let after = request.after.filter(|after| after.term == from.term);
+        let followed = after.and_then(|it| {
+            from.orchestrator
+                .decisions_after(it.sequence, service, count)
         });
         match followed {
-            Some(Some(decisions)) => Self {
-                upto: match decisions.last() {
+            Some(decisions) => {
+                self.decided_upto = match decisions.last() {
                     // There may be more.
                     Some(newest) if decisions.len() == count => newest.sequence,
                     _ => last,
-                },
-                decisions,
-                start_over: false,
-            },
-            otherwise => Self {
-                decisions: orchestrator.decisions(service, count),
-                upto: last,
-                start_over: otherwise.is_some(),
-            },
+                };
+                self.decisions = decisions;
+            }
+            None => {
+                self.decisions = from.orchestrator.decisions(service, count);
+                self.decided_upto = last;
+                self.start_over |= request.after.is_some();
+            }
         }
+    }
+
+    fn happen(
+        &mut self,
+        from: &Sources<'_>,
+        request: &pb::ListEventsRequest,
+        service: Option<ServiceId>,
+    ) {
+        let count = count(request);
+        let followed = match &request.after {
+            // An older release's, which knows of decisions only.
+            Some(after) if after.epoch == 0 => return,
+            Some(after) => from.history.after(from.state, place(after), service, count),
+            None => Following::Lost,
+        };
+        (self.happened, self.happened_upto) = match followed {
+            Following::Known(happened, upto) => (happened, upto),
+            Following::Lost => {
+                self.start_over |= request.after.is_some();
+                (from.history.newest(service, count), end_of(from.state))
+            }
+        };
+    }
+
+    /// The oldest first.
+    fn events(&self, state: &State) -> Vec<pb::ServiceEvent> {
+        let happened = self.happened.iter().map(event_of_history);
+        let decided = self.decisions.iter().map(|it| event(state, it));
+        let mut events: Vec<_> = happened.chain(decided).collect();
+        events.sort_by_key(|event| event.time_ms);
+        events
     }
 }
 
-pub(super) fn answer(state: &State, view: &LeaderView) -> pb::ListEventsResponse {
-    let events = view.told.decisions.iter().map(|it| event(state, it));
+fn place(after: &pb::EventRevision) -> Revision {
+    Revision {
+        epoch: after.epoch,
+        index: after.index,
+        ordinal: after.ordinal,
+    }
+}
+
+pub(super) fn answer(
+    state: &State,
+    view: &LeaderView,
+    request: &pb::ListEventsRequest,
+) -> pb::ListEventsResponse {
+    let told = &view.told;
+    let mut events = told.events(state);
+    if request.after.is_none() {
+        // The newest of both together.
+        events.drain(..events.len().saturating_sub(count(request)));
+    }
     pb::ListEventsResponse {
-        events: events.collect(),
+        events,
         revision: Some(pb::EventRevision {
             term: view.term.0,
-            sequence: view.told.upto,
+            sequence: told.decided_upto,
+            epoch: told.happened_upto.epoch,
+            index: told.happened_upto.index,
+            ordinal: told.happened_upto.ordinal,
         }),
-        start_over: view.told.start_over,
+        start_over: told.start_over,
     }
 }
 
@@ -89,5 +162,26 @@ fn event(state: &State, it: &Decision) -> pb::ServiceEvent {
         node_id: it.node.map(|id| id.to_vec()).unwrap_or_default(),
         node_name: node.map_or_else(String::new, |node| node.name().to_owned()),
         why: it.why.to_string(),
+        index: 0,
+    }
+}
+
+fn event_of_history(it: &Happened) -> pb::ServiceEvent {
+    let name = it.name.to_string();
+    let (service, node) = match it.subject {
+        Subject::Cluster => <_>::default(),
+        Subject::Service(id) => ((id.to_vec(), name), <_>::default()),
+        Subject::Node(id) => (<_>::default(), (id.to_vec(), name)),
+    };
+    pb::ServiceEvent {
+        time_ms: it.time_ms,
+        kind: it.kind.into(),
+        service_id: service.0,
+        service_name: service.1,
+        node_id: node.0,
+        node_name: node.1,
+        why: it.why.clone(),
+        index: it.at.index,
+        ..Default::default()
     }
 }

@@ -71,6 +71,8 @@ pub enum Input {
     Tick,
     /// The Python loop is alive; without pulses nobody's silence counts against them.
     Pulse,
+    /// Whether lines of [`Level::Debug`] are wanted.
+    Verbose(bool),
     Call(Call),
     /// Opens a stream. It is given one item at a time: the next follows [`Input::Taken`].
     Subscribe(Call),
@@ -211,6 +213,8 @@ pub struct BackupJob {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
+    /// Made only while somebody wants it: see [`Input::Verbose`].
+    Debug,
     Info,
     Warning,
 }
@@ -221,6 +225,24 @@ pub struct LogLine {
     pub level: Level,
     pub component: &'static str,
     pub message: String,
+    /// Further fields by name, by which lines are found.
+    pub fields: Vec<(&'static str, String)>,
+}
+
+impl LogLine {
+    pub fn new(level: Level, component: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            level,
+            component,
+            message: message.into(),
+            fields: Vec::new(),
+        }
+    }
+
+    pub fn with(mut self, field: &'static str, value: impl Into<String>) -> Self {
+        self.fields.push((field, value.into()));
+        self
+    }
 }
 
 /// Durations measured on the way.
@@ -279,11 +301,7 @@ impl Outputs {
         component: &'static str,
         message: impl Into<String>,
     ) {
-        self.log_lines.push(LogLine {
-            level,
-            component,
-            message: message.into(),
-        });
+        self.log_lines.push(LogLine::new(level, component, message));
     }
 }
 

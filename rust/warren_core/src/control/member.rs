@@ -13,22 +13,27 @@ mod role;
 mod snapshots;
 mod usage;
 
+use prost::Message as _;
+
 use super::calls::Calls;
+use super::causes::{self, Causes};
 use super::entropy::Entropy;
 use super::hashes::Hashes;
+use super::history::History;
 use super::peer::{Myself, Peers};
 use super::proposals::Proposals;
 use super::sessions::Sessions;
 use super::watches::Watches;
 use super::{
-    CallId, Config, Identity, Input, Level, Now, Outputs, Recovered, Standing, Status, Stop,
-    Transfers,
+    CallId, Config, Identity, Input, Level, LogLine, Now, Outputs, Recovered, Standing, Status,
+    Stop, Transfers,
 };
 use crate::error::Error;
-use crate::fsm::{Event, State};
+use crate::fsm::{Applied, Event, State};
 use crate::ids::Term;
 use crate::orchestrator::Orchestrator;
-use crate::raft::{self, Committed, Position, Raft, Role, Work};
+use crate::pb;
+use crate::raft::{self, Committed, Position, Raft, Role, Severity, Work};
 use care::Care;
 use change::Changes;
 use forwarding::Forwards;
@@ -76,6 +81,9 @@ pub struct Member {
     frozen: bool,
     /// Left to this step by the one before.
     orchestration_owed: bool,
+    verbose: bool,
+    causes: Causes,
+    history: History,
     stopped: bool,
 }
 
@@ -115,6 +123,7 @@ impl Member {
             feature_level_max: config.feature_level_max,
             out_of_space: false,
         };
+        let history = History::begin(&state);
         Ok(Self {
             config,
             identity,
@@ -141,6 +150,9 @@ impl Member {
             members_changed: true,
             frozen: false,
             orchestration_owed: false,
+            verbose: false,
+            causes: Causes::default(),
+            history,
             stopped: false,
         })
     }
@@ -199,6 +211,12 @@ impl Member {
         self.founding = Some((call, advertise_addr));
     }
 
+    /// Whether lines of level debug are wanted.
+    pub fn set_verbose(&mut self, verbose: bool) {
+        self.verbose = verbose;
+        self.raft.set_verbose(verbose);
+    }
+
     pub fn handle(&mut self, now: Now, input: Input, out: &mut Outputs) {
         if self.stopped {
             return;
@@ -231,7 +249,7 @@ impl Member {
             Input::SnapshotWritten { at, result } => self.snapshot_written(at, result, out),
             Input::SnapshotLoaded { at, result } => self.snapshot_loaded(at, result, out),
             Input::Retire => self.care.retire(now.mono_ms()),
-            Input::Call(_) | Input::Subscribe(_) | Input::LogCreated(_) => {
+            Input::Call(_) | Input::Subscribe(_) | Input::LogCreated(_) | Input::Verbose(_) => {
                 unreachable!("the machine takes these itself")
             }
         }
@@ -294,10 +312,10 @@ impl Member {
             .scheduling_ms
             .extend(self.orchestrator.take_scheduling_latencies_ms());
         for note in self.raft.take_notes() {
-            let level = if note.warning {
-                Level::Warning
-            } else {
-                Level::Info
+            let level = match note.severity {
+                Severity::Debug => Level::Debug,
+                Severity::Info => Level::Info,
+                Severity::Warning => Level::Warning,
             };
             out.log(level, "raft", note.message);
         }
@@ -365,6 +383,8 @@ impl Member {
         let mut response = Ok(Vec::new());
         if command.is_empty() {
             self.state.advance(at.index, at.term);
+            let leader = self.raft.leader().filter(|_| self.raft.term() == at.term);
+            self.history.elected(&self.state, leader);
         } else {
             let level_max = self.config.feature_level_max;
             let applied = self
@@ -372,6 +392,7 @@ impl Member {
                 .apply_bytes_as(level_max, at.index, at.term, &command);
             match applied {
                 Ok(applied) => {
+                    self.note_entry(at, &command, &applied, out);
                     self.observe(&applied.events, out);
                     response = applied.response;
                 }
@@ -399,6 +420,35 @@ impl Member {
             out.samples.commit_ns.extend(commit_ns);
         }
         done_ns
+    }
+
+    /// Remembers what it changed besides containers, and who asked for it; says so where that is
+    /// wanted.
+    fn note_entry(&mut self, at: Position, command: &[u8], applied: &Applied, out: &mut Outputs) {
+        let container = |event: &Event| matches!(event, Event::Container { .. });
+        if !self.verbose && applied.events.iter().all(container) {
+            return;
+        }
+        let pb::Command {
+            request, identity, ..
+        } = pb::Command::decode(command).unwrap_or_default();
+        self.causes.applied(request.as_ref(), &applied.events);
+        // The cluster's own commands are asked for by nobody.
+        let by = request.as_ref().map_or("", |_| identity.as_str());
+        self.history.applied(&self.state, &applied.events, by);
+        if let Some(request) = request.filter(|_| self.verbose) {
+            let (done, code) = match &applied.response {
+                Ok(_) => ("applied what a request asked for", None),
+                Err(refusal) => ("refused what a request asked for", Some(refusal.code())),
+            };
+            let mut line = LogLine::new(Level::Debug, "control", done)
+                .with("request_id", causes::name_of(&request))
+                .with("index", at.index.0.to_string())
+                .with("term", at.term.0.to_string());
+            line.fields
+                .extend(code.map(|code| ("code", code.to_owned())));
+            out.log_lines.push(line);
+        }
     }
 
     fn observe(&mut self, events: &[Event], out: &mut Outputs) {

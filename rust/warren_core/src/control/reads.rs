@@ -129,7 +129,7 @@ fn answer(state: &State, view: &LeaderView, method: Method, body: &[u8]) -> Resu
         Method::ListContainers => list_containers(state, &decode(body)?).encode_to_vec(),
         Method::GetContainer => get_container(state, &decode(body)?)?.encode_to_vec(),
         Method::Plan => planning::answer(state, decode(body)?)?.encode_to_vec(),
-        Method::ListEvents => events::answer(state, view).encode_to_vec(),
+        Method::ListEvents => events::answer(state, view, &decode(body)?).encode_to_vec(),
         Method::Explain => explaining::answer(state, view, &decode(body)?)?.encode_to_vec(),
         _ => {
             return Err(Error::UnknownMethod {

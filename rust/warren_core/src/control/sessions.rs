@@ -12,6 +12,7 @@ use std::ops::Bound::{Excluded, Unbounded};
 use prost::Message as _;
 use sha2::{Digest as _, Sha256};
 
+use super::causes::Causes;
 use super::streams::Outlet;
 use super::{CallId, Outputs};
 use crate::error::Error;
@@ -65,6 +66,13 @@ struct Whole {
     is_begun: bool,
     after: Option<ContainerId>,
     assignments: pb::Assignments,
+}
+
+/// What workers are told from.
+#[derive(Clone, Copy)]
+pub struct Known<'a> {
+    pub state: &'a State,
+    pub causes: &'a Causes,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -238,12 +246,12 @@ impl Sessions {
     /// much. `managers` says who manages the cluster, for a node.
     pub fn flush(
         &mut self,
-        state: &State,
+        known: Known<'_>,
         managers: impl Fn(NodeId) -> pb::Managers,
         out: &mut Outputs,
     ) {
         while let Some(&(heard_at, node)) = self.unheard.first()
-            && heard_at <= state.index()
+            && heard_at <= known.state.index()
         {
             self.unheard.remove(&(heard_at, node));
             let session = self.by_node.get_mut(&node).expect("it is open");
@@ -265,7 +273,7 @@ impl Sessions {
                 let body = pb::manager_message::Body::Managers(managers(node));
                 session.outlet.send(&message(body), out);
             }
-            let sent = !session.outlet.is_free() || session.flush(state, &mut looks, out);
+            let sent = !session.outlet.is_free() || session.flush(known, &mut looks, out);
             self.waiting_bytes += session.outlet.waiting_bytes();
             if sent {
                 self.turn = Some(node);
@@ -345,22 +353,22 @@ impl Session {
 
     /// Sends what is new, or as much as there are looks for. False if they do not suffice for the
     /// whole set, which goes on from there.
-    fn flush(&mut self, state: &State, looks: &mut usize, out: &mut Outputs) -> bool {
+    fn flush(&mut self, known: Known<'_>, looks: &mut usize, out: &mut Outputs) -> bool {
         *looks = looks.saturating_sub(1);
         let mut assignments = match self.whole.take() {
             Some(mut whole) => {
-                if !self.gather(state, &mut whole, looks) {
+                if !self.gather(known, &mut whole, looks) {
                     self.whole = Some(whole);
                     return false;
                 }
                 whole.assignments
             }
-            None => self.gather_changes(state, looks),
+            None => self.gather_changes(known, looks),
         };
         let news = !assignments.upsert.is_empty() || !assignments.remove.is_empty();
         if news || self.due {
             self.due = false;
-            assignments.revision = Some(state.revision().into());
+            assignments.revision = Some(known.state.revision().into());
             assignments.set_hash = self.hash;
             let body = pb::manager_message::Body::Assignments(assignments);
             self.outlet.send(&message(body), out);
@@ -369,29 +377,29 @@ impl Session {
     }
 
     /// Goes on with the whole set; true once it is in the message.
-    fn gather(&mut self, state: &State, whole: &mut Whole, looks: &mut usize) -> bool {
+    fn gather(&mut self, known: Known<'_>, whole: &mut Whole, looks: &mut usize) -> bool {
         if !whole.is_begun {
             (whole.is_begun, whole.assignments.complete) = (true, true);
             (self.told, self.hash) = (BTreeMap::new(), 0);
             self.changed.clear();
         }
-        for container in state.containers_of_node_after(self.node, whole.after) {
+        for container in known.state.containers_of_node_after(self.node, whole.after) {
             if *looks == 0 {
                 return false;
             }
             *looks -= 1;
             whole.after = Some(container.id);
-            self.tell(state, container, &mut whole.assignments);
+            self.tell(known, container, &mut whole.assignments);
         }
         true
     }
 
-    fn gather_changes(&mut self, state: &State, looks: &mut usize) -> pb::Assignments {
+    fn gather_changes(&mut self, known: Known<'_>, looks: &mut usize) -> pb::Assignments {
         let mut assignments = pb::Assignments::default();
         // One at least, so that whose turn it is gets on.
         while let Some(id) = self.changed.pop_first() {
-            match state.container(id) {
-                Some(container) => self.tell(state, container, &mut assignments),
+            match known.state.container(id) {
+                Some(container) => self.tell(known, container, &mut assignments),
                 None => self.untell(id, &mut assignments),
             }
             *looks = looks.saturating_sub(1);
@@ -402,7 +410,7 @@ impl Session {
         assignments
     }
 
-    fn tell(&mut self, state: &State, container: &Container, to: &mut pb::Assignments) {
+    fn tell(&mut self, known: Known<'_>, container: &Container, to: &mut pb::Assignments) {
         let told = Told::of(container);
         let before = self.told.insert(container.id, told);
         if before == Some(told) {
@@ -413,7 +421,10 @@ impl Session {
         }
         self.hash = self.hash.wrapping_add(told.hash(container.id));
         if self.specs.insert(told.spec) {
-            let spec = state.spec(&told.spec).map(|spec| spec.as_ref().clone());
+            let spec = known
+                .state
+                .spec(&told.spec)
+                .map(|spec| spec.as_ref().clone());
             to.specs.push(pb::SpecBlob {
                 digest: told.spec.0.to_vec(),
                 spec,
@@ -428,6 +439,7 @@ impl Session {
             desired: told.desired.into(),
             status: Some((&container.status).into()),
             devices: container.devices().to_vec(),
+            request: known.causes.of(container.service),
         });
     }
 

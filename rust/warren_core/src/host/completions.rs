@@ -162,12 +162,19 @@ impl Completions {
 
     pub fn log(&self, line: &LogLine) {
         let level = match line.level {
+            Level::Debug => "debug",
             Level::Info => "info",
             Level::Warning => "warning",
         };
         let (component, message) = (json_string(line.component), json_string(&line.message));
-        let json =
-            format!("{{\"level\":\"{level}\",\"component\":{component},\"message\":{message}}}");
+        let fields: String = line
+            .fields
+            .iter()
+            .map(|(name, value)| format!(",\"{name}\":{}", json_string(value)))
+            .collect();
+        let json = format!(
+            "{{\"level\":\"{level}\",\"component\":{component},\"message\":{message}{fields}}}"
+        );
         let mut queue = self.lock();
         if queue.log_lines >= LOG_LINES_MAX {
             queue.dropped_log_lines += 1;
@@ -318,14 +325,10 @@ mod tests {
     #[test]
     fn log_lines_are_bounded_and_what_is_dropped_is_counted() {
         let completions = Completions::new().unwrap();
-        let line = LogLine {
-            level: Level::Info,
-            component: "raft",
-            message: "a \"b\"\n".into(),
-        };
+        let line = LogLine::new(Level::Info, "raft", "a \"b\"\n").with("node_id", "c\\");
         (0..LOG_LINES_MAX + 7).for_each(|_| completions.log(&line));
         assert_eq!(completions.dropped_log_lines(), 7);
-        let json = r#"{"level":"info","component":"raft","message":"a \"b\"\n"}"#;
+        let json = r#"{"level":"info","component":"raft","message":"a \"b\"\n","node_id":"c\\"}"#;
         assert_eq!(completions.drain(1)[0].payload, json.as_bytes());
         completions.log(&line);
         assert_eq!(completions.dropped_log_lines(), 7);

@@ -277,11 +277,8 @@ impl Core {
             if let Some(now) = outputs.peers
                 && let Err(error) = peers.set(now)
             {
-                self.shared.completions.log(&LogLine {
-                    level: Level::Warning,
-                    component: "peers",
-                    message: error.to_string(),
-                });
+                let line = LogLine::new(Level::Warning, "peers", error.to_string());
+                self.shared.completions.log(&line);
             }
             for FrameOut { to, lane, bytes } in outputs.frames {
                 peers.send(to, lane, bytes);

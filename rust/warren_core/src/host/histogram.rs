@@ -4,11 +4,34 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use super::measuring;
 
-/// Prometheus' classic default bounds, in microseconds: 5 ms to 10 s.
-const CLASSIC_US: [u64; 11] = [
-    5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000, 5_000_000,
-    10_000_000,
+/// Upper bounds in nanoseconds, and as Prometheus' Go client writes them: three to a decade from 1 µs
+/// for what takes microseconds, then the classic ones.
+const BOUNDS: [(u64, &str); 22] = [
+    (1_000, "1e-06"),
+    (2_500, "2.5e-06"),
+    (5_000, "5e-06"),
+    (10_000, "1e-05"),
+    (25_000, "2.5e-05"),
+    (50_000, "5e-05"),
+    (100_000, "0.0001"),
+    (250_000, "0.00025"),
+    (500_000, "0.0005"),
+    (1_000_000, "0.001"),
+    (2_500_000, "0.0025"),
+    (5_000_000, "0.005"),
+    (10_000_000, "0.01"),
+    (25_000_000, "0.025"),
+    (50_000_000, "0.05"),
+    (100_000_000, "0.1"),
+    (250_000_000, "0.25"),
+    (500_000_000, "0.5"),
+    (1_000_000_000, "1"),
+    (2_500_000_000, "2.5"),
+    (5_000_000_000, "5"),
+    (10_000_000_000, "10"),
 ];
+/// Where the classic default bounds begin: 5 ms to 10 s.
+const CLASSIC: usize = 11;
 
 /// Linear steps within a power of two: the relative error stays below 1/128, under 1 %.
 const STEP_BITS: u32 = 7;
@@ -16,9 +39,9 @@ const STEPS: usize = 1 << STEP_BITS;
 /// Up to 2^42 ns, over an hour.
 const OCTAVES: usize = 36;
 
-/// Counts by classic bucket exactly, and by finer ones for quantiles.
+/// Counts by the buckets of `BOUNDS` exactly, and by many more for quantiles.
 pub struct Histogram {
-    classic: [AtomicU64; CLASSIC_US.len() + 1],
+    exact: [AtomicU64; BOUNDS.len() + 1],
     fine: Box<[AtomicU32]>,
     sum_ns: AtomicU64,
 }
@@ -26,7 +49,7 @@ pub struct Histogram {
 impl Default for Histogram {
     fn default() -> Self {
         Self {
-            classic: Default::default(),
+            exact: Default::default(),
             fine: (0..OCTAVES * STEPS).map(|_| AtomicU32::new(0)).collect(),
             sum_ns: AtomicU64::new(0),
         }
@@ -35,8 +58,8 @@ impl Default for Histogram {
 
 impl Histogram {
     pub fn observe_ns(&self, value_ns: u64) {
-        let classic = CLASSIC_US.partition_point(|bound_us| bound_us * 1000 < value_ns);
-        self.classic[classic].fetch_add(1, Relaxed);
+        let bucket = BOUNDS.partition_point(|(bound_ns, _)| *bound_ns < value_ns);
+        self.exact[bucket].fetch_add(1, Relaxed);
         self.fine[fine_bucket(value_ns)].fetch_add(1, Relaxed);
         self.sum_ns.fetch_add(value_ns, Relaxed);
     }
@@ -64,17 +87,19 @@ impl Histogram {
         bucket.map_or(0, fine_bound_ns)
     }
 
-    /// Appends the series of one family, HELP and TYPE before.
-    pub fn render(&self, name: &str, help: &str, out: &mut String) {
+    /// Appends the series of one family, HELP and TYPE before. `fine`: with the buckets below the
+    /// classic ones.
+    pub fn render(&self, name: &str, help: &str, fine: bool, out: &mut String) {
         use std::fmt::Write as _;
         let mut cumulative = 0;
         let _ = write!(out, "# HELP {name} {help}\n# TYPE {name} histogram\n");
-        for (bucket, bound_us) in self.classic.iter().zip(CLASSIC_US) {
-            cumulative += bucket.load(Relaxed);
-            let bound = bound_us as f64 / 1e6;
-            let _ = writeln!(out, "{name}_bucket{{le=\"{bound}\"}} {cumulative}");
+        for (at, (_, bound)) in BOUNDS.iter().enumerate() {
+            cumulative += self.exact[at].load(Relaxed);
+            if fine || at >= CLASSIC {
+                let _ = writeln!(out, "{name}_bucket{{le=\"{bound}\"}} {cumulative}");
+            }
         }
-        cumulative += self.classic[CLASSIC_US.len()].load(Relaxed);
+        cumulative += self.exact[BOUNDS.len()].load(Relaxed);
         let sum = self.sum_ns.load(Relaxed) as f64 / 1e9;
         let _ = writeln!(out, "{name}_bucket{{le=\"+Inf\"}} {cumulative}");
         let _ = writeln!(out, "{name}_sum {sum:?}\n{name}_count {cumulative}");
@@ -121,11 +146,30 @@ mod tests {
             histogram.observe_ns(value_ns);
         }
         let mut text = String::new();
-        histogram.render("x", "Help.", &mut text);
+        histogram.render("x", "Help.", false, &mut text);
         assert!(text.contains("x_bucket{le=\"0.005\"} 2\n"), "{text}");
+        assert_eq!(text.matches("le=").count(), 12);
         assert!(text.contains("x_bucket{le=\"0.01\"} 3\n"));
         assert!(text.contains("x_bucket{le=\"10\"} 3\n"));
         assert!(text.ends_with("x_count 4\n"));
+    }
+
+    #[test]
+    fn finer_buckets_come_in_addition() {
+        let histogram = Histogram::default();
+        for value_ns in [900, 1_000, 3_000, 6_000_000] {
+            histogram.observe_ns(value_ns);
+        }
+        let mut text = String::new();
+        histogram.render("x", "Help.", true, &mut text);
+        for line in ["1e-06\"} 2", "5e-06\"} 3", "0.005\"} 3", "0.01\"} 4"] {
+            assert!(text.contains(&format!("x_bucket{{le=\"{line}\n")), "{text}");
+        }
+        assert_eq!(text.matches("le=").count(), BOUNDS.len() + 1);
+        for (bound_ns, label) in BOUNDS {
+            let ns = label.parse::<f64>().unwrap() * 1e9;
+            assert_eq!(ns.round() as u64, bound_ns, "{label}");
+        }
     }
 
     #[test]

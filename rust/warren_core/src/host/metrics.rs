@@ -171,9 +171,9 @@ fn status(node: &Node) -> &'static str {
     }
 }
 
-/// Everything, in the text format 0.0.4.
-pub fn render(shared: &Shared) -> Vec<u8> {
-    let mut page = Page(String::with_capacity(16 << 10));
+/// Everything, in the text format 0.0.4. `fine`: histograms with buckets from 1 µs.
+pub fn render(shared: &Shared, fine: bool) -> Vec<u8> {
+    let mut page = Page(String::with_capacity(16 << 10), fine);
     {
         let view = shared.view.lock().unwrap_or_else(PoisonError::into_inner);
         render_cluster(&view, &mut page);
@@ -468,7 +468,8 @@ fn render_disk(shared: &Shared, page: &mut Page) {
     }
 }
 
-struct Page(String);
+/// The text, and whether histograms have finer buckets in it.
+struct Page(String, bool);
 
 /// Writing to a string cannot fail.
 impl Page {
@@ -491,6 +492,6 @@ impl Page {
     }
 
     fn histogram(&mut self, name: &str, help: &str, histogram: &Histogram) {
-        histogram.render(name, help, &mut self.0);
+        histogram.render(name, help, self.1, &mut self.0);
     }
 }

@@ -316,6 +316,11 @@ impl Host {
         let _ = self.send(Input::Pulse);
     }
 
+    /// Whether lines of level debug are made from now on.
+    pub fn set_verbose(&self, verbose: bool) {
+        let _ = self.send(Input::Verbose(verbose));
+    }
+
     pub fn status(&self) -> Status {
         let view = self
             .shared
@@ -342,9 +347,9 @@ impl Host {
         }
     }
 
-    /// The core's series, in the Prometheus text format.
-    pub fn metrics(&self) -> Vec<u8> {
-        metrics::render(&self.shared)
+    /// The core's series, in the Prometheus text format. `fine`: histograms with buckets from 1 µs.
+    pub fn metrics(&self, fine: bool) -> Vec<u8> {
+        metrics::render(&self.shared, fine)
     }
 
     /// Ends the threads and marks the log's clean end; false if that took longer than `timeout`.

@@ -255,6 +255,12 @@ impl Core {
         Ok(())
     }
 
+    fn set_verbose(&self, verbose: bool) -> PyResult<()> {
+        self.host.check_process()?;
+        self.host.set_verbose(verbose);
+        Ok(())
+    }
+
     fn status<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let status = py.detach(|| self.host.status());
         let dict = PyDict::new(py);
@@ -272,8 +278,9 @@ impl Core {
         Ok(dict)
     }
 
-    fn metrics<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
-        PyBytes::new(py, &py.detach(|| self.host.metrics()))
+    #[pyo3(signature = (fine))]
+    fn metrics<'py>(&self, py: Python<'py>, fine: bool) -> Bound<'py, PyBytes> {
+        PyBytes::new(py, &py.detach(|| self.host.metrics(fine)))
     }
 
     fn shutdown(&self, py: Python<'_>, timeout_ms: u64) -> PyResult<bool> {

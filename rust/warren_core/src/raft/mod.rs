@@ -46,7 +46,7 @@ use codec::damaged;
 pub use codec::{ConfState, Damaged, HardState, command_of};
 use election::ElectionTimer;
 use heard::Heard;
-pub use journal::Note;
+pub use journal::{Note, Severity};
 use pb::RaftMessageType as Type;
 use rejoin::Rejoin;
 pub use status::{Progress, ProgressState, Role, Status};
@@ -453,6 +453,11 @@ impl Raft {
     /// What the library had to say since the last call.
     pub fn take_notes(&mut self) -> Vec<Note> {
         self.journal.take()
+    }
+
+    /// Whether the library's lines for those who look for a fault are among them.
+    pub fn set_verbose(&self, verbose: bool) {
+        self.journal.set_verbose(verbose);
     }
 
     fn is_all_durable(&self) -> bool {

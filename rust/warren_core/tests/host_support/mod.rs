@@ -209,7 +209,7 @@ impl Client {
 
     /// The value of a series without labels.
     pub fn metric(&self, name: &str) -> u64 {
-        let text = String::from_utf8(self.host.metrics()).unwrap();
+        let text = String::from_utf8(self.host.metrics(false)).unwrap();
         let line = text
             .lines()
             .find(|line| line.split(' ').next() == Some(name));

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from warren.agent.runtime.base import Usage
@@ -20,6 +21,7 @@ def v1(root: Path, container_id: str, **changes: str) -> None:
         "memory/memory.usage_in_bytes": "10000\n",
         "memory/memory.stat": STAT_V1,
         "pids/pids.current": "4\n",
+        "blkio/blkio.throttle.io_service_bytes_recursive": "8:0 Read 70\n8:0 Write 9\nTotal 79\n",
     }
     _write(root, {k.replace("/", f"/warren/{container_id}/"): v for k, v in files.items()}, changes)
 
@@ -31,6 +33,7 @@ def v2(root: Path, container_id: str, **changes: str) -> None:
         "memory.current": "10000\n",
         "memory.stat": STAT_V2,
         "pids.current": "4\n",
+        "io.stat": "8:0 rbytes=70 wbytes=9 rios=2 wios=1 dbytes=0 dios=0\n",
     }
     _write(root, {f"warren/{container_id}/{k}": v for k, v in files.items()}, changes)
 
@@ -47,9 +50,16 @@ def test_of_all_that_are_there(tmp_path: Path, make: Callable[..., None], cpu_ns
     make(tmp_path, "a")
     make(tmp_path, "b", memory_stat="total_inactive_file 10001\ninactive_file 10001\n")
     make(tmp_path, "another_node_s")
-    whole = Usage(cpu_ns=cpu_ns, memory_bytes=10_000, working_set_bytes=7_000, pids=4)
+    whole = Usage(
+        cpu_ns=cpu_ns,
+        memory_bytes=10_000,
+        working_set_bytes=7_000,
+        pids=4,
+        read_bytes=70,
+        written_bytes=9,
+    )
     # More page cache than memory: the two files were read one after the other.
-    full = Usage(cpu_ns=cpu_ns, memory_bytes=10_000, working_set_bytes=0, pids=4)
+    full = msgspec.structs.replace(whole, working_set_bytes=0)
     assert usage.read_all("/warren", ["a", "b", "gone"], tmp_path) == {"a": whole, "b": full}
 
 
@@ -66,3 +76,13 @@ def test_what_is_no_cgroup_file_is_said(tmp_path: Path) -> None:
     v2(tmp_path, "a", memory_current="lots\n")
     with pytest.raises(ValueError, match=r"memory\.current"):
         usage.read_all("/warren", ["a"], tmp_path)
+
+
+@pytest.mark.parametrize("make", [v1, v2])
+def test_a_kernel_that_does_not_count_the_disk(tmp_path: Path, make: Callable[..., None]) -> None:
+    make(tmp_path, "a")
+    for pattern in ("**/io.stat", "**/blkio.throttle.*"):
+        for file in tmp_path.glob(pattern):
+            file.unlink()
+    found = usage.read_all("/warren", ["a"], tmp_path)["a"]
+    assert (found.read_bytes, found.written_bytes, found.pids) == (None, None, 4)

@@ -20,6 +20,7 @@ __all__ = ["read", "read_all"]
 
 # memory.stat is the longest, some 2 KiB.
 _BYTES_MAX: Final = 1 << 16
+_BLKIO: Final = "blkio.throttle.io_service_bytes_recursive"
 
 
 def read_all(
@@ -57,6 +58,7 @@ def _v1(root: str, relative: str) -> Usage:
         memory_bytes=_cgroup.memory_usage_bytes_v1(_file(f"{memory}/memory.usage_in_bytes")),
         inactive_bytes=_cgroup.memory_inactive_file_bytes_v1(stat),
         pids=_cgroup.pids_current(_file(f"{root}/pids/{relative}/pids.current")),
+        disk=_disk(f"{root}/blkio/{relative}/{_BLKIO}", _cgroup.io_bytes_v1),
     )
 
 
@@ -67,17 +69,31 @@ def _v2(root: str, relative: str) -> Usage:
         memory_bytes=_cgroup.memory_usage_bytes_v2(_file(f"{group}/memory.current")),
         inactive_bytes=_cgroup.memory_inactive_file_bytes_v2(_file(f"{group}/memory.stat")),
         pids=_cgroup.pids_current(_file(f"{group}/pids.current")),
+        disk=_disk(f"{group}/io.stat", _cgroup.io_bytes_v2),
     )
 
 
-def _usage(*, cpu_ns: int, memory_bytes: int, inactive_bytes: int, pids: int) -> Usage:
+def _usage(
+    *, cpu_ns: int, memory_bytes: int, inactive_bytes: int, pids: int, disk: tuple[int, int] | None
+) -> Usage:
+    read_bytes, written_bytes = disk or (None, None)
     return Usage(
         cpu_ns=cpu_ns,
         memory_bytes=memory_bytes,
         # Read one after the other, the two may contradict each other.
         working_set_bytes=max(0, memory_bytes - inactive_bytes),
         pids=pids,
+        read_bytes=read_bytes,
+        written_bytes=written_bytes,
     )
+
+
+def _disk(path: str, parse: Callable[[bytes], tuple[int, int]]) -> tuple[int, int] | None:
+    """Not every kernel has these files: the controller may be left out of it, or be disabled."""
+    try:
+        return parse(_file(path))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
 
 
 def _file(path: str) -> bytes:

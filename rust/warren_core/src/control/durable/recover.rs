@@ -129,9 +129,5 @@ fn cut_short(tail: &Tail) -> Option<LogLine> {
 }
 
 fn warning(message: String) -> LogLine {
-    LogLine {
-        level: Level::Warning,
-        component: "wal",
-        message,
-    }
+    LogLine::new(Level::Warning, "wal", message)
 }

@@ -4,6 +4,7 @@ use super::super::access::node_of;
 use super::super::entropy::Entropy;
 use super::super::proposals::Origin;
 use super::super::requests::{decode, identify};
+use super::super::sessions::Known;
 use super::super::{Call, Now, Outputs};
 use super::Member;
 use crate::error::Error;
@@ -34,7 +35,11 @@ impl Member {
 
     pub(super) fn flush_sessions(&mut self, out: &mut Outputs) {
         let mut sessions = std::mem::take(&mut self.sessions);
-        sessions.flush(&self.state, |node| self.managers_for(node), out);
+        let known = Known {
+            state: &self.state,
+            causes: &self.causes,
+        };
+        sessions.flush(known, |node| self.managers_for(node), out);
         self.sessions = sessions;
     }
 

@@ -12,7 +12,7 @@ use prost::Message as _;
 use super::super::access::Method;
 use super::super::calls::Calls;
 use super::super::entropy::Entropy;
-use super::super::events::Told;
+use super::super::events::{Sources, Told};
 use super::super::explaining;
 use super::super::peer::frame::Kind;
 use super::super::reads::{self, LeaderView, MemberProgress, ReadJob};
@@ -399,7 +399,13 @@ impl Member {
             told: match method {
                 Method::ListEvents => {
                     let request = pb::ListEventsRequest::decode(body).unwrap_or_default();
-                    Told::of(orchestrator, &self.state, self.raft.term().0, &request)
+                    let sources = Sources {
+                        orchestrator,
+                        history: &self.history,
+                        state: &self.state,
+                        term: self.raft.term().0,
+                    };
+                    Told::of(&sources, &request)
                 }
                 _ => Told::default(),
             },

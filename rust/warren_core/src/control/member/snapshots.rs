@@ -7,6 +7,7 @@
 //! [`Persist::install`]: crate::raft::Persist::install
 
 use super::super::calls::Calls;
+use super::super::history::History;
 use super::super::peer::frame::Kind;
 use super::super::transfer::receive::{Install, Receiving, Told};
 use super::super::transfer::send::{End, Say, Sending};
@@ -286,6 +287,8 @@ impl Member {
             );
         };
         self.state = install.state;
+        self.causes.retain(|id| self.state.service(id).is_some());
+        self.history = History::begin(&self.state);
         self.applied = at;
         self.snapshots.newest = at;
         self.snapshots.log_bytes = 0;

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use prost::Message as _;
 
-use crate::control::sessions::Sessions;
+use crate::control::causes::{self, Causes};
+use crate::control::sessions::{Known, Sessions};
 use crate::control::watches::Watches;
 use crate::control::{CallId, Outputs};
-use crate::fsm::{DesiredState, State};
+use crate::fsm::{DesiredState, Event, State};
 use crate::ids::{ContainerId, Index, NodeId, ServiceId, Term};
 use crate::orchestrator::Orchestrator;
 use crate::pb::{self, command::Body};
@@ -19,10 +20,18 @@ const NODE: NodeId = NodeId([3; 16]);
 #[derive(Default)]
 struct World {
     state: State,
+    causes: Causes,
     index: u64,
 }
 
 impl World {
+    fn known(&self) -> Known<'_> {
+        Known {
+            state: &self.state,
+            causes: &self.causes,
+        }
+    }
+
     fn apply(&mut self, body: Body) -> Vec<u8> {
         self.index += 1;
         let mut entropy = vec![0; 12];
@@ -117,6 +126,7 @@ struct Worker {
     specs: usize,
     complete: usize,
     set_hash: u64,
+    requests: BTreeMap<Vec<u8>, Option<pb::RequestId>>,
 }
 
 impl Worker {
@@ -133,6 +143,7 @@ impl Worker {
         self.set_hash = told.set_hash;
         for told in told.upsert {
             self.held.insert(told.container_id.clone(), told.desired());
+            self.requests.insert(told.container_id, told.request);
         }
         for id in told.remove {
             assert!(self.held.remove(&id).is_some(), "it was told of it");
@@ -170,7 +181,7 @@ fn open(sessions: &mut Sessions, world: &World, hello: &pb::Hello) -> Outputs {
 fn settle(sessions: &mut Sessions, world: &World, worker: &mut Worker) -> usize {
     for step in 1.. {
         let mut out = Outputs::default();
-        sessions.flush(&world.state, |_| <_>::default(), &mut out);
+        sessions.flush(world.known(), |_| <_>::default(), &mut out);
         for (_, item) in &out.items {
             worker.take(item);
             sessions.taken(STREAM);
@@ -204,7 +215,7 @@ fn what_changes_behind_a_walk_is_told_after_it() {
     let (mut sessions, mut worker) = (Sessions::default(), Worker::default());
     open(&mut sessions, &world, &pb::Hello::default());
     let mut out = Outputs::default();
-    sessions.flush(&world.state, |_| <_>::default(), &mut out);
+    sessions.flush(world.known(), |_| <_>::default(), &mut out);
     assert!(out.again && out.items.is_empty());
     let all: Vec<_> = world.state.containers_of_node(NODE).map(|c| c.id).collect();
     let some = [all[0], all[100], all[CONTAINERS - 1]];
@@ -306,7 +317,7 @@ fn what_waits_for_all_workers_together_is_bounded() {
     let (mut told, mut most, mut gone) = (0, 0, 0);
     for _ in 0..1_000 {
         let mut out = Outputs::default();
-        sessions.flush(&world.state, |_| <_>::default(), &mut out);
+        sessions.flush(world.known(), |_| <_>::default(), &mut out);
         let longest = out.items.iter().map(|(_, item)| item.len()).max();
         waiting.extend(out.items);
         assert_eq!(sessions.waiting_bytes(), held(&waiting));
@@ -379,4 +390,37 @@ fn each_of_many_watches_has_its_turn() {
     }
     assert_eq!(out.ended.len() as u64, WATCHES - 1);
     assert_eq!(watches.len(), 1);
+}
+
+#[test]
+fn a_container_is_told_with_what_changed_its_service_last() {
+    let mut world = World::new();
+    let service = world.service("web");
+    world.bind(service);
+    let by = |sequence| pb::RequestId {
+        client: vec![0xc0; 16],
+        sequence,
+        digest: vec![1; 32],
+    };
+    let changed = |gone| Event::Service { id: service, gone };
+    let told = |world: &World| {
+        let (mut sessions, mut worker) = (Sessions::default(), Worker::default());
+        open(&mut sessions, world, &pb::Hello::default());
+        settle(&mut sessions, world, &mut worker);
+        assert_eq!(worker.requests.len(), CONTAINERS);
+        let mut told = worker.requests.into_values();
+        let first = told.next().expect("there are many");
+        assert!(told.all(|other| other == first));
+        first.map(|request| (causes::name_of(&request), request.digest.len()))
+    };
+    assert_eq!(told(&world), None, "nobody knows who it was");
+    world.causes.applied(Some(&by(7)), &[changed(false)]);
+    world.causes.applied(None, &[changed(false)]);
+    let name = format!("{}-7", "c0".repeat(16));
+    assert_eq!(told(&world), Some((name, 0)));
+    world.causes.applied(Some(&by(8)), &[changed(true)]);
+    assert_eq!(told(&world), None, "it is gone");
+    world.causes.applied(Some(&by(9)), &[changed(false)]);
+    world.causes.retain(|_| false);
+    assert_eq!(told(&world), None, "of another state");
 }

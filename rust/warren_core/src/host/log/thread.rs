@@ -154,11 +154,7 @@ impl LogThread {
             } else {
                 Level::Warning
             };
-            let line = LogLine {
-                level,
-                component: "wal",
-                message: why.to_owned(),
-            };
+            let line = LogLine::new(level, "wal", why);
             self.shared.completions.log(&line);
         }
     }

@@ -124,11 +124,7 @@ impl Reports {
     }
 
     fn line(&self, level: Level, message: String) {
-        (self.sink)(&LogLine {
-            level,
-            component: "peers",
-            message,
-        });
+        (self.sink)(&LogLine::new(level, "peers", message));
     }
 }
 
