@@ -14,7 +14,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .PHONY: help
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: setup
 setup: ## check prerequisites, then build everything into .venv; starts nothing
@@ -71,10 +71,6 @@ check: tools ## run all static checks
 	$(PY) -m pytest tests/contract -q
 	$(PY) scripts/check_advisories.py
 
-# Figures of a small run mean little: they do not replace the report that is there.
-REPORT := $(if $(QUICK),target/bench/quick,benches/report)
-EARLIER := target/bench/earlier
-
 SIM := cargo run --package warren_core --locked --quiet --profile sim --features sim --example sim --
 SIM_LENGTH := $(if $(MINUTES),--minutes $(MINUTES)) $(if $(QUIET),--quiet)
 
@@ -93,11 +89,11 @@ mutants: ## show that the simulator catches each planted fault (MUTANT=name for 
 
 .PHONY: bench
 bench: setup ## run the benchmarks, write benches/report (BENCH=name for one, QUICK=1 for small ones)
-	@rm -rf $(EARLIER) && mkdir -p $(EARLIER) $(REPORT) && cp -r $(REPORT)/. $(EARLIER)
-	@for file in $(or $(BENCH:%=benches/%.py),$(filter-out benches/test_%,$(wildcard benches/[a-z]*.py))); do \
-		$(PY) -m benches.$$(basename $$file .py) --save $(REPORT) $(if $(QUICK),--quick) || exit 1; \
-	done
-	@$(PY) -m benches._report $(REPORT) $(EARLIER)
+	@$(PY) -m benches._all $(BENCH:%=--bench %) $(if $(QUICK),--quick)
+
+.PHONY: bench-compare
+bench-compare: setup ## compare two kept runs of the benchmarks: A=previous and B=latest, or commits, or paths
+	@$(PY) -m benches.compare $(or $(A),previous) $(or $(B),latest)
 
 .PHONY: lock
 lock: ## pin the newest allowed versions of the Python requirements (needs uv)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import base64
 import json
 import os
 import platform
@@ -114,6 +115,8 @@ class Report:
     notes: list[str] = field(default_factory=list)
     goals: list[Goal] = field(default_factory=list)
     curves: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+    #: What the curves were made of, as `Histogram.to_bytes` exports it.
+    histograms: dict[str, bytes] = field(default_factory=dict)
     #: Figures that stand at the top of the JSON, for programs that look for these alone.
     headline: dict[str, float] = field(default_factory=dict)
     #: Curves of what the machine allows.
@@ -134,6 +137,7 @@ class Report:
 
     def curve(self, name: str, histogram: Histogram) -> None:
         self.curves[name] = _curves.curve(histogram)
+        self.histograms[name] = histogram.to_bytes()
 
     def goal(self, what: str, goal: str, measured: str, met: bool, beside: str = "") -> None:
         self.goals.append(Goal(what, goal, measured, met, beside))
@@ -154,6 +158,8 @@ class Report:
             saved = self.as_dict() | {"quick": options.quick}
             (options.save / f"{module}.json").write_text(json.dumps(saved, indent=1) + "\n")
             if self.curves:
+                exported = {k: base64.b64encode(v).decode() for k, v in self.histograms.items()}
+                (options.save / f"{module}.hdr").write_text(json.dumps(exported, indent=1) + "\n")
                 drawn = _curves.render(self.name, self.curves, self.limits)
                 (options.save / f"{module}.svg").write_text(drawn)
 

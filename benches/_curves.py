@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol
 from xml.sax.saxutils import escape
-
-from warren._histogram import Histogram
 
 #: Points of a curve: (share of all calls, milliseconds within which they were answered).
 Curve = Sequence[tuple[float, float]]
@@ -27,12 +26,20 @@ GREY = "#777777"
 LIMIT, AGAIN = "6 4", "2 2"
 
 
-def curve(histogram: Histogram) -> list[tuple[float, float]]:
-    """The curve of a histogram, up to the last percentile that its count can tell."""
-    nines = math.log10(max(histogram.count, 1))
+class Times(Protocol):
+    """Durations in seconds whose distribution is known, such as a histogram's."""
+
+    @property
+    def count(self) -> int: ...
+    def quantile(self, q: float, /) -> float: ...
+
+
+def curve(times: Times) -> list[tuple[float, float]]:
+    """The curve of these durations, up to the last percentile that their count can tell."""
+    nines = math.log10(max(times.count, 1))
     steps = range(int(nines * STEPS_PER_NINE) + 1)
     shares = [1 - 10 ** (-step / STEPS_PER_NINE) for step in steps]
-    return [(round(q, 7), round(histogram.quantile(q) * 1e3, 6)) for q in [*shares, 1.0]]
+    return [(round(q, 7), round(times.quantile(q) * 1e3, 6)) for q in [*shares, 1.0]]
 
 
 def render(title: str, curves: Mapping[str, Curve], limits: Sequence[str] = ()) -> str:

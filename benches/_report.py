@@ -27,6 +27,13 @@ def load(directory: Path) -> dict[str, dict[str, Any]]:
     return {path.stem: json.loads(path.read_text()) for path in sorted(directory.glob("*.json"))}
 
 
+def write(directory: Path, earlier: dict[str, dict[str, Any]]) -> Path:
+    """The page of what was saved there."""
+    target = directory / "README.md"
+    target.write_text(page(load(directory), earlier))
+    return target
+
+
 def page(results: dict[str, dict[str, Any]], earlier: dict[str, dict[str, Any]]) -> str:
     """The page as Markdown."""
     if not results:
@@ -48,7 +55,7 @@ def page(results: dict[str, dict[str, Any]], earlier: dict[str, dict[str, Any]])
         lines += ["", f"## {result['bench']}", ""]
         if result.get("quick"):
             lines += [
-                "A quick run: it shows that the bench works, and its figures mean little.",
+                QUICK,
                 "",
             ]
         lines += _table(result["rows"], earlier.get(name, {}).get("rows", {}))
@@ -100,9 +107,7 @@ def main() -> None:
         raise SystemExit((__doc__ or "").strip())
     directory = Path(words[0])
     earlier = load(Path(words[1])) if len(words) == 2 else {}
-    target = directory / "README.md"
-    target.write_text(page(load(directory), earlier))
-    print(f"the report is {target}")
+    print(f"the report is {write(directory, earlier)}")
 
 
 if __name__ == "__main__":

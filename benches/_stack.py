@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import grpc
@@ -32,14 +32,20 @@ def containerd() -> Iterator[Containerd]:
 
 
 @contextmanager
-def one_node(runtime: Containerd | None = None) -> Iterator[WarrenNode]:
-    """A one-node cluster that has IMAGE; at the end its services are removed, all at once."""
+def one_node(
+    runtime: Containerd | None = None, *more: str, wrapper: Sequence[str] = ()
+) -> Iterator[WarrenNode]:
+    """A one-node cluster that has IMAGE; at the end its services are removed, all at once.
+
+    `more`: options of the daemon; `wrapper`: the program that runs it, with its arguments.
+    """
     if runtime is None:
-        with containerd() as own, one_node(own) as node:
+        with containerd() as own, one_node(own, *more, wrapper=wrapper) as node:
             yield node
         return
     node = WarrenNode(runtime.address, runtime.new_namespace())
-    node.up()
+    node.wrapper = list(wrapper)
+    node.up(*more)
     archive = tiny_archive(node.root / "tiny.tar", IMAGE)
     node.ctl("image", "load", "-i", str(archive))
     try:

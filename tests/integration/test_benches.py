@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from benches import _all, _runs
+
 ROOT = Path(__file__).parents[2]
-BENCHES = sorted(
-    path.stem for path in (ROOT / "benches").glob("*.py") if not path.stem.startswith(("_", "test"))
-)
+BENCHES = _all.names()
 
 
 def run_quick(name: str, *more: str) -> dict[str, dict[str, float]]:
@@ -77,3 +77,28 @@ def test_the_small_ones_run_under_pytest() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_run_is_kept_whole_and_compared(tmp_path: Path) -> None:
+    into = _runs.begin(tmp_path / "runs")
+    _all.bench("histogram", into, quick=True)
+    _all.rounds(into, quick=True)
+    whole = _runs.complete(into)
+    run = _runs.load(_runs.find("latest", tmp_path / "runs"))
+    assert run.name == whole.name
+    assert run.quick
+    render = run.rows[_runs.ROUNDS_TITLE, "test_render"]
+    assert render.times is not None
+    assert render.times.count > 1
+    assert {("one observation in a histogram", "observe")} <= run.rows.keys()
+    compared = subprocess.run(
+        [sys.executable, "-m", "benches.compare", str(whole), str(whole), f"--output={tmp_path}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert compared.returncode == 0, compared.stderr
+    assert "Nothing differs." in compared.stdout
+    assert "![test_render](" in (tmp_path / "README.md").read_text()

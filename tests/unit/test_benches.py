@@ -71,7 +71,7 @@ def test_the_page_says_what_was_found_and_what_changed(
     saved(new, 50, monkeypatch)
     printed = json.loads(capsys.readouterr().out.splitlines()[0])
     assert printed["rows"]["one member"]["per_second"] == 100
-    assert {path.name for path in new.iterdir()} == {"commits.json", "commits.svg"}
+    assert {path.name for path in new.iterdir()} == {"commits.json", "commits.svg", "commits.hdr"}
     page = _report.page(_report.load(new), _report.load(old))
     assert "| commits | ≥ 10/s | 9/s | **missed** | disk 11/s |" in page
     assert "50 (× 0.50, worse)" in page

@@ -189,7 +189,7 @@ fn config(dir: &Path) -> Config {
         log_dir: log_dir(dir).to_string_lossy().into_owned(),
         seed: [1; 32],
         snapshot_bytes: u64::MAX,
-        stopwatch: mono_ns,
+        stopwatch: || Some(mono_ns()),
     }
 }
 

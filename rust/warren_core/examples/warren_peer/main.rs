@@ -15,6 +15,7 @@
 //! | `trickle` | writes now and then, and says so in a line each, until the next command |
 //! | `status` | term, role, indexes |
 //! | `metrics` | the metrics page, as one JSON string |
+//! | `measure on`, `measure off` | whether the member measures itself, as it does until told otherwise |
 //!
 //! `WHAT` is `report`, a worker's report on one container, a command of about 300 bytes; `update`,
 //! an update of a service under a request id, of about 400 bytes; or `read`, a linearizable read
@@ -38,7 +39,7 @@ use std::time::Duration;
 use cluster::Cluster;
 use json::{text, unhex};
 use warren_core::control::{Identity, durable};
-use warren_core::host::{Host, Options, PeerOptions, TlsFiles};
+use warren_core::host::{Host, Options, PeerOptions, TlsFiles, measure};
 use warren_core::ids::{ClusterId, MemberId, NodeId};
 
 const SEGMENT_BYTES: u64 = 64 << 20;
@@ -134,6 +135,10 @@ fn obey(cluster: &mut Cluster, line: &str) -> Result<String, Failure> {
         ["trickle"] => trickle::run(cluster),
         ["status"] => Ok(cluster.status()),
         ["metrics"] => Ok(text(&String::from_utf8(cluster.host.metrics(false))?)),
+        ["measure", word @ ("on" | "off")] => {
+            measure(word == "on");
+            Ok("{}".into())
+        }
         _ => Err(format!("no such command: {line}").into()),
     }
 }

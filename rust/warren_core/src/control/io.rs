@@ -321,8 +321,8 @@ pub struct Config {
     pub feature_level_max: u32,
     /// A snapshot is due when the log behind the last one has grown to this.
     pub snapshot_bytes: u64,
-    /// Monotonic nanoseconds, to measure with and never to decide by.
-    pub stopwatch: fn() -> u64,
+    /// Monotonic nanoseconds, to measure with and never to decide by; `None` where nobody measures.
+    pub stopwatch: fn() -> Option<u64>,
 }
 
 /// What was found on disk.

@@ -352,8 +352,9 @@ impl Member {
         if let Some(at) = work.installed {
             self.swap_state(now, at, calls, out);
         }
+        let mut started_ns = (self.config.stopwatch)();
         for committed in work.committed {
-            self.apply(now, committed, calls, out);
+            started_ns = self.apply(now, committed, started_ns, calls, out);
             if self.stopped {
                 return;
             }
@@ -365,13 +366,20 @@ impl Member {
         self.snapshots_wanted(now, &work.snapshots_wanted, work.snapshot_due, out);
     }
 
-    fn apply(&mut self, now: Now, committed: Committed, calls: &mut Calls, out: &mut Outputs) {
+    /// Between two entries the stopwatch is read once: when the one before was done, this begins.
+    fn apply(
+        &mut self,
+        now: Now,
+        committed: Committed,
+        started_ns: Option<u64>,
+        calls: &mut Calls,
+        out: &mut Outputs,
+    ) -> Option<u64> {
         let Committed {
             at,
             command,
             change,
         } = committed;
-        let started_ns = (self.config.stopwatch)();
         let mut response = Ok(Vec::new());
         if command.is_empty() {
             self.state.advance(at.index, at.term);
@@ -391,7 +399,8 @@ impl Member {
                 // What this release cannot read must not be skipped: every later state would
                 // differ from the other members'.
                 Err(error) => {
-                    return self.stop(format!("entry {}: {error}", at.index.0), true, out);
+                    self.stop(format!("entry {}: {error}", at.index.0), true, out);
+                    return None;
                 }
             }
         }
@@ -401,11 +410,16 @@ impl Member {
             self.removals.reconfigured(now.mono_ms());
             self.members_changed = true;
         }
-        self.resolve(now, at, &response, calls, out);
+        let commit_ns = self.resolve(now, at, &response, calls, out);
         self.exchange_hash(out);
-        out.samples
-            .apply_ns
-            .push((self.config.stopwatch)().saturating_sub(started_ns));
+        let done_ns = (self.config.stopwatch)();
+        if let (Some(started_ns), Some(done_ns)) = (started_ns, done_ns) {
+            out.samples
+                .apply_ns
+                .push(done_ns.saturating_sub(started_ns));
+            out.samples.commit_ns.extend(commit_ns);
+        }
+        done_ns
     }
 
     /// Remembers what it changed besides containers, and who asked for it; says so where that is

@@ -14,7 +14,7 @@ use super::mailbox::Mailbox;
 use super::metrics::Gauges;
 use super::peers::{self, Peers, Plain, Reports, Tls, Transport};
 use super::snapshots::{self, Job as FileJob};
-use super::{Message, Options, PeerOptions, Shared, clock, fatal};
+use super::{Message, Options, PeerOptions, Shared, clock, fatal, measuring};
 use crate::control::durable::{self, Found, Snapshots, log_dir};
 use crate::control::{
     Config, Control, FrameOut, Identity, Input, Level, LogLine, Outputs, ReadJob,
@@ -179,7 +179,7 @@ pub fn config(options: &Options, seed: [u8; 32]) -> Config {
         log_dir: log_dir(&options.raft_dir).to_string_lossy().into_owned(),
         seed,
         snapshot_bytes: options.segment_bytes * SNAPSHOT_AFTER_SEGMENTS,
-        stopwatch: clock::mono_ns,
+        stopwatch: measuring::stopwatch,
     }
 }
 
@@ -196,8 +196,7 @@ impl Core {
                 false => Vec::new(),
             };
             self.carry_out(outputs);
-            let step_ns = clock::mono_ns() - now.mono_ns;
-            self.shared.metrics.step.observe_ns(step_ns);
+            self.shared.metrics.step.observe_since(Some(now.mono_ns));
             let durable = self.write_here(held);
             batch.extend(durable.map(Input::Persisted));
             if batch.is_empty() {
@@ -358,6 +357,7 @@ impl Core {
             .unwrap_or_else(PoisonError::into_inner);
         if self.gauges_of != status.applied_index
             && now_ns >= self.gauges_due_ns
+            && measuring::is_on()
             && let Some(state) = self.control.state()
         {
             view.gauges = Gauges::of(state);

@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
+use super::measuring;
+
 /// Upper bounds in nanoseconds, and as Prometheus' Go client writes them: three to a decade from 1 µs
 /// for what takes microseconds, then the classic ones.
 const BOUNDS: [(u64, &str); 22] = [
@@ -60,6 +62,13 @@ impl Histogram {
         self.exact[bucket].fetch_add(1, Relaxed);
         self.fine[fine_bucket(value_ns)].fetch_add(1, Relaxed);
         self.sum_ns.fetch_add(value_ns, Relaxed);
+    }
+
+    /// Records the time since the monotonic clock showed this, if the process measures itself.
+    pub fn observe_since(&self, started_ns: Option<u64>) {
+        if let (Some(started_ns), Some(now_ns)) = (started_ns, measuring::stopwatch()) {
+            self.observe_ns(now_ns.saturating_sub(started_ns));
+        }
     }
 
     /// The value below which the share `q` (0 to 1) of all lies; 0 when there is none.

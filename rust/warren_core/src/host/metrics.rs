@@ -8,7 +8,7 @@ use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use super::histogram::Histogram;
-use super::{CALLS_MAX, Shared, View};
+use super::{CALLS_MAX, Shared, View, measuring};
 use crate::control::{PROPOSALS_MAX, Samples, WAITING_BYTES_MAX, WATCHES_MAX};
 use crate::fsm::{ContainerState, Node, NodeStatus, State};
 use crate::wal;
@@ -23,7 +23,7 @@ pub enum Queue {
 #[derive(Default)]
 pub struct Metrics {
     pub append: Histogram,
-    pub fsync: Histogram,
+    fsync: Histogram,
     pub step: Histogram,
     commit: Histogram,
     apply: Histogram,
@@ -76,9 +76,20 @@ impl Metrics {
 
     /// One commit of the log: the entries in it, the jobs that had queued for it.
     pub fn batch(&self, entries: usize, depth: usize) {
+        if !measuring::is_on() {
+            return;
+        }
         self.batches.fetch_add(1, Relaxed);
         self.batch_entries.fetch_add(entries as u64, Relaxed);
         self.log_queue_depth.store(depth, Relaxed);
+    }
+
+    /// The log's batch is durable, after a write and fdatasync that took so long.
+    pub fn durable(&self, took_ns: u64, stats: &wal::Stats) {
+        if measuring::is_on() {
+            self.fsync.observe_ns(took_ns);
+            self.set_log(stats);
+        }
     }
 
     pub fn set_log(&self, stats: &wal::Stats) {

@@ -289,9 +289,17 @@ impl Core {
     }
 }
 
+/// Turns the core's own measuring off, or on again, for the whole process: for the bench of what it
+/// costs.
+#[pyfunction]
+fn measure(on: bool) {
+    crate::host::measure(on);
+}
+
 #[pymodule]
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Core>()?;
+    module.add_function(wrap_pyfunction!(measure, module)?)?;
     module.add_function(wrap_pyfunction!(options::parse_spiffe, module)?)?;
     module.add_function(wrap_pyfunction!(backup::inspect_backup, module)?)?;
     module.add_function(wrap_pyfunction!(log::verify_log, module)?)?;

@@ -164,7 +164,7 @@ impl Machine {
             address: address(self.end),
             feature_level_max: self.release,
             snapshot_bytes: SNAPSHOT_BYTES,
-            stopwatch: || 0,
+            stopwatch: || None,
         }
     }
 

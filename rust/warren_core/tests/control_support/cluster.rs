@@ -489,7 +489,7 @@ impl Host {
             address: address(number),
             feature_level_max: self.feature_level_max,
             snapshot_bytes: self.snapshot_bytes,
-            stopwatch: || 0,
+            stopwatch: || None,
         }
     }
 

@@ -44,7 +44,7 @@ fn config() -> Config {
         address: "one:2377".into(),
         feature_level_max: FEATURE_LEVEL_MAX,
         snapshot_bytes: u64::MAX,
-        stopwatch: || 0,
+        stopwatch: || None,
     }
 }
 

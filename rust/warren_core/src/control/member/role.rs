@@ -21,7 +21,8 @@ const ORCHESTRATOR_BUDGET: orchestrator::Budget = orchestrator::Budget {
 };
 
 impl Member {
-    /// Tells who proposed the entry what became of it, and of what it overtook.
+    /// Tells who proposed the entry what became of it, and of what it overtook. How long ago this
+    /// member accepted the proposal, if it did.
     pub(super) fn resolve(
         &mut self,
         now: Now,
@@ -29,16 +30,17 @@ impl Member {
         response: &Result<Vec<u8>, Error>,
         calls: &mut Calls,
         out: &mut Outputs,
-    ) {
+    ) -> Option<u64> {
+        let mut took_ns = None;
         for (proposed, proposal) in self.proposals.take(at) {
             if proposed == at {
-                let took_ns = now.mono_ns.saturating_sub(proposal.proposed_ns);
-                out.samples.commit_ns.push(took_ns);
+                took_ns = Some(now.mono_ns.saturating_sub(proposal.proposed_ns));
                 self.answer(now, proposal.origin, response.clone(), calls, out);
             } else {
                 self.overtaken(now, proposal, calls, out);
             }
         }
+        took_ns
     }
 
     /// Another term's entry stands in its place, so it never happened: where the request id makes
@@ -298,8 +300,11 @@ impl Member {
                 self.orchestrator.resolved(now.mono_ms(), token, Err(error));
             }
         }
-        let took_ns = (self.config.stopwatch)().saturating_sub(started_ns);
-        out.samples.reconcile_ns.push(took_ns);
+        if let (Some(started_ns), Some(done_ns)) = (started_ns, (self.config.stopwatch)()) {
+            out.samples
+                .reconcile_ns
+                .push(done_ns.saturating_sub(started_ns));
+        }
         true
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::super::{Shared, clock, fatal};
+use super::super::{Shared, clock, fatal, measuring};
 use crate::control::durable;
 use crate::raft::{Persist, Position};
 use crate::wal::{Wal, WalError};
@@ -67,10 +67,9 @@ impl Writer {
 
     /// Adds to the batch; what has been added is taken out of `persist`.
     pub fn append(&mut self, persist: &mut Persist) -> Result<(), NoRoom> {
-        let started_ns = clock::mono_ns();
+        let started_ns = measuring::stopwatch();
         let appended = room(durable::append(&mut self.wal, persist));
-        let took_ns = clock::mono_ns() - started_ns;
-        self.shared.metrics.append.observe_ns(took_ns);
+        self.shared.metrics.append.observe_since(started_ns);
         appended
     }
 
@@ -80,8 +79,8 @@ impl Writer {
         let committed = room(self.wal.commit().map(|_| ()));
         self.last_commit_ns = clock::mono_ns() - started_ns;
         if committed.is_ok() {
-            self.shared.metrics.fsync.observe_ns(self.last_commit_ns);
-            self.shared.metrics.set_log(&self.wal.stats());
+            let took_ns = self.last_commit_ns;
+            self.shared.metrics.durable(took_ns, &self.wal.stats());
         }
         committed
     }

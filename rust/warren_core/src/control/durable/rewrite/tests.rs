@@ -37,7 +37,7 @@ fn config() -> Config {
         address: "five:2378".into(),
         feature_level_max: FEATURE_LEVEL_MAX,
         snapshot_bytes: u64::MAX,
-        stopwatch: || 0,
+        stopwatch: || None,
     }
 }
 
