@@ -22,7 +22,7 @@ import grpc
 import pytest
 
 from tests.support.containerd import Containerd
-from tests.support.disk import fill
+from tests.support.disk import fill, write_much
 from tests.support.hosts import Host, leader_of, three_managers
 from tests.support.node import WarrenNode, eventually
 from tests.support.strace import injected
@@ -67,20 +67,13 @@ def told_after(seconds: float, since_s: float, node: WarrenNode) -> tuple[int, i
     return ready, health, json.loads(body).get("message", "")
 
 
-def create(node: WarrenNode, name: str, bytes_of_env: int = 0) -> None:
+def create(node: WarrenNode, name: str) -> None:
     """A service without containers. Raises grpc.RpcError."""
     request = api_pb2.CreateServiceRequest()
     request.spec.name = name
     request.spec.container.image = "tiny:1"
-    request.spec.container.env.append("A=" + "x" * bytes_of_env)
     with node.api() as api:
         api.CreateService(request, timeout=30)
-
-
-def create_many(node: WarrenNode) -> None:
-    """More than a log takes that cannot grow. Raises grpc.RpcError."""
-    for number in range(200):
-        create(node, f"large-{number}", 60_000)
 
 
 @needs_strace
@@ -143,7 +136,7 @@ def test_a_full_disk(containerd: Containerd, small_disk: Path, tiny_image: Path)
         with probed(node):
             ballast = fill(small_disk)
             with pytest.raises(grpc.RpcError, match="no space"):
-                create_many(node)
+                write_much(node)
             ready, health, why = told_after(0, time.monotonic(), node)
             assert (ready, health) == (503, 503), "a write was refused: it is known at once"
             assert "no space" in why
