@@ -122,7 +122,7 @@ def test_a_lost_quorum(hosts: Made, who: str) -> None:
         assert "no leader" in why
         for host in lost:
             host.start()
-        eventually(lambda: leader_of([left]), "somebody leads")
+        eventually(lambda: leader_of(managers), "somebody leads")
         assert told_after(TRUTH_S, time.monotonic(), left)[:2] == (200, 200)
 
 
