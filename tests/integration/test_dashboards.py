@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import re
-import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
 from tests.support.hosts import Host, leader_of, three_managers
-from tests.support.node import BIN, FOREVER, WarrenNode, eventually, free_port
-from tests.support.prometheus import PROGRAM, STOP_TIMEOUT_S, Prometheus, Targets
+from tests.support.node import FOREVER, eventually
+from tests.support.prometheus import Prometheus, Targets
 from tests.unit.deploy.dashboards import DASHBOARDS, filled, legend_labels, queries
-from tests.unit.deploy.rules import ROOT
-from warren.dashboards import NAMES
 from warren.dashboards.model import Query
 
 Made = Callable[..., Host]
@@ -122,102 +113,3 @@ def _offers_what_there_is(prometheus: Prometheus) -> None:
     assert offered["managers", "node"] == managers
     assert offered["workers", "node"] == managers | {"node-4"}
     assert offered["services", "service"] >= {"web"}
-
-
-# -- the guide -------------------------------------------------------------------------------
-
-
-def test_the_guide_leads_from_nothing_to_dashboards_and_alerts(
-    node: WarrenNode, tmp_path: Path
-) -> None:
-    """Its commands as they stand, in folders of this test; only Grafana itself is not there."""
-    if shutil.which(PROGRAM) is None:
-        pytest.skip(f"{PROGRAM} is not installed")
-    guide = _Guide(tmp_path)
-    copy, check_and_start, look, export, with_runbooks = guide.blocks()
-    guide.run(copy)
-    target = {
-        "targets": [f"127.0.0.1:{node.metrics_port}"],
-        "labels": {"cluster": CLUSTER, "node": "node-1"},
-    }
-    for name, entries in (("managers", [target]), ("workers", [])):
-        path = guide.folder / "etc/prometheus/targets" / f"{name}.yml"
-        path.write_text(yaml.safe_dump(entries))
-    check, start = check_and_start.split("\n", 1)
-    assert "SUCCESS" in guide.run(check)
-    server = guide.start(start)
-    try:
-        assert eventually(
-            lambda: re.search(r'node="node-1".* => 1 @', guide.run(look)),
-            "Prometheus sees the daemon",
-        )
-    finally:
-        server.terminate()
-        server.wait(STOP_TIMEOUT_S)
-
-    dashboards = guide.folder / "var/lib/grafana/dashboards/warren"
-    guide.run(export.replace("systemctl restart grafana-server", "true"))
-    made = {name: _read(dashboards / f"warren-{name}.json") for name in NAMES}
-    assert made == {name: _read(ROOT / "deploy/grafana" / f"warren-{name}.json") for name in NAMES}
-    provisioning = guide.folder / "etc/grafana/provisioning"
-    assert (provisioning / "dashboards/warren.yml").exists()
-    assert (provisioning / "datasources/warren.yml").exists()
-    guide.run(with_runbooks)
-    assert (
-        "https://wiki.example/warren/runbooks/" in (dashboards / "warren-cluster.json").read_text()
-    )
-
-
-def _read(path: Path) -> Any:
-    return json.loads(path.read_text())
-
-
-class _Guide:
-    """The commands of docs/observability.md about Prometheus and Grafana, in a folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._address = f"127.0.0.1:{free_port()}"
-        for path in ("etc/prometheus", "etc/grafana/provisioning", "var/lib"):
-            (folder / path).mkdir(parents=True)
-
-    def blocks(self) -> list[str]:
-        """Each block of commands, with paths and the server's address of this test."""
-        page = (ROOT / "docs/observability.md").read_text()
-        part = page.split("## With Prometheus and Grafana")[1]
-        found = re.findall(r"^ *```sh\n(.*?)^ *```", part, re.MULTILINE | re.DOTALL)
-        return [self._here("\n".join(map(str.strip, it.splitlines()))) for it in found]
-
-    def _here(self, commands: str) -> str:
-        commands = re.sub(r"(?<=[ =])/(?=etc/|var/lib/)", f"{self.folder}/", commands)
-        return commands.replace("127.0.0.1:9091", self._address)
-
-    def run(self, commands: str) -> str:
-        """What they print; AssertionError where one fails."""
-        done = subprocess.run(
-            ["sh", "-ec", commands],
-            cwd=ROOT,
-            env=self._env(),
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        assert done.returncode == 0, f"{commands}\n{done.stdout}{done.stderr}"
-        return done.stdout
-
-    def start(self, command: str) -> subprocess.Popen[bytes]:
-        """One command that goes on."""
-        with (self.folder / "log").open("wb") as log:
-            return subprocess.Popen(
-                ["sh", "-ec", f"exec {command}"],
-                cwd=ROOT,
-                env=self._env(),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
-
-    @staticmethod
-    def _env() -> dict[str, str]:
-        return {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"}

@@ -15,19 +15,17 @@ import pytest
 from prometheus_client.openmetrics import parser as om_parser
 
 from tests.support.containerd import Containerd
-from tests.support.disk import fill
+from tests.support.disk import fill, write_much
 from tests.support.hosts import Host, leader_of, three_managers
 from tests.support.node import WarrenNode, eventually
-from tests.support.prometheus import Prometheus, Targets
+from tests.support.prometheus import ALERT_DEADLINE_S, Prometheus, Targets, clears, fires
 from tests.support.strace import injected
 from tests.unit.deploy.rules import ALERTS, RECORDS, families_of_all_rules
 from warren.observe import openmetrics
-from warren.pb.v1 import api_pb2, objects_pb2
+from warren.pb.v1 import objects_pb2
 
 Made = Callable[..., Host]
 Watch = Callable[[Targets], Prometheus]
-
-ALERT_DEADLINE_S = 60.0
 
 
 def _metrics_of(host: WarrenNode) -> str:
@@ -65,12 +63,12 @@ def test_it_scrapes_all_and_what_is_lost_fires_and_clears(hosts: Made, watch: Wa
 
     first, second = (host for host in managers if host is not leader)
     first.kill()
-    _fires(prometheus, {"WarrenTargetDown", "WarrenQuorumAtRisk", "WarrenNodeDown"})
+    fires(prometheus, {"WarrenTargetDown", "WarrenQuorumAtRisk", "WarrenNodeDown"})
     assert prometheus.firing()["WarrenQuorumAtRisk"]["summary"] == (
         "test.example: 1 managers are missing"
     )
     second.kill()
-    _fires(prometheus, {"WarrenTargetDown", "WarrenNoLeader"})
+    fires(prometheus, {"WarrenTargetDown", "WarrenNoLeader"})
     worker.kill()
 
     for host in (first, second, worker):
@@ -80,7 +78,7 @@ def test_it_scrapes_all_and_what_is_lost_fires_and_clears(hosts: Made, watch: Wa
         lambda: [view.node.status for view in leader.nodes().values()] == [ready] * 4,
         "all nodes are back",
     )
-    _clears(prometheus)
+    clears(prometheus)
 
 
 def test_what_fails_and_what_is_slow_fires_and_clears(node: WarrenNode, watch: Watch) -> None:
@@ -88,20 +86,20 @@ def test_what_fails_and_what_is_slow_fires_and_clears(node: WarrenNode, watch: W
     eventually(lambda: prometheus.health() == {"node-1": "up"}, "it is scraped")
 
     node.ctl("service", "create", "brief", "--image=tiny:1", "--detach", "--", "false")
-    _fires(prometheus, {"WarrenCrashLoops"})
+    fires(prometheus, {"WarrenCrashLoops"})
     node.ctl("service", "rm", "brief")
-    _clears(prometheus)
+    clears(prometheus)
 
     for _ in range(3):
         node.refused("service", "inspect", "absent")
-    _fires(prometheus, {"WarrenApiErrors"})
-    _clears(prometheus)
+    fires(prometheus, {"WarrenApiErrors"})
+    clears(prometheus)
 
     where = "--constraint=node.labels.zone==nowhere"
     node.ctl("service", "create", "lost", "--image=tiny:1", "--replicas=20", where, "--detach")
-    _fires(prometheus, {"WarrenSchedulingFailures"})
+    fires(prometheus, {"WarrenSchedulingFailures"})
     node.ctl("service", "rm", "lost")
-    _clears(prometheus)
+    clears(prometheus)
 
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace to make the disk slow")
@@ -117,7 +115,7 @@ def test_a_slow_disk_fires_and_clears(node: WarrenNode, watch: Watch) -> None:
 
     with injected(node.pid, "fdatasync", "delay_enter=1200ms"):
         eventually(writes_until_it_fires, f"{slow} fire", ALERT_DEADLINE_S)
-    _clears(prometheus)
+    clears(prometheus)
 
 
 def test_a_full_disk_fires_and_clears(
@@ -132,31 +130,12 @@ def test_a_full_disk_fires_and_clears(
         eventually(lambda: prometheus.health() == {"node-1": "up"}, "it is scraped")
         ballast = fill(small_disk)
         with pytest.raises(grpc.RpcError, match="no space"):
-            _create_large_services(node)
-        _fires(prometheus, {"WarrenDiskFull"})
+            write_much(node)
+        fires(prometheus, {"WarrenDiskFull"})
         ballast.unlink()
-        _clears(prometheus)
+        clears(prometheus)
     finally:
         node.kill()
-
-
-def _create_large_services(node: WarrenNode) -> None:
-    """More than a log takes that cannot grow. Raises grpc.RpcError."""
-    with node.api() as api:
-        for number in range(200):
-            request = api_pb2.CreateServiceRequest()
-            request.spec.name = f"large-{number}"
-            request.spec.container.image = "tiny:1"
-            request.spec.container.env.append("A=" + "x" * 60_000)
-            api.CreateService(request, timeout=10)
-
-
-def _fires(prometheus: Prometheus, alerts: set[str]) -> None:
-    eventually(lambda: prometheus.firing().keys() >= alerts, f"{alerts} fire", ALERT_DEADLINE_S)
-
-
-def _clears(prometheus: Prometheus) -> None:
-    eventually(lambda: not prometheus.firing(), "no alert fires any more", ALERT_DEADLINE_S)
 
 
 def test_a_slow_request_is_found_by_its_example(node: WarrenNode, watch: Watch) -> None:

@@ -10,6 +10,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from tests.support.node import WarrenNode
+from warren.pb.v1 import api_pb2
+
+LARGE_BYTES = 60_000
+LARGE_MAX = 200
+
 
 @contextmanager
 def small_file_system() -> Iterator[Path]:
@@ -36,3 +42,26 @@ def fill(disk: Path) -> Path:
                     pass
     assert os.statvfs(disk).f_bavail == 0
     return ballast
+
+
+def leave_free(disk: Path, free_bytes: int) -> Path:
+    """Takes all the space but that; the file to remove in order to give it back."""
+    of = os.statvfs(disk)
+    ballast = disk / "ballast"
+    with ballast.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, of.f_bavail * of.f_frsize - free_bytes)
+    return ballast
+
+
+def write_much(node: WarrenNode) -> None:
+    """Creates more than a log takes that cannot grow: services without containers.
+
+    Raises grpc.RpcError where one is refused.
+    """
+    request = api_pb2.CreateServiceRequest()
+    request.spec.container.image = "tiny:1"
+    request.spec.container.env.append("A=" + "x" * LARGE_BYTES)
+    with node.api() as api:
+        for number in range(LARGE_MAX):
+            request.spec.name = f"large-{number}"
+            api.CreateService(request, timeout=10)

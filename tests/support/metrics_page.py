@@ -65,6 +65,11 @@ def families(texts: Iterable[str]) -> dict[str, Family]:
     return found
 
 
+def documented() -> set[str]:
+    """The names on the page as it is written."""
+    return set(re.findall(r"^\| `(\w+)` \|", PAGE.read_text(), re.MULTILINE))
+
+
 def page(found: dict[str, Family]) -> str:
     """The page's text."""
     return _HEAD + "".join(_row(found[name]) for name in sorted(found))

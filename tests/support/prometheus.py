@@ -20,6 +20,7 @@ SHIPPED = Path(__file__).parents[2] / "deploy" / "prometheus"
 PROGRAM = "prometheus"
 STOP_TIMEOUT_S = 10.0
 ANSWER_TIMEOUT_S = 5.0
+ALERT_DEADLINE_S = 60.0
 
 Targets = Mapping[str, Mapping[str, str]]
 """For each file in `targets/`, without its suffix: addresses of daemons by the names of nodes."""
@@ -124,3 +125,13 @@ class Prometheus:
             for alert in self.ask("alerts")["alerts"]
             if alert["state"] == "firing"
         }
+
+
+def fires(prometheus: Prometheus, alerts: set[str]) -> None:
+    """Wait until these do, and perhaps others."""
+    eventually(lambda: prometheus.firing().keys() >= alerts, f"{alerts} fire", ALERT_DEADLINE_S)
+
+
+def clears(prometheus: Prometheus) -> None:
+    """Wait until none does."""
+    eventually(lambda: not prometheus.firing(), "no alert fires any more", ALERT_DEADLINE_S)
