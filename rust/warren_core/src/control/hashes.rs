@@ -24,6 +24,8 @@ pub enum Verdict {
         own: StateHash,
         majority: StateHash,
     },
+    /// Most voters have this member's state, and somebody has another.
+    Others { index: Index },
     /// The states differ, and none has a majority.
     NoMajority { index: Index },
 }
@@ -73,11 +75,15 @@ impl Hashes {
         let known: usize = votes.values().sum();
         let (most, count) = votes.iter().max_by_key(|(_, count)| **count)?;
         let verdict = if count * 2 > voters.len() {
-            (*most != own).then_some(Verdict::Minority {
-                index,
-                own,
-                majority: *most,
-            })
+            if *most != own {
+                Some(Verdict::Minority {
+                    index,
+                    own,
+                    majority: *most,
+                })
+            } else {
+                (votes.len() > 1).then_some(Verdict::Others { index })
+            }
         } else {
             // Whatever the silent ones have, it comes to no majority.
             let silent = voters.len() - known;
@@ -125,7 +131,9 @@ mod tests {
             majority,
         });
         assert_eq!(judged(&[(1, 7), (2, 8), (3, 8)], &[1, 2, 3]), minority);
-        assert_eq!(judged(&[(1, 8), (2, 8), (3, 7)], &[1, 2, 3]), None);
+        let others = Some(Verdict::Others { index: AT });
+        assert_eq!(judged(&[(1, 8), (2, 8), (3, 7)], &[1, 2, 3]), others);
+        assert_eq!(judged(&[(1, 8), (2, 8), (3, 7)], &[1, 2]), None, "no voter");
         // A learner is judged by the voters.
         assert_eq!(judged(&[(1, 7), (2, 8), (3, 8)], &[2, 3, 4]), minority);
     }

@@ -74,14 +74,18 @@ impl Metrics {
         };
     }
 
-    /// One commit of the log: the entries in it, the jobs that had queued for it.
-    pub fn batch(&self, entries: usize, depth: usize) {
+    /// What waits for the log, or is being done.
+    pub fn log_queue(&self, jobs: usize) {
+        self.log_queue_depth.store(jobs, Relaxed);
+    }
+
+    /// One commit of the log, and the entries in it.
+    pub fn batch(&self, entries: usize) {
         if !measuring::is_on() {
             return;
         }
         self.batches.fetch_add(1, Relaxed);
         self.batch_entries.fetch_add(entries as u64, Relaxed);
-        self.log_queue_depth.store(depth, Relaxed);
     }
 
     /// The log's batch is durable, after a write and fdatasync that took so long.

@@ -123,6 +123,15 @@ impl Member {
         let voters = &self.raft.conf_state().voters;
         match self.hashes.judge(self.identity.member, voters, index) {
             None => {}
+            Some(Verdict::Others { index }) => out.log(
+                Level::Warning,
+                "control",
+                format!(
+                    "the state of another member differs from that of most at index {}: it stops when it \
+                     learns of it, and its log says so",
+                    index.0
+                ),
+            ),
             Some(Verdict::NoMajority { index }) => out.log(
                 Level::Warning,
                 "control",

@@ -286,13 +286,12 @@ impl Member {
             // Clients' requests keep half of the room.
             return false;
         }
+        let cycles = self.orchestrator.stats().cycles;
         let started_ns = (self.config.stopwatch)();
         let proposals = self
             .orchestrator
             .step(&self.state, now.mono_ms(), ORCHESTRATOR_BUDGET);
-        if proposals.is_empty() {
-            return false;
-        }
+        let proposed = !proposals.is_empty();
         for orchestrator::Proposal { token, body } in proposals {
             let origin = Some(Origin::Orchestrator(token));
             if let Err(error) = self.propose_own(now, entropy, body, origin) {
@@ -300,11 +299,14 @@ impl Member {
                 self.orchestrator.resolved(now.mono_ms(), token, Err(error));
             }
         }
-        if let (Some(started_ns), Some(done_ns)) = (started_ns, (self.config.stopwatch)()) {
+        // A step that found nothing dirty was no pass.
+        if self.orchestrator.stats().cycles != cycles
+            && let (Some(started_ns), Some(done_ns)) = (started_ns, (self.config.stopwatch)())
+        {
             out.samples
                 .reconcile_ns
                 .push(done_ns.saturating_sub(started_ns));
         }
-        true
+        proposed
     }
 }

@@ -53,6 +53,7 @@ impl LogThread {
                 closing
             });
             self.unfinished.fetch_sub(count, Ordering::Release);
+            self.shared.metrics.log_queue(self.jobs.len());
             if closing {
                 return self.close();
             }
@@ -81,7 +82,7 @@ impl LogThread {
 
     /// One batch of all that queued. True if the log is to be closed.
     fn work(&self, writer: &mut Writer, jobs: Vec<Job>) -> bool {
-        let depth = jobs.len();
+        self.shared.metrics.log_queue(jobs.len());
         let (mut closing, mut done, mut compact, mut entries) = (false, None, None, 0);
         for job in jobs {
             match job {
@@ -101,7 +102,7 @@ impl LogThread {
             if !self.commit(writer) {
                 return true;
             }
-            self.shared.metrics.batch(entries, depth);
+            self.shared.metrics.batch(entries);
             self.tell(Input::Persisted(number));
         }
         if let Some(at) = compact

@@ -61,7 +61,7 @@ impl Writer {
             };
             return Err(vec![nothing_more]);
         }
-        self.shared.metrics.batch(entries, 1);
+        self.shared.metrics.batch(entries);
         Ok(number)
     }
 
