@@ -58,6 +58,16 @@ pub(super) struct Bands {
     taken: Vec<u32>,
     dry: bool,
     asked: u64,
+    scratch: Scratch,
+}
+
+/// Memory for the next row.
+#[derive(Debug, Default)]
+struct Scratch {
+    come: Vec<Occupant>,
+    /// Priorities, and positions in `come`.
+    order: Vec<(u32, u32)>,
+    row: Vec<Occupant>,
 }
 
 impl Bands {
@@ -79,13 +89,21 @@ impl Bands {
         if self.rows.len() <= at {
             self.rows.resize_with(at + 1, Vec::new);
         }
-        let mut row = std::mem::take(&mut self.rows[at]);
-        self.count(&row, false);
+        let Scratch {
+            mut come,
+            mut order,
+            mut row,
+        } = std::mem::take(&mut self.scratch);
+        come.clear();
+        come.extend(occupants);
+        // Short keys are sorted, occupants moved once.
+        order.clear();
+        order.extend(come.iter().zip(0..).map(|(it, at)| (it.priority, at)));
+        order.sort_unstable_by_key(|(priority, at)| (*priority, come[*at as usize].id));
         row.clear();
-        row.extend(occupants);
-        row.sort_unstable_by_key(|it| (it.priority, it.id));
-        self.count(&row, true);
-        self.rows[at] = row;
+        row.extend(order.iter().map(|(_, at)| come[*at as usize]));
+        self.replace(node, &row);
+        self.scratch = Scratch { come, order, row };
         if self.is_stale.set(node, false) {
             match self.stale.last() {
                 Some(last) if *last == node => drop(self.stale.pop()),
@@ -108,28 +126,39 @@ impl Bands {
 
     /// They make room from now on, and are not to be chosen again.
     pub fn take(&mut self, node: u32, victims: &[ContainerId]) {
-        let Some(row) = self.rows.get_mut(node as usize) else {
+        let Some(row) = self.rows.get(node as usize) else {
             return;
         };
-        let mut row = std::mem::take(row);
-        self.count(&row, false);
-        row.retain(|it| !victims.contains(&it.id));
-        self.count(&row, true);
-        self.rows[node as usize] = row;
+        let mut left = std::mem::take(&mut self.scratch.row);
+        left.clear();
+        left.extend(row.iter().filter(|it| !victims.contains(&it.id)));
+        self.replace(node, &left);
+        self.scratch.row = left;
         if self.dry {
             self.taken.push(node);
         }
     }
 
-    /// A row comes or goes; sorted by priority.
-    fn count(&mut self, row: &[Occupant], comes: bool) {
-        for alike in row.chunk_by(|one, other| one.priority == other.priority) {
-            let (priority, some) = (alike[0].priority, alike.len() as u32);
-            let count = self.in_use.entry(priority).or_insert(0);
-            match comes {
-                true => *count += some,
-                false => *count -= some,
+    /// A node's occupants are these from now on, sorted.
+    fn replace(&mut self, node: u32, row: &[Occupant]) {
+        let mut before = std::mem::take(&mut self.rows[node as usize]);
+        self.count(&before, row);
+        before.clear();
+        before.extend_from_slice(row);
+        self.rows[node as usize] = before;
+    }
+
+    /// Counts a row in, and the one before out; both are sorted by priority.
+    fn count(&mut self, mut before: &[Occupant], mut after: &[Occupant]) {
+        let lowest = |row: &[Occupant]| row.first().map(|it| it.priority);
+        while let Some(priority) = lowest(before).into_iter().chain(lowest(after)).min() {
+            let fewer = alike(&mut before, priority);
+            let more = alike(&mut after, priority);
+            if fewer == more {
+                continue;
             }
+            let count = self.in_use.entry(priority).or_insert(0);
+            *count = *count + more - fewer;
             if *count == 0 {
                 self.in_use.remove(&priority);
             }
@@ -248,6 +277,13 @@ impl Bands {
         };
         self.grids.iter().map(cells).collect()
     }
+}
+
+/// How many of the first have that priority; they are taken off the row.
+fn alike(row: &mut &[Occupant], priority: u32) -> u32 {
+    let count = row.iter().take_while(|it| it.priority == priority).count();
+    *row = &row[count..];
+    count as u32
 }
 
 /// What would be free if all of these were gone.
