@@ -3,13 +3,16 @@
 The example `bench_scheduler` places containers of forty shapes on nodes of four types; the oldest
 go before others come. Nothing is proposed, applied or stored. `per_second` counts containers by
 what the thread itself consumed; percentiles are of single calls by the wall clock, reading the
-clock included. Shapes: `one-off`, each container for itself; `replicas`, `--group` alike at once,
-packed, and `replicas-spread`, spread; `constrained`, one-off, kept to one of ten zones and away
-from one node in twenty; `spread`, ten of a service one by one, even over ten zones, at most one on
-a node; `preempt`, one-off and urgent, on a cluster that is full of what is less urgent.
+clock included. What reading the thread's own clock takes is left out: it is read once for many
+calls, or, for `preempt`, taken off. Shapes: `one-off`, each container for itself; `replicas`,
+`--group` alike at once, packed, and `replicas-spread`, spread; `constrained`, one-off, kept to one
+of ten zones and away from one node in twenty; `spread`, ten of a service one by one, one of each of
+256 services and then the next of each, even over ten zones, at most one on a node; `preempt`,
+one-off and urgent, on a cluster that is full of what is less urgent.
 Without `--nodes` or `--shape`: a table of all, among them shapes of swarmkit's bench, and what the
-index takes of memory: what the process holds more of, for each node (with a division over ten zones
-and a pool of half of the nodes) and for each container.
+index takes of memory for each node (with a division over ten zones and a pool of half of the nodes)
+and for each container: blocks that are allocated, as large as the allocator made them, and beside
+that what the process holds more of.
 
     python -m benches.placement [--nodes N] [--containers N] [--shape SHAPE] [--group N]
                                 [--json] [--quick] [--save DIR]
@@ -134,7 +137,8 @@ def _add_memory(report: Report, program: Path, nodes: int, containers: int) -> N
     done = subprocess.run(words, check=True, capture_output=True, text=True, timeout=900)
     found: dict[str, Any] = json.loads(done.stdout)
     name = f"memory, {found['containers']:,} containers on {nodes:,} nodes"
-    keys = ("node_bytes_plain", *MEMORY_GOALS, "bytes")
+    process = tuple(f"process_{key}" for key in MEMORY_GOALS)
+    keys = ("node_bytes_plain", *MEMORY_GOALS, *process, "bytes")
     report.row(name, **{key: found[key] for key in keys})
     if nodes >= 10_000:
         for key, most in MEMORY_GOALS.items():

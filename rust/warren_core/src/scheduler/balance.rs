@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use crate::scheduler::fill::{Counts, Fill, release};
+use crate::scheduler::fill::{Counts, Fill};
 use crate::scheduler::index::Index;
 use crate::scheduler::lists::NONE;
 use crate::scheduler::search::{Area, Query};
@@ -217,7 +217,7 @@ impl Balancing<'_> {
                 continue;
             }
             for (node, count) in part.placed.drain(..).rev() {
-                release(index, node, self.query.need, count);
+                index.release(node, self.query.need, count);
             }
             part.count -= placed;
             part.allotted = placed - surplus;
@@ -227,9 +227,14 @@ impl Balancing<'_> {
     }
 }
 
-/// How far a part would be with one more, by its share.
+/// How far a part would be with one more, by its share. Most often all weigh 1, and a division by
+/// that is not made.
 fn next(count: u32, weight: u32) -> u64 {
-    ((u64::from(count) + 1) << 24) / u64::from(weight)
+    let more = (u64::from(count) + 1) << 24;
+    match weight {
+        1 => more,
+        _ => more / u64::from(weight),
+    }
 }
 
 impl Part {

@@ -16,7 +16,7 @@ use crate::fsm::Resources;
 use crate::ids::ContainerId;
 use crate::scheduler::index::{Index, Load};
 use crate::scheduler::level::Axis;
-use crate::scheduler::lists::Lists;
+use crate::scheduler::lists::{List, Lists};
 use crate::scheduler::sets::NodeSet;
 
 /// Grids that are kept; of more, the one that was not asked for longest goes.
@@ -35,10 +35,10 @@ pub struct Occupant {
 }
 
 /// Nodes up to a priority, by reach.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 struct Grid {
     upto: u32,
-    lists: Lists,
+    list: usize,
     asked: u64,
 }
 
@@ -50,6 +50,7 @@ pub(super) struct Bands {
     in_use: BTreeMap<u32, u32>,
     /// By priority.
     grids: Vec<Grid>,
+    lists: Lists,
     axes: (Axis, Axis),
     stale: Vec<u32>,
     is_stale: NodeSet,
@@ -57,6 +58,16 @@ pub(super) struct Bands {
     taken: Vec<u32>,
     dry: bool,
     asked: u64,
+    scratch: Scratch,
+}
+
+/// Memory for the next row.
+#[derive(Debug, Default)]
+struct Scratch {
+    come: Vec<Occupant>,
+    /// Priorities, and positions in `come`.
+    order: Vec<(u32, u32)>,
+    row: Vec<Occupant>,
 }
 
 impl Bands {
@@ -78,13 +89,21 @@ impl Bands {
         if self.rows.len() <= at {
             self.rows.resize_with(at + 1, Vec::new);
         }
-        let mut row = std::mem::take(&mut self.rows[at]);
-        self.count(&row, false);
+        let Scratch {
+            mut come,
+            mut order,
+            mut row,
+        } = std::mem::take(&mut self.scratch);
+        come.clear();
+        come.extend(occupants);
+        // Short keys are sorted, occupants moved once.
+        order.clear();
+        order.extend(come.iter().zip(0..).map(|(it, at)| (it.priority, at)));
+        order.sort_unstable_by_key(|(priority, at)| (*priority, come[*at as usize].id));
         row.clear();
-        row.extend(occupants);
-        row.sort_unstable_by_key(|it| (it.priority, it.id));
-        self.count(&row, true);
-        self.rows[at] = row;
+        row.extend(order.iter().map(|(_, at)| come[*at as usize]));
+        self.replace(node, &row);
+        self.scratch = Scratch { come, order, row };
         if self.is_stale.set(node, false) {
             match self.stale.last() {
                 Some(last) if *last == node => drop(self.stale.pop()),
@@ -107,28 +126,39 @@ impl Bands {
 
     /// They make room from now on, and are not to be chosen again.
     pub fn take(&mut self, node: u32, victims: &[ContainerId]) {
-        let Some(row) = self.rows.get_mut(node as usize) else {
+        let Some(row) = self.rows.get(node as usize) else {
             return;
         };
-        let mut row = std::mem::take(row);
-        self.count(&row, false);
-        row.retain(|it| !victims.contains(&it.id));
-        self.count(&row, true);
-        self.rows[node as usize] = row;
+        let mut left = std::mem::take(&mut self.scratch.row);
+        left.clear();
+        left.extend(row.iter().filter(|it| !victims.contains(&it.id)));
+        self.replace(node, &left);
+        self.scratch.row = left;
         if self.dry {
             self.taken.push(node);
         }
     }
 
-    /// A row comes or goes; sorted by priority.
-    fn count(&mut self, row: &[Occupant], comes: bool) {
-        for alike in row.chunk_by(|one, other| one.priority == other.priority) {
-            let (priority, some) = (alike[0].priority, alike.len() as u32);
-            let count = self.in_use.entry(priority).or_insert(0);
-            match comes {
-                true => *count += some,
-                false => *count -= some,
+    /// A node's occupants are these from now on, sorted.
+    fn replace(&mut self, node: u32, row: &[Occupant]) {
+        let mut before = std::mem::take(&mut self.rows[node as usize]);
+        self.count(&before, row);
+        before.clear();
+        before.extend_from_slice(row);
+        self.rows[node as usize] = before;
+    }
+
+    /// Counts a row in, and the one before out; both are sorted by priority.
+    fn count(&mut self, mut before: &[Occupant], mut after: &[Occupant]) {
+        let lowest = |row: &[Occupant]| row.first().map(|it| it.priority);
+        while let Some(priority) = lowest(before).into_iter().chain(lowest(after)).min() {
+            let fewer = alike(&mut before, priority);
+            let more = alike(&mut after, priority);
+            if fewer == more {
+                continue;
             }
+            let count = self.in_use.entry(priority).or_insert(0);
+            *count = *count + more - fewer;
             if *count == 0 {
                 self.in_use.remove(&priority);
             }
@@ -160,6 +190,7 @@ impl Bands {
         if axes != self.axes {
             self.axes = axes;
             self.grids.clear();
+            self.lists = Lists::default();
         }
         for node in moved {
             self.sort_in(index, node);
@@ -176,53 +207,64 @@ impl Bands {
             grid.asked = asked;
             return;
         }
-        if self.grids.len() >= GRIDS_MAX {
-            let oldest = self.grids.iter().enumerate();
-            let oldest = oldest.min_by_key(|(_, grid)| grid.asked).map(|(at, _)| at);
-            oldest.map(|at| self.grids.remove(at));
-        }
-        let mut grid = Grid {
-            upto,
-            lists: Lists::default(),
-            asked,
+        let list = match self.grids.len() < GRIDS_MAX {
+            true => self.grids.len(),
+            false => self.give_up_oldest(),
         };
-        grid.lists.reserve(index.free.len(), 1);
-        for node in 0..index.free.len() as u32 {
+        self.lists.reserve_nodes(index.len());
+        self.lists.reserve_lists(list + 1);
+        self.lists.reserve_parts(list, 1);
+        for node in 0..index.len() as u32 {
+            self.lists.set_part(list, node, 0);
             if index.is_open(node) {
-                let reach = reach(index.load(node), self.occupants(node, upto));
-                grid.lists.link(node, 0, index.axes().cell(reach));
+                let reach = reach(&index.load(node), self.occupants(node, upto));
+                self.lists.link(list, node, index.axes().cell(reach));
             }
         }
         let at = self.grids.partition_point(|known| known.upto < upto);
-        self.grids.insert(at, grid);
+        self.grids.insert(at, Grid { upto, list, asked });
+    }
+
+    /// The list of the grid that was not asked for longest, for another one.
+    fn give_up_oldest(&mut self) -> usize {
+        let grids = self.grids.iter().enumerate();
+        let oldest = grids.min_by_key(|(_, grid)| grid.asked).map(|(at, _)| at);
+        let list = oldest.map_or(0, |at| self.grids.remove(at).list);
+        self.lists.clear(list);
+        list
     }
 
     /// Puts a node where it belongs in every grid.
     fn sort_in(&mut self, index: &Index, node: u32) {
         let row = self.rows.get(node as usize).map_or(&[][..], Vec::as_slice);
+        let (load, open) = (index.load(node), index.is_open(node));
         let (mut held, mut next) = (Resources::default(), 0);
-        for grid in &mut self.grids {
-            grid.lists.reserve(node as usize + 1, 1);
-            if !index.is_open(node) {
-                grid.lists.unlink(node);
+        self.lists.reserve_nodes(node as usize + 1);
+        for Grid { upto, list, .. } in self.grids.iter().copied() {
+            if !open {
+                self.lists.unlink(list, node);
                 continue;
             }
-            while let Some(occupant) = row.get(next).filter(|it| it.priority <= grid.upto) {
+            while let Some(occupant) = row.get(next).filter(|it| it.priority <= upto) {
                 held = held.saturating_add(occupant.resources);
                 next += 1;
             }
-            let cell = index.axes().cell(free_without(index.load(node), held));
-            match grid.lists.cell(node) {
-                Some(_) => drop(grid.lists.shift(node, cell)),
-                None => grid.lists.link(node, 0, cell),
+            let cell = index.axes().cell(free_without(&load, held));
+            match self.lists.cell(list, node) {
+                Some(_) => drop(self.lists.shift(list, node, cell)),
+                None => {
+                    self.lists.set_part(list, node, 0);
+                    self.lists.link(list, node, cell);
+                }
             }
         }
     }
 
     /// The grid of a band that was asked for.
-    pub fn lists(&self, upto: u32) -> Option<&Lists> {
+    pub fn list(&self, upto: u32) -> Option<List<'_>> {
         let grid = self.grids.iter().find(|grid| grid.upto == upto)?;
-        Some(&grid.lists)
+        let (lists, list) = (&self.lists, grid.list);
+        Some(List { lists, list })
     }
 
     /// By grid: its band, and the cell of every node that is in it.
@@ -230,11 +272,18 @@ impl Bands {
     pub fn cells(&self) -> Vec<(u32, Vec<Option<u16>>)> {
         let cells = |grid: &Grid| {
             let nodes = 0..self.rows.len() as u32;
-            let cells = nodes.map(|node| grid.lists.cell(node).map(|(_, cell)| cell));
+            let cells = nodes.map(|node| self.lists.cell(grid.list, node).map(|(_, cell)| cell));
             (grid.upto, cells.collect())
         };
         self.grids.iter().map(cells).collect()
     }
+}
+
+/// How many of the first have that priority; they are taken off the row.
+fn alike(row: &mut &[Occupant], priority: u32) -> u32 {
+    let count = row.iter().take_while(|it| it.priority == priority).count();
+    *row = &row[count..];
+    count as u32
 }
 
 /// What would be free if all of these were gone.

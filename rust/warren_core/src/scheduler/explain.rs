@@ -67,7 +67,7 @@ impl Scheduler {
                 continue;
             };
             let (count, most_free) = groups.entry(filter).or_default();
-            let free = self.index.free[node as usize];
+            let free = self.index.free(node);
             *count += 1;
             most_free.cpu_milli = most_free.cpu_milli.max(free.cpu_milli);
             most_free.memory_bytes = most_free.memory_bytes.max(free.memory_bytes);
@@ -112,7 +112,7 @@ impl Scheduler {
         {
             return Some(Filter::MaxPerNode);
         }
-        let (asked, free) = (ask.resources, self.index.free[node as usize]);
+        let (asked, free) = (ask.resources, self.index.free(node));
         let cpu = asked.cpu_milli > free.cpu_milli && asked.cpu_milli > 0;
         let memory = asked.memory_bytes > free.memory_bytes && asked.memory_bytes > 0;
         if cpu || memory {

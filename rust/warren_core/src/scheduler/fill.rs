@@ -2,10 +2,10 @@
 
 use crate::fsm::Resources;
 use crate::scheduler::Strategy;
-use crate::scheduler::index::{Index, Order};
+use crate::scheduler::index::{Index, Order, times};
 use crate::scheduler::level::LEVELS;
 use crate::scheduler::lists::NONE;
-use crate::scheduler::search::{Area, Query};
+use crate::scheduler::search::{Area, Query, Seek};
 
 /// Nodes, and how many of something on each.
 pub(super) type Counts = Vec<(u32, u32)>;
@@ -55,10 +55,10 @@ impl Fill<'_> {
 
     /// As many of these as `node` takes beside what it is given, at most `most`.
     fn room(&self, index: &Index, node: u32, most: u32) -> u32 {
-        let listed = index.lists(self.area.layer, self.order()).cell(node);
-        let here = listed.is_some_and(|(part, _)| part == self.area.part);
+        let listed = index.lists(self.area.layer, self.order());
+        let here = listed.has(node, self.area.part);
         match here && self.query.may_go(node) {
-            true => fits(self.query.need, index.free[node as usize], most),
+            true => fits(self.query.need, index.free(node), most),
             false => 0,
         }
     }
@@ -69,7 +69,7 @@ impl Fill<'_> {
         if count == 1
             && let Some(node) = self.fresh_one(index)
         {
-            hold(index, node, self.query.need, 1);
+            index.hold(node, self.query.need, 1);
             out.push((node, 1));
             return 0;
         }
@@ -78,7 +78,7 @@ impl Fill<'_> {
             _ => self.fresh(index, count),
         };
         for (node, _) in &fresh {
-            hold(index, *node, self.query.need, 1);
+            index.hold(*node, self.query.need, 1);
         }
         let left = count - fresh.len() as u32;
         if left == 0 {
@@ -134,8 +134,8 @@ impl Fill<'_> {
         }
         let mut listed = 0;
         for (node, _) in self.have {
-            let cell = index.lists(layer, order).cell(*node);
-            listed += u32::from(cell.is_some_and(|(part, _)| part == self.area.part));
+            let here = index.lists(layer, order).has(*node, self.area.part);
+            listed += u32::from(here);
         }
         let nodes = index.lists(layer, order).part(self.area.part);
         if nodes.is_none_or(|square| square.nodes == listed) {
@@ -217,7 +217,7 @@ impl Fill<'_> {
             vessel.given = vessel.room.min(full.saturating_sub(vessel.level));
             poured += vessel.given;
             if vessel.given > 0 {
-                hold(index, vessel.node, self.query.need, vessel.given);
+                index.hold(vessel.node, self.query.need, vessel.given);
             }
         }
         let mut best: Vec<_> = vessels
@@ -233,7 +233,7 @@ impl Fill<'_> {
         }
         for (_, _, at) in &best {
             vessels[*at].given += 1;
-            hold(index, vessels[*at].node, self.query.need, 1);
+            index.hold(vessels[*at].node, self.query.need, 1);
         }
         poured + best.len() as u32
     }
@@ -278,10 +278,10 @@ impl Fill<'_> {
     /// left over, and nobody could ever use that.
     fn pack_many(&self, index: &mut Index, count: u32, out: &mut Counts) -> u32 {
         let (layer, order) = (self.area.layer, self.order());
-        let mut halved = Vec::new();
+        let (mut halved, mut seek) = (Vec::new(), Seek::default());
         let mut left = count;
         while left > 0
-            && let Some(node) = index.pick_near(self.area, &self.query)
+            && let Some(node) = index.pick_next(self.area, &self.query, &mut seek)
         {
             let strands = self.strands(index, node);
             let run = match strands {
@@ -291,6 +291,8 @@ impl Fill<'_> {
             left -= self.give(index, node, run, out);
             if strands {
                 halved.extend(index.hide(layer, order, node).map(|_| node));
+            } else if self.query.need.fits(index.free(node)) {
+                seek.look_again(index.cell(order, node));
             }
         }
         for node in halved.into_iter().rev() {
@@ -312,11 +314,11 @@ impl Fill<'_> {
 
     /// Up to `run` go to the node, as many as it has room for; how many.
     fn give(&self, index: &mut Index, node: u32, run: u32, out: &mut Counts) -> u32 {
-        let run = fits(self.query.need, index.free[node as usize], run);
+        let run = fits(self.query.need, index.free(node), run);
         if run == 0 {
             return 0;
         }
-        hold(index, node, self.query.need, run);
+        index.hold(node, self.query.need, run);
         match out.last_mut() {
             Some((last, given)) if *last == node => *given += run,
             _ => out.push((node, run)),
@@ -325,7 +327,7 @@ impl Fill<'_> {
     }
 
     fn half(&self, index: &Index, node: u32, most: u32) -> u32 {
-        let all = fits(self.query.need, index.free[node as usize], u32::MAX);
+        let all = fits(self.query.need, index.free(node), u32::MAX);
         most.min(all.div_ceil(2))
     }
 
@@ -349,41 +351,6 @@ impl Fill<'_> {
         let at = self.have.binary_search_by_key(&node, |(node, _)| *node);
         at.map_or(0, |at| self.have[at].1)
     }
-}
-
-/// Sets room for `count` aside.
-#[inline]
-pub(super) fn hold(index: &mut Index, node: u32, need: Resources, count: u32) {
-    index.take(node, |load| {
-        load.held = load.held.saturating_add(times(need, count));
-        load.held_containers = load.held_containers.saturating_add(count);
-    });
-}
-
-/// Gives back what was held for `count`.
-#[inline]
-pub(super) fn release(index: &mut Index, node: u32, need: Resources, count: u32) {
-    index.take(node, |load| {
-        load.held = load.held.saturating_sub(times(need, count));
-        load.held_containers = load.held_containers.saturating_sub(count);
-    });
-}
-
-/// By doubling, whatever resources there are.
-#[inline]
-fn times(mut need: Resources, mut count: u32) -> Resources {
-    if count == 1 {
-        return need;
-    }
-    let mut sum = Resources::default();
-    while count > 0 {
-        if count & 1 == 1 {
-            sum = sum.saturating_add(need);
-        }
-        need = need.saturating_add(need);
-        count >>= 1;
-    }
-    sum
 }
 
 /// How many of `need` go into `free`, at most `most`.

@@ -1,12 +1,15 @@
 //! Nodes by dense number, and by what is free on them.
 //!
-//! An update costs O(1) for each layer that the node is in; what is asked often stands by itself
-//! (`free`), so that a search touches nothing else.
+//! An update costs O(1) for each layer that the node is in. Most of what searches and updates cost
+//! are misses of the cache, so that what they read of a node lies in one line, and its links in
+//! another.
+
+mod layers;
 
 use crate::fsm::Resources;
 use crate::scheduler::balance::Scratch;
 use crate::scheduler::level::{Axis, LEVELS};
-use crate::scheduler::lists::{Lists, NONE, Place};
+use crate::scheduler::lists::{Lists, NONE, Place, resize};
 use crate::scheduler::score::{Rate, Sums};
 use crate::scheduler::sets::NodeSet;
 
@@ -37,12 +40,32 @@ impl Load {
     }
 }
 
-/// A division of nodes into parts, each searched by itself.
-#[derive(Clone, Debug, Default)]
-struct Layer {
-    /// Of each node; [`NONE`] for those that are in no part.
-    parts: Vec<u32>,
-    part_count: u32,
+/// What a search reads of a node, and what placing changes: a line of the cache.
+///
+/// Invariant: `free` is [`Load::free`].
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(align(64))]
+struct Row {
+    free: Resources,
+    held: Resources,
+}
+
+/// What is read less often.
+#[derive(Clone, Copy, Debug, Default)]
+struct Rest {
+    /// What its draws come from: it keeps them whatever its number.
+    draws: [u64; 2],
+    containers: u32,
+    held_containers: u32,
+    /// Takes containers, whatever these are.
+    open: bool,
+}
+
+/// What only changes with the state.
+#[derive(Clone, Copy, Debug, Default)]
+struct Known {
+    allocatable: Resources,
+    allocated: Resources,
 }
 
 /// One of a layer's two orders.
@@ -57,12 +80,12 @@ pub(super) enum Order {
 /// The layer of all nodes, in one part.
 pub(super) const EVERYWHERE: usize = 0;
 
-/// Something to be undone.
+/// Something to be undone; in the list of a layer, by one of its orders.
 #[derive(Debug)]
 enum Undo {
     Load(u32, Load),
-    Linked(usize, u32),
-    Unlinked(usize, Place),
+    Linked(Order, usize, u32),
+    Unlinked(Order, usize, Place),
 }
 
 /// What the levels of both axes stand for.
@@ -75,25 +98,29 @@ pub(super) struct Axes {
     pub shares: [[i64; LEVELS]; 2],
 }
 
-/// Invariants: `free[n]` is `loads[n].free()`, and `sums` adds up the loads. A node that is open
-/// is in both lists of each layer that has it in a part, in the cells that its load stands for.
+/// A *layer* divides nodes into parts, each searched by itself.
+///
+/// Invariants: `sums` adds up the loads. A node that is open is in the list by room of each layer
+/// that has it in a part, in the cell that its load stands for, and so by count, where there are
+/// lists by count.
 #[derive(Debug)]
 pub(super) struct Index {
-    pub free: Vec<Resources>,
-    /// What each node's draws come from: it keeps them whatever its number.
-    pub draws: Vec<[u64; 2]>,
-    loads: Vec<Load>,
-    /// Takes containers, whatever these are.
-    open: Vec<bool>,
+    rows: Vec<Row>,
+    rest: Vec<Rest>,
+    known: Vec<Known>,
     axes: Axes,
     /// The largest amounts that the axes cover.
     largest: Resources,
     sums: Sums,
     nodes_open: u32,
-    layers: Vec<Option<Layer>>,
-    /// Two for each layer, in the order of [`Order`].
-    lists: Vec<Lists>,
-    journal: Option<Vec<Undo>>,
+    /// How many parts each has had nodes in; `None` for one that is gone.
+    layers: Vec<Option<u32>>,
+    /// By free CPU and memory, one list for each layer.
+    by_room: Lists,
+    /// By number of containers. What asks for nothing goes by it alone: until something does, there
+    /// are no such lists, and nobody pays for them.
+    by_count: Option<Lists>,
+    journal: Option<Journal>,
     /// Nodes of which every change is noted in `touched`, until who watches them takes that.
     pub watched: NodeSet,
     pub touched: NodeSet,
@@ -102,32 +129,34 @@ pub(super) struct Index {
     pub balance_scratch: Scratch,
 }
 
+/// What a dry run did, and whether it found lists by count.
+#[derive(Debug)]
+struct Journal {
+    done: Vec<Undo>,
+    by_count: bool,
+}
+
 impl Default for Index {
     fn default() -> Self {
-        let everywhere = Layer {
-            parts: Vec::new(),
-            part_count: 1,
-        };
         let mut index = Self {
-            free: Vec::new(),
-            draws: Vec::new(),
-            loads: Vec::new(),
-            open: Vec::new(),
+            rows: Vec::new(),
+            rest: Vec::new(),
+            known: Vec::new(),
             axes: Axes::covering(Resources::default(), &Sums::default()),
             largest: Resources::default(),
             sums: Sums::default(),
             nodes_open: 0,
-            layers: vec![Some(everywhere)],
-            lists: vec![Lists::default(), Lists::default()],
+            layers: Vec::new(),
+            by_room: Lists::default(),
+            by_count: None,
             journal: None,
             watched: NodeSet::default(),
             touched: NodeSet::default(),
             moved: None,
             balance_scratch: Scratch::default(),
         };
-        for lists in &mut index.lists {
-            lists.reserve(0, 1);
-        }
+        index.layer_add();
+        index.part_add(EVERYWHERE, 0);
         index
     }
 }
@@ -169,8 +198,31 @@ impl Index {
         &self.sums
     }
 
-    pub fn load(&self, node: u32) -> &Load {
-        &self.loads[node as usize]
+    /// Nodes have numbers below this.
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    #[inline]
+    pub fn free(&self, node: u32) -> Resources {
+        self.rows[node as usize].free
+    }
+
+    #[inline]
+    pub fn draws(&self, node: u32) -> [u64; 2] {
+        self.rest[node as usize].draws
+    }
+
+    pub fn load(&self, node: u32) -> Load {
+        let node = node as usize;
+        let (row, rest, known) = (&self.rows[node], &self.rest[node], &self.known[node]);
+        Load {
+            allocatable: known.allocatable,
+            allocated: known.allocated,
+            containers: rest.containers,
+            held: row.held,
+            held_containers: rest.held_containers,
+        }
     }
 
     /// How many take containers; at least 1.
@@ -179,90 +231,129 @@ impl Index {
     }
 
     pub fn is_open(&self, node: u32) -> bool {
-        self.open[node as usize]
+        self.rest[node as usize].open
     }
 
     /// Containers on the node, those to come with them.
     #[inline]
     pub fn count(&self, node: u32) -> u32 {
-        self.loads[node as usize].count()
+        let rest = &self.rest[node as usize];
+        rest.containers.saturating_add(rest.held_containers)
     }
 
     /// Takes a node as it is now; one that is new is in the layer of all nodes and in no other.
-    pub fn put(&mut self, node: u32, load: Load, open: bool) {
-        let nodes = self.loads.len().max(node as usize + 1);
-        self.free.resize(nodes, Resources::default());
-        self.draws.resize(nodes, [0; 2]);
-        self.loads.resize(nodes, Load::default());
-        self.open.resize(nodes, false);
-        for (layer, lists) in self.layers.iter_mut().zip(self.lists.chunks_exact_mut(2)) {
-            let mut parts = 0;
-            if let Some(layer) = layer {
-                layer.parts.resize(nodes, NONE);
-                parts = layer.part_count as usize;
-            }
-            // Those of a layer that is gone too: nodes are unlinked from all there are.
-            for lists in lists {
-                lists.reserve(nodes, parts);
-            }
-        }
-        let parts = &mut self.layers[EVERYWHERE].as_mut().expect("it stays").parts;
-        parts[node as usize] = 0;
+    pub fn put(&mut self, node: u32, load: Load, open: bool, draws: [u64; 2]) {
+        let nodes = self.len().max(node as usize + 1);
+        resize(&mut self.rows, nodes, Row::default());
+        resize(&mut self.rest, nodes, Rest::default());
+        resize(&mut self.known, nodes, Known::default());
+        self.each_lists(|lists| lists.reserve_nodes(nodes));
         self.unlink_everywhere(node);
+        self.each_lists(|lists| lists.set_part(EVERYWHERE, node, 0));
         self.set_open(node, open);
+        self.rest[node as usize].draws = draws;
         let before = self.sums.total;
         self.change(node, |known| *known = load);
         self.cover(load.allocatable, before != self.sums.total);
         self.link_everywhere(node);
     }
 
+    fn each_lists(&mut self, mut with: impl FnMut(&mut Lists)) {
+        with(&mut self.by_room);
+        self.by_count.as_mut().map(with);
+    }
+
     /// Forgets a node; its number may be given to another.
     pub fn remove(&mut self, node: u32) {
         self.unlink_everywhere(node);
         self.set_open(node, false);
-        for layer in self.layers.iter_mut().flatten() {
-            layer.parts[node as usize] = NONE;
-        }
+        self.each_lists(|lists| (0..lists.len()).for_each(|at| lists.set_part(at, node, NONE)));
         self.change(node, |load| *load = Load::default());
         self.axes = Axes::covering(self.largest, &self.sums);
     }
 
     fn set_open(&mut self, node: u32, open: bool) {
-        let before = std::mem::replace(&mut self.open[node as usize], open);
+        let before = std::mem::replace(&mut self.rest[node as usize].open, open);
         self.nodes_open = self.nodes_open + u32::from(open) - u32::from(before);
     }
 
     /// Changes what is taken of a node, not what it has.
-    #[inline]
     pub fn take(&mut self, node: u32, with: impl FnOnce(&mut Load)) {
-        if self.journal.is_some() {
-            let before = self.loads[node as usize];
-            self.note(Undo::Load(node, before));
-        }
+        self.note_load(node);
         self.change(node, with);
-        if !self.open[node as usize] {
+        self.shift_everywhere(node);
+    }
+
+    /// Sets room for `count` of these aside.
+    #[inline]
+    pub fn hold(&mut self, node: u32, need: Resources, count: u32) {
+        let all = times(need, count);
+        let row = &self.rows[node as usize];
+        let free = row.free.saturating_sub(all);
+        let held = row.held.saturating_add(all);
+        if !all.fits(row.free) {
+            return self.take(node, |load| {
+                load.held = held;
+                load.held_containers = load.held_containers.saturating_add(count);
+            });
+        }
+        // Where it fits, what is free is less by just as much.
+        self.note_load(node);
+        self.rows[node as usize] = Row { free, held };
+        let rest = &mut self.rest[node as usize];
+        rest.held_containers = rest.held_containers.saturating_add(count);
+        self.sums.used.0 += u128::from(all.cpu_milli);
+        self.sums.used.1 += u128::from(all.memory_bytes);
+        self.sums.containers += u64::from(count);
+        self.noted(node);
+        self.shift_everywhere(node);
+    }
+
+    /// Gives back what was held for `count` of these.
+    pub fn release(&mut self, node: u32, need: Resources, count: u32) {
+        self.take(node, |load| {
+            load.held = load.held.saturating_sub(times(need, count));
+            load.held_containers = load.held_containers.saturating_sub(count);
+        });
+    }
+
+    #[inline]
+    fn note_load(&mut self, node: u32) {
+        if self.journal.is_some() {
+            self.note(Undo::Load(node, self.load(node)));
+        }
+    }
+
+    /// Puts a node where it belongs now, in all lists that it is in.
+    #[inline]
+    fn shift_everywhere(&mut self, node: u32) {
+        if !self.rest[node as usize].open {
             return;
         }
-        let room = self.axes.cell(self.free[node as usize]);
-        let count = self.count(node).min(COUNT_MAX) as u16;
-        for at in 0..self.lists.len() {
-            let cell = if at % 2 == 0 { room } else { count };
-            if let Some(place) = self.lists[at].shift(node, cell)
+        self.shift(Order::Room, node);
+        if self.by_count.is_some() {
+            self.shift(Order::Count, node);
+        }
+    }
+
+    #[inline]
+    fn shift(&mut self, order: Order, node: u32) {
+        let cell = self.cell(order, node);
+        for layer in 0..self.layers.len() {
+            if let Some(place) = self.lists_mut(order).shift(layer, node, cell)
                 && self.journal.is_some()
             {
-                self.note(Undo::Unlinked(at, place));
-                self.note(Undo::Linked(at, node));
+                self.note(Undo::Unlinked(order, layer, place));
+                self.note(Undo::Linked(order, layer, node));
             }
         }
     }
 
     #[inline]
     fn change(&mut self, node: u32, with: impl FnOnce(&mut Load)) {
-        self.note_moved(node);
-        let load = &mut self.loads[node as usize];
-        let before = *load;
-        with(load);
-        let after = *load;
+        let before = self.load(node);
+        let mut after = before;
+        with(&mut after);
         let swap = |sum: &mut u128, before: u64, after: u64| {
             *sum = *sum + u128::from(after) - u128::from(before);
         };
@@ -279,7 +370,24 @@ impl Index {
         }
         self.sums.containers += u64::from(after.count());
         self.sums.containers -= u64::from(before.count());
-        self.free[node as usize] = after.free();
+        let at = node as usize;
+        self.rows[at] = Row {
+            free: after.free(),
+            held: after.held,
+        };
+        self.rest[at].containers = after.containers;
+        self.rest[at].held_containers = after.held_containers;
+        self.known[at] = Known {
+            allocatable: after.allocatable,
+            allocated: after.allocated,
+        };
+        self.noted(node);
+    }
+
+    /// For those who want to know that it changed.
+    #[inline]
+    fn noted(&mut self, node: u32) {
+        self.note_moved(node);
         if self.watched.contains(node) {
             self.touched.set(node, true);
         }
@@ -288,7 +396,7 @@ impl Index {
     /// From now on nodes that change are noted, beginning with all that there are.
     pub fn keep_moved(&mut self) {
         self.moved = Some(Default::default());
-        (0..self.loads.len() as u32).for_each(|node| self.note_moved(node));
+        (0..self.len() as u32).for_each(|node| self.note_moved(node));
     }
 
     #[inline]
@@ -322,7 +430,7 @@ impl Index {
             self.largest = largest;
         }
         if before != (self.axes.cpu, self.axes.memory) {
-            for node in 0..self.loads.len() as u32 {
+            for node in 0..self.len() as u32 {
                 self.unlink_everywhere(node);
                 self.link_everywhere(node);
             }
@@ -336,146 +444,96 @@ impl Index {
     }
 
     fn unlink_everywhere(&mut self, node: u32) {
-        for lists in &mut self.lists {
-            lists.unlink(node);
-        }
+        self.each_lists(|lists| {
+            for at in 0..lists.len() {
+                lists.unlink(at, node);
+            }
+        });
     }
 
     fn link(&mut self, layer: usize, node: u32) {
-        let part = self.part_of(layer, node);
-        if part == NONE || !self.open[node as usize] {
+        if self.part_of(layer, node) == NONE || !self.is_open(node) {
             return;
         }
         for order in [Order::Room, Order::Count] {
             let cell = self.cell(order, node);
-            let lists = &mut self.lists[2 * layer + order as usize];
-            if lists.cell(node).is_none() {
-                lists.link(node, part, cell);
+            if self.has_lists(order) && self.lists_mut(order).cell(layer, node).is_none() {
+                self.lists_mut(order).link(layer, node, cell);
             }
         }
     }
 
     /// The cell that a node belongs in.
+    #[inline]
     pub fn cell(&self, order: Order, node: u32) -> u16 {
         match order {
-            Order::Room => self.axes.cell(self.free[node as usize]),
+            Order::Room => self.axes.cell(self.free(node)),
             Order::Count => self.count(node).min(COUNT_MAX) as u16,
         }
     }
 
-    /// The part of a layer that a node is in; [`NONE`] if it is in none.
-    #[inline]
-    pub fn part_of(&self, layer: usize, node: u32) -> u32 {
-        let layer = self.layers[layer].as_ref();
-        layer.map_or(NONE, |layer| layer.parts[node as usize])
-    }
-
-    #[cfg(test)]
-    pub fn layer_count(&self) -> usize {
-        self.layers.len()
-    }
-
-    /// How many parts a layer has had nodes in.
-    pub fn part_count(&self, layer: usize) -> u32 {
-        self.layers[layer].as_ref().map_or(0, |l| l.part_count)
-    }
-
-    /// A layer with no nodes.
-    pub fn layer_add(&mut self) -> usize {
-        let free = self.layers.iter().position(Option::is_none);
-        let at = free.unwrap_or(self.layers.len());
-        let layer = Layer {
-            parts: vec![NONE; self.loads.len()],
-            part_count: 0,
-        };
-        if at == self.layers.len() {
-            self.layers.push(None);
-            self.lists.extend([Lists::default(), Lists::default()]);
-        }
-        self.layers[at] = Some(layer);
-        for lists in &mut self.lists[2 * at..2 * at + 2] {
-            lists.reserve(self.loads.len(), 0);
-        }
-        at
-    }
-
-    pub fn layer_remove(&mut self, layer: usize) {
-        self.layers[layer] = None;
-        for lists in &mut self.lists[2 * layer..2 * layer + 2] {
-            *lists = Lists::default();
-            lists.reserve(self.loads.len(), 0);
-        }
-    }
-
-    /// Moves a node to another part of a layer, or to none ([`NONE`]).
-    pub fn layer_set(&mut self, layer: usize, node: u32, part: u32) {
-        for lists in &mut self.lists[2 * layer..2 * layer + 2] {
-            lists.unlink(node);
-            if part != NONE {
-                lists.reserve(0, part as usize + 1);
-            }
-        }
-        if let Some(layer) = &mut self.layers[layer] {
-            layer.parts[node as usize] = part;
-            if part != NONE {
-                layer.part_count = layer.part_count.max(part + 1);
-            }
-        }
-        self.link(layer, node);
-    }
-
-    #[inline]
-    pub fn lists(&self, layer: usize, order: Order) -> &Lists {
-        &self.lists[2 * layer + order as usize]
-    }
-
     /// Takes a node out of one list, for as long as a search is not to find it.
     pub fn hide(&mut self, layer: usize, order: Order, node: u32) -> Option<Place> {
-        let at = 2 * layer + order as usize;
-        let place = self.lists[at].unlink(node)?;
-        self.note(Undo::Unlinked(at, place));
+        let place = self.lists_mut(order).unlink(layer, node)?;
+        self.note(Undo::Unlinked(order, layer, place));
         Some(place)
     }
 
     /// Undoes a [`Index::hide`]. In the reverse order of these, with nothing else done to that
     /// list in between.
     pub fn unhide(&mut self, layer: usize, order: Order, place: Place) {
-        let at = 2 * layer + order as usize;
-        self.lists[at].restore(place);
-        self.note(Undo::Linked(at, place.node));
+        self.lists_mut(order).restore(layer, place);
+        self.note(Undo::Linked(order, layer, place.node));
     }
 
     /// Puts a node that was hidden first in the list that it belongs in now.
     pub fn show(&mut self, layer: usize, order: Order, node: u32) {
-        let (part, cell) = (self.part_of(layer, node), self.cell(order, node));
-        let at = 2 * layer + order as usize;
-        self.lists[at].link(node, part, cell);
-        self.note(Undo::Linked(at, node));
+        let cell = self.cell(order, node);
+        self.lists_mut(order).link(layer, node, cell);
+        self.note(Undo::Linked(order, layer, node));
     }
 
     #[inline]
     fn note(&mut self, undo: Undo) {
         if let Some(journal) = &mut self.journal {
-            journal.push(undo);
+            journal.done.push(undo);
         }
     }
 
     /// From now on what is taken and hidden can be undone.
     pub fn begin(&mut self) {
         assert!(self.journal.is_none(), "one dry run at a time");
-        self.journal = Some(Vec::new());
+        self.journal = Some(Journal {
+            done: Vec::new(),
+            by_count: self.by_count.is_some(),
+        });
     }
 
     /// Makes everything as it was at [`Index::begin`], the order of lists included.
     pub fn undo(&mut self) {
-        for undo in self.journal.take().unwrap_or_default().into_iter().rev() {
+        let Some(journal) = self.journal.take() else {
+            return;
+        };
+        if !journal.by_count {
+            self.by_count = None;
+        }
+        for undo in journal.done.into_iter().rev() {
             match undo {
                 Undo::Load(node, load) => self.change(node, |known| *known = load),
-                Undo::Linked(at, node) => {
-                    self.lists[at].unlink(node);
+                Undo::Linked(order, ..) | Undo::Unlinked(order, ..) if !self.has_lists(order) => {}
+                Undo::Linked(order, layer, node) => {
+                    self.lists_mut(order).unlink(layer, node);
                 }
-                Undo::Unlinked(at, place) => self.lists[at].restore(place),
+                Undo::Unlinked(order, layer, place) => {
+                    self.lists_mut(order).restore(layer, place);
+                }
             }
         }
     }
+}
+
+/// What so many need together.
+#[inline]
+pub(super) fn times(need: Resources, count: u32) -> Resources {
+    need.with(need, |each, _| each.saturating_mul(u64::from(count)))
 }

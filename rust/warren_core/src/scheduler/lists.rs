@@ -1,7 +1,7 @@
 //! Nodes sorted into cells: 64 × 64 intrusive lists with a bit for each that is not empty.
 //!
-//! A *part* is one such square; a node is in one part of a [`Lists`] or in none, so that any number
-//! of disjoint parts (the zones of a cluster) share one link for each node.
+//! A *part* is one such square; a node is in one part of a list or in none, so that any number of
+//! disjoint parts (the zones of a cluster) share one link for each node.
 
 use crate::scheduler::level::LEVELS;
 
@@ -93,91 +93,157 @@ pub(super) struct Place {
     cell: u16,
 }
 
-/// Nodes by part and cell; the newest of a cell first.
+/// Links of a node in so many lists lie side by side.
+const TOGETHER: usize = 4;
+
+/// A node's links in some of the lists: one line of the cache.
+#[derive(Clone, Copy, Debug)]
+#[repr(align(64))]
+struct Links([Link; TOGETHER]);
+
+/// Several lists of the same nodes, each by part and cell; the newest of a cell first.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Lists {
-    links: Vec<Link>,
-    parts: Vec<Square>,
+    /// By list, as many together as [`TOGETHER`] says, and then by node.
+    links: Vec<Vec<Links>>,
+    /// By list and part.
+    squares: Vec<Vec<Square>>,
+    nodes: usize,
 }
 
 impl Lists {
-    /// With room for node numbers below `nodes`, and that many parts at least.
-    pub fn reserve(&mut self, nodes: usize, parts: usize) {
-        if self.links.len() < nodes {
-            self.links.resize(nodes, UNLINKED);
-        }
-        if self.parts.len() < parts {
-            self.parts.resize_with(parts, Square::default);
+    /// With room for node numbers below `nodes`.
+    pub fn reserve_nodes(&mut self, nodes: usize) {
+        if self.nodes < nodes {
+            self.nodes = nodes;
+            for links in &mut self.links {
+                resize(links, nodes, Links([UNLINKED; TOGETHER]));
+            }
         }
     }
 
-    pub fn part(&self, part: u32) -> Option<&Square> {
-        self.parts.get(part as usize)
+    /// With that many lists at least.
+    pub fn reserve_lists(&mut self, lists: usize) {
+        if self.squares.len() < lists {
+            self.squares.resize_with(lists, Vec::new);
+            let empty = || vec![Links([UNLINKED; TOGETHER]); self.nodes];
+            self.links.resize_with(lists.div_ceil(TOGETHER), empty);
+        }
+    }
+
+    /// With that many parts at least in a list.
+    pub fn reserve_parts(&mut self, list: usize, parts: usize) {
+        if self.squares[list].len() < parts {
+            self.squares[list].resize_with(parts, Square::default);
+        }
+    }
+
+    /// A list with no part and no node in it.
+    pub fn clear(&mut self, list: usize) {
+        self.squares[list] = Vec::new();
+        for links in &mut self.links[list / TOGETHER] {
+            links.0[list % TOGETHER] = UNLINKED;
+        }
+    }
+
+    /// How many lists.
+    pub fn len(&self) -> usize {
+        self.squares.len()
     }
 
     #[inline]
-    pub fn next(&self, node: u32) -> u32 {
-        self.links[node as usize].next
+    pub fn part(&self, list: usize, part: u32) -> Option<&Square> {
+        self.squares.get(list)?.get(part as usize)
+    }
+
+    #[inline]
+    fn link_of(&self, list: usize, node: u32) -> &Link {
+        &self.links[list / TOGETHER][node as usize].0[list % TOGETHER]
+    }
+
+    #[inline]
+    fn link_mut(&mut self, list: usize, node: u32) -> &mut Link {
+        &mut self.links[list / TOGETHER][node as usize].0[list % TOGETHER]
+    }
+
+    #[inline]
+    pub fn next(&self, list: usize, node: u32) -> u32 {
+        self.link_of(list, node).next
     }
 
     /// The part and cell that the node is in.
     #[inline]
-    pub fn cell(&self, node: u32) -> Option<(u32, u16)> {
-        let link = self.links.get(node as usize)?;
+    pub fn cell(&self, list: usize, node: u32) -> Option<(u32, u16)> {
+        let link = self.link_of(list, node);
         (link.cell != NO_CELL).then_some((link.part, link.cell))
     }
 
-    /// Puts a node that is in no list first in one.
+    /// The part that the node belongs in, whether or not it is in it now; [`NONE`] if in none.
     #[inline]
-    pub fn link(&mut self, node: u32, part: u32, cell: u16) {
-        self.links[node as usize].part = part;
-        let (prev, cell) = (NONE, cell);
-        self.restore(Place { node, prev, cell });
+    pub fn part_of(&self, list: usize, node: u32) -> u32 {
+        self.link_of(list, node).part
     }
 
-    /// Takes a node out of its list. Restored in the reverse order, with nothing else done in
+    /// Says which part a node belongs in that is in no cell.
+    pub fn set_part(&mut self, list: usize, node: u32, part: u32) {
+        let link = self.link_mut(list, node);
+        debug_assert!(link.cell == NO_CELL, "it is in another one");
+        link.part = part;
+    }
+
+    /// Puts a node that is in no cell first in one of its part.
+    #[inline]
+    pub fn link(&mut self, list: usize, node: u32, cell: u16) {
+        let prev = NONE;
+        self.restore(list, Place { node, prev, cell });
+    }
+
+    /// Takes a node out of a list. Restored in the reverse order, with nothing else done in
     /// between, lists are as they were before.
     #[inline]
-    pub fn unlink(&mut self, node: u32) -> Option<Place> {
+    pub fn unlink(&mut self, list: usize, node: u32) -> Option<Place> {
+        let link = self.link_mut(list, node);
         let Link {
             next,
             prev,
             part,
             cell,
-        } = self.links[node as usize];
+        } = *link;
         if cell == NO_CELL {
             return None;
         }
+        link.cell = NO_CELL;
         if next != NONE {
-            self.links[next as usize].prev = prev;
+            self.link_mut(list, next).prev = prev;
         }
         if prev != NONE {
-            self.links[prev as usize].next = next;
-        } else {
-            self.parts[part as usize].set_head(cell, next);
+            self.link_mut(list, prev).next = next;
         }
-        self.links[node as usize].cell = NO_CELL;
-        self.parts[part as usize].nodes -= 1;
+        let square = &mut self.squares[list][part as usize];
+        if prev == NONE {
+            square.set_head(cell, next);
+        }
+        square.nodes -= 1;
         Some(Place { node, prev, cell })
     }
 
     #[inline]
-    pub fn restore(&mut self, place: Place) {
+    pub fn restore(&mut self, list: usize, place: Place) {
         let Place { node, prev, cell } = place;
-        let part = self.links[node as usize].part;
-        self.parts[part as usize].nodes += 1;
+        let part = self.link_of(list, node).part;
+        let square = &mut self.squares[list][part as usize];
+        square.nodes += 1;
         let next = if prev == NONE {
-            let square = &mut self.parts[part as usize];
             let next = square.head(cell);
             square.set_head(cell, node);
             next
         } else {
-            std::mem::replace(&mut self.links[prev as usize].next, node)
+            std::mem::replace(&mut self.link_mut(list, prev).next, node)
         };
         if next != NONE {
-            self.links[next as usize].prev = node;
+            self.link_mut(list, next).prev = node;
         }
-        self.links[node as usize] = Link {
+        *self.link_mut(list, node) = Link {
             next,
             prev,
             part,
@@ -187,59 +253,112 @@ impl Lists {
 
     /// Puts a node first in another cell of its part, if it is in a list; says where it was.
     #[inline]
-    pub fn shift(&mut self, node: u32, cell: u16) -> Option<Place> {
-        if self.links[node as usize].cell == cell {
+    pub fn shift(&mut self, list: usize, node: u32, cell: u16) -> Option<Place> {
+        if self.link_of(list, node).cell == cell {
             return None;
         }
-        let place = self.unlink(node)?;
+        let place = self.unlink(list, node)?;
         let prev = NONE;
-        self.restore(Place { node, prev, cell });
+        self.restore(list, Place { node, prev, cell });
         Some(place)
     }
+}
+
+/// One of them, to be looked at.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct List<'a> {
+    pub lists: &'a Lists,
+    pub list: usize,
+}
+
+impl<'a> List<'a> {
+    #[inline]
+    pub fn part(self, part: u32) -> Option<&'a Square> {
+        self.lists.part(self.list, part)
+    }
+
+    #[inline]
+    pub fn next(self, node: u32) -> u32 {
+        self.lists.next(self.list, node)
+    }
+
+    #[inline]
+    pub fn cell(self, node: u32) -> Option<(u32, u16)> {
+        self.lists.cell(self.list, node)
+    }
+
+    /// Whether the node is in a cell of that part.
+    #[inline]
+    pub fn has(self, node: u32, part: u32) -> bool {
+        self.cell(node).is_some_and(|(its, _)| its == part)
+    }
+}
+
+/// Makes it as long, with little to spare: by doubling, half of the memory may lie idle.
+pub(super) fn resize<T: Clone>(rows: &mut Vec<T>, len: usize, with: T) {
+    if len > rows.capacity() {
+        rows.reserve_exact(len - rows.len() + len / 8);
+    }
+    rows.resize(len.max(rows.len()), with);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// The one that is looked at; others must stay empty.
+    const LIST: usize = 5;
+
+    fn lists(nodes: usize) -> Lists {
+        let mut lists = Lists::default();
+        lists.reserve_nodes(nodes / 2);
+        lists.reserve_lists(LIST + 2);
+        lists.reserve_nodes(nodes);
+        lists.reserve_parts(LIST, 1);
+        lists
+    }
+
     fn of(lists: &Lists, cell: u16) -> Vec<u32> {
-        let first = Some(lists.part(0).unwrap().head(cell)).filter(|node| *node != NONE);
-        let next = |node: &u32| Some(lists.next(*node)).filter(|node| *node != NONE);
+        let first = Some(lists.part(LIST, 0).unwrap().head(cell)).filter(|node| *node != NONE);
+        let next = |node: &u32| Some(lists.next(LIST, *node)).filter(|node| *node != NONE);
         std::iter::successors(first, next).collect()
     }
 
     #[test]
     fn what_is_taken_out_goes_back_where_it_was() {
-        let mut lists = Lists::default();
-        lists.reserve(6, 1);
+        let mut lists = lists(6);
         for node in 0..6 {
-            lists.link(node, 0, if node < 4 { 70 } else { 4095 });
+            lists.set_part(LIST, node, 0);
+            lists.link(LIST, node, if node < 4 { 70 } else { 4095 });
         }
         let before = (of(&lists, 70), of(&lists, 4095));
-        let square = lists.part(0).unwrap().clone();
-        let places: Vec<_> = [2, 3, 0, 5, 4, 1].map(|n| lists.unlink(n).unwrap()).into();
-        assert!(lists.unlink(2).is_none());
+        let square = lists.part(LIST, 0).unwrap().clone();
+        let places: Vec<_> = [2, 3, 0, 5, 4, 1]
+            .map(|n| lists.unlink(LIST, n).unwrap())
+            .into();
+        assert!(lists.unlink(LIST, 2).is_none());
         assert_eq!(
-            (of(&lists, 70), lists.part(0).unwrap().any_row),
+            (of(&lists, 70), lists.part(LIST, 0).unwrap().any_row),
             (vec![], 0)
         );
         for place in places.into_iter().rev() {
-            lists.restore(place);
+            lists.restore(LIST, place);
         }
         assert_eq!((of(&lists, 70), of(&lists, 4095)), before);
-        assert_eq!(*lists.part(0).unwrap(), square);
+        assert_eq!(*lists.part(LIST, 0).unwrap(), square);
     }
 
     #[test]
     fn a_bit_goes_with_the_last_node_of_its_cell() {
-        let mut lists = Lists::default();
-        lists.reserve(2, 1);
-        lists.link(0, 0, 65);
-        lists.link(1, 0, 65);
-        lists.shift(0, 66);
-        assert_eq!(lists.part(0).unwrap().rows[1], 0b110);
-        lists.shift(1, 66);
-        let square = lists.part(0).unwrap();
+        let mut lists = lists(2);
+        for node in [0, 1] {
+            lists.set_part(LIST, node, 0);
+            lists.link(LIST, node, 65);
+        }
+        lists.shift(LIST, 0, 66);
+        assert_eq!(lists.part(LIST, 0).unwrap().rows[1], 0b110);
+        lists.shift(LIST, 1, 66);
+        let square = lists.part(LIST, 0).unwrap();
         assert_eq!(
             (square.rows[1], square.columns[1], square.columns[2]),
             (0b100, 0, 0b10)

@@ -4,9 +4,9 @@ use crate::fsm::Resources;
 use crate::ids::NodeId;
 use crate::pb;
 use crate::scheduler::balance::Balancing;
-use crate::scheduler::fill::{Fill, hold, merged};
+use crate::scheduler::fill::{Fill, merged};
 use crate::scheduler::index::{EVERYWHERE, Index};
-use crate::scheduler::search::{Area, Query, drawn};
+use crate::scheduler::search::{Area, Query, drawn, order};
 use crate::scheduler::tags::Tags;
 use crate::scheduler::{Ask, Placed, Reason, Scheduler, Strategy, words};
 
@@ -36,6 +36,7 @@ impl Scheduler {
             have.extend(known.filter_map(|(id, count)| Some((self.number(*id)?, *count))));
             have.sort_unstable();
         }
+        self.index.make_lists(order(ask.resources, rules.strategy));
         let query = query(&self.index, &self.images, self.seed, ask);
         let max_per_node = rules.max_per_node.unwrap_or(u32::MAX);
         placed.refused = match rules.balance {
@@ -88,14 +89,14 @@ impl Scheduler {
         let Some(number) = self.number(id) else {
             return Err(self.why_not(id, ask));
         };
-        let free = self.index.free[number as usize];
+        let free = self.index.free(number);
         let refused = ask.rules.why.is_some_and(|why| why.0(id).is_some());
         if refused || !self.takes(number, ask, free) {
             return Err(self.why_not(id, ask));
         }
         let shares = self.devices.choose(number, ask.rules.devices);
         let shares = shares.map_err(|why| Reason { nodes: 1, why })?;
-        hold(&mut self.index, number, ask.resources, 1);
+        self.index.hold(number, ask.resources, 1);
         self.devices.hold(number, &shares);
         Ok(shares)
     }
@@ -103,7 +104,7 @@ impl Scheduler {
     /// Whether one of these would find a place on `node` if `freed` were given back there.
     pub fn would_fit(&self, ask: &Ask, node: NodeId, freed: Resources) -> bool {
         self.number(node).is_some_and(|number| {
-            let mut load = *self.index.load(number);
+            let mut load = self.index.load(number);
             load.allocated = load.allocated.saturating_sub(freed);
             self.takes(number, ask, load.free())
         })
@@ -118,7 +119,7 @@ impl Scheduler {
             Some(_) => self
                 .numbers
                 .iter()
-                .any(|n| self.takes(n, ask, self.index.free[n as usize])),
+                .any(|n| self.takes(n, ask, self.index.free(n))),
         }
     }
 

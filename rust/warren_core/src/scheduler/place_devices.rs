@@ -11,7 +11,7 @@ use crate::fsm::Service;
 use crate::ids::{NodeId, ServiceId};
 use crate::pb;
 use crate::scheduler::devices::shape;
-use crate::scheduler::fill::{hold, merged};
+use crate::scheduler::fill::merged;
 use crate::scheduler::place::query;
 use crate::scheduler::{Affinity, Ask, Placed, Scheduler, Strategy};
 
@@ -37,7 +37,7 @@ impl Scheduler {
             let count_of = |number: u32| have.get(&number).copied().unwrap_or_default();
             let may_go = |number: u32| {
                 index.is_open(number)
-                    && ask.resources.fits(index.free[number as usize])
+                    && ask.resources.fits(index.free(number))
                     && count_of(number) < most
                     && query.may_go(number)
             };
@@ -54,7 +54,7 @@ impl Scheduler {
             let Some((number, shares)) = found else {
                 break;
             };
-            hold(&mut self.index, number, ask.resources, 1);
+            self.index.hold(number, ask.resources, 1);
             self.devices.hold(number, &shares);
             *have.entry(number).or_insert(0) += 1;
             out.push((number, 1));

@@ -12,10 +12,9 @@
 use crate::fsm::Resources;
 use crate::ids::{ContainerId, NodeId};
 use crate::scheduler::bands::{Bands, Occupant, free_without, reach};
-use crate::scheduler::fill::{hold, release};
 use crate::scheduler::index::Index;
 use crate::scheduler::level::LEVELS;
-use crate::scheduler::lists::{Lists, NONE};
+use crate::scheduler::lists::{List, NONE};
 use crate::scheduler::place::query;
 use crate::scheduler::search::{NARROW_MAX, Query, drawn};
 use crate::scheduler::victims::{self, Choice, Cost};
@@ -117,7 +116,7 @@ impl Scheduler {
     pub fn preempt_begin(&mut self, preemption: &Preemption) {
         if let Some((node, bands)) = self.number(preemption.node).zip(self.bands.as_mut()) {
             bands.take(node, &preemption.victims);
-            hold(&mut self.index, node, preemption.set_aside, 1);
+            self.index.hold(node, preemption.set_aside, 1);
             self.index.note_moved(node);
         }
     }
@@ -125,7 +124,7 @@ impl Scheduler {
     /// Whether it came to that or not, the state knows from now on.
     pub fn preempt_end(&mut self, id: NodeId, set_aside: Resources) {
         if let Some(node) = self.number(id) {
-            release(&mut self.index, node, set_aside, 1);
+            self.index.release(node, set_aside, 1);
         }
         self.occupants_changed(id);
     }
@@ -146,9 +145,9 @@ impl Hunt<'_> {
     fn in_band(&self, upto: u32) -> Option<Preemption> {
         let mut best: Option<(Cost, u64, u32, Choice)> = None;
         let mut judged = 0;
-        let few = self.index().free.len() <= FEW;
-        let lists = self.bands.lists(upto)?;
-        self.each_near(lists, |node| {
+        let few = self.index().len() <= FEW;
+        let list = self.bands.list(upto)?;
+        self.each_near(list, |node| {
             if !self.may_take(node) {
                 return true;
             }
@@ -157,7 +156,7 @@ impl Hunt<'_> {
             let Some(choice) = self.judge(node, upto, known) else {
                 return judged < CANDIDATES_MAX;
             };
-            let draw = drawn(self.query.draw, self.index().draws[node as usize]);
+            let draw = drawn(self.query.draw, self.index().draws(node));
             let better = best.as_ref().is_none_or(|(cost, drawn, at, _)| {
                 (&choice.cost, draw, node) < (cost, *drawn, *at)
             });
@@ -190,7 +189,7 @@ impl Hunt<'_> {
     fn may_take(&self, node: u32) -> bool {
         let (index, need) = (self.index(), self.query.need);
         index.is_open(node)
-            && !need.fits(index.free[node as usize])
+            && !need.fits(index.free(node))
             && need.fits(index.load(node).allocatable)
             && self.query.may_go(node)
             && !self.is_full(node)
@@ -201,7 +200,7 @@ impl Hunt<'_> {
         let (index, need) = (self.index(), self.query.need);
         let occupants = self.bands.occupants(node, upto);
         let choice = victims::choose(occupants, self.lacking(node), index.axes().rates, best);
-        debug_assert!(choice.is_none() || need.fits(reach(index.load(node), occupants)));
+        debug_assert!(choice.is_none() || need.fits(reach(&index.load(node), occupants)));
         choice
     }
 
@@ -211,7 +210,7 @@ impl Hunt<'_> {
         let taken = load.allocated.saturating_add(load.held);
         let wanted = taken.saturating_add(need);
         let lacking = wanted.saturating_sub(load.allocatable);
-        debug_assert!(need.fits(free_without(load, lacking)));
+        debug_assert!(need.fits(free_without(&load, lacking)));
         // Of what is not asked for nothing is lacking, even where too much is taken.
         lacking.with(need, |lacking, need| if need == 0 { 0 } else { lacking })
     }
@@ -224,15 +223,15 @@ impl Hunt<'_> {
 
     /// Nodes whose reach suffices, those with the least first, and then those whose reach is about what
     /// is asked and may be less, until `look` says no.
-    fn each_near(&self, lists: &Lists, mut look: impl FnMut(u32) -> bool) {
+    fn each_near(&self, list: List, mut look: impl FnMut(u32) -> bool) {
         if let Some(narrow) = self.query.narrowest()
             && narrow.len() <= NARROW_MAX
         {
-            let mut nodes = narrow.iter().filter(|node| lists.cell(*node).is_some());
+            let mut nodes = narrow.iter().filter(|node| list.cell(*node).is_some());
             let _all = nodes.all(look);
             return;
         }
-        let Some(square) = lists.part(0) else {
+        let Some(square) = list.part(0) else {
             return;
         };
         let (first, least) = self.query.levels;
@@ -256,7 +255,7 @@ impl Hunt<'_> {
                         if !look(node) {
                             return;
                         }
-                        node = lists.next(node);
+                        node = list.next(node);
                     }
                 }
             }

@@ -10,7 +10,7 @@
 use crate::fsm::Resources;
 use crate::scheduler::index::{Index, Order};
 use crate::scheduler::level::LEVELS;
-use crate::scheduler::lists::{Lists, NONE, Square};
+use crate::scheduler::lists::{List, NONE, Square};
 use crate::scheduler::score::{Scale, WHOLE, times};
 use crate::scheduler::sets::NodeSet;
 use crate::scheduler::{Affinity, Strategy};
@@ -38,6 +38,7 @@ pub(super) struct Query<'a> {
     /// Lowest levels that may take it, of CPU and memory.
     pub levels: (u32, u32),
     pub strategy: Strategy,
+    order: Order,
     pub within: &'a [&'a NodeSet],
     pub without: &'a [&'a NodeSet],
     /// The image's; `None` if no node has it.
@@ -62,6 +63,44 @@ pub(super) struct Rank {
     draw: u64,
 }
 
+/// What a search for many alike learns from one for the next: they score cells alike.
+#[derive(Clone, Debug)]
+pub(super) struct Seek {
+    /// Cells with no node that takes one, or none that is looked at; by row.
+    vain: [u64; LEVELS],
+    /// The best one, if its nodes have enough: it stays that until it has no more of them or a node
+    /// that takes another one comes to some cell.
+    cell: Option<u16>,
+}
+
+impl Default for Seek {
+    fn default() -> Self {
+        Self {
+            vain: [0; LEVELS],
+            cell: None,
+        }
+    }
+}
+
+impl Seek {
+    /// A node that takes another one has come to a cell.
+    pub fn look_again(&mut self, cell: u16) {
+        self.set_vain(cell, false);
+        self.cell = None;
+    }
+
+    fn is_vain(&self, cell: u16) -> bool {
+        let (row, column) = (usize::from(cell) / LEVELS, usize::from(cell) % LEVELS);
+        self.vain[row] >> column & 1 == 1
+    }
+
+    fn set_vain(&mut self, cell: u16, vain: bool) {
+        let (row, column) = (usize::from(cell) / LEVELS, usize::from(cell) % LEVELS);
+        self.vain[row] &= !(1 << column);
+        self.vain[row] |= u64::from(vain) << column;
+    }
+}
+
 impl<'a> Query<'a> {
     pub fn new(index: &Index, need: Resources, strategy: Strategy) -> Self {
         let axes = index.axes();
@@ -83,6 +122,7 @@ impl<'a> Query<'a> {
                 axes.memory.level(need.memory_bytes),
             ),
             strategy,
+            order: order(need, strategy),
             within: &[],
             without: &[],
             image: None,
@@ -104,18 +144,23 @@ impl<'a> Query<'a> {
         }
     }
 
-    /// What reserves nothing changes nothing of a node but its count.
-    pub fn order(&self) -> Order {
-        let nothing = self.need == Resources::default();
-        match nothing && self.strategy != Strategy::Consolidate {
-            true => Order::Count,
-            false => Order::Room,
-        }
+    /// Whether a cell is on none of the levels below those that are looked at.
+    fn is_above(&self, cell: u16) -> bool {
+        let (row, column) = (
+            u32::from(cell) / LEVELS as u32,
+            u32::from(cell) % LEVELS as u32,
+        );
+        row >= self.levels.0 && column >= self.levels.1
     }
 
+    pub fn order(&self) -> Order {
+        self.order
+    }
+
+    /// Sets are small and read often, rows are many: those it may not go to are not read.
     #[inline]
     pub fn accepts(&self, index: &Index, node: u32) -> bool {
-        self.need.fits(index.free[node as usize]) && self.may_go(node)
+        self.may_go(node) && self.need.fits(index.free(node))
     }
 
     /// Whether rules and image allow it.
@@ -127,29 +172,47 @@ impl<'a> Query<'a> {
     }
 
     pub fn shares(&self, index: &Index, node: u32) -> (i64, i64) {
-        let (free, (cpu, memory)) = (index.free[node as usize], index.axes().rates);
+        let (free, (cpu, memory)) = (index.free(node), index.axes().rates);
         (cpu.share(free.cpu_milli), memory.share(free.memory_bytes))
     }
 
     #[inline]
     pub fn rank(&self, index: &Index, node: u32) -> Rank {
-        let mut score = match self.order() {
+        let (containers, draw) = self.tie(index, node);
+        Rank {
+            score: self.score(index, node),
+            containers,
+            draw,
+        }
+    }
+
+    #[inline]
+    fn score(&self, index: &Index, node: u32) -> i64 {
+        let score = match self.order() {
             Order::Room => self.scale.score(self.shares(index, node)),
             Order::Count => 0,
         };
-        if !self.affinities.is_empty() {
-            score -= self.bonus(index, node);
+        match self.affinities.is_empty() {
+            true => score,
+            false => score - self.bonus(index, node),
         }
+    }
+
+    /// What decides between nodes of one score.
+    fn tie(&self, index: &Index, node: u32) -> (u32, u64) {
         let containers = match (self.strategy, self.order()) {
             (Strategy::Spread, _) | (_, Order::Count) => index.count(node),
             _ => 0,
         };
-        let draw = drawn(self.draw, index.draws[node as usize]);
-        Rank {
-            score,
-            containers,
-            draw,
-        }
+        (containers, drawn(self.draw, index.draws(node)))
+    }
+
+    /// Whether the first of two nodes, each behind its score, comes before the other. What decides
+    /// between equals is only looked up for them.
+    #[inline]
+    fn precedes(&self, index: &Index, one: (i64, u32), other: (i64, u32)) -> bool {
+        let tied = |node| (self.tie(index, node), node);
+        one.0 < other.0 || one.0 == other.0 && tied(one.1) < tied(other.1)
     }
 
     /// In units of the score.
@@ -187,7 +250,13 @@ impl Index {
 
     /// The best node of a few cells, or of a set of few nodes. Where there is none, there may be some
     /// all the same.
-    pub fn pick_near(&self, area: Area, query: &Query) -> Option<u32> {
+    fn pick_near(&self, area: Area, query: &Query) -> Option<u32> {
+        self.pick_next(area, query, &mut Seek::default())
+    }
+
+    /// Like [`Index::pick_near`], for one of many alike: the same node, found sooner by what `seek`
+    /// knows of those before it.
+    pub fn pick_next(&self, area: Area, query: &Query, seek: &mut Seek) -> Option<u32> {
         let narrow = query.narrowest()?;
         if narrow.len() <= NARROW_MAX {
             return self.best_of_set(area, query, narrow);
@@ -195,18 +264,29 @@ impl Index {
         let order = query.order();
         let lists = self.lists(area.layer, order);
         let square = lists.part(area.part)?;
-        let mut tried = [0; LEVELS];
-        // First with cells whose nodes may not have quite enough, then without: on a cluster that
+        if let Some(cell) = seek.cell.take()
+            && let Some(node) = self.best_of_cell(lists, square.head(cell), query)
+        {
+            seek.cell = Some(cell);
+            return Some(node);
+        }
+        let (sure, mut tried) = (query.with_room_for_sure(), [0; LEVELS]);
+        // First with cells whose nodes may have not quite enough, then without: on a cluster that
         // is nearly full there are many of these.
-        for (cells, query) in [(CLOSE_MAX, query), (CELLS_MAX, &query.with_room_for_sure())] {
+        for (cells, query) in [(CLOSE_MAX, query), (CELLS_MAX, &sure)] {
             for _ in 0..cells {
                 let Some(cell) = self.best_cell(square, query, order, &mut tried) else {
                     break;
                 };
+                if seek.is_vain(cell) {
+                    continue;
+                }
                 let best = self.best_of_cell(lists, square.head(cell), query);
                 if best.is_some() {
+                    seek.cell = Some(cell).filter(|cell| sure.is_above(*cell));
                     return best;
                 }
+                seek.set_vain(cell, true);
             }
         }
         None
@@ -227,15 +307,15 @@ impl Index {
 
     /// The best of the first few nodes of a list that take it.
     #[inline]
-    fn best_of_cell(&self, lists: &Lists, first: u32, query: &Query) -> Option<u32> {
+    fn best_of_cell(&self, lists: List, first: u32, query: &Query) -> Option<u32> {
         let (mut node, mut scored, mut best) = (first, 0, None);
         for _ in 0..LOOKED_MAX {
             if node == NONE || scored == SCORED_MAX {
                 break;
             }
             if query.accepts(self, node) {
-                let candidate = (query.rank(self, node), node);
-                if best.is_none_or(|best| candidate < best) {
+                let candidate = (query.score(self, node), node);
+                if best.is_none_or(|best| query.precedes(self, candidate, best)) {
                     best = Some(candidate);
                 }
                 scored += 1;
@@ -277,10 +357,8 @@ impl Index {
 
     fn accepting(&self, area: Area, query: &Query, set: &NodeSet) -> impl Iterator<Item = u32> {
         let lists = self.lists(area.layer, query.order());
-        set.iter().filter(move |node| {
-            let listed = lists.cell(*node).is_some_and(|(part, _)| part == area.part);
-            listed && query.accepts(self, *node)
-        })
+        set.iter()
+            .filter(move |node| lists.has(*node, area.part) && query.accepts(self, *node))
     }
 
     /// The nodes that take one, the best first, if only few come into question.
@@ -323,8 +401,8 @@ impl Index {
     /// Whether some node of an area is such, room or not.
     pub fn any_listed(&self, area: Area, order: Order, such: impl Fn(u32) -> bool) -> bool {
         let lists = self.lists(area.layer, order);
-        let listed = |node: &u32| lists.cell(*node).is_some_and(|(part, _)| part == area.part);
-        (0..self.free.len() as u32).filter(listed).any(such)
+        let mut listed = (0..self.len() as u32).filter(|node| lists.has(*node, area.part));
+        listed.any(such)
     }
 
     /// Nodes of cells that may have room, the roomiest first, until `look` says no.
@@ -334,7 +412,9 @@ impl Index {
             return;
         };
         // Hidden nodes are hidden in the list that the query goes by.
-        let hidden = self.lists(area.layer, query.order());
+        let order = query.order();
+        let hides = order != Order::Room && self.has_lists(order);
+        let hidden = |node| hides && self.lists(area.layer, order).cell(node).is_none();
         for row in (query.levels.0..LEVELS as u32).rev() {
             let mut bits = square.rows[row as usize] & (!0 << query.levels.1);
             while bits != 0 {
@@ -342,7 +422,7 @@ impl Index {
                 bits ^= 1 << column;
                 let mut node = square.head((row * LEVELS as u32 + column) as u16);
                 while node != NONE {
-                    if hidden.cell(node).is_some() && !look(node) {
+                    if !hidden(node) && !look(node) {
                         return;
                     }
                     node = lists.next(node);
@@ -373,6 +453,15 @@ impl Index {
             (across, line)
         };
         Some((row * LEVELS + column) as u16)
+    }
+}
+
+/// What a search goes by: what reserves nothing changes nothing of a node but its count.
+pub(super) fn order(need: Resources, strategy: Strategy) -> Order {
+    let nothing = need == Resources::default();
+    match nothing && strategy != Strategy::Consolidate {
+        true => Order::Count,
+        false => Order::Room,
     }
 }
 

@@ -80,10 +80,7 @@ pub(super) fn choose(
         _ => VICTIMS_MAX,
     };
     let upto = occupants.partition_point(|it| it.priority <= priority);
-    let at_least = at_least(&occupants[..upto], &lacking)?;
-    if at_least > at_most {
-        return None;
-    }
+    let at_least = at_least(&occupants[..upto], &lacking, at_most)?;
     let mut search = Search {
         occupants: &occupants[..upto],
         lacking,
@@ -114,31 +111,33 @@ fn part_of(some: u64, all: u64) -> u64 {
 }
 
 /// How many it takes at least: of each resource, those that hold the most of it together have to
-/// hold what is lacking. `None` if all of them do not.
-fn at_least(occupants: &[Occupant], lacking: &Amounts) -> Option<usize> {
+/// hold what is lacking. `None` if that is more than `at_most`.
+fn at_least(occupants: &[Occupant], lacking: &Amounts, at_most: usize) -> Option<usize> {
     let mut held = Vec::with_capacity(occupants.len());
-    let of_resource = |it: usize| {
+    let mut least = 0;
+    for it in (0..RESOURCES).filter(|it| lacking[*it] > 0) {
         held.clear();
-        held.extend(
-            occupants
-                .iter()
-                .map(|occupant| amounts(occupant.resources)[it]),
-        );
-        held.sort_unstable_by_key(|amount| std::cmp::Reverse(*amount));
-        let mut left = lacking[it];
-        let count = held.iter().take_while(|amount| {
-            let more = left > 0;
-            left = left.saturating_sub(**amount);
-            more
-        });
-        let count = count.count();
-        (left == 0).then_some(count)
-    };
-    let counts: Option<Vec<usize>> = (0..RESOURCES)
-        .filter(|it| lacking[*it] > 0)
-        .map(of_resource)
-        .collect();
-    counts?.into_iter().max()
+        let amounts = occupants.iter().map(|occupant| amounts(occupant.resources));
+        held.extend(amounts.map(|amounts| amounts[it]));
+        least = least.max(fewest_of(&mut held, lacking[it], at_most)?);
+    }
+    Some(least)
+}
+
+/// How many of these amounts, the largest first, make up `lacking`, if at most so many do.
+fn fewest_of(amounts: &mut [u64], lacking: u64, at_most: usize) -> Option<usize> {
+    let mut left = lacking;
+    // Few it is, mostly: the largest are looked for one by one, not sorted.
+    for count in 0..at_most.min(amounts.len()) {
+        let rest = amounts.iter().enumerate().skip(count);
+        let (at, most) = rest.max_by_key(|(_, amount)| **amount)?;
+        left = left.saturating_sub(*most);
+        amounts.swap(count, at);
+        if left == 0 {
+            return Some(count + 1);
+        }
+    }
+    None
 }
 
 struct TooManySteps;
@@ -159,15 +158,35 @@ impl Search<'_> {
     }
 
     fn cost(&self, victims: &[usize]) -> Cost {
-        let sum = victims.iter().map(|at| self.occupants[*at].resources);
-        let sum = sum.fold(Resources::default(), Resources::saturating_add);
-        let (cpu, memory) = self.rates;
+        let sum = victims.iter().map(|at| self.held(*at));
+        let sum = sum.fold([0; RESOURCES], |sum, held| plus(&sum, &held));
+        self.cost_of(victims, &sum)
+    }
+
+    fn cost_of(&self, victims: &[usize], sum: &Amounts) -> Cost {
         let created = victims.iter().map(|at| self.occupants[*at].created_at_ms);
         Cost {
             priority: self.priority,
             count: victims.len(),
-            capacity: cpu.share(sum.cpu_milli) + memory.share(sum.memory_bytes),
+            capacity: self.capacity(sum),
             age: std::cmp::Reverse(created.min().unwrap_or_default()),
+        }
+    }
+
+    fn capacity(&self, sum: &Amounts) -> i64 {
+        let (cpu, memory) = self.rates;
+        cpu.share(sum[0]) + memory.share(sum[1])
+    }
+
+    /// Keeps those that are chosen, which hold so much, if they are the best of as many.
+    fn compare(&mut self, sum: &Amounts) {
+        let known = self.best.as_ref();
+        if known.is_some_and(|(best, _)| self.capacity(sum) > best.capacity) {
+            return;
+        }
+        let cost = self.cost_of(&self.chosen, sum);
+        if known.is_none_or(|(best, _)| cost < *best) {
+            self.best = Some((cost, self.chosen.clone()));
         }
     }
 
@@ -199,10 +218,7 @@ impl Search<'_> {
     fn pick(&mut self, from: usize, count: usize, sum: Amounts, most: &Amounts) -> bool {
         if count == 0 {
             if covers(&sum, &self.lacking) {
-                let cost = self.cost(&self.chosen);
-                if self.best.as_ref().is_none_or(|(best, _)| cost < *best) {
-                    self.best = Some((cost, self.chosen.clone()));
-                }
+                self.compare(&sum);
             }
             return true;
         }
@@ -234,14 +250,22 @@ impl Search<'_> {
     fn greedy(&self) -> Vec<usize> {
         let mut chosen: Vec<usize> = Vec::new();
         let mut sum = [0; RESOURCES];
+        let parts = |held: Amounts| -> Amounts {
+            std::array::from_fn(|it| match self.lacking[it] {
+                0 => 0,
+                lacking => part_of(held[it].min(lacking), lacking),
+            })
+        };
+        // What each holds of all that is lacking, so that no round divides for each of them.
+        let all: Vec<_> = (0..self.occupants.len())
+            .map(|at| parts(self.held(at)))
+            .collect();
         while !covers(&sum, &self.lacking) {
-            let part = |at: &usize| {
-                let held = self.held(*at);
-                let parts = (0..RESOURCES).map(|it| {
-                    let left = self.lacking[it].saturating_sub(sum[it]);
-                    part_of(held[it].min(left), self.lacking[it])
-                });
-                parts.sum::<u64>()
+            let left: Amounts = std::array::from_fn(|it| self.lacking[it].saturating_sub(sum[it]));
+            let left = parts(left);
+            let part = |at: &usize| -> u64 {
+                let each = all[*at].iter().zip(&left);
+                each.map(|(part, left)| part.min(left)).sum()
             };
             let others = (0..self.occupants.len()).filter(|at| !chosen.contains(at));
             let Some(next) = others.max_by_key(part) else {

@@ -22,7 +22,7 @@ impl Scheduler {
     pub fn worth(&self, id: NodeId, ask: &Ask) -> Option<Worth> {
         let number = self.number(id)?;
         let query = query(&self.index, &self.images, self.seed, ask);
-        query.need.fits(self.index.free[number as usize]).then(|| {
+        query.need.fits(self.index.free(number)).then(|| {
             let shares = query.shares(&self.index, number);
             self.points(&query, shares)
         })
@@ -47,6 +47,6 @@ impl Scheduler {
     /// What is free on a node, what is held for binds on their way not counted as free.
     pub fn free(&self, id: NodeId) -> Option<Resources> {
         let number = self.number(id)?;
-        Some(self.index.free[number as usize])
+        Some(self.index.free(number))
     }
 }

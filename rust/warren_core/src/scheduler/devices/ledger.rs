@@ -244,7 +244,7 @@ impl Ledger {
                 continue;
             }
             let free = match index.is_open(number) {
-                true => index.free[number as usize],
+                true => index.free(number),
                 false => Resources::default(),
             };
             let used: Vec<u16> = match index.is_open(number) {

@@ -306,7 +306,7 @@ impl World {
         self.scheduler.index.assert_whole();
         for (id, node) in &self.twin.nodes {
             let number = self.scheduler.number(*id).expect("known");
-            assert_eq!(self.scheduler.index.free[number as usize], node.free());
+            assert_eq!(self.scheduler.index.free(number), node.free());
             let count = node.facts.containers + node.held_containers;
             assert_eq!(self.scheduler.index.count(number), count);
         }

@@ -2,7 +2,7 @@
 
 use crate::scheduler::index::{Index, Order};
 use crate::scheduler::level::LEVELS;
-use crate::scheduler::lists::{Lists, NONE};
+use crate::scheduler::lists::{List, NONE};
 use crate::scheduler::score::Sums;
 
 /// Everything that an answer may depend on, the order of lists included.
@@ -12,12 +12,16 @@ impl Index {
     pub fn picture(&self) -> Picture {
         let mut lists = Vec::new();
         self.each_list(false, |_, _, _, nodes| lists.push(nodes));
-        (format!("{:?} {:?}", self.sums(), self.free), lists)
+        let free: Vec<_> = (0..self.len() as u32).map(|node| self.free(node)).collect();
+        (format!("{:?} {free:?}", self.sums()), lists)
     }
 
     fn each_list(&self, empty_too: bool, mut see: impl FnMut(usize, Order, (u32, u16), Vec<u32>)) {
         for layer in 0..self.layer_count() {
             for order in [Order::Room, Order::Count] {
+                if !self.has_lists(order) {
+                    continue;
+                }
                 let lists = self.lists(layer, order);
                 for part in 0..self.part_count(layer) {
                     let rows = lists.part(part).map_or(0, |square| square.any_row);
@@ -33,9 +37,9 @@ impl Index {
     /// Lists, bits and sums are those of an index into which every node was put as it is now.
     pub fn assert_whole(&self) {
         let mut sums = Sums::default();
-        for node in 0..self.free.len() as u32 {
+        for node in 0..self.len() as u32 {
             let load = self.load(node);
-            assert_eq!(load.free(), self.free[node as usize]);
+            assert_eq!(load.free(), self.free(node));
             sums.total.0 += u128::from(load.allocatable.cpu_milli);
             sums.total.1 += u128::from(load.allocatable.memory_bytes);
             for taken in [load.allocated, load.held] {
@@ -65,15 +69,16 @@ impl Index {
             }
         });
         for layer in 0..self.layer_count() {
-            let nodes = (0..self.free.len() as u32)
+            let nodes = (0..self.len() as u32)
                 .filter(|node| self.is_open(*node) && self.part_of(layer, *node) != NONE);
             let expected = nodes.count();
-            assert_eq!(listed[2 * layer..2 * layer + 2], [expected, expected]);
+            let by_count = expected * usize::from(self.has_lists(Order::Count));
+            assert_eq!(listed[2 * layer..2 * layer + 2], [expected, by_count]);
         }
     }
 }
 
-fn nodes_of(lists: &Lists, part: u32, cell: u16) -> Vec<u32> {
+fn nodes_of(lists: List, part: u32, cell: u16) -> Vec<u32> {
     let real = |node: u32| Some(node).filter(|node| *node != NONE);
     let first = lists.part(part).and_then(|square| real(square.head(cell)));
     std::iter::successors(first, |node| real(lists.next(*node))).collect()
