@@ -87,6 +87,7 @@ impl DryRun {
         orchestrator.leading = true;
         // Nothing is swept: what is not touched is none of this.
         orchestrator.sweep.begin(u64::MAX / 2);
+        orchestrator.scheduler.begin_filling();
         for node in state.nodes() {
             orchestrator.node_put(state, node);
         }
