@@ -84,14 +84,38 @@ pub(in crate::orchestrator) fn fits_somewhere(
     scheduler: &Scheduler,
     placement: &Placement,
 ) -> bool {
+    let most = placement.ask().rules.max_per_node;
+    has_place(asking, scheduler, placement, most)
+}
+
+/// The same whatever a node may have of the service, which takes a search less.
+pub(in crate::orchestrator) fn may_fit(
+    asking: &Asking,
+    scheduler: &Scheduler,
+    placement: &Placement,
+) -> bool {
+    has_place(asking, scheduler, placement, None)
+}
+
+fn has_place(
+    asking: &Asking,
+    scheduler: &Scheduler,
+    placement: &Placement,
+    max_per_node: Option<u32>,
+) -> bool {
+    let asked = || {
+        let mut ask = placement.ask();
+        ask.rules.max_per_node = max_per_node;
+        ask
+    };
     if asking.is_plain(placement.service) {
-        return scheduler.fits_somewhere(&placement.ask());
+        return scheduler.fits_somewhere(&asked());
     }
     let placing = Placing::new(asking, scheduler, placement);
     let open = placing.open.map(|known| &known.set);
     let within: Vec<_> = open.into_iter().collect();
     let without = [&placing.apart.own, &placing.apart.others];
-    let mut ask = placement.ask();
+    let mut ask = asked();
     ask.rules.within = &within;
     ask.rules.without = &without;
     scheduler.fits_somewhere(&ask)
