@@ -115,7 +115,7 @@ pub use budget::Budget;
 pub use decisions::{DECISIONS_MAX, Decision, Kind as DecisionKind};
 pub use dry_run::{DryRun, Outcome, Preempted};
 pub use explain::{Explanation, Kept, NodeRow, Subject, explain};
-pub use failures::{CrashLoop, FailingNode};
+pub use failures::{CrashLoop, FailingNode, KnownFailing};
 pub use freeze::LOST_MIN;
 pub use in_flight::PROPOSALS_MAX;
 pub use keeping::{FailingSlot, Keeping};

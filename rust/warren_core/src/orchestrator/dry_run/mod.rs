@@ -22,7 +22,7 @@ use crate::fsm::{
     Container, ContainerState, DesiredState, Event, Node, NodeStatus, State, is_terminal,
 };
 use crate::ids::{ContainerId, ENTROPY_BYTES, Index, NodeId, ServiceId};
-use crate::orchestrator::{Budget, Orchestrator, PendingSlot};
+use crate::orchestrator::{Budget, KnownFailing, Orchestrator, PendingSlot};
 use crate::pb::{self, command::Body};
 
 /// A step of the orchestrator looks at whatever there is: nobody waits for it.
@@ -91,6 +91,7 @@ impl DryRun {
         for node in state.nodes() {
             orchestrator.node_put(state, node);
         }
+        orchestrator.scheduler.filled();
         Self {
             start: state.clone(),
             state: state.clone(),
@@ -101,6 +102,12 @@ impl DryRun {
             told: BTreeSet::new(),
             preempted: BTreeMap::new(),
         }
+    }
+
+    /// Goes by what the leader knows of nodes on which services keep failing; of that nothing is in
+    /// the state.
+    pub fn avoid(&mut self, known: &KnownFailing) {
+        self.orchestrator.failures.learn(known, self.now_ms);
     }
 
     /// As it is by now.
