@@ -43,6 +43,7 @@ pub struct DryRun {
     orchestrator: Orchestrator,
     commands: u64,
     now_ms: u64,
+    steps_max: usize,
     /// Containers that anything happened to.
     touched: BTreeSet<ContainerId>,
     /// Those of them whose worker has something to do.
@@ -98,6 +99,7 @@ impl DryRun {
             orchestrator,
             commands: 0,
             now_ms: 0,
+            steps_max: STEPS_MAX,
             touched: BTreeSet::new(),
             told: BTreeSet::new(),
             preempted: BTreeMap::new(),
@@ -152,7 +154,7 @@ impl DryRun {
 
     /// Goes on until nothing more follows; false if that took too long.
     pub fn run(&mut self) -> bool {
-        for _ in 0..STEPS_MAX {
+        for _ in 0..self.steps_max {
             let worked = self.workers_do_what_they_are_told();
             let proposals = self.orchestrator.step(&self.state, self.now_ms, BUDGET);
             let proposed = !proposals.is_empty();

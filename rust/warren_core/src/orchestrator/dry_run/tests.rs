@@ -6,7 +6,7 @@ use prost::Message as _;
 
 use crate::fsm::{ContainerState, Service, State};
 use crate::ids::{ContainerId, NodeId, ServiceId};
-use crate::orchestrator::dry_run::{BUDGET, DryRun, next, status, stays};
+use crate::orchestrator::dry_run::{BUDGET, DryRun, STEPS_MAX, next, status, stays};
 use crate::orchestrator::testing::World;
 use crate::orchestrator::{KnownFailing, Orchestrator, Outcome};
 use crate::pb::{self, command::Body};
@@ -288,4 +288,47 @@ fn a_plan_avoids_nodes_on_which_the_leader_knows_that_the_service_keeps_failing(
     }
     // The generator must reach what it is to test.
     assert!(compared > 40 && surprises > 5, "{compared} {surprises}");
+}
+
+#[test]
+fn a_run_ends_after_so_many_steps_and_says_that_it_is_not_finished() {
+    let mut world = World::new(3);
+    let mut spec = world.spec("s0");
+    spec.placement = None;
+    spec.replicas = 4;
+    let container = spec.container.as_mut().expect("it has one");
+    (container.resources, container.devices) = (None, Vec::new());
+    container.mounts.clear();
+    container.host_ports.clear();
+    let service = world.create(spec);
+    settle(&mut world);
+    // One after the other, each in several steps.
+    let body = update(
+        world.state.service(service.id).expect("it is there"),
+        |spec| {
+            spec.container.as_mut().expect("it has one").user = "1".into();
+        },
+    );
+    let planned = |steps_max| {
+        let mut run = DryRun::new(&world.state, 0);
+        run.steps_max = steps_max;
+        run.change(body.clone()).expect("it makes sense");
+        run.take_up(service.id);
+        (run.run(), run.outcome(service.id))
+    };
+    let (finished, whole) = planned(STEPS_MAX);
+    assert!(finished && total(&whole.placed) == 4 && whole.unchanged == 0);
+    let runs: Vec<_> = (0..40).map(planned).collect();
+    let enough = runs.iter().position(|(finished, _)| *finished);
+    let enough = enough.expect("it needs no more steps");
+    assert!(enough > 4, "{enough}");
+    for (steps, (finished, outcome)) in runs.iter().enumerate() {
+        assert_eq!(*finished, steps >= enough, "{steps}");
+        if steps == 1 {
+            assert!(outcome.unchanged > 0, "{outcome:?}");
+        }
+        if *finished {
+            assert_eq!(*outcome, whole, "{steps}");
+        }
+    }
 }
