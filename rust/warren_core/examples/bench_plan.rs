@@ -2,7 +2,7 @@
 //! spreads, each measured from a copy of the state to the finished answer, encoding apart. JSON on
 //! standard output; benches/README.md says what it means.
 //!
-//!     cargo run --release --example bench_plan -- [--nodes N] [--containers N] [--rounds N]
+//!     cargo run --release --example bench_plan -- [--nodes N] [--containers N] [--rounds N] [--case WORDS]
 #![allow(
     clippy::disallowed_methods,
     clippy::disallowed_types,
@@ -27,12 +27,17 @@ const BATCH: usize = 4_096;
 
 fn main() {
     let (mut nodes, mut containers, mut rounds) = (10_000, 100_000, 20);
+    let mut only = String::new();
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         let value = match argument.as_str() {
             "--nodes" => &mut nodes,
             "--containers" => &mut containers,
             "--rounds" => &mut rounds,
+            "--case" => {
+                only = arguments.next().expect("it needs words of its name");
+                continue;
+            }
             other => panic!("unknown argument {other}; see the head of this file"),
         };
         let number = arguments.next().and_then(|n| n.parse().ok());
@@ -46,6 +51,9 @@ fn main() {
     let container = container.expect("it has some").clone();
     let mut cases = Vec::new();
     let mut measure = |name: &str, run: &dyn Fn() -> u64| {
+        if !name.contains(&only) {
+            return;
+        }
         let mut times = Times::default();
         let mut found = 0;
         for _ in 0..rounds {

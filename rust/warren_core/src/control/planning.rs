@@ -10,7 +10,7 @@ use super::requests::{self, Prepared};
 use crate::error::Error;
 use crate::fsm::{State, tally, validate};
 use crate::ids::{NodeId, ServiceId};
-use crate::orchestrator::DryRun;
+use crate::orchestrator::{DryRun, KnownFailing};
 use crate::pb::{self, command::Body, plan_item::Item};
 
 /// Changes of one plan.
@@ -31,7 +31,12 @@ struct Planning<'a> {
     moving: BTreeSet<ServiceId>,
 }
 
-pub(super) fn answer(state: &State, request: pb::PlanRequest) -> Result<pb::PlanResponse, Error> {
+/// `failing`: where services keep failing, as the leader knows.
+pub(super) fn answer(
+    state: &State,
+    failing: &KnownFailing,
+    request: pb::PlanRequest,
+) -> Result<pb::PlanResponse, Error> {
     if request.items.len() > ITEMS_MAX {
         let why = format!("it has more than {ITEMS_MAX} items; divide it");
         return Err(Error::Invalid { what: "plan", why });
@@ -43,6 +48,7 @@ pub(super) fn answer(state: &State, request: pb::PlanRequest) -> Result<pb::Plan
         draining: BTreeSet::new(),
         moving: BTreeSet::new(),
     };
+    planning.run.avoid(failing);
     for item in request.items {
         planning.take(item.item)?;
     }

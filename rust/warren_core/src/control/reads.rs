@@ -11,7 +11,7 @@ use crate::fsm::placement::Attribute;
 use crate::fsm::{Container, ContainerState, DesiredState, Node, NodeStatus, Resources, Service};
 use crate::fsm::{State, is_wanted, tally};
 use crate::ids::{Index, MemberId, NodeId, ServiceId, Term};
-use crate::orchestrator::{CrashLoop, Keeping, PendingSlot, made_room};
+use crate::orchestrator::{CrashLoop, Keeping, KnownFailing, PendingSlot, made_room};
 use crate::pb;
 
 /// A read that looks at no more than so many is answered where it stands: handing it to another
@@ -32,6 +32,8 @@ pub struct LeaderView {
     pub loops: Vec<CrashLoop>,
     /// What of the service keeps failing; for an explanation only.
     pub keeping: Keeping,
+    /// Where services keep failing; for a plan only.
+    pub failing: KnownFailing,
     /// The state may be old.
     pub stale: bool,
     /// A change of voters is under way.
@@ -128,7 +130,7 @@ fn answer(state: &State, view: &LeaderView, method: Method, body: &[u8]) -> Resu
         Method::ListSlots => list_slots(state, view, &decode(body)?)?.encode_to_vec(),
         Method::ListContainers => list_containers(state, &decode(body)?).encode_to_vec(),
         Method::GetContainer => get_container(state, &decode(body)?)?.encode_to_vec(),
-        Method::Plan => planning::answer(state, decode(body)?)?.encode_to_vec(),
+        Method::Plan => planning::answer(state, &view.failing, decode(body)?)?.encode_to_vec(),
         Method::ListEvents => events::answer(state, view, &decode(body)?).encode_to_vec(),
         Method::Explain => explaining::answer(state, view, &decode(body)?)?.encode_to_vec(),
         _ => {

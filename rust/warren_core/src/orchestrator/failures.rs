@@ -74,6 +74,10 @@ struct OnNode {
     at_ms: VecDeque<u64>,
 }
 
+/// Which services keep failing on which nodes, for who decides beside the leader.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KnownFailing(Vec<(ServiceId, NodeId, SpecDigest)>);
+
 #[derive(Debug, Default)]
 pub(super) struct Failures {
     slots: BTreeMap<(ServiceId, Slot), Known>,
@@ -183,6 +187,22 @@ impl Failures {
             .iter()
             .any(|(node, count)| *count > 0 && !failing.contains(node));
         if elsewhere { failing } else { Vec::new() }
+    }
+
+    /// What keeps failing where, of all services. O(nodes on which something failed).
+    pub fn known_failing(&self, now_ms: u64) -> KnownFailing {
+        let failing = self.nodes.iter().filter(|(_, on)| on.is_recent(now_ms));
+        let failing = failing.map(|((service, node), on)| (*service, *node, on.spec));
+        KnownFailing(failing.collect())
+    }
+
+    /// Takes over what somebody else knows, as if it had all failed at this moment.
+    pub fn learn(&mut self, known: &KnownFailing, now_ms: u64) {
+        let each = known.0.iter().map(|(service, node, spec)| {
+            let at_ms = [now_ms; FAILURES as usize].into();
+            ((*service, *node), OnNode { spec: *spec, at_ms })
+        });
+        self.nodes.extend(each);
     }
 
     /// Nodes that it keeps failing on, whether or not it runs elsewhere.

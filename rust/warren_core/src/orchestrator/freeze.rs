@@ -63,7 +63,7 @@ impl Orchestrator {
         let frozen = state.freeze().is_some();
         if self.frozen && !frozen {
             self.liveness.forgive();
-            self.walks.room();
+            self.walks.waiting();
         }
         self.frozen = frozen;
         let overcommit = Some(state.settings().overcommit);

@@ -11,7 +11,7 @@ use crate::fsm::{Container, DesiredState, Node, Service, State, is_wanted};
 use crate::ids::{NodeId, ServiceId, SpecDigest};
 use crate::orchestrator::Orchestrator;
 use crate::orchestrator::decisions::{Decisions, Kind};
-use crate::orchestrator::failures::{CrashLoop, FailingNode};
+use crate::orchestrator::failures::{CrashLoop, FailingNode, KnownFailing};
 use crate::orchestrator::in_flight::{Moving, Preempting};
 use crate::orchestrator::plan::Slot;
 
@@ -120,6 +120,11 @@ fn why_given_up(
 }
 
 impl Orchestrator {
+    /// What keeps failing where, of all services, as of the last step or pulse.
+    pub fn known_failing(&self) -> KnownFailing {
+        self.failures.known_failing(self.keeper.now_ms)
+    }
+
     /// What of a service keeps failing, as of the last step or pulse.
     pub fn keeping(&self, service: &Service) -> Keeping {
         let (id, now_ms) = (service.id, self.keeper.now_ms);

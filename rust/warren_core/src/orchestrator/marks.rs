@@ -3,6 +3,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound::{Excluded, Unbounded};
 
 use crate::fsm::placement::PRIORITY_DEFAULT;
 use crate::ids::ServiceId;
@@ -11,20 +12,29 @@ use crate::orchestrator::budget::Meter;
 /// Where a service stands in line: by priority, then first come first served.
 type Turn = (Reverse<u32>, i64);
 
+/// Where a service stands among those that wait for room: by priority, then by how often there had
+/// been room when it was looked at last, then first come first served.
+type Hope = (Reverse<u32>, u64, i64);
+
 /// Services that were marked for what happened to them go before one of those that only hope for
-/// room: there may be any number of these, each costs a look at every node, and mostly nothing
-/// comes of it. One that hopes and is more urgent waits for none of them.
+/// room: there may be any number of these, and mostly nothing comes of it. One that hopes and is
+/// more urgent waits for none of them.
 const BEFORE_HOPEFUL: u32 = 8;
 
+/// Services that wait for room stand in a line of their own, and stay there: that there is room is
+/// a number that grows, however many they are, and who was looked at before it grew has its turn.
+///
 /// Invariants: `queue` and `dirty` hold the same services; so do `hopeful` and `hopes`, and none of
-/// them is in both; `timers` and `due` hold the same pairs, at most one a service; `urgencies` has
-/// only what is not the default.
+/// them is in both; no hope knows of more room than `room`; `timers` and `due` hold the same pairs,
+/// at most one a service; `urgencies` has only what is not the default.
 #[derive(Debug, Default)]
 pub(super) struct Marks {
     queue: BTreeMap<Turn, ServiceId>,
     dirty: BTreeMap<ServiceId, Turn>,
-    hopeful: BTreeMap<Turn, ServiceId>,
-    hopes: BTreeMap<ServiceId, Turn>,
+    hopeful: BTreeMap<Hope, ServiceId>,
+    hopes: BTreeMap<ServiceId, Hope>,
+    /// How often there was more room than before.
+    room: u64,
     /// Taken of `queue` since the last of `hopeful`.
     taken: u32,
     urgencies: BTreeMap<ServiceId, u32>,
@@ -43,12 +53,37 @@ impl Marks {
         }
     }
 
-    /// It waits for room, and there is some.
-    pub fn mark_hopeful(&mut self, service: ServiceId) {
-        if !self.dirty.contains_key(&service) && !self.hopes.contains_key(&service) {
-            let turn = self.turn(service);
-            self.hopes.insert(service, turn);
-            self.hopeful.insert(turn, service);
+    /// There is more room than before: whoever waits for some has a turn.
+    pub fn room(&mut self) {
+        self.room += 1;
+    }
+
+    /// How often there was more room than before, up to now.
+    pub fn room_count(&self) -> u64 {
+        self.room
+    }
+
+    /// It waits for room, of which there was none when there had been more `looked` times.
+    pub fn wait_for_room(&mut self, service: ServiceId, looked: u64) {
+        self.hope_no_more(service);
+        if !self.dirty.contains_key(&service) {
+            let (urgency, last) = self.turn(service);
+            let hope = (urgency, looked, last);
+            self.hopes.insert(service, hope);
+            self.hopeful.insert(hope, service);
+        }
+    }
+
+    /// Of those that there was room for since they were looked at the one whose turn it is.
+    fn first_hope(&self) -> Option<Hope> {
+        let mut after = Unbounded;
+        // Once for each priority: of one the first knows of the least room.
+        loop {
+            let (&hope, _) = self.hopeful.range((after, Unbounded)).next()?;
+            if hope.1 < self.room {
+                return Some(hope);
+            }
+            after = Excluded((hope.0, u64::MAX, i64::MAX));
         }
     }
 
@@ -59,9 +94,10 @@ impl Marks {
         (Reverse(urgency.unwrap_or(PRIORITY_DEFAULT)), self.last)
     }
 
-    fn hope_no_more(&mut self, service: ServiceId) {
-        if let Some(turn) = self.hopes.remove(&service) {
-            self.hopeful.remove(&turn);
+    /// It waits for no room.
+    pub fn hope_no_more(&mut self, service: ServiceId) {
+        if let Some(hope) = self.hopes.remove(&service) {
+            self.hopeful.remove(&hope);
         }
     }
 
@@ -87,29 +123,34 @@ impl Marks {
         };
     }
 
-    pub fn take(&mut self) -> Option<ServiceId> {
-        let first = (self.hopeful.first_key_value(), self.queue.first_key_value());
-        let others = match first {
+    /// The next one, and whether it only hopes for room.
+    pub fn take(&mut self) -> Option<(ServiceId, bool)> {
+        let hope = self.first_hope();
+        let others = match (hope, self.queue.first_key_value()) {
             (None, _) => u32::MAX,
             (Some(_), None) => 0,
-            (Some(((hope, _), _)), Some(((mark, _), _))) if hope < mark => 0,
+            (Some((hope, ..)), Some(((mark, _), _))) if hope < *mark => 0,
             _ => BEFORE_HOPEFUL,
         };
-        if self.taken >= others
-            && let Some((_, service)) = self.hopeful.pop_first()
-        {
+        let hope = hope.filter(|_| self.taken >= others);
+        if let Some(service) = hope.and_then(|hope| self.hopeful.remove(&hope)) {
             self.taken = 0;
             self.hopes.remove(&service);
-            return Some(service);
+            return Some((service, true));
         }
         let (_, service) = self.queue.pop_first()?;
         self.taken = self.taken.saturating_add(1);
         self.dirty.remove(&service);
-        Some(service)
+        Some((service, false))
+    }
+
+    /// Nobody has a turn but who only hopes for room.
+    pub fn only_hopes(&self) -> bool {
+        self.queue.is_empty()
     }
 
     pub fn is_clean(&self) -> bool {
-        self.queue.is_empty() && self.hopeful.is_empty()
+        self.queue.is_empty() && self.first_hope().is_none()
     }
 
     /// Marks the service at `at_ms`, or earlier if a timer says so already.
@@ -138,8 +179,9 @@ impl Marks {
 
     /// Whether it is going to be looked at anyway.
     pub fn knows(&self, service: ServiceId) -> bool {
+        let hopes = self.hopes.get(&service);
         self.dirty.contains_key(&service)
-            || self.hopes.contains_key(&service)
+            || hopes.is_some_and(|(_, looked, _)| *looked < self.room)
             || self.due.contains_key(&service)
     }
 
@@ -179,23 +221,56 @@ mod tests {
         assert!(!marks.knows(A));
     }
 
+    fn take(marks: &mut Marks) -> Option<ServiceId> {
+        marks.take().map(|(service, _)| service)
+    }
+
     #[test]
     fn who_hopes_for_room_waits_for_others_but_not_for_ever() {
         let id = |number: u8| ServiceId([number; 16]);
         let mut marks = Marks::default();
-        (100..103).for_each(|hopeful| marks.mark_hopeful(id(hopeful)));
+        (100..103).for_each(|hopeful| marks.wait_for_room(id(hopeful), 0));
+        assert!(marks.is_clean() && !marks.knows(id(100)));
+        marks.room();
         (0..20).for_each(|number| marks.mark(id(number)));
         // What happens to one that hopes puts it among the others, once.
         marks.mark(id(101));
-        marks.mark_hopeful(id(101));
-        marks.mark_hopeful(id(5));
+        marks.wait_for_room(id(101), 0);
+        marks.wait_for_room(id(5), 0);
         assert!(marks.knows(id(100)) && marks.knows(id(101)) && !marks.is_clean());
         marks.forget(id(19));
-        let order: Vec<u8> = std::iter::from_fn(|| marks.take())
-            .map(|id| id.0[0])
+        let order: Vec<_> = std::iter::from_fn(|| marks.take())
+            .map(|(id, hopes)| (id.0[0], hopes))
             .collect();
-        let first = (0..8).chain([100]).chain(8..16).chain([102]);
-        assert_eq!(order, first.chain([16, 17, 18, 101]).collect::<Vec<_>>());
+        let marked = |numbers: std::ops::Range<u8>| numbers.map(|number| (number, false));
+        let first = marked(0..8).chain([(100, true)]).chain(marked(8..16));
+        let rest = marked(16..19).chain([(101, false)]);
+        let wanted = first.chain([(102, true)]).chain(rest);
+        assert_eq!(order, wanted.collect::<Vec<_>>());
+        assert!(marks.is_clean());
+    }
+
+    #[test]
+    fn who_waits_has_one_turn_for_all_the_room_there_was_since_it_was_looked_at() {
+        let c = ServiceId([3; 16]);
+        let mut marks = Marks::default();
+        marks.set_urgency(c, 80);
+        for service in [A, B, c] {
+            marks.wait_for_room(service, 0);
+        }
+        marks.room();
+        marks.room();
+        assert_eq!(marks.take(), Some((c, true)));
+        assert_eq!(marks.take(), Some((A, true)));
+        // Of the two that were looked at one was so before there was room again.
+        marks.wait_for_room(c, 2);
+        marks.wait_for_room(A, 1);
+        assert_eq!(marks.take(), Some((B, true)));
+        assert_eq!(marks.take(), Some((A, true)));
+        assert!(marks.is_clean() && marks.take().is_none());
+        marks.room();
+        assert_eq!(marks.take(), Some((c, true)));
+        marks.hope_no_more(B);
         assert!(marks.is_clean());
     }
 
@@ -209,11 +284,16 @@ mod tests {
             marks.mark(service);
         }
         marks.forget(A);
-        assert_eq!(marks.take(), Some(B));
+        assert_eq!(take(&mut marks), Some(B));
         marks.mark(A);
         marks.mark(B);
         marks.mark_first(ServiceId([4; 16]));
-        let rest = [marks.take(), marks.take(), marks.take(), marks.take()];
+        let rest = [
+            take(&mut marks),
+            take(&mut marks),
+            take(&mut marks),
+            take(&mut marks),
+        ];
         assert_eq!(rest, [Some(ServiceId([4; 16])), Some(B), Some(A), Some(c)]);
         assert!(marks.is_clean());
     }
@@ -224,10 +304,10 @@ mod tests {
         for service in [B, A, B] {
             marks.mark(service);
         }
-        assert_eq!(marks.take(), Some(B));
+        assert_eq!(take(&mut marks), Some(B));
         marks.mark_first(B);
         assert_eq!(
-            [marks.take(), marks.take(), marks.take()],
+            [take(&mut marks), take(&mut marks), take(&mut marks)],
             [Some(B), Some(A), None]
         );
     }

@@ -43,7 +43,8 @@
 //! | `asking` | what services ask of nodes → what the scheduler is asked |
 //! | `in_flight` | proposals on their way, and what they make busy |
 //! | `outbox` | items → commands of bounded size |
-//! | `marks` | dirty services, timers |
+//! | `marks` | dirty services, who waits for room, timers |
+//! | `hopes` | there is more room → who waits for some is marked, if it may have what it needs |
 //! | `backoff` | how long a slot waits before it is filled again |
 //! | `failures` | what crashes again and again, and where |
 //! | `keeping` | what is said of that, and of room that is kept |
@@ -65,6 +66,7 @@ mod explain;
 mod failures;
 mod fill;
 mod freeze;
+mod hopes;
 mod in_flight;
 mod keeping;
 mod liveness;
@@ -113,7 +115,7 @@ pub use budget::Budget;
 pub use decisions::{DECISIONS_MAX, Decision, Kind as DecisionKind};
 pub use dry_run::{DryRun, Outcome, Preempted};
 pub use explain::{Explanation, Kept, NodeRow, Subject, explain};
-pub use failures::{CrashLoop, FailingNode};
+pub use failures::{CrashLoop, FailingNode, KnownFailing};
 pub use freeze::LOST_MIN;
 pub use in_flight::PROPOSALS_MAX;
 pub use keeping::{FailingSlot, Keeping};
@@ -328,7 +330,7 @@ impl Orchestrator {
             }
         }
         if room {
-            self.walks.room();
+            self.marks.room();
         }
     }
 
@@ -364,12 +366,6 @@ impl Orchestrator {
     fn mark(&mut self, service: ServiceId) {
         self.look_again_at(service);
         self.marks.mark(service);
-    }
-
-    /// The same where there is only hope for what it waits for: others go first.
-    fn mark_hopeful(&mut self, service: ServiceId) {
-        self.look_again_at(service);
-        self.marks.mark_hopeful(service);
     }
 
     fn look_again_at(&mut self, service: ServiceId) {
@@ -422,9 +418,17 @@ impl Orchestrator {
         let walked = self.walk(state, meter);
         let mut cycle = false;
         while walked && meter.items > 0 && meter.looks > 0 && !self.in_flight.is_full() {
-            let Some(service) = self.marks.take() else {
+            // What is decided is sent before anybody looks for room where there hardly is any.
+            if self.marks.only_hopes() && !self.outbox.is_empty() {
+                break;
+            }
+            let Some((service, hopes)) = self.marks.take() else {
                 break;
             };
+            if hopes {
+                self.hope(state, service, meter);
+                continue;
+            }
             cycle |= !self.passes.get(&service).is_some_and(|pass| pass.swept);
             self.scans_next = !self.reconcile(state, service, now_ms, meter);
             if self.scans_next {

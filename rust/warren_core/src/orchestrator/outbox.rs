@@ -51,6 +51,14 @@ impl Outbox {
         self.moves.push((item, moving));
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.binds.is_empty()
+            && self.desired.is_empty()
+            && self.preempts.is_empty()
+            && self.moves.is_empty()
+            && self.others.is_empty()
+    }
+
     pub fn preempting(&self) -> usize {
         self.preempts.len()
     }

@@ -27,6 +27,8 @@ pub(super) struct Pass {
     pub version: u64,
     /// Begun by the sweep, and nobody has marked the service since: what it does was missed.
     pub swept: bool,
+    /// How often there had been more room when it began.
+    pub room: u64,
     /// The service was marked since the pass began, so another one follows.
     pub again: bool,
     /// `None` once it is done.
@@ -66,10 +68,11 @@ pub(super) struct Pass {
 }
 
 impl Pass {
-    pub fn new(service: &Service, since: BTreeMap<Slot, u64>) -> Self {
+    pub fn new(service: &Service, since: BTreeMap<Slot, u64>, room: u64) -> Self {
         Self {
             version: service.version,
             swept: false,
+            room,
             again: false,
             walk: Some(Walk::new(service)),
             since,

@@ -242,7 +242,7 @@ impl Orchestrator {
             Some(service) if service.rules.priority != known => {
                 self.priorities.insert(id, service.rules.priority);
                 self.scheduler.occupants_unknown();
-                self.walks.room();
+                self.marks.room();
             }
             Some(_) => {}
         }

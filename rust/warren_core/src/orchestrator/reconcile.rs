@@ -43,12 +43,17 @@ impl Orchestrator {
         let begun = self.passes.remove(&id);
         let mut pass = match begun {
             Some(pass) if pass.version == service.version => pass,
-            Some(void) => Pass::new(service, void.since),
-            None => Pass::new(service, self.unplaced.remove(&id).unwrap_or_default()),
+            other => {
+                let since = other.map(|void| void.since);
+                let since = since.or_else(|| self.unplaced.remove(&id));
+                let room = self.marks.room_count();
+                Pass::new(service, since.unwrap_or_default(), room)
+            }
         };
         let items_before = meter.items;
         let turn = self.go_on(state, service, &mut pass, now_ms, meter);
-        if pass.swept {
+        // There is room for what waited only since: nobody had to mark it.
+        if pass.swept && pass.room == self.marks.room_count() {
             self.stats.missed += (items_before - meter.items) as u64;
         }
         match turn {
@@ -373,7 +378,12 @@ impl Orchestrator {
             true => self.preemptors.insert(id, service.rules.priority),
             false => self.preemptors.remove(&id),
         };
+        let waits = !pass.pending.is_empty() || pass.blocked.is_some();
         self.pending.put(id, pass.pending);
+        match waits {
+            true => self.marks.wait_for_room(id, pass.room),
+            false => self.marks.hope_no_more(id),
+        }
         match pass.blocked {
             Some(reason) => self.blocked.insert(id, reason),
             None => self.blocked.remove(&id),

@@ -87,7 +87,7 @@ impl Orchestrator {
             }
         }
         if !applied.iter().all(|applied| *applied) {
-            self.walks.room();
+            self.marks.room();
         }
     }
 

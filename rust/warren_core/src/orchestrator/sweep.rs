@@ -54,7 +54,7 @@ impl Orchestrator {
                 && let Some(row) = state.service(service)
             {
                 let since = self.unplaced.remove(&service).unwrap_or_default();
-                let mut pass = Pass::new(row, since);
+                let mut pass = Pass::new(row, since, self.marks.room_count());
                 pass.swept = true;
                 self.passes.insert(service, pass);
                 self.marks.mark(service);
@@ -77,7 +77,7 @@ impl Orchestrator {
             meter.look(images + 1);
             if self.node_put(state, node) {
                 self.stats.missed += 1;
-                self.walks.room();
+                self.marks.room();
             }
             after = Some(node.id);
         }

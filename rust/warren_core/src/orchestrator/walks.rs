@@ -22,7 +22,7 @@ pub(super) struct Walks {
     nodes: BTreeMap<NodeId, After<ContainerId>>,
     /// Over services with one slot per node.
     globals: Option<After<ServiceId>>,
-    /// Over services that wait for room.
+    /// Over services that wait for a node.
     waiting: Option<After<ServiceId>>,
 }
 
@@ -39,8 +39,8 @@ impl Walks {
         self.globals = Some(None);
     }
 
-    /// There is room, or a new node: whoever waits for that may have what it needs.
-    pub fn room(&mut self) {
+    /// What waits for a node may have one for another reason than room.
+    pub fn waiting(&mut self) {
         self.waiting = Some(None);
     }
 
@@ -83,7 +83,7 @@ impl Orchestrator {
             } else if let Some(after) = self.walks.waiting {
                 let next = self.waiting_after(after);
                 self.walks.waiting = next.map(Some);
-                next.into_iter().for_each(|id| self.mark_hopeful(id));
+                next.into_iter().for_each(|id| self.mark(id));
             }
         }
         true

@@ -109,6 +109,8 @@ pub(super) struct Index {
     rest: Vec<Rest>,
     known: Vec<Known>,
     axes: Axes,
+    /// Of `axes` what depends on the sums is worked out later.
+    filling: bool,
     /// The largest amounts that the axes cover.
     largest: Resources,
     sums: Sums,
@@ -143,6 +145,7 @@ impl Default for Index {
             rest: Vec::new(),
             known: Vec::new(),
             axes: Axes::covering(Resources::default(), &Sums::default()),
+            filling: false,
             largest: Resources::default(),
             sums: Sums::default(),
             nodes_open: 0,
@@ -425,7 +428,7 @@ impl Index {
         largest.cpu_milli = largest.cpu_milli.max(allocatable.cpu_milli);
         largest.memory_bytes = largest.memory_bytes.max(allocatable.memory_bytes);
         let before = (self.axes.cpu, self.axes.memory);
-        if largest != self.largest || total_changed {
+        if largest != self.largest || total_changed && !self.filling {
             self.axes = Axes::covering(largest, &self.sums);
             self.largest = largest;
         }
@@ -435,6 +438,16 @@ impl Index {
                 self.link_everywhere(node);
             }
         }
+    }
+
+    /// Many nodes are put: what searches weigh amounts by is worked out once all of them are.
+    pub fn begin_filling(&mut self) {
+        self.filling = true;
+    }
+
+    pub fn filled(&mut self) {
+        self.filling = false;
+        self.axes = Axes::covering(self.largest, &self.sums);
     }
 
     fn link_everywhere(&mut self, node: u32) {

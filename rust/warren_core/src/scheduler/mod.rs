@@ -119,12 +119,24 @@ impl Scheduler {
     /// Forgets everything and takes the nodes as the state has them.
     pub fn rebuild(&mut self, state: &State) {
         self.clear();
+        self.begin_filling();
         for node in state.nodes() {
             self.node_put(state, node);
         }
+        self.filled();
         for service in state.services() {
             self.service_put(service.id, Some(service));
         }
+    }
+
+    /// Many nodes are put, and nothing is asked, until [`Scheduler::filled`]: cheaper than each put
+    /// alone, and the same afterwards.
+    pub fn begin_filling(&mut self) {
+        self.index.begin_filling();
+    }
+
+    pub fn filled(&mut self) {
+        self.index.filled();
     }
 
     /// Takes a node as the state has it now; what is held on it stays held.

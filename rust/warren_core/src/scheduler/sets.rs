@@ -55,6 +55,12 @@ impl NodeSet {
         })
     }
 
+    /// Whether everything that `other` has is in it.
+    pub fn includes(&self, other: &Self) -> bool {
+        let words = other.words.iter().enumerate();
+        words.fold(0, |left, (at, word)| left | word & !self.word(at)) == 0
+    }
+
     fn word(&self, at: usize) -> u64 {
         self.words.get(at).copied().unwrap_or_default()
     }
@@ -130,12 +136,15 @@ mod tests {
                 assert_eq!(bits.iter().collect::<Vec<_>>(), Vec::from_iter(set.clone()));
                 assert_eq!((bits.len(), bits), (set.len(), &of(&set)), "seed {seed}");
             };
+            let (of_left, of_right) = (of(&left), of(&right));
+            assert_eq!(of_left.includes(&of_right), left.is_superset(&right));
             let (mut and, mut or, mut without) = (of(&left), of(&left), of(&left));
             and.intersect(&of(&right));
             or.unite(&of(&right));
             without.subtract(&of(&right));
             same(&and, &left & &right);
             same(&or, &left | &right);
+            assert!(or.includes(&of_right) && of_left.includes(&without));
             same(&without, &left - &right);
             let mut emptied = of(&left);
             for node in &left {

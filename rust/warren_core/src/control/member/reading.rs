@@ -22,6 +22,7 @@ use super::usage::{self, Remote};
 use crate::error::Error;
 use crate::ids::{Index, MemberId, NodeId};
 use crate::mutant::{self, Mutant};
+use crate::orchestrator::KnownFailing;
 use crate::pb;
 use crate::raft::{Lane, ReadReady, Role};
 
@@ -395,6 +396,10 @@ impl Member {
             pending: pending.unwrap_or_default(),
             loops: loops.unwrap_or_default(),
             keeping: keeping.map_or_else(Default::default, |it| orchestrator.keeping(it)),
+            failing: match method {
+                Method::Plan => orchestrator.known_failing(),
+                _ => KnownFailing::default(),
+            },
             stale,
             told: match method {
                 Method::ListEvents => {

@@ -3,12 +3,18 @@
 use crate::control::planning::answer;
 use crate::fsm::{FEATURE_LEVEL_MAX, State};
 use crate::ids::{Index, Term};
+use crate::orchestrator::KnownFailing;
 use crate::pb::{self, command::Body, plan_item::Item};
 
 const IMAGE: &str = "docker.io/library/web:1";
 
 fn digest(digit: char) -> String {
     format!("sha256:{}", String::from(digit).repeat(64))
+}
+
+/// What keeps failing.
+fn nothing() -> KnownFailing {
+    KnownFailing::default()
 }
 
 struct World {
@@ -107,7 +113,8 @@ impl World {
             .map(|item| pb::PlanItem { item: Some(item) });
         let items = items.collect();
         let before = self.state.hash();
-        let told = answer(&self.state, pb::PlanRequest { items }).expect("it makes sense");
+        let told =
+            answer(&self.state, &nothing(), pb::PlanRequest { items }).expect("it makes sense");
         assert!(!told.unfinished);
         assert_eq!(self.state.hash(), before);
         told.services
@@ -222,7 +229,7 @@ fn what_would_be_refused_is_refused() {
     world.service("old", &[0]);
     let refused = |item| {
         let items = vec![pb::PlanItem { item }];
-        let told = answer(&world.state, pb::PlanRequest { items });
+        let told = answer(&world.state, &nothing(), pb::PlanRequest { items });
         told.expect_err("it makes no sense").code()
     };
     let create = |spec| Some(Item::Create(pb::PlanCreate { spec: Some(spec) }));
@@ -255,7 +262,7 @@ fn who_would_make_room_is_told_one_by_one_and_by_node() {
     let items = vec![pb::PlanItem {
         item: Some(Item::Service(urgent)),
     }];
-    let told = answer(&world.state, pb::PlanRequest { items }).expect("it makes sense");
+    let told = answer(&world.state, &nothing(), pb::PlanRequest { items }).expect("it makes sense");
     let (web, old) = (&told.services[0], &told.services[1]);
     assert_eq!((web.placed.len(), web.pending), (2, 0));
     assert_eq!(

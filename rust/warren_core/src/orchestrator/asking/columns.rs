@@ -129,8 +129,13 @@ impl Column {
 
     /// Adds the nodes of a part to a set.
     pub fn add_part(&self, part: u32, set: &mut NodeSet) {
+        self.put_part(part, set, true);
+    }
+
+    /// Puts the nodes of a part into a set, or takes them out.
+    pub fn put_part(&self, part: u32, set: &mut NodeSet, within: bool) {
         for number in &self.parts[part as usize].nodes {
-            set.set(*number, true);
+            set.set(*number, within);
         }
     }
 

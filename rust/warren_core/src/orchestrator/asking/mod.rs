@@ -36,7 +36,7 @@ use known::Known;
 pub(super) use levels::{Level, Levels};
 #[cfg(test)]
 pub(super) use placing::would_place_on;
-pub(super) use placing::{Placement, fits_somewhere, place, preempt};
+pub(super) use placing::{Placement, fits_somewhere, may_fit, place, preempt};
 pub(super) use reasons::Reasons;
 
 /// Sets that are kept; of more, those that were not asked for longest are forgotten.

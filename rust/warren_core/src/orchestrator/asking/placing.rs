@@ -84,14 +84,38 @@ pub(in crate::orchestrator) fn fits_somewhere(
     scheduler: &Scheduler,
     placement: &Placement,
 ) -> bool {
+    let most = placement.ask().rules.max_per_node;
+    has_place(asking, scheduler, placement, most)
+}
+
+/// The same whatever a node may have of the service, which takes a search less.
+pub(in crate::orchestrator) fn may_fit(
+    asking: &Asking,
+    scheduler: &Scheduler,
+    placement: &Placement,
+) -> bool {
+    has_place(asking, scheduler, placement, None)
+}
+
+fn has_place(
+    asking: &Asking,
+    scheduler: &Scheduler,
+    placement: &Placement,
+    max_per_node: Option<u32>,
+) -> bool {
+    let asked = || {
+        let mut ask = placement.ask();
+        ask.rules.max_per_node = max_per_node;
+        ask
+    };
     if asking.is_plain(placement.service) {
-        return scheduler.fits_somewhere(&placement.ask());
+        return scheduler.fits_somewhere(&asked());
     }
     let placing = Placing::new(asking, scheduler, placement);
     let open = placing.open.map(|known| &known.set);
     let within: Vec<_> = open.into_iter().collect();
     let without = [&placing.apart.own, &placing.apart.others];
-    let mut ask = placement.ask();
+    let mut ask = asked();
     ask.rules.within = &within;
     ask.rules.without = &without;
     scheduler.fits_somewhere(&ask)
@@ -204,6 +228,10 @@ struct Spreading<'a> {
     column: &'a Column,
     weights: Vec<u32>,
     counts: Vec<u32>,
+    /// Nodes of all parts but those that were asked for last.
+    others: NodeSet,
+    /// By part, whether its nodes are in `others`.
+    is_other: Vec<bool>,
 }
 
 struct Placing<'a> {
@@ -248,6 +276,8 @@ impl<'a> Placing<'a> {
                 column,
                 weights: weights(spread, column),
                 counts: column.counts(placement.spread, scheduler),
+                others: NodeSet::default(),
+                is_other: vec![false; column.parts.len()],
             })
         });
         let Keys { open, disliked, .. } = &keys;
@@ -329,25 +359,33 @@ impl<'a> Placing<'a> {
             liked,
             balanced: false,
         };
+        if self.are_all(out, scheduler) {
+            return false;
+        }
         let Some(spreading) = self.spreads.get(level) else {
             return self.ask(scheduler, 1, wish, Some(out));
         };
-        for group in spreading.groups() {
+        let open = self.open.map(|known| &known.set);
+        for group in spreading.groups(open) {
             if *tries == 0 {
                 break;
             }
             *tries -= 1;
-            let column = self.spreads[level].column;
-            let mut others = NodeSet::default();
-            for part in (0..column.parts.len() as u32).filter(|part| !group.contains(part)) {
-                column.add_part(part, &mut others);
-            }
+            let mut others = self.spreads[level].others_than(&group).clone();
             others.unite(out);
             if self.narrow(scheduler, level + 1, &others, liked, tries) {
                 return true;
             }
         }
         *tries == 0 && self.ask(scheduler, 1, wish, Some(out))
+    }
+
+    /// Whether no node is left that it may go to: values of two spreads may have none in common.
+    fn are_all(&self, out: &NodeSet, scheduler: &Scheduler) -> bool {
+        match self.open {
+            Some(known) => out.includes(&known.set),
+            None => out.len() >= scheduler.node_count(),
+        }
     }
 
     /// Nodes that `distinct` and bounded skews exclude now.
@@ -442,14 +480,29 @@ impl<'a> Placing<'a> {
 }
 
 impl Spreading<'_> {
-    /// Parts that have nodes, those that are furthest below their share first; of one group those
-    /// that are equally far.
-    fn groups(&self) -> Vec<Vec<u32>> {
+    /// Parts that have nodes where the service may go, those that are furthest below their share first;
+    /// of one group those that are equally far.
+    fn groups(&self, open: Option<&NodeSet>) -> Vec<Vec<u32>> {
         let next = |part: &u32| next(self.counts[*part as usize], self.weights[*part as usize]);
-        let some = |part: &u32| !self.column.parts[*part as usize].nodes.is_empty();
+        let some = |part: &u32| {
+            let mut nodes = self.column.parts[*part as usize].nodes.iter();
+            nodes.any(|node| open.is_none_or(|open| open.contains(*node)))
+        };
         let mut parts: Vec<_> = (0..self.column.parts.len() as u32).filter(some).collect();
         parts.sort_by_key(|part| (next(part), *part));
         let groups = parts.chunk_by(|left, right| next(left) == next(right));
         groups.map(<[u32]>::to_vec).collect()
+    }
+
+    /// Nodes of all parts but those of the group, whose numbers ascend. From one container to the next
+    /// mostly one part is another, so that only what differs is put in and taken out.
+    fn others_than(&mut self, group: &[u32]) -> &NodeSet {
+        for (part, is_other) in self.is_other.iter_mut().enumerate() {
+            let wanted = group.binary_search(&(part as u32)).is_err();
+            if std::mem::replace(is_other, wanted) != wanted {
+                self.column.put_part(part as u32, &mut self.others, wanted);
+            }
+        }
+        &self.others
     }
 }

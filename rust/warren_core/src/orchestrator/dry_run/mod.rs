@@ -22,7 +22,7 @@ use crate::fsm::{
     Container, ContainerState, DesiredState, Event, Node, NodeStatus, State, is_terminal,
 };
 use crate::ids::{ContainerId, ENTROPY_BYTES, Index, NodeId, ServiceId};
-use crate::orchestrator::{Budget, Orchestrator, PendingSlot};
+use crate::orchestrator::{Budget, KnownFailing, Orchestrator, PendingSlot};
 use crate::pb::{self, command::Body};
 
 /// A step of the orchestrator looks at whatever there is: nobody waits for it.
@@ -43,6 +43,7 @@ pub struct DryRun {
     orchestrator: Orchestrator,
     commands: u64,
     now_ms: u64,
+    steps_max: usize,
     /// Containers that anything happened to.
     touched: BTreeSet<ContainerId>,
     /// Those of them whose worker has something to do.
@@ -87,19 +88,28 @@ impl DryRun {
         orchestrator.leading = true;
         // Nothing is swept: what is not touched is none of this.
         orchestrator.sweep.begin(u64::MAX / 2);
+        orchestrator.scheduler.begin_filling();
         for node in state.nodes() {
             orchestrator.node_put(state, node);
         }
+        orchestrator.scheduler.filled();
         Self {
             start: state.clone(),
             state: state.clone(),
             orchestrator,
             commands: 0,
             now_ms: 0,
+            steps_max: STEPS_MAX,
             touched: BTreeSet::new(),
             told: BTreeSet::new(),
             preempted: BTreeMap::new(),
         }
+    }
+
+    /// Goes by what the leader knows of nodes on which services keep failing; of that nothing is in
+    /// the state.
+    pub fn avoid(&mut self, known: &KnownFailing) {
+        self.orchestrator.failures.learn(known, self.now_ms);
     }
 
     /// As it is by now.
@@ -144,7 +154,7 @@ impl DryRun {
 
     /// Goes on until nothing more follows; false if that took too long.
     pub fn run(&mut self) -> bool {
-        for _ in 0..STEPS_MAX {
+        for _ in 0..self.steps_max {
             let worked = self.workers_do_what_they_are_told();
             let proposals = self.orchestrator.step(&self.state, self.now_ms, BUDGET);
             let proposed = !proposals.is_empty();

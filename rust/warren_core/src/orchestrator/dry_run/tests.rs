@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use prost::Message as _;
 
-use crate::fsm::{Service, State};
+use crate::fsm::{ContainerState, Service, State};
 use crate::ids::{ContainerId, NodeId, ServiceId};
-use crate::orchestrator::dry_run::{BUDGET, DryRun, next, status, stays};
+use crate::orchestrator::dry_run::{BUDGET, DryRun, STEPS_MAX, next, status, stays};
 use crate::orchestrator::testing::World;
-use crate::orchestrator::{Orchestrator, Outcome};
+use crate::orchestrator::{KnownFailing, Orchestrator, Outcome};
 use crate::pb::{self, command::Body};
 
 fn create(spec: &pb::ServiceSpec) -> Body {
@@ -29,10 +29,14 @@ fn update(service: &Service, change: impl FnOnce(&mut pb::ServiceSpec)) -> Body 
 /// Lets a real orchestrator work on the cluster itself until it has nothing more to do. Returns the
 /// containers that were told to make room, with the slots that they did so for.
 fn settle(world: &mut World) -> Preemptions {
-    let mut preempted = Preemptions::new();
     let mut orchestrator = Orchestrator::new(0);
+    orchestrator.lead(0);
+    settle_with(world, &mut orchestrator)
+}
+
+fn settle_with(world: &mut World, orchestrator: &mut Orchestrator) -> Preemptions {
+    let mut preempted = Preemptions::new();
     let mut now_ms = 0;
-    orchestrator.lead(now_ms);
     for _ in 0..500 {
         let mut news = Vec::new();
         for container in world.state.containers() {
@@ -46,7 +50,7 @@ fn settle(world: &mut World) -> Preemptions {
                 node_id: node.to_vec(),
                 items: vec![item],
             };
-            world.apply_to(&mut orchestrator, Body::ReportStatus(report));
+            world.apply_to(orchestrator, Body::ReportStatus(report));
         }
         let proposals = orchestrator.step(&world.state, now_ms, BUDGET);
         if idle && proposals.is_empty() {
@@ -57,7 +61,7 @@ fn settle(world: &mut World) -> Preemptions {
                 Body::Preempt(preempt) => preempt.items.clone(),
                 _ => Vec::new(),
             };
-            let told = world.apply_to(&mut orchestrator, proposal.body);
+            let told = world.apply_to(orchestrator, proposal.body);
             let answer = pb::BatchResult::decode(&told[..]).unwrap_or_default();
             let taken = preempt.into_iter().zip(answer.items);
             for (item, _) in taken.filter(|(_, answer)| answer.applied) {
@@ -218,4 +222,113 @@ fn what_a_plan_says_would_be_preempted_is_what_is() {
     }
     // The generator must reach what it is to test.
     assert!(with > 50 && without > 20, "{with} {without}");
+}
+
+/// One of the service's containers fails three times where it is, and then ends: what is left of that
+/// is in the leader's memory alone.
+fn fail(world: &mut World, orchestrator: &mut Orchestrator, of: &Service) -> Option<NodeId> {
+    let containers = world.state.containers_of_service(of.id);
+    let failing = containers
+        .filter(|it| stays(it))
+        .min_by_key(|it| it.slot)?
+        .clone();
+    for state in [ContainerState::Running, ContainerState::Failed] {
+        let mut item = status(&failing, state);
+        item.status.as_mut().expect("it has one").attempt = 4;
+        let report = pb::ReportStatus {
+            node_id: failing.node.to_vec(),
+            items: vec![item],
+        };
+        world.apply_to(orchestrator, Body::ReportStatus(report));
+        settle_with(world, orchestrator);
+    }
+    Some(failing.node)
+}
+
+#[test]
+fn a_plan_avoids_nodes_on_which_the_leader_knows_that_the_service_keeps_failing() {
+    let (mut surprises, mut compared) = (0, 0);
+    for seed in 0..120 {
+        println!("seed {seed}");
+        let mut world = World::new(seed);
+        let mut spec = world.spec("s0");
+        spec.replicas = 4;
+        let service = world.create(spec);
+        let mut orchestrator = Orchestrator::new(0);
+        orchestrator.lead(0);
+        settle_with(&mut world, &mut orchestrator);
+        let Some(node) = fail(&mut world, &mut orchestrator, &service) else {
+            continue;
+        };
+        let body = update(
+            world.state.service(service.id).expect("it is there"),
+            |spec| {
+                spec.replicas = 8;
+            },
+        );
+        let planned = |known: &KnownFailing| {
+            let mut run = DryRun::new(&world.state, 0);
+            run.avoid(known);
+            run.change(body.clone()).expect("it makes sense");
+            run.take_up(service.id);
+            assert!(run.run(), "it took too many steps");
+            run.outcome(service.id).placed.get(&node).copied()
+        };
+        let plan = planned(&orchestrator.known_failing());
+        let unaware = planned(&KnownFailing::default());
+        let before = by_node(&world.state, &service);
+        world.apply_to(&mut orchestrator, body);
+        settle_with(&mut world, &mut orchestrator);
+        let after = by_node(&world.state, &service);
+        let count = |of: &BTreeMap<_, _>| of.get(&node).copied().unwrap_or(0);
+        let more = count(&after) - count(&before);
+        assert_eq!(plan.unwrap_or(0), more, "{before:?} {after:?}");
+        compared += 1;
+        surprises += u32::from(unaware.unwrap_or(0) != more);
+    }
+    // The generator must reach what it is to test.
+    assert!(compared > 40 && surprises > 5, "{compared} {surprises}");
+}
+
+#[test]
+fn a_run_ends_after_so_many_steps_and_says_that_it_is_not_finished() {
+    let mut world = World::new(3);
+    let mut spec = world.spec("s0");
+    spec.placement = None;
+    spec.replicas = 4;
+    let container = spec.container.as_mut().expect("it has one");
+    (container.resources, container.devices) = (None, Vec::new());
+    container.mounts.clear();
+    container.host_ports.clear();
+    let service = world.create(spec);
+    settle(&mut world);
+    // One after the other, each in several steps.
+    let body = update(
+        world.state.service(service.id).expect("it is there"),
+        |spec| {
+            spec.container.as_mut().expect("it has one").user = "1".into();
+        },
+    );
+    let planned = |steps_max| {
+        let mut run = DryRun::new(&world.state, 0);
+        run.steps_max = steps_max;
+        run.change(body.clone()).expect("it makes sense");
+        run.take_up(service.id);
+        (run.run(), run.outcome(service.id))
+    };
+    let (finished, whole) = planned(STEPS_MAX);
+    assert!(finished && total(&whole.placed) == 4 && whole.unchanged == 0);
+    let runs: Vec<_> = (0..40).map(planned).collect();
+    let enough = runs.iter().position(|(finished, _)| *finished);
+    let enough = enough.expect("it needs no more steps");
+    assert!(enough > 4, "{enough}");
+    for (steps, (finished, outcome)) in runs.iter().enumerate() {
+        assert_eq!(*finished, steps >= enough, "{steps}");
+        if steps == 1 {
+            assert!(outcome.unchanged > 0, "{outcome:?}");
+        }
+        if *finished {
+            assert_eq!(*outcome, whole, "{steps}");
+        }
+    }
 }

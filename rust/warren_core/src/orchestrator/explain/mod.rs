@@ -104,10 +104,12 @@ pub fn explain(
     };
     let mut scheduler = Scheduler::new(0);
     let mut asking = Asking::default();
+    scheduler.begin_filling();
     for node in state.nodes() {
         scheduler.node_put(state, node);
         asking.node_put(&mut scheduler, state, node);
     }
+    scheduler.filled();
     asking.learn(&mut scheduler, state, service);
     let have = containers_by_node(state, service);
     let failing = keeping.nodes.iter().map(|it| (it.node, it));
