@@ -407,6 +407,7 @@ pub(super) fn answer(judged: impl Iterator<Item = Judged>) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fsm::parse;
     use prost::Message;
 
     #[test]
@@ -425,5 +426,8 @@ mod tests {
         };
         let items = vec![applied, refused];
         assert_eq!(encoded, pb::BatchResult { items }.encode_to_vec());
+        assert_eq!(parse::applied_items(&encoded), Some(vec![true, false]));
+        assert_eq!(parse::applied_items(&[]), Some(Vec::new()));
+        assert_eq!(parse::applied_items(&encoded[..encoded.len() - 1]), None);
     }
 }

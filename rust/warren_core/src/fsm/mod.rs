@@ -81,6 +81,7 @@ pub use labels::{NODE_LABELS_MAX, check_node_update};
 pub use members::{MEMBERS_MAX, REMOVED_MEMBERS_MAX};
 pub use nodes::REMOVED_NODES_MAX;
 pub use objects::*;
+pub use parse::applied_items;
 pub use placement::Rules;
 pub use reference::normalise_reference;
 pub use refusals::{Filter, Refusal};

@@ -115,6 +115,13 @@ pub(super) struct ServiceRow {
     pub counts: OrdMap<(SpecDigest, u64), Counts>,
 }
 
+impl ServiceRow {
+    /// The highest slot that has a container; 0 if none has.
+    pub fn last_slot(&self) -> u64 {
+        self.containers.get_max().map_or(0, |((slot, _), _)| *slot)
+    }
+}
+
 #[derive(Clone)]
 pub(super) struct NodeRow {
     pub node: Node,
@@ -295,8 +302,10 @@ impl State {
     /// By id; those of every node for a global service's slot 0.
     pub fn containers_of_slot(&self, id: ServiceId, slot: u64) -> impl Iterator<Item = &Container> {
         let bounds = (slot, ContainerId([0; 16]))..=(slot, ContainerId([0xff; 16]));
-        let row = self.service_row(id).into_iter();
-        row.flat_map(move |row| row.containers.range(bounds.clone()))
+        // A service that grows has none there yet: to look for one would cost more.
+        let row = self.service_row(id).filter(|row| row.last_slot() >= slot);
+        row.into_iter()
+            .flat_map(move |row| row.containers.range(bounds.clone()))
             .map(|(_, place)| self.container_at(*place))
     }
 
