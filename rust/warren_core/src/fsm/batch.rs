@@ -10,7 +10,7 @@ use crate::fsm::objects::{
     Container, ContainerState, DesiredState, Event, Node, NodeStatus, Resources, Service, Status,
 };
 use crate::fsm::parse::{Report, ReportItem};
-use crate::fsm::state::{NodeRow, Place, State};
+use crate::fsm::state::{NodeRow, Place, ServiceRow, State};
 use crate::fsm::table::Handle;
 use crate::fsm::wire;
 use crate::ids::{ContainerId, NodeId, ServiceId};
@@ -55,7 +55,9 @@ impl State {
             .node_ids
             .get(&node_id)
             .ok_or_else(|| not_found(NodeId::KIND, node_id))?;
-        let service = &self.services.get(service_at).service;
+        let ServiceRow {
+            service, origin, ..
+        } = self.services.get(service_at);
         let row = self.nodes.get(node_at);
         let node = &row.node;
         if self.container_ids.contains_key(&id) {
@@ -77,16 +79,12 @@ impl State {
         }
         let container = Container {
             id,
-            service: service_id,
-            service_name: service.name.clone(),
+            origin: Arc::clone(origin),
             slot: item.slot,
-            spec_digest: service.spec_digest,
-            service_version: service.version,
             node: node_id,
             desired: DesiredState::Run,
             status: assigned.clone(),
             created_at_ms: self.time_ms,
-            resources: service.resources(),
             devices: (!devices.is_empty()).then(|| Arc::new(devices.to_vec())),
         };
         if let Some(replaced) = replaced {
@@ -407,6 +405,7 @@ pub(super) fn answer(judged: impl Iterator<Item = Judged>) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fsm::parse;
     use prost::Message;
 
     #[test]
@@ -425,5 +424,8 @@ mod tests {
         };
         let items = vec![applied, refused];
         assert_eq!(encoded, pb::BatchResult { items }.encode_to_vec());
+        assert_eq!(parse::applied_items(&encoded), Some(vec![true, false]));
+        assert_eq!(parse::applied_items(&[]), Some(Vec::new()));
+        assert_eq!(parse::applied_items(&encoded[..encoded.len() - 1]), None);
     }
 }

@@ -5,11 +5,11 @@
 use std::sync::Arc;
 
 use imbl::OrdMap;
-use imbl::ordmap::Entry;
 
 use crate::fsm::claims::{Claims, claims_by_name};
 use crate::fsm::hash;
 use crate::fsm::holds::Hold;
+use crate::fsm::id_map::IdMap;
 use crate::fsm::objects::{Container, Node, Resources, Service};
 use crate::fsm::state::{NodeRow, Place, Record, ServiceRow, SpecRow, State};
 use crate::fsm::table::{Handle, Table};
@@ -23,6 +23,7 @@ impl State {
         self.sum.add(hash::service(&service));
         self.use_spec(service.spec_digest, || service.container_spec().clone());
         let handle = self.services.insert(ServiceRow {
+            origin: Arc::new(service.origin()),
             service,
             containers: OrdMap::new(),
             counts: OrdMap::new(),
@@ -40,12 +41,13 @@ impl State {
     /// `change` may touch anything but id and name.
     pub(super) fn update_service(&mut self, id: ServiceId, change: impl FnOnce(&mut Service)) {
         let handle = self.service_ids[&id];
-        let service = &mut self.services.get_mut(handle).service;
-        let before = service.spec_digest;
-        self.sum.take(hash::service(service));
-        change(service);
-        self.sum.add(hash::service(service));
-        let service = service.clone();
+        let row = self.services.get_mut(handle);
+        let before = row.service.spec_digest;
+        self.sum.take(hash::service(&row.service));
+        change(&mut row.service);
+        self.sum.add(hash::service(&row.service));
+        row.origin = Arc::new(row.service.origin());
+        let service = row.service.clone();
         self.use_spec(service.spec_digest, || service.container_spec().clone());
         self.drop_spec(before);
     }
@@ -78,7 +80,7 @@ impl State {
             let row = NodeRow {
                 node,
                 records: Table::default(),
-                containers: OrdMap::new(),
+                containers: IdMap::default(),
                 allocated: Resources::default(),
                 claims: Claims::default(),
             };
@@ -146,40 +148,39 @@ impl State {
         spec: impl FnOnce() -> pb::ContainerSpec,
     ) {
         let (id, slot) = (container.id, container.slot);
-        let place = self.insert_record(container, service, node, spec);
-        let row = self.nodes.get_mut(node);
-        row.containers.insert(id, place.record);
-        let row = self.services.get_mut(service);
-        row.containers.insert((slot, id), place);
+        let (place, of_service, of_node) = self.insert_record(container, service, node, spec);
+        of_node.containers.insert(id, place.record);
+        of_service.containers.insert((slot, id), place);
         assert!(
             self.container_ids.insert(id, place).is_none(),
             "a container id is issued once"
         );
     }
 
-    /// [`State::insert_container`] but for what finds it by its id, node or service.
+    /// [`State::insert_container`] but for what finds it by its id, node or service; with the rows of
+    /// these two.
     pub(super) fn insert_record(
         &mut self,
         container: Container,
         service: Handle,
         node: Handle,
         spec: impl FnOnce() -> pb::ContainerSpec,
-    ) -> Place {
+    ) -> (Place, &mut ServiceRow, &mut NodeRow) {
         let (digest, slot) = (container.spec_digest, container.slot);
         let named = self.use_spec(digest, spec);
         self.by_state[container.status.state as usize] += 1;
         let element = hash::container(&container, &mut self.scratch.0);
         self.sum.add(element);
-        let row = self.nodes.get_mut(node);
-        row.allocated = row.allocated.saturating_add(container.held());
+        let of_node = self.nodes.get_mut(node);
+        of_node.allocated = of_node.allocated.saturating_add(container.held());
         if !container.is_terminal() {
-            row.claims.take(named.as_deref(), container.devices());
+            of_node.claims.take(named.as_deref(), container.devices());
         }
-        let counts = Counts::of(&container, is_ready(&row.node));
-        let record = row.records.insert(Record { container, element });
-        let row = self.services.get_mut(service);
-        row.recount(digest, slot, Counts::default(), counts);
-        Place { node, record }
+        let counts = Counts::of(&container, is_ready(&of_node.node));
+        let record = of_node.records.insert(Record { container, element });
+        let of_service = self.services.get_mut(service);
+        of_service.recount(digest, slot, Counts::default(), counts);
+        (Place { node, record }, of_service, of_node)
     }
 
     /// `change` may touch desired state and status.
@@ -246,27 +247,22 @@ impl State {
         digest: SpecDigest,
         spec: impl FnOnce() -> pb::ContainerSpec,
     ) -> Option<Arc<pb::ContainerSpec>> {
-        match self.specs.entry(digest) {
-            Entry::Occupied(mut row) => {
-                let row = row.get_mut();
-                row.users += 1;
-                claims_by_name(&row.spec).then(|| Arc::clone(&row.spec))
-            }
-            Entry::Vacant(place) => {
-                let spec = Arc::new(spec());
-                let used = claims_by_name(&spec).then(|| Arc::clone(&spec));
-                place.insert(SpecRow { spec, users: 1 });
-                self.sum.add(hash::spec(&digest));
-                used
-            }
+        if let Some(row) = self.specs.get_mut(&digest) {
+            row.users += 1;
+            return claims_by_name(&row.spec).then(|| Arc::clone(&row.spec));
         }
+        let spec = Arc::new(spec());
+        let used = claims_by_name(&spec).then(|| Arc::clone(&spec));
+        self.specs.insert(digest, SpecRow { spec, users: 1 });
+        self.sum.add(hash::spec(&digest));
+        used
     }
 
     fn drop_spec(&mut self, digest: SpecDigest) {
-        if let Entry::Occupied(mut row) = self.specs.entry(digest) {
-            row.get_mut().users -= 1;
-            if row.get().users == 0 {
-                row.remove();
+        if let Some(row) = self.specs.get_mut(&digest) {
+            row.users -= 1;
+            if row.users == 0 {
+                self.specs.remove(&digest);
                 self.sum.take(hash::spec(&digest));
             }
         }

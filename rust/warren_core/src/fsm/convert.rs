@@ -7,8 +7,8 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::fsm::holds::Hold;
 use crate::fsm::objects::{
-    Cluster, Container, ContainerState, DesiredState, Drain, Member, Node, Resources, Revision,
-    Service, Status,
+    Cluster, Container, ContainerState, DesiredState, Drain, Member, Node, Origin, Resources,
+    Revision, Service, Status,
 };
 use crate::fsm::parse::ContainerFields;
 use crate::fsm::placement::Rules;
@@ -275,31 +275,36 @@ impl<'a> From<&'a pb::Container> for ContainerFields<'a> {
 }
 
 impl Container {
-    /// From a message. Its name and sentence become those given, where they say the same.
+    /// From a message. What it has in common with others and its sentence are kept as `origin` and
+    /// `message` if they are the same, and become these otherwise.
     pub(super) fn sharing(
-        service_name: &Arc<str>,
+        origin: &mut Arc<Origin>,
         message: &mut Arc<str>,
         c: &ContainerFields<'_>,
     ) -> Result<Self> {
         let no_status = || invalid("container", "it has no status");
         let status = c.status.as_ref().ok_or_else(no_status)?;
-        let known = *c.service_name == **service_name;
+        let of = Origin {
+            service: ServiceId::from_slice(c.service_id)?,
+            service_name: match *c.service_name == *origin.service_name {
+                true => Arc::clone(&origin.service_name),
+                false => c.service_name.into(),
+            },
+            service_version: c.service_version,
+            spec_digest: spec_digest(c.spec_digest)?,
+            resources: c.resources,
+        };
+        if of != **origin {
+            *origin = Arc::new(of);
+        }
         Ok(Self {
             id: ContainerId::from_slice(c.id)?,
-            service: ServiceId::from_slice(c.service_id)?,
-            service_name: if known {
-                Arc::clone(service_name)
-            } else {
-                c.service_name.into()
-            },
+            origin: Arc::clone(origin),
             slot: c.slot,
-            spec_digest: spec_digest(c.spec_digest)?,
-            service_version: c.service_version,
             node: NodeId::from_slice(c.node_id)?,
             desired: specified("desired state", c.desired, DesiredState::Unspecified)?,
             status: Status::sharing(message, status)?,
             created_at_ms: c.created_at_ms,
-            resources: c.resources,
             devices: (!c.devices.is_empty()).then(|| Arc::new(c.devices.to_vec())),
         })
     }

@@ -11,7 +11,7 @@
 //! | `objects` | the nouns, and the rules of one object alone |
 //! | `description` | what a node may say of itself |
 //! | `convert` | nouns ⇄ messages |
-//! | `table` | records that clone in O(1) |
+//! | `table`, `id_map` | records and what finds them, which clone in O(1) |
 //! | `state`, `changes` | all objects, with their indexes and totals; how they change |
 //! | `requests` | who asked what already, and the answer |
 //! | `apply`, `batch`, `members` | what each command does |
@@ -47,6 +47,7 @@ mod drain;
 mod epoch;
 mod hash;
 mod holds;
+mod id_map;
 mod labels;
 mod members;
 mod nodes;
@@ -81,6 +82,7 @@ pub use labels::{NODE_LABELS_MAX, check_node_update};
 pub use members::{MEMBERS_MAX, REMOVED_MEMBERS_MAX};
 pub use nodes::REMOVED_NODES_MAX;
 pub use objects::*;
+pub use parse::applied_items;
 pub use placement::Rules;
 pub use reference::normalise_reference;
 pub use refusals::{Filter, Refusal};

@@ -2,6 +2,7 @@
 //! never unspecified. `convert` turns them into messages and back.
 
 use std::collections::BTreeMap;
+use std::ops::Deref;
 use std::sync::Arc;
 
 use crate::fsm::holds::Hold;
@@ -126,6 +127,17 @@ impl Service {
     pub fn resources(&self) -> Resources {
         self.container_spec().resources.unwrap_or_default().into()
     }
+
+    /// Of containers that are made of it as it is.
+    pub fn origin(&self) -> Origin {
+        Origin {
+            service: self.id,
+            service_name: self.name.clone(),
+            service_version: self.version,
+            spec_digest: self.spec_digest,
+            resources: self.resources(),
+        }
+    }
 }
 
 /// What a node last said of its container. Invariant: `attempt` ≥ 1, and (`attempt`, `state`)
@@ -150,21 +162,38 @@ pub struct Status {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Container {
     pub id: ContainerId,
-    pub service: ServiceId,
-    pub service_name: Arc<str>,
+    /// Its fields are read like the container's own.
+    pub origin: Arc<Origin>,
     /// From 1; 0 for global services, where the node is the slot.
     pub slot: u64,
-    pub spec_digest: SpecDigest,
-    pub service_version: u64,
     /// For life.
     pub node: NodeId,
     pub desired: DesiredState,
     pub status: Status,
     pub created_at_ms: u64,
+    /// Held like its resources; `None` where there are none, as with most.
+    pub devices: Option<Arc<Vec<pb::DeviceShare>>>,
+}
+
+/// What all containers of one version of a service have in common, kept once for all of them: there
+/// may be a million.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    pub service: ServiceId,
+    pub service_name: Arc<str>,
+    pub service_version: u64,
+    pub spec_digest: SpecDigest,
     /// Held on the node until a terminal state.
     pub resources: Resources,
-    /// Held like them; `None` where there are none, as with most.
-    pub devices: Option<Arc<Vec<pb::DeviceShare>>>,
+}
+
+impl Deref for Container {
+    type Target = Origin;
+
+    #[inline]
+    fn deref(&self) -> &Origin {
+        &self.origin
+    }
 }
 
 impl Container {

@@ -1,5 +1,5 @@
 //! Protobuf's decoding by hand, where there are too many objects to make a message of each: the
-//! items of a report, and containers in snapshots.
+//! items of a report, the answers to batches, and containers in snapshots.
 //!
 //! What is understood here is what `wire` and every canonical encoder write: known fields, each at
 //! most once, in the order of their numbers. Whatever else the bytes are is `None`, which says
@@ -77,6 +77,25 @@ pub(super) fn report(bytes: &[u8], items_max: usize) -> Option<Report<'_>> {
     }
     rest.is_empty().then_some(Report { node_id, items })
 }
+
+/// Of each item of an encoded [`pb::BatchResult`] whether it was applied.
+pub fn applied_items(result: &[u8]) -> Option<Vec<bool>> {
+    let rest = &mut &*result;
+    let mut applied = Vec::with_capacity(rest.len() / RESULT_BYTES_USUAL);
+    while let Some(item) = present(rest, 1)? {
+        let item = &mut &*item;
+        applied.push(number(item, 1)? != 0);
+        text(item, 2)?;
+        content(item, 3)?;
+        if !item.is_empty() {
+            return None;
+        }
+    }
+    rest.is_empty().then_some(applied)
+}
+
+/// Of an encoded item of a result: that it was applied, and the container's id.
+const RESULT_BYTES_USUAL: usize = 22;
 
 /// Of an encoded item: id and status, with a time and a short sentence.
 const ITEM_BYTES_USUAL: usize = 48;

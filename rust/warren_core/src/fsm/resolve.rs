@@ -2,9 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use imbl::OrdMap;
-
 use crate::error::{Error, Result};
+use crate::fsm::id_map::{Id, IdMap};
 use crate::fsm::objects::Container;
 use crate::fsm::state::State;
 use crate::ids::{ContainerId, NodeId, ServiceId};
@@ -86,8 +85,8 @@ fn names_image(reference: &str, image: &crate::pb::NodeImage) -> bool {
     }
 }
 
-fn by_prefix<I: Copy + Ord, P: Clone>(
-    ids: &OrdMap<I, P>,
+fn by_prefix<I: Id, P: Clone>(
+    ids: &IdMap<I, P>,
     reference: &str,
     kind: &'static str,
     make: impl Fn([u8; 16]) -> I,

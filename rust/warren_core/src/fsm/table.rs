@@ -1,13 +1,17 @@
 //! Dense storage with O(1) clones.
 //!
-//! Records live in pages behind [`Arc`], the pages in a persistent vector. A clone shares all of
-//! it; a write copies the one page it touches, and only if a clone still holds that page. So a
-//! reader or a snapshot keeps the state of its moment for the price of a few counters, and
-//! `apply` never waits for either.
+//! Records live in pages behind [`Arc`], the pages in blocks of [`BLOCK`]. A clone shares all of it; a
+//! write copies the one page it touches, and only if a clone still holds that page. So a reader or a
+//! snapshot keeps the state of its moment for the price of a few counters, and `apply` never waits
+//! for either.
 
 use std::sync::Arc;
 
 use imbl::Vector;
+
+/// Pages that share a block. The first write after a clone copies the list of blocks and one block:
+/// a hundred thousand pages make the former 1,600 long.
+const BLOCK: usize = 64;
 
 /// Where a record lies in its [`Table`]. Says nothing about order or age, and never leaves `fsm`:
 /// two replicas with equal states may use different handles.
@@ -17,19 +21,21 @@ pub(super) struct Handle(u32);
 /// `PAGE` records share a page. A page is what the first write after a clone copies: large enough
 /// to keep the directory short, small enough to stay cheap.
 ///
-/// Invariant: `vacant` holds exactly the handles below `length` whose record is `None`.
+/// Invariants: `vacant` holds exactly the handles below `length` whose record is `None`; there are
+/// the blocks and pages for `length` records, and no more.
 pub(super) struct Table<T, const PAGE: usize> {
-    pages: Vector<Arc<Page<T, PAGE>>>,
+    blocks: Arc<[Arc<Block<T, PAGE>>]>,
     vacant: Vector<u32>,
     length: u32,
 }
 
+type Block<T, const PAGE: usize> = [Option<Arc<Page<T, PAGE>>>; BLOCK];
 type Page<T, const PAGE: usize> = [Option<T>; PAGE];
 
 impl<T, const PAGE: usize> Default for Table<T, PAGE> {
     fn default() -> Self {
         Self {
-            pages: Vector::new(),
+            blocks: Arc::default(),
             vacant: Vector::new(),
             length: 0,
         }
@@ -39,7 +45,7 @@ impl<T, const PAGE: usize> Default for Table<T, PAGE> {
 impl<T, const PAGE: usize> Clone for Table<T, PAGE> {
     fn clone(&self) -> Self {
         Self {
-            pages: self.pages.clone(),
+            blocks: self.blocks.clone(),
             vacant: self.vacant.clone(),
             length: self.length,
         }
@@ -48,25 +54,25 @@ impl<T, const PAGE: usize> Clone for Table<T, PAGE> {
 
 impl<T: Clone, const PAGE: usize> Table<T, PAGE> {
     pub fn insert(&mut self, record: T) -> Handle {
-        let handle = Handle(self.vacant.pop_back().unwrap_or_else(|| {
-            if self.length as usize == self.pages.len() * PAGE {
-                self.pages.push_back(Arc::new([const { None }; PAGE]));
-            }
-            self.length += 1;
-            self.length - 1
-        }));
+        let handle = match self.vacant.pop_back() {
+            Some(handle) => Handle(handle),
+            None => self.extend(),
+        };
         *self.cell(handle) = Some(record);
         handle
     }
 
     /// Handles come from `insert` and die with `remove`; another one is a bug here, not input.
+    #[inline]
     pub fn get(&self, handle: Handle) -> &T {
-        let (page, record) = position::<PAGE>(handle);
-        self.pages[page][record]
+        let [block, page, record] = position::<PAGE>(handle);
+        self.blocks[block][page]
             .as_ref()
+            .and_then(|page| page[record].as_ref())
             .expect("a handle names a live record")
     }
 
+    #[inline]
     pub fn get_mut(&mut self, handle: Handle) -> &mut T {
         self.cell(handle)
             .as_mut()
@@ -82,17 +88,43 @@ impl<T: Clone, const PAGE: usize> Table<T, PAGE> {
 
     /// In no order that means anything.
     pub fn iter(&self) -> impl Iterator<Item = &T> {
-        self.pages.iter().flat_map(|page| page.iter().flatten())
+        self.pages().flat_map(|page| page.iter().flatten())
     }
 
+    fn pages(&self) -> impl Iterator<Item = &Arc<Page<T, PAGE>>> {
+        self.blocks.iter().flat_map(|block| block.iter().flatten())
+    }
+
+    /// Makes room for one more.
+    fn extend(&mut self) -> Handle {
+        let handle = Handle(self.length);
+        let [block, page, record] = position::<PAGE>(handle);
+        if (page, record) == (0, 0) {
+            let new = Arc::new([const { None }; BLOCK]);
+            self.blocks = self.blocks.iter().cloned().chain([new]).collect();
+        }
+        if record == 0 {
+            let block = Arc::make_mut(&mut Arc::make_mut(&mut self.blocks)[block]);
+            block[page] = Some(Arc::new([const { None }; PAGE]));
+        }
+        self.length += 1;
+        handle
+    }
+
+    #[inline]
     fn cell(&mut self, handle: Handle) -> &mut Option<T> {
-        let (page, record) = position::<PAGE>(handle);
-        &mut Arc::make_mut(&mut self.pages[page])[record]
+        let [block, page, record] = position::<PAGE>(handle);
+        let block = Arc::make_mut(&mut Arc::make_mut(&mut self.blocks)[block]);
+        let page = block[page].as_mut().expect("a handle names a live record");
+        &mut Arc::make_mut(page)[record]
     }
 }
 
-fn position<const PAGE: usize>(Handle(n): Handle) -> (usize, usize) {
-    (n as usize / PAGE, n as usize % PAGE)
+/// The block, the page in it, the record in that.
+#[inline]
+fn position<const PAGE: usize>(Handle(n): Handle) -> [usize; 3] {
+    let page = n as usize / PAGE;
+    [page / BLOCK, page % BLOCK, n as usize % PAGE]
 }
 
 #[cfg(test)]
@@ -117,15 +149,27 @@ mod tests {
     }
 
     #[test]
+    fn records_beyond_a_block_are_where_they_were_put() {
+        let mut table = Table::default();
+        let count = PAGE * BLOCK * 2 + 1;
+        let handles: Vec<_> = (0..count).map(|n| table.insert(n)).collect();
+        let before = table.clone();
+        *table.get_mut(handles[PAGE * BLOCK]) = 0;
+        assert!((0..count).all(|n| *before.get(handles[n]) == n));
+        assert!(before.iter().copied().eq(0..count));
+        assert_eq!(*table.get(handles[PAGE * BLOCK]), 0);
+        assert_eq!(table.pages().count(), BLOCK * 2 + 1);
+    }
+
+    #[test]
     fn a_write_copies_one_page_and_no_other() {
         let mut table = Table::default();
         let handles: Vec<_> = (0..PAGE * 3).map(|n| table.insert(n)).collect();
         let before = table.clone();
         *table.get_mut(handles[PAGE]) = 0;
         let shared: Vec<_> = before
-            .pages
-            .iter()
-            .zip(&table.pages)
+            .pages()
+            .zip(table.pages())
             .map(|(a, b)| Arc::ptr_eq(a, b))
             .collect();
         assert_eq!(shared, [true, false, true]);
@@ -139,6 +183,6 @@ mod tests {
         table.remove(handles[7]);
         table.insert(0);
         table.insert(0);
-        assert_eq!(table.pages.len(), 1);
+        assert_eq!(table.pages().count(), 1);
     }
 }

@@ -88,7 +88,11 @@ impl ServiceRow {
             return;
         }
         let key = (spec, slot / SLOTS_PER_BLOCK);
-        let counts = self.counts.entry(key).or_default();
+        let Some(counts) = self.counts.get_mut(&key) else {
+            // Nothing counts as `before` that is not in here.
+            self.counts.insert(key, now);
+            return;
+        };
         counts.add(now);
         counts.take(before);
         if *counts == Counts::default() {
@@ -134,7 +138,7 @@ pub fn tally(state: &State, service: &Service) -> Tally {
 /// Of the containers for which [`is_wanted`] holds.
 fn wanted(state: &State, row: &ServiceRow) -> Counts {
     let last_slot = last_wanted_slot(&row.service);
-    let surplus = row.containers.get_max().map_or(0, |((slot, _), _)| *slot) > last_slot;
+    let surplus = row.last_slot() > last_slot;
     let mut wanted = Counts::default();
     for (block, counts) in row.wanted_blocks() {
         let first = block * SLOTS_PER_BLOCK;

@@ -147,17 +147,25 @@ pub(super) fn take_bytes<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fsm::objects::{ContainerState, DesiredState};
+    use crate::fsm::objects::{ContainerState, DesiredState, Origin};
     use crate::ids::{ContainerId, NodeId, ServiceId, SpecDigest};
 
     fn sample(number: u64, message: &str, exit_code: Option<i32>) -> Container {
         Container {
             id: ContainerId([1; 16]),
-            service: ServiceId([2; 16]),
-            service_name: "web".into(),
+            origin: std::sync::Arc::new(Origin {
+                service: ServiceId([2; 16]),
+                service_name: "web".into(),
+                service_version: number,
+                spec_digest: SpecDigest([3; 32]),
+                resources: Resources {
+                    cpu_milli: number,
+                    memory_bytes: number / 5,
+                    disk_bytes: number / 7,
+                    pids: number / 11,
+                },
+            }),
             slot: number,
-            spec_digest: SpecDigest([3; 32]),
-            service_version: number,
             node: NodeId([4; 16]),
             desired: DesiredState::Run,
             status: Status {
@@ -173,12 +181,6 @@ mod tests {
                 removed: number % 3 == 1,
             },
             created_at_ms: number,
-            resources: Resources {
-                cpu_milli: number,
-                memory_bytes: number / 5,
-                disk_bytes: number / 7,
-                pids: number / 11,
-            },
             devices: (number % 2 == 1).then(|| {
                 let share = |number| crate::pb::DeviceShare {
                     kind: "gpu".into(),

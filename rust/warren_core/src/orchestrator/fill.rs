@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use crate::fsm::{Service, State};
-use crate::ids::NodeId;
+use crate::ids::{NodeId, ServiceId};
 use crate::orchestrator::asking::{self, Placement, Reasons};
 use crate::orchestrator::budget::Meter;
 use crate::orchestrator::decisions::Kind;
 use crate::orchestrator::in_flight::Bound;
 use crate::orchestrator::pass::{Pass, Vacancy};
-use crate::orchestrator::plan::{Slot, is_vacant};
+use crate::orchestrator::plan::is_vacant;
 use crate::orchestrator::reconcile::Turn;
 use crate::orchestrator::{Orchestrator, PendingSlot};
 use crate::pb;
@@ -91,7 +91,7 @@ impl Orchestrator {
                     pass.why.insert(why.into()).clone()
                 }
             };
-            self.pend(service, pass, vacancy.slot, why);
+            self.pend(service, pass, &vacancy, why);
             pass.vacant.pop_front();
             meter.look(1);
             if meter.looks == 0 && !pass.vacant.is_empty() {
@@ -106,9 +106,11 @@ impl Orchestrator {
         &mut self,
         service: &Service,
         pass: &mut Pass,
-        slot: Slot,
+        vacancy: &Vacancy,
         reason: Arc<str>,
     ) {
+        let slot = vacancy.slot;
+        self.still_unplaced(service.id, vacancy);
         let key = |pending: &PendingSlot| (pending.slot, pending.node);
         let known = self.pending(service.id);
         let known = known.binary_search_by_key(&(slot.number, slot.node), key);
@@ -124,6 +126,12 @@ impl Orchestrator {
             node: slot.node,
             reason,
         });
+    }
+
+    /// The pass leaves the slot without a node.
+    pub(super) fn still_unplaced(&mut self, service: ServiceId, vacancy: &Vacancy) {
+        let slots = self.unplaced.entry(service).or_default();
+        slots.insert(vacancy.slot, vacancy.since_ms);
     }
 
     /// Like [`Orchestrator::fill_replicas`], where each slot is a node.
@@ -166,7 +174,7 @@ impl Orchestrator {
                     if made == Ok(false) {
                         let held = self.why_held(state, service, &vacancy);
                         let why = held.unwrap_or_else(|| reason.why.into());
-                        self.pend(service, pass, vacancy.slot, why);
+                        self.pend(service, pass, &vacancy, why);
                     }
                 }
             }
@@ -185,9 +193,6 @@ impl Orchestrator {
         meter.items -= 1;
         pass.away += 1;
         *pass.spread.entry(node).or_insert(0) += 1;
-        if let Some(waiting) = self.unplaced.get_mut(&service.id) {
-            waiting.remove(&vacancy.slot);
-        }
         let item = pb::BindItem {
             service_id: service.id.to_vec(),
             service_version: service.version,

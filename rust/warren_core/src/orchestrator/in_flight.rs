@@ -77,7 +77,8 @@ pub(super) enum Subject {
 pub(super) struct InFlight {
     last: u64,
     subjects: BTreeMap<Token, Subject>,
-    slots: BTreeMap<(ServiceId, Slot), NodeId>,
+    /// No service without a slot.
+    slots: BTreeMap<ServiceId, BTreeMap<Slot, NodeId>>,
     containers: BTreeSet<ContainerId>,
     services: BTreeSet<ServiceId>,
     nodes: BTreeSet<NodeId>,
@@ -97,18 +98,21 @@ impl InFlight {
         self.last += 1;
         match &subject {
             Subject::Binds(binds) => {
-                self.slots
-                    .extend(binds.iter().map(|b| ((b.service, b.slot), b.node)));
+                for of_service in binds.chunk_by(|a, b| a.service == b.service) {
+                    let slots = self.slots.entry(of_service[0].service).or_default();
+                    slots.extend(of_service.iter().map(|bound| (bound.slot, bound.node)));
+                }
             }
             Subject::Desired(_) => {}
             Subject::Moves(moves) => {
-                let slots = moves.iter().map(|it| ((it.service, it.to), it.node));
-                self.slots.extend(slots);
+                for it in moves {
+                    self.fill(it.service, it.to, it.node);
+                }
             }
             Subject::Preempt(items) => {
                 self.preempting += items.len();
                 for item in items {
-                    self.slots.insert((item.service, item.slot), item.node);
+                    self.fill(item.service, item.slot, item.node);
                 }
             }
             Subject::Forget(service) => {
@@ -128,8 +132,9 @@ impl InFlight {
         let subject = self.subjects.remove(&token)?;
         match &subject {
             Subject::Binds(binds) => {
-                for bound in binds {
-                    self.slots.remove(&(bound.service, bound.slot));
+                for of_service in binds.chunk_by(|a, b| a.service == b.service) {
+                    let slots = of_service.iter().map(|bound| bound.slot);
+                    self.vacate(of_service[0].service, slots);
                 }
             }
             Subject::Desired(items) => {
@@ -140,13 +145,13 @@ impl InFlight {
             Subject::Moves(moves) => {
                 for it in moves {
                     self.containers.remove(&it.container);
-                    self.slots.remove(&(it.service, it.to));
+                    self.vacate(it.service, [it.to]);
                 }
             }
             Subject::Preempt(items) => {
                 self.preempting -= items.len();
                 for item in items {
-                    self.slots.remove(&(item.service, item.slot));
+                    self.vacate(item.service, [item.slot]);
                     let victims = item.victims.iter();
                     victims.for_each(|id| _ = self.containers.remove(id));
                 }
@@ -160,6 +165,22 @@ impl InFlight {
             Subject::Freeze => self.freeze = false,
         }
         Some(subject)
+    }
+
+    fn fill(&mut self, service: ServiceId, slot: Slot, node: NodeId) {
+        self.slots.entry(service).or_default().insert(slot, node);
+    }
+
+    fn vacate(&mut self, service: ServiceId, slots: impl IntoIterator<Item = Slot>) {
+        let Some(known) = self.slots.get_mut(&service) else {
+            return;
+        };
+        for slot in slots {
+            known.remove(&slot);
+        }
+        if known.is_empty() {
+            self.slots.remove(&service);
+        }
     }
 
     /// Everything but the numbering of tokens.
@@ -180,7 +201,7 @@ impl InFlight {
 
     /// The node that a bind on its way puts into the slot.
     pub fn node_of(&self, service: ServiceId, slot: Slot) -> Option<NodeId> {
-        self.slots.get(&(service, slot)).copied()
+        self.slots.get(&service)?.get(&slot).copied()
     }
 
     pub fn has_container(&self, container: ContainerId) -> bool {

@@ -89,7 +89,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::error::Result;
-use crate::fsm::{self, Container, Event, Node, NodeStatus, Overcommit, State};
+use crate::fsm::{
+    self, Container, ContainerState, DesiredState, Event, Node, NodeStatus, Overcommit, State,
+};
 use crate::ids::{NodeId, ServiceId};
 use crate::pb;
 use crate::scheduler::Scheduler;
@@ -191,7 +193,7 @@ pub struct Orchestrator {
     pending: Waiting,
     /// Services whose update waits for room.
     blocked: BTreeMap<ServiceId, Arc<str>>,
-    /// Since when slots have had no node; by slot.
+    /// Since when slots that a pass left without a node have had none; by slot.
     unplaced: BTreeMap<ServiceId, BTreeMap<Slot, u64>>,
     /// Of services, as occupants of nodes were learnt by.
     priorities: BTreeMap<ServiceId, u32>,
@@ -319,8 +321,11 @@ impl Orchestrator {
                     // Who waits may wait for a port, a device, or for whom it is kept apart from, and
                     // not for an amount.
                     room |= ended || container.is_some_and(|it| self.is_new_victim(state, it));
-                    if last_service.replace(service) != Some(service) {
+                    if last_service != Some(service)
+                        && !container.is_some_and(|it| self.is_own_bind(it))
+                    {
                         self.mark(service);
+                        last_service = Some(service);
                     }
                     if last_node.replace(node) != Some(node) {
                         self.scheduler.occupants_changed(node);
@@ -332,6 +337,23 @@ impl Orchestrator {
         if room {
             self.marks.room();
         }
+    }
+
+    /// It has just been bound as was proposed. To the service it is what it was on its way, so that
+    /// there is nothing to look at until it is heard of; unless something else of the service waits,
+    /// and why may be another thing now.
+    fn is_own_bind(&self, container: &Container) -> bool {
+        let id = container.service;
+        let waits = !self.pending.of(id).is_empty() || self.blocked.contains_key(&id);
+        let fresh = container.status.state == ContainerState::Assigned
+            && container.desired == DesiredState::Run;
+        // Of a global service the node is the slot.
+        let node = (container.slot == 0).then_some(container.node);
+        let slot = Slot {
+            number: container.slot,
+            node,
+        };
+        fresh && !waits && self.in_flight.node_of(id, slot) == Some(container.node)
     }
 
     /// Takes a node over as it is now. True if that is news.

@@ -96,6 +96,14 @@ impl Pass {
         }
     }
 
+    /// Since when slots have had no node, of a pass that comes to nothing.
+    pub fn waited(self) -> BTreeMap<Slot, u64> {
+        let mut since = self.since;
+        let found = self.vacant.iter().chain(&self.held);
+        since.extend(found.map(|vacancy| (vacancy.slot, vacancy.since_ms)));
+        since
+    }
+
     /// The walk is over.
     pub fn walked(&mut self, slots: usize) {
         self.walk = None;

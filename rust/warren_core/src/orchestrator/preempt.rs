@@ -189,6 +189,7 @@ impl Orchestrator {
         preempting: Preempting,
         meter: &mut Meter,
     ) {
+        self.still_unplaced(service.id, vacancy);
         let victims = &preempting.victims;
         victims.iter().for_each(|id| _ = self.in_flight.claim(*id));
         meter.items = meter.items.saturating_sub(1 + victims.len());

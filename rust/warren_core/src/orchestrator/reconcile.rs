@@ -1,7 +1,5 @@
 //! From what a pass finds to proposals.
 
-use std::collections::BTreeMap;
-
 use crate::fsm::{Container, Node, Service, State};
 use crate::ids::{ContainerId, NodeId, ServiceId};
 use crate::orchestrator::budget::Meter;
@@ -44,10 +42,12 @@ impl Orchestrator {
         let mut pass = match begun {
             Some(pass) if pass.version == service.version => pass,
             other => {
-                let since = other.map(|void| void.since);
-                let since = since.or_else(|| self.unplaced.remove(&id));
+                let since = match other {
+                    Some(void) => void.waited(),
+                    None => self.unplaced.remove(&id).unwrap_or_default(),
+                };
                 let room = self.marks.room_count();
-                Pass::new(service, since.unwrap_or_default(), room)
+                Pass::new(service, since, room)
             }
         };
         let items_before = meter.items;
@@ -261,10 +261,9 @@ impl Orchestrator {
         (slot, replaces): (Slot, Option<ContainerId>),
         now_ms: u64,
     ) {
-        let waiting = self.unplaced.entry(id).or_default();
-        let before = waiting.get(&slot).or_else(|| pass.since.get(&slot));
+        let waiting = self.unplaced.get(&id).and_then(|slots| slots.get(&slot));
+        let before = waiting.or_else(|| pass.since.get(&slot));
         let since_ms = before.copied().unwrap_or(now_ms);
-        waiting.insert(slot, since_ms);
         let held = state.hold_of(id, slot.number, slot.node).is_some();
         let vacant = match held {
             true => &mut pass.held,
@@ -388,9 +387,6 @@ impl Orchestrator {
             Some(reason) => self.blocked.insert(id, reason),
             None => self.blocked.remove(&id),
         };
-        if self.unplaced.get(&id).is_some_and(BTreeMap::is_empty) {
-            self.unplaced.remove(&id);
-        }
         if !service.is_global() {
             let last = u64::from(service.spec.replicas);
             self.backoff.forget_above(id, last);

@@ -1,13 +1,13 @@
 //! From the outcomes of proposals back.
 
-use prost::Message;
+use std::sync::Arc;
 
 use crate::error::Result;
+use crate::fsm;
 use crate::ids::{NodeId, ServiceId};
 use crate::orchestrator::Orchestrator;
 use crate::orchestrator::decisions::Kind;
 use crate::orchestrator::in_flight::{Bound, Subject};
-use crate::pb;
 
 /// When to look again after a refusal at apply: the state was not what was thought, and is known
 /// better by then. Keeps a contradiction from turning into a busy loop.
@@ -17,9 +17,7 @@ impl Orchestrator {
     /// Takes the outcome of a proposal: frees what it held and marks what has to be looked at.
     pub(super) fn settle(&mut self, now_ms: u64, subject: Subject, outcome: Result<&[u8]>) {
         let applied = |count: usize| match &outcome {
-            Ok(bytes) => pb::BatchResult::decode(*bytes)
-                .map(|result| result.items.iter().map(|item| item.applied).collect())
-                .unwrap_or_else(|_| vec![false; count]),
+            Ok(bytes) => fsm::applied_items(bytes).unwrap_or_else(|| vec![false; count]),
             Err(_) => vec![false; count],
         };
         match subject {
@@ -62,7 +60,8 @@ impl Orchestrator {
     }
 
     fn settle_binds(&mut self, now_ms: u64, binds: &[Bound], applied: &[bool], judged: bool) {
-        let mut marked = None;
+        // The same time and sentence for most of a batch.
+        let mut waited: Option<(u64, Arc<str>)> = None;
         for (position, bound) in binds.iter().enumerate() {
             let applied = applied.get(position).copied().unwrap_or(false);
             self.scheduler.release(bound.node, bound.resources);
@@ -70,20 +69,19 @@ impl Orchestrator {
             if applied {
                 self.stats.scheduled += 1;
                 let waited_ms = now_ms.saturating_sub(bound.since_ms);
-                let why = format!("found room after {waited_ms} ms");
+                let why = match &waited {
+                    Some((ms, why)) if *ms == waited_ms => Arc::clone(why),
+                    _ => format!("found room after {waited_ms} ms").into(),
+                };
+                waited = Some((waited_ms, Arc::clone(&why)));
                 let of = (bound.service, bound.slot.number);
-                let node = Some(bound.node);
-                self.decisions.note(Kind::Placed, of, node, why.into());
-                self.latencies_ms
-                    .push(now_ms.saturating_sub(bound.since_ms));
+                self.decisions.note(Kind::Placed, of, Some(bound.node), why);
+                self.latencies_ms.push(waited_ms);
             } else {
                 self.stats.failed += u64::from(judged);
                 let waiting = self.unplaced.entry(bound.service).or_default();
                 waiting.insert(bound.slot, bound.since_ms);
-            }
-            // Neighbours mostly are of one service.
-            if !applied || marked.replace(bound.service) != Some(bound.service) {
-                self.look_again(bound.service, now_ms, applied);
+                self.look_again(bound.service, now_ms, false);
             }
         }
         if !applied.iter().all(|applied| *applied) {

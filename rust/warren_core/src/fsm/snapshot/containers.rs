@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::read::broken;
 use crate::error::Result;
-use crate::fsm::objects::Container;
+use crate::fsm::objects::{Container, Origin};
 use crate::fsm::parse::{self, ContainerFields};
 use crate::fsm::state::{Place, State};
 use crate::fsm::table::Handle;
@@ -19,6 +19,8 @@ pub(super) struct Containers {
     /// Ascending.
     ids: Vec<(ContainerId, Place)>,
     by_service: BTreeMap<Handle, Vec<(u64, ContainerId, Place)>>,
+    /// Of the container before of the same version of a service.
+    origins: BTreeMap<(Handle, u64), Arc<Origin>>,
     /// Of the container before: most say the same.
     message: Arc<str>,
 }
@@ -53,8 +55,10 @@ impl Containers {
         let (Some(service), Some(node)) = (service, node) else {
             return Err(broken("the service or node of a container is missing"));
         };
-        let name = &state.services.get(service).service.name;
-        let container = Container::sharing(name, &mut self.message, fields)?;
+        let of_version = (service, fields.service_version);
+        let known = || Arc::clone(&state.services.get(service).origin);
+        let origin = self.origins.entry(of_version).or_insert_with(known);
+        let container = Container::sharing(origin, &mut self.message, fields)?;
         let (id, slot, digest) = (container.id, container.slot, container.spec_digest);
         if self.ids.last().is_some_and(|(last, _)| *last >= id) {
             return Err(broken("a container is in it twice, or not in its place"));
@@ -62,7 +66,8 @@ impl Containers {
         if state.spec(&digest).is_none() && !specs.contains_key(&digest) {
             return Err(broken("the spec of a container is missing"));
         }
-        let place = state.insert_record(container, service, node, || specs[&digest].clone());
+        let spec = || specs[&digest].clone();
+        let (place, ..) = state.insert_record(container, service, node, spec);
         self.ids.push((id, place));
         let of_service = self.by_service.entry(service).or_default();
         of_service.push((slot, id, place));
