@@ -34,8 +34,9 @@ pub enum Verdict {
 #[derive(Default)]
 pub struct Hashes {
     by_member: BTreeMap<MemberId, BTreeMap<Index, StateHash>>,
-    /// Indexes that have been reported.
-    reported: BTreeSet<Index>,
+    /// Indexes that have been reported, and whether it was another member that differs: that this
+    /// one does may turn out afterwards.
+    reported: BTreeSet<(Index, bool)>,
     mismatches: u64,
 }
 
@@ -90,7 +91,8 @@ impl Hashes {
             let hopeless = votes.len() > 1 && (count + silent) * 2 <= voters.len();
             hopeless.then_some(Verdict::NoMajority { index })
         };
-        let news = verdict.is_some() && self.reported.insert(index);
+        let others = matches!(verdict, Some(Verdict::Others { .. }));
+        let news = verdict.is_some() && self.reported.insert((index, others));
         self.mismatches += u64::from(news);
         verdict.filter(|_| news)
     }

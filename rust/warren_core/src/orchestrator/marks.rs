@@ -123,9 +123,9 @@ impl Marks {
         };
     }
 
-    /// The next one, and whether it only hopes for room.
-    pub fn take(&mut self) -> Option<(ServiceId, bool)> {
-        let hope = self.first_hope();
+    /// The next one, and whether it only hopes for room; none of those unless `hopes_too`.
+    pub fn take(&mut self, hopes_too: bool) -> Option<(ServiceId, bool)> {
+        let hope = self.first_hope().filter(|_| hopes_too);
         let others = match (hope, self.queue.first_key_value()) {
             (None, _) => u32::MAX,
             (Some(_), None) => 0,
@@ -142,11 +142,6 @@ impl Marks {
         self.taken = self.taken.saturating_add(1);
         self.dirty.remove(&service);
         Some((service, false))
-    }
-
-    /// Nobody has a turn but who only hopes for room.
-    pub fn only_hopes(&self) -> bool {
-        self.queue.is_empty()
     }
 
     pub fn is_clean(&self) -> bool {
@@ -222,7 +217,7 @@ mod tests {
     }
 
     fn take(marks: &mut Marks) -> Option<ServiceId> {
-        marks.take().map(|(service, _)| service)
+        marks.take(true).map(|(service, _)| service)
     }
 
     #[test]
@@ -239,7 +234,7 @@ mod tests {
         marks.wait_for_room(id(5), 0);
         assert!(marks.knows(id(100)) && marks.knows(id(101)) && !marks.is_clean());
         marks.forget(id(19));
-        let order: Vec<_> = std::iter::from_fn(|| marks.take())
+        let order: Vec<_> = std::iter::from_fn(|| marks.take(true))
             .map(|(id, hopes)| (id.0[0], hopes))
             .collect();
         let marked = |numbers: std::ops::Range<u8>| numbers.map(|number| (number, false));
@@ -260,18 +255,22 @@ mod tests {
         }
         marks.room();
         marks.room();
-        assert_eq!(marks.take(), Some((c, true)));
-        assert_eq!(marks.take(), Some((A, true)));
+        assert_eq!(marks.take(true), Some((c, true)));
+        assert_eq!(marks.take(true), Some((A, true)));
         // Of the two that were looked at one was so before there was room again.
         marks.wait_for_room(c, 2);
         marks.wait_for_room(A, 1);
-        assert_eq!(marks.take(), Some((B, true)));
-        assert_eq!(marks.take(), Some((A, true)));
-        assert!(marks.is_clean() && marks.take().is_none());
+        assert_eq!(marks.take(true), Some((B, true)));
+        assert_eq!(marks.take(true), Some((A, true)));
+        assert!(marks.is_clean() && marks.take(true).is_none());
         marks.room();
-        assert_eq!(marks.take(), Some((c, true)));
+        assert_eq!(marks.take(true), Some((c, true)));
         marks.hope_no_more(B);
         assert!(marks.is_clean());
+        // Where something is decided already, it has to wait for that to be sent.
+        marks.wait_for_room(A, 0);
+        assert_eq!(marks.take(false), None);
+        assert_eq!(marks.take(true), Some((A, true)));
     }
 
     #[test]

@@ -440,11 +440,9 @@ impl Orchestrator {
         let walked = self.walk(state, meter);
         let mut cycle = false;
         while walked && meter.items > 0 && meter.looks > 0 && !self.in_flight.is_full() {
-            // What is decided is sent before anybody looks for room where there hardly is any.
-            if self.marks.only_hopes() && !self.outbox.is_empty() {
-                break;
-            }
-            let Some((service, hopes)) = self.marks.take() else {
+            // What is decided is sent, and busy, before anybody looks for room where there hardly is
+            // any: it may be the same service, whose pass has begun before there was more room.
+            let Some((service, hopes)) = self.marks.take(self.outbox.is_empty()) else {
                 break;
             };
             if hopes {
