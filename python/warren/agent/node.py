@@ -78,6 +78,12 @@ class NodeLocal:
         self, requests: AsyncIterator[node_pb2.LoadImageRequest], context: Context
     ) -> AsyncIterator[node_pb2.LoadImageProgress]:
         """Receives an archive in pieces and loads it; tells what it is doing."""
+        try:
+            # Whoever is refused while it speaks may not hear why.
+            first = await _next(requests)
+        except _EXPECTED as error:
+            await _abort("LoadImage", context, error)
+            raise
         if self.loads >= LOADS_MAX:
             await rpc.abort(
                 context,
@@ -88,7 +94,6 @@ class NodeLocal:
             )
         self.loads += 1
         try:
-            first = await _next(requests)
             reference = first.reference if first is not None else ""
             async for progress in self._images.load(_pieces(first, requests), reference):
                 yield progress
