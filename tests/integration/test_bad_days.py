@@ -246,7 +246,10 @@ def test_a_full_disk_refuses_writes_stays_up_and_recovers(
     status, body = node.http("/ready")
     assert status == 503, "a write was refused, and /ready must know of it at once"
     assert "no space" in body
-    assert node.refused("service", "scale", "talker=2", "--detach") == (1, f"warrenctl: {why}\n")
+    code, told = node.refused("service", "scale", "talker=2", "--detach")
+    # The log has more of it, under this name.
+    assert (code, told.splitlines()[0]) == (1, f"warrenctl: {why}")
+    assert told.splitlines()[1].startswith("request id: ")
     archive = tiny_archive(tmp_path / "more.tar", "docker.io/library/more:1", 4 << 20)
     code, why = node.refused("image", "load", "-i", str(archive))
     assert code == 1
