@@ -87,8 +87,11 @@ async def test_a_plan_is_what_then_happens_and_changes_nothing(cluster: Cluster)
 async def test_events_tell_what_was_decided(cluster: Cluster) -> None:
     await create(cluster, "told", "--constraint=node.labels.nowhere exists")
 
+    async def decided() -> list[dict[str, Any]]:
+        return [it for it in await shown(cluster, "events", "told") if it["sequence"]]
+
     async def kinds() -> list[str]:
-        return [it["kind"] for it in await shown(cluster, "events", "told")]
+        return [it["kind"] for it in await decided()]
 
     async def waits() -> bool:
         return await kinds() == ["pending"]
@@ -101,7 +104,7 @@ async def test_events_tell_what_was_decided(cluster: Cluster) -> None:
 
     await cluster.wait_until(placed, "there is one now")
     await ctl(cluster, "service", "update", "told", "--replicas=0")
-    found = await shown(cluster, "events", "told")
+    found = await decided()
     assert [it["kind"] for it in found] == ["pending", "placed", "scaled_down"]
     assert [it["node"] for it in found] == [None, "w2", "w2"]
     assert "label nowhere is not there" in found[0]["why"]

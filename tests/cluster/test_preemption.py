@@ -78,7 +78,8 @@ async def test_the_urgent_starts_where_less_urgent_ones_have_stopped(cluster: Cl
     assert made_room["why"] == "makes room for web.1 (priority 80 > 10)"
     # Which of the four that are equally good is drawn, and not by a plan's seed.
     assert made_room["node"] in {"w1", "w2"}
-    waits = json.loads(await ctl(cluster, "events", "web", "--format=json"))[0]
+    told = json.loads(await ctl(cluster, "events", "web", "--format=json"))
+    waits = next(it for it in told if it["sequence"])
     assert (waits["kind"], "to stop" in waits["why"]) == ("pending", True)
     (waits,) = (it for it in await slots(cluster, "batch") if it["state"] == "pending")
     assert "not enough CPU" in waits["reason"]
