@@ -147,15 +147,10 @@ class Membership:
         return f"unix:{self.settings.socket}" if self.manages else ""
 
     def as_manager(self) -> ManagerAddresses | None:
-        """How this host could manage; None where it could not.
-
-        It offers no data directory while it manages: one that was removed may come back to another
-        leader before it has heard of that, and must not be promoted with the log that it is about
-        to put aside.
-        """
+        """How this host could manage; None where it could not."""
         if not self.may_manage or self._retiring is not None:
             return None
-        data_dir = b"" if self.manages else bytes.fromhex(self.member.data_dir)
+        data_dir = bytes.fromhex(self.member.data_dir)
         return ManagerAddresses(advertised_peer(self.settings), self.own_api, data_dir)
 
     # What the session asks and tells
