@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Final, Protocol
 
-_HEADER: Final = re.compile(rb"^# (?:HELP|TYPE) ([^\s]+)", re.MULTILINE)
+_HEADER: Final = re.compile(rb"# (?:HELP|TYPE) ([^\s]+)")
 
 HEADERLESS: Final = "headerless"
 DUPLICATE: Final = "duplicate"
@@ -25,9 +25,16 @@ def families(text: bytes) -> list[tuple[bytes, bytes]]:
     if text and not text.endswith(b"\n"):
         text += b"\n"
     starts: list[tuple[bytes, int]] = [(b"", 0)]
-    for header in _HEADER.finditer(text):
-        if header[1] != starts[-1][0]:
-            starts.append((header[1], header.start()))
+    # Line by line of those that begin with a mark: a search over all of the text by the expression
+    # would hold the interpreter for long.
+    at = 0 if text.startswith(b"#") else text.find(b"\n#") + 1
+    while text.startswith(b"#", at):
+        header = _HEADER.match(text, at)
+        if header is not None and header[1] != starts[-1][0]:
+            starts.append((header[1], at))
+        at = text.find(b"\n#", at) + 1
+        if not at:
+            break
     ends = [at for _, at in starts[1:]] + [len(text)]
     return [(name, text[at:end]) for (name, at), end in zip(starts, ends, strict=True) if end > at]
 

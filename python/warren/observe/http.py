@@ -244,7 +244,8 @@ class _Connection(asyncio.Protocol):
             f"Connection: {'keep-alive' if keep_alive else 'close'}\r\n"
             f"Cache-Control: no-store\r\n{coding}{allow}\r\n"
         )
-        self._transport.write(head.encode() + (b"" if head_only else response.body))
+        # Apart: metrics may be megabytes, and putting them together would copy them.
+        self._transport.writelines([head.encode(), b"" if head_only else response.body])
 
     def _arm(self, timeout_ms: int) -> None:
         """Abort the connection in `timeout_ms` unless armed anew or disarmed."""

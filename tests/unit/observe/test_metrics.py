@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import math
 import shutil
 import subprocess
@@ -213,6 +214,16 @@ def test_what_cannot_be_read_is_left_out_and_counted() -> None:
     assert b"broken" not in text
     left_out = "warren_metrics_left_out_total"
     assert one(metrics.render(), left_out, source="python", reason="error") >= 1
+
+
+def test_no_garbage_is_collected_meanwhile_and_it_is_afterwards() -> None:
+    metrics = Metrics()
+    seen: list[bool] = []
+    metrics.gauge_function("collected", "C.", lambda: seen.append(gc.isenabled()) or 0.0)
+    seen.clear()
+    metrics.render()
+    assert seen == [False]
+    assert gc.isenabled()
 
 
 def test_text_sources_are_joined() -> None:
