@@ -52,6 +52,7 @@ _PASSING: Final = frozenset({"unavailable", "no_leader", "not_leader", "shutting
     "--since", "since_ms", type=Parsed("duration", parse.duration_ms), help="Not older than this."
 )
 @click.option("--type", "kinds", type=click.Choice(KINDS), multiple=True, help="Of these only.")
+@click.option("--service", "named", metavar="NAME", help="Of this service, as the argument says.")
 @click.option("--node", "nodes", metavar="NAME", multiple=True, help="On these nodes only.")
 @common_options
 @click.pass_obj
@@ -62,6 +63,7 @@ def events(
     limit: int,
     since_ms: int | None,
     kinds: tuple[str, ...],
+    named: str | None,
     nodes: tuple[str, ...],
 ) -> None:
     """List what happened in the cluster, or to a service, and why, the oldest first.
@@ -83,6 +85,9 @@ def events(
     from warren.cli.history import EVENT_HEADER, event_row
     from warren.pb.v1 import explain_pb2
 
+    if service is not None and named is not None and service != named:
+        raise click.UsageError(f"two services: {service} and --service {named}; name one")
+    service = service or named
     since = 0.0 if since_ms is None else time.time() - since_ms / 1000
     request = explain_pb2.ListEventsRequest(ref=service or "", count_max=limit or _SHOWN)
 

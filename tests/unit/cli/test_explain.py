@@ -141,6 +141,10 @@ def test_events_tell_what_was_decided(ctl: Run, manager: FakeManager) -> None:
     (shown,) = json.loads(ctl("events", "--format=json").out)
     assert (shown["sequence"], shown["kind"], shown["slot"]) == (7, "placed", 2)
     assert ctl("events", "other").code == EXIT_NOT_FOUND
+    assert ctl("events", "--service=web").code == ctl("events", "web", "--service=web").code == 0
+    assert [asked.ref for asked in manager.requests("ListEvents")[-2:]] == ["web", "web"]
+    both = ctl("events", "web", "--service=other")
+    assert (both.code, "name one" in both.err) == (2, True)
 
 
 def test_the_kinds_of_events_are_those_that_the_core_tells() -> None:
