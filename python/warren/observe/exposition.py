@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
-from typing import Final, Protocol
+from collections.abc import Callable, Iterable
+from typing import Final, Protocol, runtime_checkable
 
 _HEADER: Final = re.compile(rb"# (?:HELP|TYPE) ([^\s]+)")
 
@@ -60,6 +60,7 @@ def header(name: str, kind: str, documentation: str) -> str:
     return f"# HELP {name} {escape_help(documentation)}\n# TYPE {name} {kind}\n"
 
 
+@runtime_checkable
 class Rendering(Protocol):
     """A collector that makes its own text, for it has many series.
 
@@ -94,10 +95,12 @@ class Page:
             self._seen.add(name)
             self._blocks.append(block)
 
-    def add_text(self, source: str, text: bytes) -> None:
-        """All families of a text."""
+    def add_text(
+        self, source: str, text: bytes, translate: Callable[[bytes], bytes] = bytes
+    ) -> None:
+        """All families of a text, each as `translate` has it."""
         for name, block in families(text):
-            self.add(source, name, block)
+            self.add(source, name, translate(block))
 
     def text(self) -> bytes:
         """All of it."""

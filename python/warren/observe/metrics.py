@@ -31,7 +31,7 @@ from prometheus_client.registry import Collector
 
 from warren import __version__
 from warren.observe import exposition, openmetrics
-from warren.observe.exposition import Page, families
+from warren.observe.exposition import Page, Rendering
 from warren.observe.histograms import HistogramFamily, bounds_with
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -196,11 +196,14 @@ class Metrics:
             return self._render(as_openmetrics=as_openmetrics)
 
     def _render(self, *, as_openmetrics: bool) -> bytes:
-        page = Page()
+        page, translate = Page(), openmetrics.translated if as_openmetrics else bytes
         for collector in list(self._collectors):
             try:
-                for name, block in _blocks(collector, as_openmetrics=as_openmetrics):
-                    page.add(OWN_SOURCE, name.encode(), block)
+                if isinstance(collector, Rendering):
+                    for name, block in list(collector.blocks(openmetrics=as_openmetrics)):
+                        page.add(OWN_SOURCE, name.encode(), block)
+                else:
+                    page.add_text(OWN_SOURCE, generate_latest(collector), translate)
             except Exception as error:  # noqa: BLE001 - one fault must not cost the scrape
                 self._left_out.labels(OWN_SOURCE, "error").inc()
                 _log.error(
@@ -217,9 +220,7 @@ class Metrics:
                     extra={"source": source, "error": repr(error)},
                 )
                 continue
-            for header, block in families(text):
-                translated = openmetrics.translated(block) if as_openmetrics else block
-                page.add(source, header, translated)
+            page.add_text(source, text, translate)
         for (source, reason), count in page.left_out.items():
             self._left_out.labels(source, reason).inc(count)
         return page.text() + (openmetrics.EOF if as_openmetrics else b"")
@@ -240,16 +241,6 @@ def _uncollected() -> Iterator[None]:
     finally:
         if was_on:
             gc.enable()
-
-
-def _blocks(collector: Collector, *, as_openmetrics: bool) -> list[tuple[str, bytes]]:
-    """The families of a collector; all of them or, where it fails, none."""
-    own = getattr(collector, "blocks", None)
-    if own is not None:
-        return list(own(openmetrics=as_openmetrics))
-    found = families(generate_latest(collector))
-    translate = openmetrics.translated if as_openmetrics else bytes
-    return [(name.decode(), translate(block)) for name, block in found]
 
 
 class Scraper:
