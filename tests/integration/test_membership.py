@@ -179,3 +179,23 @@ def test_killed_at_any_step_of_joining_it_is_one_member(hosts: Made) -> None:
     eventually(lambda: three.http("/ready")[0] == 200, "nothing is lacking any more")
     assert three.join(one.api, manager=True).member_id != added.member_id
     eventually(lambda: three.describe().manages, "it manages as another member")
+
+
+def test_a_leader_that_was_just_demoted_is_not_made_a_member_that_it_cannot_be(
+    hosts: Made,
+) -> None:
+    """It comes back as a worker, to another leader, before it has heard that it manages no more."""
+    one, two = hosts(1), hosts(2)
+    one.call("InitCluster", api_pb2.InitClusterRequest())
+    two.join(one.api, manager=True)
+    eventually(lambda: sum(view.voter for view in one.members().values()) == 2, "two vote")
+    eventually(lambda: ready(two, one), "both are ready")
+    member = one.members()[two.node_id].member.id
+    request = api_pb2.TransferLeadershipRequest(member_id=member)
+    one.call("TransferLeadership", request)
+    eventually(lambda: one.members()[two.node_id].leader, "it leads")
+    eventually(lambda: ready(two, one), "both are ready")
+    one.ctl("node", "demote", "node-2")
+    eventually(lambda: not two.describe().manages, "it is a worker")
+    done = one.run("node", "promote", "node-2", "--timeout=20s")
+    assert done.returncode == 0 or "putting its log aside" in done.stderr, done.stderr

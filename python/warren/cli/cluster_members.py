@@ -13,7 +13,7 @@ from warren.cli.params import Parsed
 if TYPE_CHECKING:
     from warren.cli.client import Client
     from warren.cli.shapes import MemberView
-    from warren.pb.v1 import api_pb2
+    from warren.pb.v1 import api_pb2, objects_pb2
 
 __all__ = ["add_member", "members", "remove_member", "transfer_leadership"]
 
@@ -114,12 +114,28 @@ def _described(client: Client, node: str) -> api_pb2.AddMemberRequest:
 
     answer: api_pb2.GetNodeResponse = client.call("GetNode", api_pb2.GetNodeRequest(ref=node))
     found = answer.node.node
+    offered = found.description
+    if not offered.data_dir and (member := _member_of(client, found.id)) is not None:
+        return api_pb2.AddMemberRequest(
+            node_id=found.id,
+            data_dir=member.data_dir,
+            address=member.address,
+            api_address=member.api_address,
+        )
     return api_pb2.AddMemberRequest(
         node_id=found.id,
-        data_dir=found.description.data_dir,
-        address=found.description.peer_address,
-        api_address=found.description.api_address,
+        data_dir=offered.data_dir,
+        address=offered.peer_address,
+        api_address=offered.api_address,
     )
+
+
+def _member_of(client: Client, node_id: bytes) -> objects_pb2.Member | None:
+    """What a node is already, so that it offers nothing any more; a repetition finds it."""
+    from warren.pb.v1 import api_pb2
+
+    answer: api_pb2.ListMembersResponse = client.call("ListMembers", api_pb2.ListMembersRequest())
+    return next((v.member for v in answer.members if v.member.node_id == node_id), None)
 
 
 @click.command("remove-member", cls=Command)

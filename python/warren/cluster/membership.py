@@ -147,8 +147,12 @@ class Membership:
         return f"unix:{self.settings.socket}" if self.manages else ""
 
     def as_manager(self) -> ManagerAddresses | None:
-        """How this host could manage; None where it could not."""
-        if not self.may_manage or self._retiring is not None:
+        """How this host could manage; None where it could not, or does.
+
+        A data directory in which a log was begun is never offered: it belongs to one member for
+        life. Who was just demoted may hear of it only after it came back to another leader.
+        """
+        if not self.may_manage or self._retiring is not None or self.member.opened:
             return None
         data_dir = bytes.fromhex(self.member.data_dir)
         return ManagerAddresses(advertised_peer(self.settings), self.own_api, data_dir)

@@ -4,7 +4,7 @@
 mod support;
 
 use support::{Replica, member, node_id, put_node, snapshot_bytes};
-use warren_core::fsm::{MEMBERS_MAX, REMOVED_MEMBERS_MAX, snapshot};
+use warren_core::fsm::{FEATURE_LEVEL_MAX, MEMBERS_MAX, REMOVED_MEMBERS_MAX, snapshot};
 use warren_core::ids::MemberId;
 use warren_core::pb::{self, command::Body};
 
@@ -68,6 +68,44 @@ fn a_member_that_is_removed_offers_nothing_any_more() {
     assert_eq!(offered(&replica), (true, true));
     replica.apply(remove(2)).response.expect("it is no voter");
     assert_eq!(offered(&replica), (false, false));
+    assert_eq!(replica.state.hash(), replica.state.hash_from_scratch());
+}
+
+#[test]
+fn whether_a_node_manages_follows_from_the_members() {
+    let mut replica = Replica::in_cluster();
+    replica
+        .apply(put_node("m2", 1_000, 64, &[]))
+        .response
+        .expect("a node");
+    let mut member_of = |replica: &mut Replica, id: u64, name: &str, voter: bool| {
+        let member = Some(member(id, name, voter, FEATURE_LEVEL_MAX));
+        let put = Body::PutMember(pb::PutMember { member });
+        replica.apply(put).response.expect("it may be one");
+    };
+    let manages = |replica: &Replica| {
+        replica
+            .state
+            .node(node_id("m2"))
+            .expect("it is there")
+            .manager
+    };
+    member_of(&mut replica, 1, "m1", true);
+    member_of(&mut replica, 2, "m2", false);
+    assert!(!manages(&replica), "below the level it is what was said");
+    let level = FEATURE_LEVEL_MAX;
+    let raise = Body::RaiseFeatureLevel(pb::RaiseFeatureLevel { level });
+    replica.apply(raise).response.expect("all know it");
+    assert!(manages(&replica), "set right by the raise");
+    replica.apply(remove(2)).response.expect("it is no voter");
+    assert!(!manages(&replica), "it has said nothing since");
+    member_of(&mut replica, 3, "m2", false);
+    assert!(manages(&replica));
+    replica
+        .apply(put_node("m2", 2_000, 64, &[]))
+        .response
+        .expect("the node");
+    assert!(manages(&replica), "whatever it says");
     assert_eq!(replica.state.hash(), replica.state.hash_from_scratch());
 }
 

@@ -204,6 +204,17 @@ def test_of_a_known_node_the_daemon_has_said_the_rest(ctl: Run, manager: FakeMan
     assert request.address == "10.9.9.9:1"
 
 
+def test_a_node_that_is_a_member_is_added_again_as_that_one(ctl: Run, manager: FakeManager) -> None:
+    known = manager.ListMembers(api_pb2.ListMembersRequest())
+    member = known.members[0].member
+    member.node_id, member.data_dir, member.address = NODE_ID, bytes(range(16)), "10.0.0.1:2378"
+    manager.ListMembers = lambda _: known  # type: ignore[method-assign]
+    assert ctl("cluster", "add-member", "a").code == 0
+    (request,) = manager.requests("AddMember")
+    assert (request.node_id, request.data_dir) == (NODE_ID, bytes(range(16)))
+    assert request.address == "10.0.0.1:2378"
+
+
 @pytest.mark.parametrize(
     "words",
     [(), ("a", f"--node={OTHER_NODE_ID.hex()}"), ("a",), ("--node=b0",), ("a", "--data-dir=x")],

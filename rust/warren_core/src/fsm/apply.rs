@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::fsm::content::Content;
 use crate::fsm::convert::specified;
 use crate::fsm::description;
+use crate::fsm::members::ROLE_LEVEL;
 use crate::fsm::objects::{Availability, Cluster, Event, Member, Node, NodeStatus, Service};
 use crate::fsm::placement::Rules;
 use crate::fsm::requests::RequestKey;
@@ -226,6 +227,7 @@ impl State {
         if command.level > cluster.feature_level {
             cluster.feature_level = command.level;
             cx.events.push(Event::Cluster);
+            self.follow_roles(cx);
         }
         Ok(Vec::new())
     }
@@ -372,7 +374,10 @@ impl State {
         let node = Node {
             id,
             description: Arc::new(description),
-            manager: command.manager,
+            manager: match level {
+                ROLE_LEVEL.. => self.manages(id),
+                _ => command.manager,
+            },
             worker: command.worker,
             // It has just spoken.
             status: known.map_or(NodeStatus::Ready, |node| node.status),

@@ -10,7 +10,7 @@ use imbl::{OrdMap, OrdSet, Vector};
 use crate::error::{Error, Result};
 use crate::fsm::apply::{Context, invalid, not_found};
 use crate::fsm::hash::{self, Sum};
-use crate::fsm::objects::{Event, Member};
+use crate::fsm::objects::{Event, Member, Node};
 use crate::fsm::state::State;
 use crate::ids::{MemberId, NodeId};
 use crate::pb;
@@ -19,6 +19,8 @@ use crate::pb;
 pub const MEMBERS_MAX: usize = 64;
 /// Removed members that are remembered; the longest removed is forgotten first.
 pub const REMOVED_MEMBERS_MAX: usize = 1024;
+/// From this feature level on a node's `manager` follows from the members, whatever it says.
+pub(super) const ROLE_LEVEL: u32 = 5;
 
 /// Invariants: no id is both present and removed; `removed` holds the ids of `removed_order`, each
 /// once, at most [`REMOVED_MEMBERS_MAX`]; no data directory belongs to two members.
@@ -115,9 +117,10 @@ impl State {
         let known = self.judge_member(&member)?;
         member.added_at_ms = known.map_or(self.time_ms, |known| known.added_at_ms);
         if known != Some(&member) {
-            let id = member.id;
+            let (id, node) = (member.id, member.node);
             self.members.put(member);
             cx.events.push(Event::Member { id, gone: false });
+            self.follow_role(cx, node);
         }
         Ok(())
     }
@@ -163,6 +166,7 @@ impl State {
                 self.members.bury(id);
                 cx.events.push(Event::Member { id, gone: true });
                 self.withdraw_offer(cx, node);
+                self.follow_role(cx, node);
             }
             None if self.is_removed(id) => {}
             None => return Err(not_found("member", id.0)),
@@ -186,6 +190,34 @@ impl State {
         description.api_address.clear();
         self.put_node(node);
         cx.events.push(Event::Node { id });
+    }
+
+    /// Makes the record of a node say whether a member belongs to it: at once, also of one that is
+    /// down and says nothing of itself.
+    fn follow_role(&mut self, cx: &mut Context, id: NodeId) {
+        if self.feature_level() < ROLE_LEVEL {
+            return;
+        }
+        let manager = self.manages(id);
+        let Some(node) = self.node(id).filter(|node| node.manager != manager) else {
+            return;
+        };
+        self.put_node(Node {
+            manager,
+            ..node.clone()
+        });
+        cx.events.push(Event::Node { id });
+    }
+
+    /// What [`State::follow_role`] does, to all nodes that were described below its level.
+    pub(super) fn follow_roles(&mut self, cx: &mut Context) {
+        let nodes: Vec<NodeId> = self.nodes().map(|node| node.id).collect();
+        nodes.into_iter().for_each(|id| self.follow_role(cx, id));
+    }
+
+    /// Whether a member belongs to the node.
+    pub fn manages(&self, node: NodeId) -> bool {
+        self.members().any(|member| member.node == node)
     }
 
     /// Without it nobody could ever commit anything again.

@@ -245,6 +245,9 @@ fn members(state: &State) {
         assert_eq!(state.member(member.id), Some(member));
     }
     assert!(data_dirs.len() <= MEMBERS_MAX);
+    for node in state.nodes().filter(|_| state.feature_level() >= 5) {
+        assert_eq!(node.manager, state.manages(node.id), "{node:?}");
+    }
 }
 
 /// Holds one state against a later one: (attempt, state) and the desired state never go back,

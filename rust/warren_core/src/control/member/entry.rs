@@ -334,7 +334,7 @@ impl Member {
         let put = pb::PutNode {
             node_id: node.to_vec(),
             description: Some(description),
-            manager: self.state.members().any(|member| member.node == node),
+            manager: self.state.manages(node),
             worker: true,
             advertise_addr: known.map_or(String::new(), |known| known.advertise_addr.to_string()),
         };
