@@ -78,7 +78,7 @@ fn whether_a_node_manages_follows_from_the_members() {
         .apply(put_node("m2", 1_000, 64, &[]))
         .response
         .expect("a node");
-    let mut member_of = |replica: &mut Replica, id: u64, name: &str, voter: bool| {
+    let member_of = |replica: &mut Replica, id: u64, name: &str, voter: bool| {
         let member = Some(member(id, name, voter, FEATURE_LEVEL_MAX));
         let put = Body::PutMember(pb::PutMember { member });
         replica.apply(put).response.expect("it may be one");

@@ -104,16 +104,16 @@ impl Metrics {
         self.log_segments.store(stats.segments, Relaxed);
     }
 
-    pub fn snapshot(&self, took_ns: u64, bytes: Option<&u64>) {
-        match bytes {
-            Some(bytes) => {
-                self.snapshot.observe_ns(took_ns);
-                self.snapshot_bytes.store(*bytes, Relaxed);
-            }
-            None => {
-                self.snapshot_failures.fetch_add(1, Relaxed);
-            }
+    pub fn snapshot(&self, took_ns: u64, written: bool) {
+        if written {
+            self.snapshot.observe_ns(took_ns);
+        } else {
+            self.snapshot_failures.fetch_add(1, Relaxed);
         }
+    }
+
+    pub fn newest_snapshot(&self, bytes: u64) {
+        self.snapshot_bytes.store(bytes, Relaxed);
     }
 }
 

@@ -41,7 +41,10 @@ impl Files {
         let (mut owner, mut in_use) = (None, Vec::new());
         for job in &self.jobs {
             match job {
-                Job::Belong(identity) => owner = Some(identity),
+                Job::Belong(identity) => {
+                    owner = Some(identity);
+                    self.measure();
+                }
                 Job::InUse(now) => in_use = now,
                 Job::Take(job) => self.take(&job, &in_use),
                 Job::Backup(job) => self.back_up(*job),
@@ -52,6 +55,9 @@ impl Files {
                 Job::Receive(write) => {
                     let identity = owner.as_ref().expect("a member knows who it is");
                     let answer = inbox.perform(&self.snapshots, identity, write);
+                    if matches!(answer, Some(Input::SnapshotLoaded { result: Ok(_), .. })) {
+                        self.measure();
+                    }
                     answer.into_iter().for_each(|answer| self.tell(answer));
                 }
             }
@@ -62,8 +68,16 @@ impl Files {
         let started_ns = clock::mono_ns();
         let written = self.snapshots.write(job, in_use);
         let took_ns = clock::mono_ns() - started_ns;
-        self.shared.metrics.snapshot(took_ns, written.as_ref().ok());
+        self.shared.metrics.snapshot(took_ns, written.is_ok());
+        self.measure();
         self.tell(Input::Snapshotted(written.map(|_| job.at)));
+    }
+
+    /// Whoever made the newest, and in whatever run of the daemon.
+    fn measure(&self) {
+        if let Ok(bytes) = self.snapshots.newest_bytes() {
+            self.shared.metrics.newest_snapshot(bytes);
+        }
     }
 
     /// The call is answered with the header.

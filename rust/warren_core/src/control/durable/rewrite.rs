@@ -258,7 +258,7 @@ fn write_snapshot(
     let header = snapshot::header(state, alone(identity).encode());
     let state = state.clone();
     let job = SnapshotJob { state, header, at };
-    snapshots.write(&job, &[]).map(drop)
+    snapshots.write(&job, &[])
 }
 
 fn decide(

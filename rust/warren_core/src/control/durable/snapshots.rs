@@ -22,20 +22,18 @@ impl Snapshots {
         Self(Store::new(disk, &snapshot_dir(raft_dir)))
     }
 
-    /// Writes one durably, and drops the oldest beyond three, never one that is `in_use`. Its size
-    /// in bytes.
+    /// Writes one durably, and drops the oldest beyond three, never one that is `in_use`.
     ///
     /// # Errors
     /// `NoSpace`, `DataDir`: what was there before is intact.
-    pub fn write(&self, job: &SnapshotJob, in_use: &[Position]) -> Result<u64, Error> {
+    pub fn write(&self, job: &SnapshotJob, in_use: &[Position]) -> Result<(), Error> {
         let (index, term) = covered(job.at);
         let written = self.0.begin(index, term).and_then(|mut writer| {
             snapshot::write(&job.state, &job.header, &mut |frame| writer.write(frame))?;
             writer.finish()
         });
-        let bytes = written.map_err(|error| self.refused(error))?;
-        self.prune(in_use)?;
-        Ok(bytes)
+        written.map_err(|error| self.refused(error))?;
+        self.prune(in_use)
     }
 
     pub(super) fn prune(&self, in_use: &[Position]) -> Result<(), Error> {
@@ -67,6 +65,19 @@ impl Snapshots {
             term: Term(term),
         };
         Ok(found.into_iter().map(position).collect())
+    }
+
+    /// Size of the newest in bytes; 0 where there is none.
+    ///
+    /// # Errors
+    /// `DataDir` if it cannot be read.
+    pub fn newest_bytes(&self) -> Result<u64, Error> {
+        let found = self.0.list().map_err(|error| self.refused(error))?;
+        let Some((index, term)) = found.last().copied() else {
+            return Ok(0);
+        };
+        let reader = self.0.open(index, term);
+        Ok(reader.map_err(|error| self.refused(error))?.len_bytes())
     }
 
     /// State and configuration, if the file is whole and this member's.
