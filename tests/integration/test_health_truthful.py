@@ -209,13 +209,46 @@ def blocked(node: WarrenNode) -> Iterator[None]:
         tracer.wait(10)
 
 
-@pytest.mark.parametrize("held_up", [stopped, pytest.param(blocked, marks=needs_strace)])
+_HOLDER = """
+import ctypes, os, threading
+
+def hold():
+    pipe = os.open({path!r}, os.O_RDWR)
+    while os.read(pipe, 1):
+        # A PyDLL, other than a CDLL, keeps the interpreter lock during the call.
+        ctypes.PyDLL(None).read(pipe, ctypes.create_string_buffer(1), 1)
+
+threading.Thread(target=hold, daemon=True).start()
+"""
+
+
+def holdable(node: WarrenNode) -> None:
+    """A daemon yet to be started gets a thread that takes the interpreter lock when it is told to."""
+    os.mkfifo(path := node.root / "hold")
+    (node.root / "sitecustomize.py").write_text(_HOLDER.format(path=str(path)))
+    node.env["PYTHONPATH"] = str(node.root)
+
+
+@contextmanager
+def held(node: WarrenNode) -> Iterator[None]:
+    """Whatever needs the interpreter lock, in all threads; the core's go on."""
+    pipe = os.open(node.root / "hold", os.O_WRONLY)
+    os.write(pipe, b"1")
+    try:
+        yield
+    finally:
+        os.write(pipe, b"2")
+        os.close(pipe)
+
+
+@pytest.mark.parametrize("held_up", [stopped, pytest.param(blocked, marks=needs_strace), held])
 def test_a_daemon_that_is_held_up(
     containerd: Containerd, held_up: Callable[[WarrenNode], Iterator[None]]
 ) -> None:
     """A probe gets no answer, the watchdog hears nothing; afterwards both are as before."""
     node = WarrenNode(containerd.address, containerd.new_namespace())
     manager = ServiceManager(node)
+    holdable(node)
     try:
         node.up()
         assert manager.hears_within(WATCHDOG_S)
