@@ -43,6 +43,7 @@ Expectation = dict[str, float | Within]
 RUNNING = objects_pb2.CONTAINER_STATE_RUNNING
 COMPLETE = objects_pb2.CONTAINER_STATE_COMPLETE
 FAILED = objects_pb2.CONTAINER_STATE_FAILED
+VOLUMES = ("orders", "maps")
 
 
 @pytest.fixture
@@ -53,6 +54,7 @@ def founded(
     node = WarrenNode(containerd.address, containerd.new_namespace(), small_disk)
     node.log_path = small_disk.parent / "warrend.log"
     node.env["WARREN_WAL_SEGMENT_BYTES"] = str(1 << 20)
+    node.env["WARREN_VOLUMES"] = ",".join(f"{name}={small_disk}" for name in VOLUMES)
     script = Script(node)
     node.start("--log-level=info")
     script.call("InitCluster", api_pb2.InitClusterRequest())
@@ -376,6 +378,7 @@ def _state() -> Expectation:
             for (role, status), many in nodes.items()
         },
         "warren_services_total": len(CREATED) - 1,
+        "warren_volumes_total": len(VOLUMES),
         **{
             f'warren_containers_total{{state="{state}"}}': many
             for state, many in {**states, **dict.fromkeys(others, 0)}.items()
@@ -498,7 +501,9 @@ def _core(log: Log, ran_s: float) -> Expectation:
 
 def _disk(node: WarrenNode, log: Log, ran_s: float) -> Expectation:
     folder = node.data_dir / "raft" / "wal"
+    (founding,) = (node.data_dir / "raft" / "snap").glob("*.snap")
     found: Expectation = {
+        "warren_snapshot_bytes": founding.stat().st_size,
         "warren_wal_batches_total": log.batches,
         "warren_wal_entries_total": log.entries,
         "warren_wal_written_bytes_total": log.bytes,

@@ -28,6 +28,7 @@ CATALOGUE = {
         ['role="hybrid",status="ready"', 'role="hybrid",status="down"'],
     ),
     "warren_services_total": ("gauge", [""]),
+    "warren_volumes_total": ("gauge", [""]),
     "warren_containers_total": ("gauge", [f'state="{state}"' for state in STATES]),
     "warren_raft_is_leader": ("gauge", [""]),
     "warren_raft_peers_total": ("gauge", [""]),
@@ -57,6 +58,7 @@ CATALOGUE = {
 # Zero until somebody creates a service, and never anything else before.
 ZERO_AT_FIRST = [
     "warren_services_total",
+    "warren_volumes_total",
     *(f'warren_containers_total{{state="{state}"}}' for state in STATES),
     "warren_containers_scheduled_total",
     "warren_containers_failed_total",

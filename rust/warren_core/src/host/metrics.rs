@@ -122,6 +122,7 @@ impl Metrics {
 pub struct Gauges {
     nodes: BTreeMap<(&'static str, &'static str), u64>,
     services: usize,
+    volumes: u64,
     containers: Vec<(&'static str, u64)>,
 }
 
@@ -145,8 +146,10 @@ impl Gauges {
         for role in ["manager", "worker", "hybrid"] {
             nodes.extend(["ready", "down"].map(|status| ((role, status), 0)));
         }
+        let mut volumes = 0;
         for node in state.nodes() {
             *nodes.entry((role(node), status(node))).or_default() += 1;
+            volumes += node.description.volumes.len() as u64;
         }
         let containers = CONTAINER_STATES
             .map(|(kind, name)| (name, state.containers_in(kind)))
@@ -154,6 +157,7 @@ impl Gauges {
         Self {
             nodes,
             services: state.service_count(),
+            volumes,
             containers,
         }
     }
@@ -206,6 +210,11 @@ fn render_cluster(view: &View, page: &mut Page) {
         );
     }
     page.gauge("warren_services_total", "Services.", gauges.services as u64);
+    page.gauge(
+        "warren_volumes_total",
+        "Volumes that nodes have, each counted on its node.",
+        gauges.volumes,
+    );
     page.family("warren_containers_total", "gauge", "Containers by state.");
     for (state, count) in &gauges.containers {
         page.line(
