@@ -383,8 +383,11 @@ impl Member {
         let mut response = Ok(Vec::new());
         if command.is_empty() {
             self.state.advance(at.index, at.term);
-            let leader = self.raft.leader().filter(|_| self.raft.term() == at.term);
-            self.history.elected(&self.state, leader);
+            // A change of the members' configuration has no command either.
+            if change.is_none() {
+                let leader = self.raft.leader().filter(|_| self.raft.term() == at.term);
+                self.history.elected(&self.state, leader);
+            }
         } else {
             let level_max = self.config.feature_level_max;
             let applied = self
