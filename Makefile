@@ -71,6 +71,11 @@ check: tools ## run all static checks
 	$(PY) -m pytest tests/contract -q
 	$(PY) scripts/check_advisories.py
 
+.PHONY: metrics-audit
+metrics-audit: setup ## compare docs/metrics.md with what daemons export; BLESS=1 writes it anew
+	$(if $(BLESS),WARREN_BLESS=1) $(PY) -m pytest -q \
+		tests/integration/test_three_managers.py -k a_worker_follows_the_leader
+
 SIM := cargo run --package warren_core --locked --quiet --profile sim --features sim --example sim --
 SIM_LENGTH := $(if $(MINUTES),--minutes $(MINUTES)) $(if $(QUIET),--quiet)
 

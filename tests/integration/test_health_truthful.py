@@ -223,7 +223,7 @@ threading.Thread(target=hold, daemon=True).start()
 
 
 def holdable(node: WarrenNode) -> None:
-    """A daemon yet to be started gets a thread that takes the interpreter lock when it is told to."""
+    """A daemon yet to be started gets a thread that takes the interpreter lock when told to."""
     os.mkfifo(path := node.root / "hold")
     (node.root / "sitecustomize.py").write_text(_HOLDER.format(path=str(path)))
     node.env["PYTHONPATH"] = str(node.root)

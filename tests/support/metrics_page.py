@@ -1,6 +1,6 @@
 """`docs/metrics.md`, made from what daemons really export: name, type, labels, meaning, a query.
 
-`WARREN_BLESS=1` in the environment of the test that compares them writes the page anew.
+`make metrics-audit` compares them, `make metrics-audit BLESS=1` writes the page anew.
 """
 
 from __future__ import annotations
@@ -16,15 +16,17 @@ PAGE = Path(__file__).parents[2] / "docs/metrics.md"
 _HEAD = """# Metrics
 
 What a daemon exports at `/metrics` on its metrics address (`metrics_addr`, 127.0.0.1:9090
-unless it is configured), in Prometheus' text format, compressed for those who ask for gzip.
-This page is made from what the daemons of a cluster really exported, and a test compares them:
-names, types and labels are a contract.
+unless it is configured), in Prometheus' text format or, for those who ask for it, as OpenMetrics
+with exemplars; compressed for those who ask for gzip. This page is made from what the daemons of
+a cluster really exported (`make metrics-audit` compares them): names, types and labels are a
+contract.
 
 - Series are there from the first scrape with zeros, once what they are about exists: a host
   without a cluster has none of Raft's, one that runs no containers has none of containers'.
 - Label values are bounded. Of a histogram with labels, at most 4,096 combinations have series of
   their own; of containers, 4,096 on a host; what more there are is counted under `other`.
-- Histograms have Prometheus' classic buckets, 5 ms to 10 s.
+- Histograms have Prometheus' classic buckets, 5 ms to 10 s; with `metrics_buckets = "fine"` in the
+  configuration also those from 1 us.
 - Gauges of what the leader decides are 0 on other managers: use `max` or `sum` over them.
 
 | name | type | labels | meaning | for example |
