@@ -191,7 +191,8 @@ def _on_terminal(words: list[str], columns: int, ending: str) -> tuple[int, str,
                 os.write(own, b"q" if ending == "q" else b"\x03")
     process.kill()
     code = process.wait()
-    written += _read(own)
+    while rest := _read(own):  # a terminal hands out 4 KiB at a time
+        written += rest
     after = termios.tcgetattr(theirs)
     os.close(own)
     os.close(theirs)
