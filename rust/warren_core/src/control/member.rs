@@ -305,6 +305,8 @@ impl Member {
         self.settle_removals(calls, out);
         self.upkeep(now, entropy, calls, out);
         self.answer_released(now, entropy, calls, out);
+        // What these have proposed is taken up at once and does not wait for the next tick.
+        out.again |= self.raft.has_appended();
         self.flush_sessions(out);
         self.watches.flush(&self.state, &self.orchestrator, out);
         self.snapshot_if_due(now, out);
