@@ -419,7 +419,9 @@ impl Member {
             out.samples
                 .apply_ns
                 .push(done_ns.saturating_sub(started_ns));
-            out.samples.commit_ns.extend(commit_ns);
+            if let Some(commit_ns) = commit_ns {
+                out.samples.committed(commit_ns);
+            }
         }
         done_ns
     }

@@ -46,22 +46,14 @@ pub struct Metrics {
 
 impl Metrics {
     pub fn samples(&self, samples: &Samples) {
-        samples
-            .commit_ns
-            .iter()
-            .for_each(|ns| self.commit.observe_ns(*ns));
-        samples
-            .apply_ns
-            .iter()
-            .for_each(|ns| self.apply.observe_ns(*ns));
-        samples
-            .reconcile_ns
-            .iter()
-            .for_each(|ns| self.reconcile.observe_ns(*ns));
-        samples
-            .scheduling_ms
-            .iter()
-            .for_each(|ms| self.scheduling.observe_ns(ms * 1_000_000));
+        let each = |ns: &u64| (*ns, 1);
+        let ms_each = |ms: &u64| (ms * 1_000_000, 1);
+        self.commit.observe_all(samples.commit_ns.iter().copied());
+        self.apply.observe_all(samples.apply_ns.iter().map(each));
+        self.reconcile
+            .observe_all(samples.reconcile_ns.iter().map(each));
+        self.scheduling
+            .observe_all(samples.scheduling_ms.iter().map(ms_each));
         self.elections.fetch_add(samples.elections, Relaxed);
         self.leader_changes
             .fetch_add(samples.leader_changes, Relaxed);
