@@ -46,17 +46,23 @@ pub struct Metrics {
 
 impl Metrics {
     pub fn samples(&self, samples: &Samples) {
-        let each = |ns: &u64| (*ns, 1);
-        let ms_each = |ms: &u64| (ms * 1_000_000, 1);
-        self.commit.observe_all(samples.commit_ns.iter().copied());
-        self.apply.observe_all(samples.apply_ns.iter().map(each));
-        self.reconcile
-            .observe_all(samples.reconcile_ns.iter().map(each));
-        self.scheduling
-            .observe_all(samples.scheduling_ms.iter().map(ms_each));
+        if measuring::is_on() {
+            self.durations(samples);
+        }
         self.elections.fetch_add(samples.elections, Relaxed);
         self.leader_changes
             .fetch_add(samples.leader_changes, Relaxed);
+    }
+
+    fn durations(&self, samples: &Samples) {
+        self.commit.observe_all(samples.commit_ns.iter().copied());
+        self.apply.observe_all(samples.apply_ns.iter().copied());
+        for ns in &samples.reconcile_ns {
+            self.reconcile.observe_ns(*ns);
+        }
+        let scheduled = samples.scheduling_ms.iter();
+        self.scheduling
+            .observe_all(scheduled.map(|ms| (ms * 1_000_000, 1)));
     }
 
     pub fn count_rejection(&self, queue: Queue) {
@@ -246,7 +252,7 @@ fn render_raft(view: &View, metrics: &Metrics, page: &mut Page) {
     );
     page.histogram(
         "warren_raft_apply_duration_seconds",
-        "Apply of one entry to the state.",
+        "Apply of one entry to the state; of many committed at once four are timed, for all of them.",
         &metrics.apply,
     );
 }
