@@ -1,6 +1,6 @@
-//! What one `observe` of the core's histograms costs, the same for each value of a batch, and one
-//! reading of its clock: the thread's own time for a loop over values of all sizes, less that of the
-//! same loop without. Prints one line of JSON; benches/README.md says what it means.
+//! What one `observe` of the core's histograms costs, and one reading of its clock: the thread's own
+//! time for a loop over values of all sizes, less that of the same loop without. Prints one line of
+//! JSON; benches/README.md says what it means.
 //!
 //!     cargo run --release --example bench_histogram -- [--quick]
 #![allow(
@@ -17,8 +17,6 @@ use warren_core::host::Histogram;
 
 /// As many different buckets as a busy member fills, and more.
 const VALUES: usize = 4_096;
-/// Values that one step of a busy member has for a histogram.
-const BATCH: usize = 64;
 const REPETITIONS: usize = 15;
 const SEED: u64 = 0x9e37_79b9_7f4a_7c15;
 
@@ -30,34 +28,22 @@ fn main() {
     let began = Instant::now();
     let mut empty_ns = f64::INFINITY;
     let mut observe_ns = f64::INFINITY;
-    let mut batched_ns = f64::INFINITY;
     let mut clock_ns = f64::INFINITY;
-    // In turns, so that all see the same machine; the best of each.
+    // In turns, so that all three see the same machine; the best of each.
     for _ in 0..REPETITIONS {
-        empty_ns = empty_ns.min(each_ns(&values, rounds, |batch| {
-            for value in batch {
-                black_box(*value);
-            }
+        empty_ns = empty_ns.min(each_ns(&values, rounds, |value| {
+            black_box(value);
         }));
-        observe_ns = observe_ns.min(each_ns(&values, rounds, |batch| {
-            for value in batch {
-                histogram.observe_ns(black_box(*value));
-            }
+        observe_ns = observe_ns.min(each_ns(&values, rounds, |value| {
+            histogram.observe_ns(value)
         }));
-        batched_ns = batched_ns.min(each_ns(&values, rounds, |batch| {
-            histogram.observe_all(batch.iter().map(|value| (black_box(*value), 1)));
-        }));
-        clock_ns = clock_ns.min(each_ns(&values, rounds, |batch| {
-            for value in batch {
-                black_box((*value, began.elapsed().as_nanos() as u64));
-            }
+        clock_ns = clock_ns.min(each_ns(&values, rounds, |value| {
+            black_box((value, began.elapsed().as_nanos() as u64));
         }));
     }
-    let [observe_ns, batched_ns, clock_ns] =
-        [observe_ns, batched_ns, clock_ns].map(|ns| ns - empty_ns);
+    let (observe_ns, clock_ns) = (observe_ns - empty_ns, clock_ns - empty_ns);
     println!(
-        "{{\"observe_ns\": {observe_ns:.3}, \"batched_ns\": {batched_ns:.3}, \
-         \"clock_ns\": {clock_ns:.3}, \"loop_ns\": {empty_ns:.3}}}"
+        "{{\"observe_ns\": {observe_ns:.3}, \"clock_ns\": {clock_ns:.3}, \"loop_ns\": {empty_ns:.3}}}"
     );
 }
 
@@ -74,11 +60,13 @@ fn values() -> Vec<u64> {
     (0..VALUES).map(next).collect()
 }
 
-/// The thread's own time of `work` for each value: over all of them `rounds` times, by batches.
-fn each_ns(values: &[u64], rounds: usize, work: impl Fn(&[u64])) -> f64 {
+/// The thread's own time of one `work`, over all the values `rounds` times.
+fn each_ns(values: &[u64], rounds: usize, work: impl Fn(u64)) -> f64 {
     let started_ns = thread_ns();
     for _ in 0..rounds {
-        values.chunks_exact(BATCH).for_each(&work);
+        for value in values {
+            work(black_box(*value));
+        }
     }
     (thread_ns() - started_ns) as f64 / (rounds * values.len()) as f64
 }
