@@ -58,6 +58,16 @@ fn scenarios_come_out_as_written() {
     }
 }
 
+/// A member writes down itself where its API is, once there is a cluster to write it into: with
+/// the tick that has it do so, and not the one after that.
+#[test]
+fn what_upkeep_proposes_does_not_wait_for_another_tick() {
+    let mut machine = Machine::advertising("one:2378");
+    machine.perform("init");
+    machine.perform("settle");
+    assert_eq!(machine.perform("wait 100"), ["persist 1 entries from 6"]);
+}
+
 /// Equal inputs at equal times give equal outputs, down to the bytes to be persisted.
 #[test]
 fn two_machines_fed_alike_are_alike() {

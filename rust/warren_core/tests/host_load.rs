@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use host_support::{Client, TempDir};
 use prost::Message as _;
+use warren_core::control::GENESIS;
 use warren_core::host::{CALLS_MAX, REQUEST_BYTES_MAX, STREAMS_MAX, STREAMS_MIN};
 use warren_core::pb;
 
@@ -31,6 +32,27 @@ fn concurrent_calls_share_their_fsyncs() {
         .for_each(|id| drop(client.answer(id).unwrap()));
     let batches = client.metric("warren_wal_batches_total") - before;
     assert!(batches <= 512 / 4, "{batches} fsyncs for 512 calls");
+}
+
+/// Of those that are committed at once few are timed, and stand for the others.
+#[test]
+fn every_entry_counts_where_few_are_timed() {
+    let dir = TempDir::new();
+    let mut client = Client::founded(&dir.0);
+    let committed = client.metric("warren_raft_commit_duration_seconds_count");
+    let ids: Vec<u64> = (0..512)
+        .map(|number| {
+            let request = client.create_request(&format!("s{number}"));
+            client.submit("CreateService", &request)
+        })
+        .collect();
+    ids.into_iter()
+        .for_each(|id| drop(client.answer(id).unwrap()));
+    client.until("all is counted that lies behind the genesis", |client| {
+        let applied = client.metric("warren_raft_applied_index") - GENESIS.index.0;
+        client.metric("warren_raft_apply_duration_seconds_count") == applied
+            && client.metric("warren_raft_commit_duration_seconds_count") >= committed + 512
+    });
 }
 
 #[test]

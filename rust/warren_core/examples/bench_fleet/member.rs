@@ -124,7 +124,7 @@ fn run(mut control: Control, log: Log, wanted: u64) -> Fields {
             .samples
             .apply_ns
             .iter()
-            .for_each(|ns| applies.add(*ns));
+            .for_each(|(ns, count)| applies.add_many(*ns, u64::from(*count)));
         if began.is_none() && control.standing().serving {
             began = Some(Instant::now());
             began_thread_ns = thread_ns();

@@ -248,16 +248,28 @@ impl LogLine {
 /// Durations measured on the way.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Samples {
-    /// Proposal accepted to committed.
-    pub commit_ns: Vec<u64>,
-    /// One entry's apply.
-    pub apply_ns: Vec<u64>,
+    /// Proposal accepted to committed, and how many in a row took that long: what one step proposed
+    /// and another one finds committed took equally long.
+    pub commit_ns: Vec<(u64, u32)>,
+    /// One entry's apply, and for how many it stands: of those committed at once some are timed,
+    /// evenly spread.
+    pub apply_ns: Vec<(u64, u32)>,
     /// One pass of the orchestrator.
     pub reconcile_ns: Vec<u64>,
     /// Container unplaced to bound.
     pub scheduling_ms: Vec<u64>,
     pub elections: u64,
     pub leader_changes: u64,
+}
+
+impl Samples {
+    /// One more proposal is committed, this long after it was accepted.
+    pub fn committed(&mut self, took_ns: u64) {
+        match self.commit_ns.last_mut() {
+            Some((same_ns, count)) if *same_ns == took_ns => *count += 1,
+            _ => self.commit_ns.push((took_ns, 1)),
+        }
+    }
 }
 
 /// What to do, in any order but within each list.

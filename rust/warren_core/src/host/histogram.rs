@@ -58,10 +58,25 @@ impl Default for Histogram {
 
 impl Histogram {
     pub fn observe_ns(&self, value_ns: u64) {
-        let bucket = BOUNDS.partition_point(|(bound_ns, _)| *bound_ns < value_ns);
-        self.exact[bucket].fetch_add(1, Relaxed);
+        self.exact[exact_bucket(value_ns)].fetch_add(1, Relaxed);
         self.fine[fine_bucket(value_ns)].fetch_add(1, Relaxed);
         self.sum_ns.fetch_add(value_ns, Relaxed);
+    }
+
+    /// Values, each with how often it was seen. All but the buckets for quantiles is added up first
+    /// and written once: every write to what threads share is a locked instruction.
+    pub fn observe_all(&self, values: impl IntoIterator<Item = (u64, u32)>) {
+        let mut exact = [0; BOUNDS.len() + 1];
+        let mut sum_ns = 0;
+        for (value_ns, count) in values {
+            exact[exact_bucket(value_ns)] += u64::from(count);
+            self.fine[fine_bucket(value_ns)].fetch_add(count, Relaxed);
+            sum_ns += value_ns * u64::from(count);
+        }
+        for (all, more) in self.exact.iter().zip(exact).filter(|(_, more)| *more > 0) {
+            all.fetch_add(more, Relaxed);
+        }
+        self.sum_ns.fetch_add(sum_ns, Relaxed);
     }
 
     /// Records the time since the monotonic clock showed this, if the process measures itself.
@@ -104,6 +119,11 @@ impl Histogram {
         let _ = writeln!(out, "{name}_bucket{{le=\"+Inf\"}} {cumulative}");
         let _ = writeln!(out, "{name}_sum {sum:?}\n{name}_count {cumulative}");
     }
+}
+
+/// The first whose bound is not below the value; behind the bounds the one of all others.
+fn exact_bucket(value_ns: u64) -> usize {
+    BOUNDS.partition_point(|(bound_ns, _)| *bound_ns < value_ns)
 }
 
 fn fine_bucket(value_ns: u64) -> usize {
@@ -169,6 +189,32 @@ mod tests {
         for (bound_ns, label) in BOUNDS {
             let ns = label.parse::<f64>().unwrap() * 1e9;
             assert_eq!(ns.round() as u64, bound_ns, "{label}");
+        }
+    }
+
+    #[test]
+    fn values_seen_at_once_are_counted_like_one_after_the_other() {
+        let (each, at_once) = (Histogram::default(), Histogram::default());
+        let values = [
+            (999, 3),
+            (1_000, 1),
+            (1_001, 2),
+            (7_000_000, 5),
+            (u64::MAX >> 8, 1),
+        ];
+        for (value_ns, count) in values {
+            (0..count).for_each(|_| each.observe_ns(value_ns));
+        }
+        at_once.observe_all(values);
+        let [each_text, at_once_text] = [&each, &at_once].map(|histogram| {
+            let mut text = String::new();
+            histogram.render("x", "Help.", true, &mut text);
+            text
+        });
+        assert!(at_once_text.ends_with("x_count 12\n"), "{at_once_text}");
+        assert_eq!(at_once_text, each_text);
+        for q in [0.0, 0.3, 0.5, 0.9, 1.0] {
+            assert_eq!(at_once.quantile_ns(q), each.quantile_ns(q), "{q}");
         }
     }
 

@@ -317,6 +317,11 @@ impl Raft {
         Ok(())
     }
 
+    /// Whether something was appended since the last [`take_work`](Self::take_work).
+    pub fn has_appended(&self) -> bool {
+        self.unsent
+    }
+
     /// Appends `command` on the leader; it resolves by the position returned.
     ///
     /// # Errors

@@ -50,8 +50,17 @@ fn config() -> Config {
 
 impl Machine {
     pub fn new() -> Self {
+        Self::advertising("")
+    }
+
+    /// One whose API is at this address, until it is restarted.
+    pub fn advertising(advertise_addr: &str) -> Self {
+        let advertise_addr = advertise_addr.into();
         Self {
-            control: Control::outside(config()),
+            control: Control::outside(Config {
+                advertise_addr,
+                ..config()
+            }),
             durable: Durable::default(),
             unsynced: Vec::new(),
             now_ms: 1_000,

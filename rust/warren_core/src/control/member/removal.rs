@@ -124,7 +124,6 @@ impl Member {
             Known::Applied if asked => {
                 if let Ok(at) = self.raft.propose(Vec::new()) {
                     self.removals.known = Known::FollowUp(at.index);
-                    out.again = true;
                 }
             }
             Known::Settled => {
