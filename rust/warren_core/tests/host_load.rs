@@ -34,9 +34,9 @@ fn concurrent_calls_share_their_fsyncs() {
     assert!(batches <= 512 / 4, "{batches} fsyncs for 512 calls");
 }
 
-/// Of those that are committed at once few are timed, and stand for the others.
+/// Those that are committed at once are timed in groups.
 #[test]
-fn every_entry_counts_where_few_are_timed() {
+fn every_entry_counts_where_groups_are_timed() {
     let dir = TempDir::new();
     let mut client = Client::founded(&dir.0);
     let committed = client.metric("warren_raft_commit_duration_seconds_count");

@@ -251,8 +251,7 @@ pub struct Samples {
     /// Proposal accepted to committed, and how many in a row took that long: what one step proposed
     /// and another one finds committed took equally long.
     pub commit_ns: Vec<(u64, u32)>,
-    /// One entry's apply, and for how many it stands: of those committed at once some are timed,
-    /// evenly spread.
+    /// One entry's apply, the mean of those that were timed together, and how many these were.
     pub apply_ns: Vec<(u64, u32)>,
     /// One pass of the orchestrator.
     pub reconcile_ns: Vec<u64>,

@@ -261,7 +261,7 @@ fn render_raft(view: &View, metrics: &Metrics, page: &mut Page) {
     );
     page.histogram(
         "warren_raft_apply_duration_seconds",
-        "Apply of one entry to the state; of many committed at once four are timed, for all of them.",
+        "Apply of one entry to the state; many committed at once are timed in four groups.",
         &metrics.apply,
     );
 }
