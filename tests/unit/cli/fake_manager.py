@@ -67,6 +67,7 @@ class FakeManager:
             disk_bytes=3 << 30,
             measured_at_ms=CREATED_AT_MS,
         )
+        self.nodes = 1
         self.manages = False
         self.hold = threading.Event()  # ends watches that have nothing more to say
         self.watching = threading.Event()
@@ -169,8 +170,14 @@ class FakeManager:
     def Plan(self, _: explain_pb2.PlanRequest) -> explain_pb2.PlanResponse:
         return self.planned
 
-    def ListNodes(self, _: api_pb2.ListNodesRequest) -> api_pb2.ListNodesResponse:
-        return api_pb2.ListNodesResponse(nodes=[_node()])
+    def ListNodes(self, request: api_pb2.ListNodesRequest) -> api_pb2.ListNodesResponse:
+        nodes = [_node(number) for number in range(self.nodes)]
+        if request.node_ids:
+            nodes = [each for each in nodes if each.node.id in request.node_ids]
+            for each in nodes:
+                if self.used is not None:
+                    each.used.CopyFrom(self.used)
+        return api_pb2.ListNodesResponse(nodes=nodes)
 
     def ListMembers(self, _: api_pb2.ListMembersRequest) -> api_pb2.ListMembersResponse:
         return api_pb2.ListMembersResponse(members=self.members, last_index=LAST_INDEX)
@@ -370,16 +377,16 @@ def _view(service: objects_pb2.Service) -> api_pb2.ServiceView:
     return api_pb2.ServiceView(service=service, desired=count, running=count)
 
 
-def _node() -> api_pb2.NodeView:
+def _node(number: int = 0) -> api_pb2.NodeView:
     node = objects_pb2.Node(
-        id=NODE_ID,
+        id=NODE_ID if number == 0 else number.to_bytes(16),
         manager=True,
         worker=True,
         status=objects_pb2.NODE_STATUS_READY,
         availability=objects_pb2.AVAILABILITY_ACTIVE,
         joined_at_ms=CREATED_AT_MS,
     )
-    node.description.name = "a"
+    node.description.name = "a" if number == 0 else f"n{number}"
     node.description.capacity.cpu_milli = 2000
     node.description.capacity.memory_bytes = 4 << 30
     node.description.reserved.cpu_milli = 500

@@ -11,7 +11,7 @@ mod recovery;
 mod removal;
 mod role;
 mod snapshots;
-mod usage;
+pub(super) mod usage;
 
 use prost::Message as _;
 

@@ -16,6 +16,7 @@ use super::super::events::{Sources, Told};
 use super::super::explaining;
 use super::super::peer::frame::Kind;
 use super::super::reads::{self, LeaderView, MemberProgress, ReadJob};
+use super::super::requests::decode;
 use super::super::{Call, Consistency, Now, Outputs};
 use super::Member;
 use super::usage::{self, Remote};
@@ -44,13 +45,13 @@ const REMOTE_MAX: usize = 1024;
 pub struct Read {
     pub method: Method,
     pub call: Call,
-    /// What the node uses that is read of, if the leader has told with its answer.
-    pub used: Option<pb::NodeUsage>,
+    /// What the nodes use that are read of, where the leader has told with its answer.
+    pub used: BTreeMap<NodeId, pb::NodeUsage>,
 }
 
 impl Read {
     pub fn new(method: Method, call: Call) -> Self {
-        let used = None;
+        let used = BTreeMap::new();
         Self { method, call, used }
     }
 }
@@ -136,6 +137,9 @@ impl Member {
             // In the leader's memory only.
             self.check_serving()?;
         }
+        if method == Method::ListNodes {
+            usage::check(&decode(&call.body)?)?;
+        }
         if call.consistency == Consistency::Linearizable {
             self.reads.add(Read::new(method, call));
             return Ok(());
@@ -169,7 +173,7 @@ impl Member {
             return;
         }
         let mut waiting = std::mem::take(&mut self.reads.waiting);
-        let (reads, nodes) = usage::divide(&mut waiting, |read| self.node_shown(read));
+        let (reads, nodes) = usage::divide(&mut waiting, |read| self.nodes_shown(read));
         self.reads.waiting = waiting;
         let context = self.reads.fresh_context();
         let question = self.reads.asked.entry(context).or_default();
@@ -339,7 +343,7 @@ impl Member {
 
     /// A small read is answered; of any other a reader thread has to, deadline or not.
     fn hand_over(&mut self, read: Read, stale: bool, out: &mut Outputs, calls: &mut Calls) {
-        let used = self.used_by_node_of(&read);
+        let used = self.used_by_nodes_of(&read);
         let Read { method, call, .. } = read;
         if method == Method::BackupCluster {
             return self.hand_over_backup(call, stale, calls, out);
@@ -415,7 +419,7 @@ impl Member {
                 _ => Told::default(),
             },
             joint: self.raft.conf_state().is_joint(),
-            used: None,
+            used: BTreeMap::new(),
             members: match method {
                 Method::ListMembers => self.member_progress(),
                 _ => Vec::new(),
