@@ -38,7 +38,9 @@ class FakeManager:
     """`refuse[method]`: refusals to come; `seen`: all requests; `progress`: what watches say.
 
     `stale`: the methods that were asked for what may be old. `named`: method and request id of
-    all. `credentials`: serves these, at a port of the loopback too, which `address` names then.
+    all. `events`: what a list of them has, whatever was asked; `filters`: it says that this is what
+    was asked for. `nodes`: how many there are. `credentials`: serves these, at a port of the
+    loopback too, which `address` names then.
     """
 
     def __init__(self, path: Path, credentials: grpc.ServerCredentials | None = None) -> None:
@@ -59,6 +61,13 @@ class FakeManager:
         self.named: list[tuple[str, str]] = []
         self.explained = explain_pb2.ExplainResponse()
         self.planned = explain_pb2.PlanResponse()
+        self.events = [
+            explain_pb2.ServiceEvent(
+                sequence=7, time_ms=CREATED_AT_MS, kind="placed", service_id=b"\1" * 16, slot=2,
+                service_name="web", node_id=NODE_ID, node_name="a", why="found room after 3 ms",
+            )
+        ]  # fmt: skip
+        self.filters = True
         self.ready_message = ""
         self.used: objects_pb2.NodeUsage | None = objects_pb2.NodeUsage(
             cpu_milli=375,
@@ -160,12 +169,10 @@ class FakeManager:
         self._find(request.ref.partition(".")[0])
         return self.explained
 
-    def ListEvents(self, _: explain_pb2.ListEventsRequest) -> explain_pb2.ListEventsResponse:
-        placed = explain_pb2.ServiceEvent(
-            sequence=7, time_ms=CREATED_AT_MS, kind="placed", service_id=b"\1" * 16,
-            service_name="web", slot=2, node_id=NODE_ID, node_name="a", why="found room after 3 ms",
-        )  # fmt: skip
-        return explain_pb2.ListEventsResponse(events=[placed])
+    def ListEvents(self, request: explain_pb2.ListEventsRequest) -> explain_pb2.ListEventsResponse:
+        if request.ref and self.filters:
+            self._find(request.ref)
+        return explain_pb2.ListEventsResponse(events=self.events, filtered=self.filters)
 
     def Plan(self, _: explain_pb2.PlanRequest) -> explain_pb2.PlanResponse:
         return self.planned

@@ -383,8 +383,10 @@ impl Member {
         let mut response = Ok(Vec::new());
         if command.is_empty() {
             self.state.advance(at.index, at.term);
-            let leader = self.raft.leader().filter(|_| self.raft.term() == at.term);
-            self.history.elected(&self.state, leader);
+            // The end of a change of voters says nothing else either.
+            if change.is_none() {
+                self.note_election(now, at);
+            }
         } else {
             let level_max = self.config.feature_level_max;
             let applied = self
@@ -392,6 +394,7 @@ impl Member {
                 .apply_bytes_as(level_max, at.index, at.term, &command);
             match applied {
                 Ok(applied) => {
+                    self.history.dated(&self.state);
                     self.note_entry(at, &command, &applied, out);
                     self.observe(&applied.events, out);
                     response = applied.response;
@@ -420,6 +423,14 @@ impl Member {
             out.samples.commit_ns.extend(commit_ns);
         }
         done_ns
+    }
+
+    /// Remembers who leads, as far as this member knows.
+    fn note_election(&mut self, now: Now, at: Position) {
+        let leader = self.raft.leader().filter(|_| self.raft.term() == at.term);
+        let own = leader == Some(self.identity.member);
+        let own_ms = own.then_some(now.wall_ms);
+        self.history.elected(&self.state, leader, own_ms);
     }
 
     /// Remembers what it changed besides containers, and who asked for it; says so where that is

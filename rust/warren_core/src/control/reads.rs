@@ -44,7 +44,7 @@ pub struct LeaderView {
     /// What the nodes asked for use, where that is known.
     pub used: BTreeMap<NodeId, pb::NodeUsage>,
     /// For a list of events only.
-    pub told: events::Told,
+    pub told: Result<events::Told, Error>,
     /// For a list of the members only.
     pub members: Vec<MemberProgress>,
 }
@@ -128,7 +128,7 @@ fn answer(state: &State, view: &LeaderView, method: Method, body: &[u8]) -> Resu
         Method::ListContainers => list_containers(state, &decode(body)?).encode_to_vec(),
         Method::GetContainer => get_container(state, &decode(body)?)?.encode_to_vec(),
         Method::Plan => planning::answer(state, &view.failing, decode(body)?)?.encode_to_vec(),
-        Method::ListEvents => events::answer(state, view, &decode(body)?).encode_to_vec(),
+        Method::ListEvents => events::answer(state, view, &decode(body)?)?.encode_to_vec(),
         Method::Explain => explaining::answer(state, view, &decode(body)?)?.encode_to_vec(),
         _ => {
             return Err(Error::UnknownMethod {

@@ -128,6 +128,7 @@ impl Member {
     /// Answered at once from what this member has, or put in line.
     pub(super) fn read(
         &mut self,
+        now: Now,
         method: Method,
         call: Call,
         calls: &mut Calls,
@@ -147,7 +148,7 @@ impl Member {
         if self.state.cluster().is_none() {
             return Err(Error::NotInCluster);
         }
-        self.hand_over(Read::new(method, call), true, out, calls);
+        self.hand_over(now, Read::new(method, call), true, out, calls);
         Ok(())
     }
 
@@ -333,7 +334,7 @@ impl Member {
             }
             for read in entry.remove() {
                 if read.method.is_read() {
-                    self.hand_over(read, false, out, calls);
+                    self.hand_over(now, read, false, out, calls);
                 } else {
                     self.judge_again(now, read, entropy, calls, out);
                 }
@@ -342,14 +343,21 @@ impl Member {
     }
 
     /// A small read is answered; of any other a reader thread has to, deadline or not.
-    fn hand_over(&mut self, read: Read, stale: bool, out: &mut Outputs, calls: &mut Calls) {
+    fn hand_over(
+        &mut self,
+        now: Now,
+        read: Read,
+        stale: bool,
+        out: &mut Outputs,
+        calls: &mut Calls,
+    ) {
         let used = self.used_by_nodes_of(&read);
         let Read { method, call, .. } = read;
         if method == Method::BackupCluster {
             return self.hand_over_backup(call, stale, calls, out);
         }
         if calls.close(call.id) {
-            let mut view = self.view(method, &call.body, stale);
+            let mut view = self.view(now, method, &call.body, stale);
             view.used = used;
             let few = !stale && out.replies.len() < REPLIES_PER_STEP_MAX;
             let small = few
@@ -370,7 +378,7 @@ impl Member {
         }
     }
 
-    fn view(&self, method: Method, body: &[u8], stale: bool) -> LeaderView {
+    fn view(&self, now: Now, method: Method, body: &[u8], stale: bool) -> LeaderView {
         let named = |reference: Result<String, _>| {
             let reference: String = reference.ok().filter(|it: &String| !it.is_empty())?;
             self.state.resolve_service(&reference).ok()
@@ -406,17 +414,8 @@ impl Member {
             },
             stale,
             told: match method {
-                Method::ListEvents => {
-                    let request = pb::ListEventsRequest::decode(body).unwrap_or_default();
-                    let sources = Sources {
-                        orchestrator,
-                        history: &self.history,
-                        state: &self.state,
-                        term: self.raft.term().0,
-                    };
-                    Told::of(&sources, &request)
-                }
-                _ => Told::default(),
+                Method::ListEvents => self.told(now, body),
+                _ => Ok(Told::default()),
             },
             joint: self.raft.conf_state().is_joint(),
             used: BTreeMap::new(),
@@ -425,6 +424,18 @@ impl Member {
                 _ => Vec::new(),
             },
         }
+    }
+
+    fn told(&self, now: Now, body: &[u8]) -> Result<Told, Error> {
+        let sources = Sources {
+            orchestrator: &self.orchestrator,
+            history: &self.history,
+            state: &self.state,
+            term: self.raft.term().0,
+            // The state's may be ahead, by that of a leader before.
+            now_ms: now.wall_ms.max(self.state.time_ms()),
+        };
+        Told::of(&sources, &decode(body)?)
     }
 
     /// Who leads, as far as this member knows.
