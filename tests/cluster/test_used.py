@@ -43,6 +43,11 @@ async def test_every_manager_shows_what_a_node_uses(cluster: Cluster) -> None:
         used = (await inspect(cluster, manager))["used"]
         assert used["memory_bytes"] == memory, manager
         assert used["disk_bytes"] > 0
+        # So does a list of several nodes.
+        found, out, err = await cluster.ctl(manager, "top", "--once", "--format=json")
+        assert found == 0, err
+        (row,) = (it for it in json.loads(out)["nodes"] if it["name"] == "w1")
+        assert row["memory_used_bytes"] == memory, manager
     shown = [(await inspect(cluster, manager, "--stale"))["used"] for manager in MANAGERS]
     assert sum(used is not None for used in shown) == 1, "the leader alone holds it"
     assert "USED" in (await cluster.ctl("m2", "node", "inspect", "w1"))[1]

@@ -13,7 +13,7 @@ from warren.cli.params import Parsed
 from warren.errors import WarrenError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Collection
 
     from warren.cli.client import Client
     from warren.cli.shapes_explain import EventView
@@ -49,11 +49,16 @@ _PASSING: Final = frozenset({"unavailable", "no_leader", "not_leader", "shutting
     help=f"The newest so many, to begin with.  [default: {_SHOWN}]",
 )
 @click.option(
-    "--since", "since_ms", type=Parsed("duration", parse.duration_ms), help="Not older than this."
+    "--since",
+    "since_ms",
+    type=Parsed("duration", parse.duration_ms),
+    help="Not older than this, by the manager's clock.",
 )
 @click.option("--type", "kinds", type=click.Choice(KINDS), multiple=True, help="Of these only.")
 @click.option("--service", "named", metavar="NAME", help="Of this service, as the argument says.")
-@click.option("--node", "nodes", metavar="NAME", multiple=True, help="On these nodes only.")
+@click.option(
+    "--node", "nodes", metavar="NODE", multiple=True, help="On these nodes only: names or ids."
+)
 @common_options
 @click.pass_obj
 def events(
@@ -73,58 +78,83 @@ def events(
     is being drained), scaled down, slot moved (what stays took another number); preempted,
     preemption given up; crash looping, crash loop over; avoided, forgiven (a node on which the
     service keeps failing). The last 4096 of each; of decisions, those since the present leader
-    leads.
+    leads. --limit counts what the other options let pass. A service or node that is gone is known
+    by its name or its whole id.
 
     With --watch nothing is missed or shown twice, across lost connections too; where that cannot
     be, since another manager leads, which does not know what the one before has decided, or too
     much happened meanwhile, it is said (start_over), and what is known is shown. As JSON it is a
     line for each.
     """
-    from warren.cli import render, views_explain
+    from warren.cli import render
     from warren.cli.client import Client
     from warren.cli.history import EVENT_HEADER, event_row
     from warren.pb.v1 import explain_pb2
 
     if service is not None and named is not None and service != named:
         raise click.UsageError(f"two services: {service} and --service {named}; name one")
-    service = service or named
-    since = 0.0 if since_ms is None else time.time() - since_ms / 1000
-    request = explain_pb2.ListEventsRequest(ref=service or "", count_max=limit or _SHOWN)
-
-    def wanted(event: explain_pb2.ServiceEvent) -> bool:
-        return (
-            event.time_ms >= since * 1000
-            and (not kinds or event.kind in kinds)
-            and (not nodes or event.node_name in nodes or event.node_id.hex() in nodes)
-        )
-
+    request = explain_pb2.ListEventsRequest(
+        ref=service or named or "",
+        count_max=limit or _SHOWN,
+        kinds=dict.fromkeys(kinds),
+        nodes=dict.fromkeys(nodes),
+        # 0 would be of any age.
+        newer_than_ms=0 if since_ms is None else max(1, since_ms),
+    )
     with Client(settings) as client:
-        if service is not None:
-            from warren.pb.v1 import api_pb2
-
-            # A wrong name is told as ever.
-            client.call("GetService", api_pb2.GetServiceRequest(ref=service))
         if watch:
-            _follow(client, request, wanted)
+            _follow(client, request)
             return
-        answer: explain_pb2.ListEventsResponse = client.call("ListEvents", request)
-    listed = [views_explain.event(it) for it in answer.events if wanted(it)]
+        listed = _wanted(client, request, client.call("ListEvents", request))
     render.show_list(settings, listed, EVENT_HEADER, event_row)
 
 
-def _follow(
+def _wanted(
     client: Client,
     request: explain_pb2.ListEventsRequest,
-    wanted: Callable[[explain_pb2.ServiceEvent], bool],
-) -> None:
+    answer: explain_pb2.ListEventsResponse,
+) -> list[EventView]:
+    """The events that were asked for; of an older manager's answer those of them that are in it."""
+    from warren.cli import views_explain
+    from warren.pb.v1 import api_pb2
+
+    found = [views_explain.event(it) for it in answer.events]
+    if answer.filtered:
+        return found
+    if request.ref and not request.HasField("after"):
+        # It says nothing of a service that is not there.
+        client.call("GetService", api_pb2.GetServiceRequest(ref=request.ref))
+    since_ms = 0.0
+    if request.newer_than_ms and not request.HasField("after"):
+        since_ms = time.time() * 1000 - request.newer_than_ms
+    return [
+        view
+        for view, event in zip(found, answer.events, strict=True)
+        if event.time_ms >= since_ms
+        and (not request.kinds or event.kind in request.kinds)
+        and (not request.nodes or _is_named(event, request.nodes))
+    ]
+
+
+def _is_named(event: explain_pb2.ServiceEvent, nodes: Collection[str]) -> bool:
+    id_ = event.node_id.hex()
+    return bool(id_) and (event.node_name in nodes or any(id_.startswith(it) for it in nodes))
+
+
+def _follow(client: Client, request: explain_pb2.ListEventsRequest) -> None:
     """Asks again and again for what came after what was shown; ends by an error or Ctrl-C."""
-    from warren.cli import render, views_explain
+    from warren.cli import render
 
     settings, trouble = client.settings, ""
+    asked_ms, began_s = request.newer_than_ms, time.monotonic()
     while True:
         client.renew()
+        if asked_ms:
+            # Should it start over, then from the same moment as at first.
+            request.newer_than_ms = asked_ms + int((time.monotonic() - began_s) * 1000)
         try:
             answer: explain_pb2.ListEventsResponse = client.call("ListEvents", request)
+            told = _wanted(client, request, answer)
         except WarrenError as error:
             if error.code not in _PASSING:
                 raise
@@ -141,7 +171,6 @@ def _follow(
             )
         if answer.start_over:
             _say_start_over(settings)
-        told = [views_explain.event(it) for it in answer.events if wanted(it)]
         render.show_records(settings, told, _line)
         full = len(answer.events) >= request.count_max and request.HasField("after")
         request.after.CopyFrom(answer.revision)

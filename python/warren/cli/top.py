@@ -11,10 +11,13 @@ from warren.cli.common import Command, Settings, read_options
 from warren.cli.params import Parsed
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from warren.cli.client import Client
     from warren.cli.readings import Readings
     from warren.cli.shapes_status import RatesView, TopView
     from warren.cli.views_top import Look
+    from warren.pb.v1 import api_pb2, objects_pb2
 
 __all__ = ["Watch", "top"]
 
@@ -23,6 +26,7 @@ _INTERVAL_MS_MIN: Final = 200
 _ONCE_APART_S: Final = 1.0
 _LOOK_TIMEOUT_S: Final = 5.0
 _ONCE_ROWS: Final = 60
+_NODES_USED_MAX: Final = 256
 _LEADERLESS: Final = frozenset({"no_quorum", "no_leader", "not_leader", "outcome_unknown"})
 
 
@@ -123,12 +127,7 @@ class Watch:
         nodes = call("ListNodes", api_pb2.ListNodesRequest(), retry=False)
         services = call("ListServices", api_pb2.ListServicesRequest(), retry=False)
         of_members, _ = members.all_members(self._client, nodes)
-        used = {}
-        for each in views_top.worth_a_row(nodes.nodes)[:nodes_used_max]:
-            request = api_pb2.GetNodeRequest(ref=each.node.id.hex())
-            answer: api_pb2.GetNodeResponse = call("GetNode", request, retry=False)
-            if answer.node.HasField("used"):
-                used[each.node.id] = answer.node.used
+        used = self._used(views_top.worth_a_row(nodes.nodes)[:nodes_used_max])
         rates, rates_why = self._rates()
         return views_top.Look(
             at_s=time.monotonic(),
@@ -143,6 +142,17 @@ class Watch:
             stale=self._client.settings.stale,
             no_quorum=no_quorum,
         )
+
+    def _used(self, nodes: Sequence[api_pb2.NodeView]) -> dict[bytes, objects_pb2.NodeUsage]:
+        """What these use, by their ids; without those of which it is not known."""
+        from warren.pb.v1 import api_pb2
+
+        # The most that one request may name, far more than a screen has rows.
+        request = api_pb2.ListNodesRequest(node_ids=[it.node.id for it in nodes[:_NODES_USED_MAX]])
+        if not request.node_ids:
+            return {}
+        answer: api_pb2.ListNodesResponse = self._client.call("ListNodes", request, retry=False)
+        return {it.node.id: it.used for it in answer.nodes if it.HasField("used")}
 
     def _rates(self) -> tuple[RatesView | None, str]:
         import time

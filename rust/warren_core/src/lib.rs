@@ -37,6 +37,7 @@ pub mod scheduler;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
 pub mod wal;
+mod words;
 
 /// A command is allocated by whoever submits it and freed by another thread; see
 /// docs/dependencies.md.

@@ -173,7 +173,7 @@ fn labels_and_taints_are_set_and_shown() {
     let mut cluster = Cluster::of(3);
     at_the_newest_level(&mut cluster);
     let leader = cluster.leader();
-    let nodes = cluster.call(leader, "ListNodes", &pb::ListNodesRequest {});
+    let nodes = cluster.call(leader, "ListNodes", &pb::ListNodesRequest::default());
     let nodes = pb::ListNodesResponse::decode(&nodes.unwrap()[..]).unwrap();
     let node = nodes.nodes[0].node.as_ref().unwrap();
     let r#ref = node.description.as_ref().unwrap().name.clone();
@@ -251,6 +251,41 @@ fn what_a_node_uses_is_shown_by_every_member_and_logged_by_none() {
         assert!((told_ms..=cluster.now_ms).contains(&since_ms), "{since_ms}");
     }
     assert_eq!(cluster.status(leader).last_index, before);
+}
+
+/// Of many by one request; a list of all nodes has none of it.
+#[test]
+fn what_several_nodes_use_is_in_one_answer() {
+    let mut cluster = Cluster::of(3);
+    let leader = cluster.leader();
+    for (number, cpu_milli) in [(2, 20), (3, 30)] {
+        cluster.open_session_at(leader, number);
+        cluster.run(2_000);
+        let call = cluster.say(leader, used_beat(1, cpu_milli));
+        cluster.finish(leader, call).unwrap();
+    }
+    let id = |number: u8| vec![number; 16];
+    let mut list = |reader, node_ids| {
+        let request = pb::ListNodesRequest { node_ids };
+        let answer = cluster.call(reader, "ListNodes", &request)?;
+        let answer = pb::ListNodesResponse::decode(&answer[..]).unwrap();
+        let row = |view: pb::NodeView| {
+            let used = view.used.map(|used| used.cpu_milli);
+            (view.node.unwrap().id[0], used)
+        };
+        Ok::<Vec<_>, Error>(answer.nodes.into_iter().map(row).collect())
+    };
+    for reader in 1..=3 {
+        // Of one nothing is known, one is named twice, one is none, and one is no id.
+        let named = vec![id(3), id(2), id(1), id(2), id(77), vec![1, 2]];
+        let expected = [(1, None), (2, Some(20)), (3, Some(30))];
+        assert_eq!(list(reader, named).unwrap(), expected);
+        assert_eq!(list(reader, vec![id(3)]).unwrap(), [(3, Some(30))]);
+        let all = list(reader, vec![]).unwrap();
+        assert_eq!(all, [(1, None), (2, None), (3, None)]);
+        let refused = list(reader, vec![id(1); 257]).unwrap_err();
+        assert_eq!(refused.code(), "invalid");
+    }
 }
 
 /// A new leader knows only what it is told itself.

@@ -265,7 +265,7 @@ impl World {
 
     fn events(&mut self) -> Vec<String> {
         let state = &self.replica.state;
-        let all = self.orchestrator.decisions(None, usize::MAX);
+        let all = self.orchestrator.decisions(|_| true, usize::MAX);
         let new = all.iter().filter(|it| it.sequence > self.told);
         let lines = new.map(|it| {
             let service = state.service(it.service);

@@ -38,7 +38,9 @@ class FakeManager:
     """`refuse[method]`: refusals to come; `seen`: all requests; `progress`: what watches say.
 
     `stale`: the methods that were asked for what may be old. `named`: method and request id of
-    all. `credentials`: serves these, at a port of the loopback too, which `address` names then.
+    all. `events`: what a list of them has, whatever was asked; `filters`: it says that this is what
+    was asked for. `nodes`: how many there are. `credentials`: serves these, at a port of the
+    loopback too, which `address` names then.
     """
 
     def __init__(self, path: Path, credentials: grpc.ServerCredentials | None = None) -> None:
@@ -59,6 +61,13 @@ class FakeManager:
         self.named: list[tuple[str, str]] = []
         self.explained = explain_pb2.ExplainResponse()
         self.planned = explain_pb2.PlanResponse()
+        self.events = [
+            explain_pb2.ServiceEvent(
+                sequence=7, time_ms=CREATED_AT_MS, kind="placed", service_id=b"\1" * 16, slot=2,
+                service_name="web", node_id=NODE_ID, node_name="a", why="found room after 3 ms",
+            )
+        ]  # fmt: skip
+        self.filters = True
         self.ready_message = ""
         self.used: objects_pb2.NodeUsage | None = objects_pb2.NodeUsage(
             cpu_milli=375,
@@ -67,6 +76,7 @@ class FakeManager:
             disk_bytes=3 << 30,
             measured_at_ms=CREATED_AT_MS,
         )
+        self.nodes = 1
         self.manages = False
         self.hold = threading.Event()  # ends watches that have nothing more to say
         self.watching = threading.Event()
@@ -159,18 +169,22 @@ class FakeManager:
         self._find(request.ref.partition(".")[0])
         return self.explained
 
-    def ListEvents(self, _: explain_pb2.ListEventsRequest) -> explain_pb2.ListEventsResponse:
-        placed = explain_pb2.ServiceEvent(
-            sequence=7, time_ms=CREATED_AT_MS, kind="placed", service_id=b"\1" * 16,
-            service_name="web", slot=2, node_id=NODE_ID, node_name="a", why="found room after 3 ms",
-        )  # fmt: skip
-        return explain_pb2.ListEventsResponse(events=[placed])
+    def ListEvents(self, request: explain_pb2.ListEventsRequest) -> explain_pb2.ListEventsResponse:
+        if request.ref and self.filters:
+            self._find(request.ref)
+        return explain_pb2.ListEventsResponse(events=self.events, filtered=self.filters)
 
     def Plan(self, _: explain_pb2.PlanRequest) -> explain_pb2.PlanResponse:
         return self.planned
 
-    def ListNodes(self, _: api_pb2.ListNodesRequest) -> api_pb2.ListNodesResponse:
-        return api_pb2.ListNodesResponse(nodes=[_node()])
+    def ListNodes(self, request: api_pb2.ListNodesRequest) -> api_pb2.ListNodesResponse:
+        nodes = [_node(number) for number in range(self.nodes)]
+        if request.node_ids:
+            nodes = [each for each in nodes if each.node.id in request.node_ids]
+            for each in nodes:
+                if self.used is not None:
+                    each.used.CopyFrom(self.used)
+        return api_pb2.ListNodesResponse(nodes=nodes)
 
     def ListMembers(self, _: api_pb2.ListMembersRequest) -> api_pb2.ListMembersResponse:
         return api_pb2.ListMembersResponse(members=self.members, last_index=LAST_INDEX)
@@ -370,16 +384,16 @@ def _view(service: objects_pb2.Service) -> api_pb2.ServiceView:
     return api_pb2.ServiceView(service=service, desired=count, running=count)
 
 
-def _node() -> api_pb2.NodeView:
+def _node(number: int = 0) -> api_pb2.NodeView:
     node = objects_pb2.Node(
-        id=NODE_ID,
+        id=NODE_ID if number == 0 else number.to_bytes(16),
         manager=True,
         worker=True,
         status=objects_pb2.NODE_STATUS_READY,
         availability=objects_pb2.AVAILABILITY_ACTIVE,
         joined_at_ms=CREATED_AT_MS,
     )
-    node.description.name = "a"
+    node.description.name = "a" if number == 0 else f"n{number}"
     node.description.capacity.cpu_milli = 2000
     node.description.capacity.memory_bytes = 4 << 30
     node.description.reserved.cpu_milli = 500

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -137,7 +138,7 @@ def test_events_tell_what_was_decided(ctl: Run, manager: FakeManager) -> None:
     assert header.split() == ["AGE", "CONTAINER", "WHAT", "NODE", "WHY"]
     assert line.endswith("web.2       placed   a      found room after 3 ms")
     (request,) = manager.requests("ListEvents")
-    assert (request.ref, request.count_max) == ("web", 5)
+    assert request == explain_pb2.ListEventsRequest(ref="web", count_max=5)
     (shown,) = json.loads(ctl("events", "--format=json").out)
     assert (shown["sequence"], shown["kind"], shown["slot"]) == (7, "placed", 2)
     assert ctl("events", "other").code == EXIT_NOT_FOUND
@@ -147,13 +148,63 @@ def test_events_tell_what_was_decided(ctl: Run, manager: FakeManager) -> None:
     assert (both.code, "name one" in both.err) == (2, True)
 
 
+def test_the_manager_is_told_which_events_are_wanted(ctl: Run, manager: FakeManager) -> None:
+    words = "--type=node_down --type=placed --node=a --node=b --type=placed --since=90s"
+    assert ctl("events", *words.split()).code == 0
+    (request,) = manager.requests("ListEvents")
+    assert (request.kinds, request.nodes) == (["node_down", "placed"], ["a", "b"])
+    assert (request.newer_than_ms, request.count_max) == (90_000, 100)
+    # 0 would be of any age.
+    assert ctl("events", "--since=0s").code == 0
+    assert manager.requests("ListEvents")[-1].newer_than_ms == 1
+    done = ctl("events", "--type=node_exploded")
+    assert (done.code, "'node_down'" in done.err) == (2, True)
+
+
+def test_of_an_older_managers_events_those_are_shown_that_are_wanted(
+    ctl: Run, manager: FakeManager
+) -> None:
+    create(ctl)
+    new_ms = int(time.time() * 1000)
+    manager.filters = False
+    for time_ms, kind, node_id, name in (
+        (new_ms, "node_down", OTHER_NODE_ID, "b"),
+        (new_ms, "node_ready", NODE_ID, "a"),
+        (new_ms, "cluster_changed", b"", ""),
+    ):
+        manager.events.append(
+            explain_pb2.ServiceEvent(time_ms=time_ms, kind=kind, node_id=node_id, node_name=name)
+        )
+
+    def kinds(*words: str) -> list[str]:
+        return [it["kind"] for it in json.loads(ctl("events", *words, "--format=json").out)]
+
+    assert kinds() == ["placed", "node_down", "node_ready", "cluster_changed"]
+    assert kinds("--type=node_down", "--type=placed") == ["placed", "node_down"]
+    assert kinds("--node=a") == kinds(f"--node={NODE_ID.hex()[:4]}") == ["placed", "node_ready"]
+    assert kinds("--since=1h") == ["node_down", "node_ready", "cluster_changed"]
+    assert kinds("--since=1h", "--node=b", "--type=placed") == []
+    # It would say nothing of a service that is not there.
+    assert ctl("events", "other").code == EXIT_NOT_FOUND
+
+
+def test_an_event_without_a_time_has_no_age(ctl: Run, manager: FakeManager) -> None:
+    del manager.events[:]
+    manager.events.append(explain_pb2.ServiceEvent(kind="leader_elected", why="term 1"))
+    _, line = ctl("events").out.splitlines()
+    assert line.split() == ["-", "-", "leader", "elected", "-", "term", "1"]
+    (shown,) = json.loads(ctl("events", "--format=json").out)
+    assert (shown["time"], shown["node"]) == (None, None)
+
+
 def test_the_kinds_of_events_are_those_that_the_core_tells() -> None:
     core = Path(__file__).parents[3] / "rust/warren_core/src"
     decisions = (core / "orchestrator/decisions.rs").read_text()
     history = (core / "control/history.rs").read_text()
-    told = re.findall(r'Self::\w+ => "(\w+)"', decisions)
-    told += set(re.findall(r'"((?:service|node|manager|leader|replacement|cluster)_\w+)"', history))
-    assert sorted(KINDS) == sorted(told)
+    told = re.compile(r'^ {8}[A-Z]\w+ = "(\w+)",$', re.MULTILINE)
+    told_of = [told.findall(decisions), told.findall(history)]
+    assert all(told_of)
+    assert sorted(KINDS) == sorted([*told_of[0], *told_of[1]])
 
 
 def test_an_older_manager_cannot_be_followed(ctl: Run, manager: FakeManager) -> None:

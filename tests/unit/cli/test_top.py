@@ -221,6 +221,26 @@ def test_an_older_daemon_does_not_tell_its_address(ctl: Run, manager: FakeManage
     assert "does not tell where its metrics are" in why
 
 
+def test_a_look_asks_once_what_all_nodes_use(ctl: Run, manager: FakeManager) -> None:
+    settings = Settings()
+    settings.host, manager.nodes = manager.host, 1_000
+    with Client(settings) as client:
+        watch = top.Watch(client, "127.0.0.1:1")
+        watch.again(50)
+        used = [each.cpu_used_milli for each in watch.view().nodes]
+        assert used == [375] * 50 + [None] * 950, "the rows that are shown are the first"
+        watch.again(1_000)
+        used = [each.cpu_used_milli for each in watch.view().nodes]
+        assert used == [375] * 256 + [None] * 744, "no more than one request may name"
+        manager.used = None
+        watch.again(50)
+        assert watch.view().nodes[0].cpu_used_milli is None
+        watch.again(0)
+    asked = [method for method, _ in manager.seen]
+    look = ["GetCluster", "ListNodes", "ListServices", "ListMembers"]
+    assert asked == [*[*look, "ListNodes"] * 3, *look]
+
+
 def test_after_a_failed_look_the_next_host_is_asked(
     manager: FakeManager, others: list[FakeManager]
 ) -> None:

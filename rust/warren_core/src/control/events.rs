@@ -1,12 +1,17 @@
 //! Answers to `ListEvents`: what happened by the log, and the leader's latest decisions.
 //!
 //! The two are told together, by time, and followed by a place in each: in the history by revision,
-//! which outlives a leader, and among the decisions, which no other manager knows.
+//! which outlives a leader, and among the decisions, which no other manager knows. A place goes on
+//! past what was not asked for.
+
+mod filter;
+
+use filter::Filter;
 
 use super::history::{Following, Happened, History, Subject, end_of};
 use super::reads::LeaderView;
+use crate::error::Error;
 use crate::fsm::{Revision, State};
-use crate::ids::ServiceId;
 use crate::orchestrator::{Decision, Orchestrator};
 use crate::pb;
 
@@ -21,12 +26,13 @@ fn count(request: &pb::ListEventsRequest) -> usize {
     }
 }
 
-/// What is told of.
+/// What is told of. `now_ms`: what the age of events is counted from.
 pub struct Sources<'a> {
     pub orchestrator: &'a Orchestrator,
     pub history: &'a History,
     pub state: &'a State,
     pub term: u64,
+    pub now_ms: u64,
 }
 
 /// What is told.
@@ -41,32 +47,22 @@ pub struct Told {
 }
 
 impl Told {
-    /// Those that are asked for. Nothing of a service that is not there.
-    pub fn of(from: &Sources<'_>, request: &pb::ListEventsRequest) -> Self {
-        let service = match &request.r#ref[..] {
-            "" => None,
-            named => match from.state.resolve_service(named) {
-                Ok(service) => Some(service),
-                Err(_) => return Self::default(),
-            },
-        };
+    /// Those that are asked for.
+    pub fn of(from: &Sources<'_>, request: &pb::ListEventsRequest) -> Result<Self, Error> {
+        let filter = Filter::of(from.state, from.history, request, from.now_ms)?;
         let mut told = Self::default();
-        told.decide(from, request, service);
-        told.happen(from, request, service);
-        told
+        told.decide(from, request, &filter);
+        told.happen(from, request, &filter);
+        Ok(told)
     }
 
-    fn decide(
-        &mut self,
-        from: &Sources<'_>,
-        request: &pb::ListEventsRequest,
-        service: Option<ServiceId>,
-    ) {
+    fn decide(&mut self, from: &Sources<'_>, request: &pb::ListEventsRequest, filter: &Filter) {
         let (last, count) = (from.orchestrator.last_decision(), count(request));
         let after = request.after.filter(|after| after.term == from.term);
+        let wanted = |it: &Decision| filter.decision(it);
         let followed = after.and_then(|it| {
             from.orchestrator
-                .decisions_after(it.sequence, service, count)
+                .decisions_after(it.sequence, wanted, count)
         });
         match followed {
             Some(decisions) => {
@@ -78,31 +74,29 @@ impl Told {
                 self.decisions = decisions;
             }
             None => {
-                self.decisions = from.orchestrator.decisions(service, count);
+                let new = |it: &Decision| wanted(it) && filter.is_new(it.time_ms);
+                self.decisions = from.orchestrator.decisions(new, count);
                 self.decided_upto = last;
                 self.start_over |= request.after.is_some();
             }
         }
     }
 
-    fn happen(
-        &mut self,
-        from: &Sources<'_>,
-        request: &pb::ListEventsRequest,
-        service: Option<ServiceId>,
-    ) {
+    fn happen(&mut self, from: &Sources<'_>, request: &pb::ListEventsRequest, filter: &Filter) {
         let count = count(request);
+        let wanted = |it: &Happened| filter.happened(it);
         let followed = match &request.after {
             // An older release's, which knows of decisions only.
             Some(after) if after.epoch == 0 => return,
-            Some(after) => from.history.after(from.state, place(after), service, count),
+            Some(after) => from.history.after(from.state, place(after), wanted, count),
             None => Following::Lost,
         };
         (self.happened, self.happened_upto) = match followed {
             Following::Known(happened, upto) => (happened, upto),
             Following::Lost => {
+                let new = |it: &Happened| wanted(it) && filter.is_new(it.time_ms);
                 self.start_over |= request.after.is_some();
-                (from.history.newest(service, count), end_of(from.state))
+                (from.history.newest(new, count), end_of(from.state))
             }
         };
     }
@@ -129,14 +123,14 @@ pub(super) fn answer(
     state: &State,
     view: &LeaderView,
     request: &pb::ListEventsRequest,
-) -> pb::ListEventsResponse {
-    let told = &view.told;
+) -> Result<pb::ListEventsResponse, Error> {
+    let told = view.told.as_ref().map_err(Clone::clone)?;
     let mut events = told.events(state);
     if request.after.is_none() {
         // The newest of both together.
         events.drain(..events.len().saturating_sub(count(request)));
     }
-    pb::ListEventsResponse {
+    Ok(pb::ListEventsResponse {
         events,
         revision: Some(pb::EventRevision {
             term: view.term.0,
@@ -146,7 +140,8 @@ pub(super) fn answer(
             ordinal: told.happened_upto.ordinal,
         }),
         start_over: told.start_over,
-    }
+        filtered: true,
+    })
 }
 
 fn event(state: &State, it: &Decision) -> pb::ServiceEvent {
@@ -175,7 +170,7 @@ fn event_of_history(it: &Happened) -> pb::ServiceEvent {
     };
     pb::ServiceEvent {
         time_ms: it.time_ms,
-        kind: it.kind.into(),
+        kind: it.kind.word().into(),
         service_id: service.0,
         service_name: service.1,
         node_id: node.0,

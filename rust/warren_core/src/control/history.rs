@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use crate::fsm::{Availability, Event, Freeze, Node, NodeStatus, Revision, State};
 use crate::ids::{MemberId, NodeId, ServiceId};
+use crate::words::worded;
 
 /// Events that are kept.
 pub const HISTORY_MAX: usize = 4_096;
@@ -21,14 +22,38 @@ pub enum Subject {
     Node(NodeId),
 }
 
+worded! {
+    /// What happened.
+    pub enum Kind {
+        ServiceCreated = "service_created",
+        ServiceUpdated = "service_updated",
+        ServiceRemoving = "service_removing",
+        ServiceRemoved = "service_removed",
+        NodeJoined = "node_joined",
+        NodeRemoved = "node_removed",
+        NodeReady = "node_ready",
+        NodeDown = "node_down",
+        NodeActive = "node_active",
+        NodePaused = "node_paused",
+        NodeDraining = "node_draining",
+        ManagerAdded = "manager_added",
+        ManagerRemoved = "manager_removed",
+        LeaderElected = "leader_elected",
+        ReplacementFrozen = "replacement_frozen",
+        ReplacementResumed = "replacement_resumed",
+        ClusterChanged = "cluster_changed",
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Happened {
     pub at: Revision,
-    /// The state's clock.
+    /// The state's clock; of an election, which is no command and has no time in the log, that of the
+    /// leader itself, and on others that of the next command. Never less than that of the event before.
     pub time_ms: u64,
-    pub kind: &'static str,
+    pub kind: Kind,
     pub subject: Subject,
-    /// What it was called then; empty for the cluster.
+    /// What it was called then; empty for the cluster, and for what had no name yet and got none.
     pub name: Arc<str>,
     pub why: String,
 }
@@ -53,6 +78,8 @@ struct SeenService {
 #[derive(Default)]
 pub struct History {
     events: VecDeque<Happened>,
+    /// The newest so many have no time of their own yet.
+    undated: usize,
     from: Revision,
     services: BTreeMap<ServiceId, SeenService>,
     nodes: BTreeMap<NodeId, Node>,
@@ -66,11 +93,24 @@ impl History {
         let services = state.services().map(|it| (it.id, SeenService::of(it)));
         Self {
             events: VecDeque::new(),
+            undated: 0,
             from: end_of(state),
             services: services.collect(),
             nodes: state.nodes().map(|node| (node.id, node.clone())).collect(),
             members: state.members().map(|it| (it.id, it.node)).collect(),
             frozen: state.freeze(),
+        }
+    }
+
+    /// A command is applied, and the clock of `state` is its time.
+    pub fn dated(&mut self, state: &State) {
+        self.date(state.time_ms());
+    }
+
+    fn date(&mut self, time_ms: u64) {
+        let undated = std::mem::take(&mut self.undated);
+        for event in self.events.iter_mut().rev().take(undated) {
+            event.time_ms = event.time_ms.max(time_ms);
         }
     }
 
@@ -106,8 +146,8 @@ impl History {
         }
     }
 
-    /// A member leads: its first entry is applied.
-    pub fn elected(&mut self, state: &State, leader: Option<MemberId>) {
+    /// A member leads: its first entry is applied. `own_ms`: the time, where it is this one.
+    pub fn elected(&mut self, state: &State, leader: Option<MemberId>, own_ms: Option<u64>) {
         let node = leader
             .and_then(|id| state.member(id))
             .and_then(|member| state.node(member.node));
@@ -115,30 +155,35 @@ impl History {
             ordinal: 0,
             ..end_of(state)
         };
+        let time_ms = state.time_ms().max(own_ms.unwrap_or(0));
+        match own_ms {
+            Some(_) => self.date(time_ms),
+            None => self.undated += 1,
+        }
         self.push(Happened {
             at,
-            time_ms: state.time_ms(),
-            kind: "leader_elected",
+            time_ms,
+            kind: Kind::LeaderElected,
             subject: node.map_or(Subject::Cluster, |node| Subject::Node(node.id)),
             name: node.map_or_else(Arc::default, |node| node.name().into()),
             why: format!("term {}", state.term().0),
         });
     }
 
-    /// The newest so many, the oldest of them first; of one service where that is asked for.
-    pub fn newest(&self, service: Option<ServiceId>, count: usize) -> Vec<Happened> {
-        let of_it = self.events.iter().rev().filter(|it| it.is_of(service));
-        let mut newest: Vec<_> = of_it.take(count).cloned().collect();
+    /// The newest so many that are wanted, the oldest of them first.
+    pub fn newest(&self, wanted: impl Fn(&Happened) -> bool, count: usize) -> Vec<Happened> {
+        let of_these = self.events.iter().rev().filter(|it| wanted(it));
+        let mut newest: Vec<_> = of_these.take(count).cloned().collect();
         newest.reverse();
         newest
     }
 
-    /// What came after a place, up to `state`.
+    /// What is wanted of what came after a place, up to `state`.
     pub fn after(
         &self,
         state: &State,
         place: Revision,
-        service: Option<ServiceId>,
+        wanted: impl Fn(&Happened) -> bool,
         count: usize,
     ) -> Following {
         let end = end_of(state);
@@ -146,8 +191,8 @@ impl History {
             return Following::Lost;
         }
         let first = self.events.partition_point(|it| it.at <= place);
-        let of_it = self.events.range(first..).filter(|it| it.is_of(service));
-        let found: Vec<_> = of_it.take(count).cloned().collect();
+        let of_these = self.events.range(first..).filter(|it| wanted(it));
+        let found: Vec<_> = of_these.take(count).cloned().collect();
         let upto = match found.last() {
             Some(newest) if found.len() == count => newest.at,
             // A member that is behind knows nothing of what is after it.
@@ -156,7 +201,36 @@ impl History {
         Following::Known(found, upto)
     }
 
-    fn push(&mut self, happened: Happened) {
+    /// The service that was the last to be called so, or has this id; it may be gone.
+    pub fn service_called(&self, reference: &str) -> Option<ServiceId> {
+        self.last_called(reference, |subject| match subject {
+            Subject::Service(id) => Some(id),
+            Subject::Cluster | Subject::Node(_) => None,
+        })
+    }
+
+    /// Likewise the node.
+    pub fn node_called(&self, reference: &str) -> Option<NodeId> {
+        self.last_called(reference, |subject| match subject {
+            Subject::Node(id) => Some(id),
+            Subject::Cluster | Subject::Service(_) => None,
+        })
+    }
+
+    fn last_called<I: ToString>(
+        &self,
+        reference: &str,
+        id_of: impl Fn(Subject) -> Option<I>,
+    ) -> Option<I> {
+        self.events.iter().rev().find_map(|it| {
+            let id = id_of(it.subject)?;
+            (*it.name == *reference || id.to_string() == reference).then_some(id)
+        })
+    }
+
+    fn push(&mut self, mut happened: Happened) {
+        let before_ms = self.events.back().map_or(0, |before| before.time_ms);
+        happened.time_ms = happened.time_ms.max(before_ms);
         if self.events.len() == HISTORY_MAX
             && let Some(oldest) = self.events.pop_front()
         {
@@ -169,18 +243,18 @@ impl History {
         let of = |kind, name, why| Some((kind, Subject::Service(id), name, why));
         if gone {
             let before = self.services.remove(&id)?;
-            return of("service_removed", before.name, String::new());
+            return of(Kind::ServiceRemoved, before.name, String::new());
         }
         let service = state.service(id)?;
         let before = self.services.insert(id, SeenService::of(service));
         let name = service.name.clone();
         match before {
-            None => of("service_created", name, String::new()),
+            None => of(Kind::ServiceCreated, name, String::new()),
             Some(before) if service.removing && !before.removing => {
-                of("service_removing", name, String::new())
+                of(Kind::ServiceRemoving, name, String::new())
             }
             Some(before) if service.version != before.version => of(
-                "service_updated",
+                Kind::ServiceUpdated,
                 name,
                 format!("version {}", service.version),
             ),
@@ -192,22 +266,28 @@ impl History {
         let of =
             |kind, node: &Node| Some((kind, Subject::Node(id), node.name().into(), String::new()));
         let Some(node) = state.node(id) else {
-            return of("node_removed", &self.nodes.remove(&id)?);
+            return of(Kind::NodeRemoved, &self.nodes.remove(&id)?);
         };
         let Some(before) = self.nodes.insert(id, node.clone()) else {
-            return of("node_joined", node);
+            // What its manager did before has had no name.
+            let of_it = |it: &&mut Happened| it.subject == Subject::Node(id);
+            let nameless = self.events.iter_mut().filter(of_it);
+            for event in nameless.filter(|it| it.name.is_empty()) {
+                event.name = node.name().into();
+            }
+            return of(Kind::NodeJoined, node);
         };
         if node.status != before.status {
             return match node.status {
-                NodeStatus::Down => of("node_down", node),
-                _ => of("node_ready", node),
+                NodeStatus::Down => of(Kind::NodeDown, node),
+                _ => of(Kind::NodeReady, node),
             };
         }
         if node.availability != before.availability {
             return match node.availability {
-                Availability::Active | Availability::Unspecified => of("node_active", node),
-                Availability::Pause => of("node_paused", node),
-                Availability::Drain => of("node_draining", node),
+                Availability::Active | Availability::Unspecified => of(Kind::NodeActive, node),
+                Availability::Pause => of(Kind::NodePaused, node),
+                Availability::Drain => of(Kind::NodeDraining, node),
             };
         }
         None
@@ -215,31 +295,42 @@ impl History {
 
     fn member(&mut self, state: &State, id: MemberId, gone: bool) -> Option<Told> {
         let (kind, node) = if gone {
-            ("manager_removed", self.members.remove(&id)?)
+            (Kind::ManagerRemoved, self.members.remove(&id)?)
         } else {
             let node = state.member(id)?.node;
+            if self.members.is_empty() {
+                self.founded(node);
+            }
             if self.members.insert(id, node).is_some() {
                 return None; // another address, or another release
             }
-            ("manager_added", node)
+            (Kind::ManagerAdded, node)
         };
         let known = state.node(node).or_else(|| self.nodes.get(&node));
         let name = known.map_or_else(Arc::default, |node| node.name().into());
         Some((kind, Subject::Node(node), name, String::new()))
     }
 
+    /// Whoever founds a cluster has elected itself, before anybody was a member.
+    fn founded(&mut self, by: NodeId) {
+        let elections = self.events.iter_mut();
+        for event in elections.filter(|it| it.kind == Kind::LeaderElected) {
+            event.subject = Subject::Node(by);
+        }
+    }
+
     fn cluster(&mut self, state: &State) -> Option<Told> {
         let before = std::mem::replace(&mut self.frozen, state.freeze());
         let (kind, why) = match (&before, &self.frozen) {
-            (None, Some(freeze)) => ("replacement_frozen", freeze.why()),
-            (Some(_), None) => ("replacement_resumed", String::new()),
-            _ => ("cluster_changed", String::new()),
+            (None, Some(freeze)) => (Kind::ReplacementFrozen, freeze.why()),
+            (Some(_), None) => (Kind::ReplacementResumed, String::new()),
+            _ => (Kind::ClusterChanged, String::new()),
         };
         Some((kind, Subject::Cluster, Arc::default(), why))
     }
 }
 
-type Told = (&'static str, Subject, Arc<str>, String);
+type Told = (Kind, Subject, Arc<str>, String);
 
 impl SeenService {
     fn of(service: &crate::fsm::Service) -> Self {
@@ -248,12 +339,6 @@ impl SeenService {
             version: service.version,
             removing: service.removing,
         }
-    }
-}
-
-impl Happened {
-    fn is_of(&self, service: Option<ServiceId>) -> bool {
-        service.is_none_or(|id| self.subject == Subject::Service(id))
     }
 }
 

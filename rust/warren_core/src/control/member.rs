@@ -11,7 +11,7 @@ mod recovery;
 mod removal;
 mod role;
 mod snapshots;
-mod usage;
+pub(super) mod usage;
 
 use prost::Message as _;
 
@@ -406,10 +406,9 @@ impl Member {
         let mut response = Ok(Vec::new());
         if command.is_empty() {
             self.state.advance(at.index, at.term);
-            // A change of the members' configuration has no command either.
+            // The end of a change of voters says nothing else either.
             if change.is_none() {
-                let leader = self.raft.leader().filter(|_| self.raft.term() == at.term);
-                self.history.elected(&self.state, leader);
+                self.note_election(now, at);
             }
         } else {
             let level_max = self.config.feature_level_max;
@@ -418,6 +417,7 @@ impl Member {
                 .apply_bytes_as(level_max, at.index, at.term, &command);
             match applied {
                 Ok(applied) => {
+                    self.history.dated(&self.state);
                     self.note_entry(at, &command, &applied, out);
                     self.observe(&applied.events, out);
                     response = applied.response;
@@ -439,6 +439,14 @@ impl Member {
             out.samples.committed(took_ns);
         }
         self.exchange_hash(out);
+    }
+
+    /// Remembers who leads, as far as this member knows.
+    fn note_election(&mut self, now: Now, at: Position) {
+        let leader = self.raft.leader().filter(|_| self.raft.term() == at.term);
+        let own = leader == Some(self.identity.member);
+        let own_ms = own.then_some(now.wall_ms);
+        self.history.elected(&self.state, leader, own_ms);
     }
 
     /// Remembers what it changed besides containers, and who asked for it; says so where that is

@@ -1,9 +1,12 @@
 //! Answers to reads: pure functions of a state, for reader threads where they take long.
 
+use std::collections::BTreeMap;
+
 use prost::Message as _;
 
 use super::CallId;
 use super::access::Method;
+use super::member::usage;
 use super::requests::decode;
 use super::{events, explaining, planning};
 use crate::error::Error;
@@ -38,10 +41,10 @@ pub struct LeaderView {
     pub stale: bool,
     /// A change of voters is under way.
     pub joint: bool,
-    /// What the node asked for uses, where that is known.
-    pub used: Option<pb::NodeUsage>,
+    /// What the nodes asked for use, where that is known.
+    pub used: BTreeMap<NodeId, pb::NodeUsage>,
     /// For a list of events only.
-    pub told: events::Told,
+    pub told: Result<events::Told, Error>,
     /// For a list of the members only.
     pub members: Vec<MemberProgress>,
 }
@@ -106,13 +109,7 @@ fn answer(state: &State, view: &LeaderView, method: Method, body: &[u8]) -> Resu
     }
     Ok(match method {
         Method::GetCluster => get_cluster(state, view).encode_to_vec(),
-        Method::ListNodes => {
-            let nodes = state
-                .nodes()
-                .map(|node| node_view(state, view, node))
-                .collect();
-            pb::ListNodesResponse { nodes }.encode_to_vec()
-        }
+        Method::ListNodes => list_nodes(state, view, &decode(body)?).encode_to_vec(),
         Method::GetNode => get_node(state, view, &decode(body)?)?.encode_to_vec(),
         Method::ListServices => {
             let services = state
@@ -131,7 +128,7 @@ fn answer(state: &State, view: &LeaderView, method: Method, body: &[u8]) -> Resu
         Method::ListContainers => list_containers(state, &decode(body)?).encode_to_vec(),
         Method::GetContainer => get_container(state, &decode(body)?)?.encode_to_vec(),
         Method::Plan => planning::answer(state, &view.failing, decode(body)?)?.encode_to_vec(),
-        Method::ListEvents => events::answer(state, view, &decode(body)?).encode_to_vec(),
+        Method::ListEvents => events::answer(state, view, &decode(body)?)?.encode_to_vec(),
         Method::Explain => explaining::answer(state, view, &decode(body)?)?.encode_to_vec(),
         _ => {
             return Err(Error::UnknownMethod {
@@ -218,8 +215,27 @@ fn node_view(state: &State, view: &LeaderView, node: &Node) -> pb::NodeView {
         leader: Some(node.id) == view.leader,
         allocatable: Some(state.allocatable(node).into()),
         attributes: <_>::default(),
-        used: None,
+        used: view.used.get(&node.id).copied(),
     }
+}
+
+fn list_nodes(
+    state: &State,
+    view: &LeaderView,
+    request: &pb::ListNodesRequest,
+) -> pb::ListNodesResponse {
+    let nodes = match &request.node_ids[..] {
+        [] => state
+            .nodes()
+            .map(|node| node_view(state, view, node))
+            .collect(),
+        _ => usage::listed(request)
+            .into_iter()
+            .filter_map(|id| state.node(id))
+            .map(|node| node_view(state, view, node))
+            .collect(),
+    };
+    pb::ListNodesResponse { nodes }
 }
 
 fn get_node(
@@ -230,7 +246,6 @@ fn get_node(
     let id = state.resolve_node(&request.r#ref)?;
     let node = state.node(id).map(|node| pb::NodeView {
         attributes: Attribute::all_of(node).collect(),
-        used: view.used,
         ..node_view(state, view, node)
     });
     let containers = state.containers_of_node(id).map(Into::into).collect();

@@ -7,58 +7,40 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::ids::{NodeId, ServiceId};
+use crate::words::worded;
 
 /// Decisions that are kept.
 pub const DECISIONS_MAX: usize = 4_096;
 
-/// What was decided. The words are for programs, and stay.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// A container was bound to a node.
-    Placed,
-    /// A slot found no node.
-    Pending,
-    /// A container was told to go for its successor of a newer spec.
-    Replaced,
-    /// A container was told to go since its node is being drained.
-    Moved,
-    /// A container stays on a node that is being drained: there is no room elsewhere.
-    Stays,
-    /// A container was told to go since its slot is no more.
-    ScaledDown,
-    /// A container was told to go: it makes room for one of a higher priority.
-    Preempted,
-    /// Room is kept for a slot no longer, and it did not start there.
-    PreemptionGivenUp,
-    /// A slot's containers crash again and again.
-    CrashLooping,
-    /// They do so no more, or what did is gone.
-    CrashLoopOver,
-    /// A node became the last choice for a service, which keeps failing there.
-    Avoided,
-    /// It is that no longer.
-    Forgiven,
-    /// A container that stays as its service shrinks took the number of a slot that stays.
-    SlotMoved,
-}
-
-impl Kind {
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Placed => "placed",
-            Self::Pending => "pending",
-            Self::Replaced => "replaced",
-            Self::Moved => "moved",
-            Self::Stays => "stays",
-            Self::ScaledDown => "scaled_down",
-            Self::Preempted => "preempted",
-            Self::PreemptionGivenUp => "preemption_given_up",
-            Self::CrashLooping => "crash_looping",
-            Self::CrashLoopOver => "crash_loop_over",
-            Self::Avoided => "avoided",
-            Self::Forgiven => "forgiven",
-            Self::SlotMoved => "slot_moved",
-        }
+worded! {
+    /// What was decided.
+    pub enum Kind {
+        /// A container was bound to a node.
+        Placed = "placed",
+        /// A slot found no node.
+        Pending = "pending",
+        /// A container was told to go for its successor of a newer spec.
+        Replaced = "replaced",
+        /// A container was told to go since its node is being drained.
+        Moved = "moved",
+        /// A container stays on a node that is being drained: there is no room elsewhere.
+        Stays = "stays",
+        /// A container was told to go since its slot is no more.
+        ScaledDown = "scaled_down",
+        /// A container was told to go: it makes room for one of a higher priority.
+        Preempted = "preempted",
+        /// Room is kept for a slot no longer, and it did not start there.
+        PreemptionGivenUp = "preemption_given_up",
+        /// A slot's containers crash again and again.
+        CrashLooping = "crash_looping",
+        /// They do so no more, or what did is gone.
+        CrashLoopOver = "crash_loop_over",
+        /// A node became the last choice for a service, which keeps failing there.
+        Avoided = "avoided",
+        /// It is that no longer.
+        Forgiven = "forgiven",
+        /// A container that stays as its service shrinks took the number of a slot that stays.
+        SlotMoved = "slot_moved",
     }
 }
 
@@ -109,20 +91,20 @@ impl Decisions {
         });
     }
 
-    /// The newest `count`, of one service if one is given, the oldest of them first.
-    pub fn newest(&self, service: Option<ServiceId>, count: usize) -> Vec<Decision> {
-        let of = |it: &&Decision| service.is_none_or(|service| it.service == service);
-        let mut found: Vec<_> = self.list.iter().rev().filter(of).take(count).collect();
+    /// The newest `count` that are wanted, the oldest of them first.
+    pub fn newest(&self, wanted: impl Fn(&Decision) -> bool, count: usize) -> Vec<Decision> {
+        let of_these = self.list.iter().rev().filter(|it| wanted(it));
+        let mut found: Vec<_> = of_these.take(count).collect();
         found.reverse();
         found.into_iter().cloned().collect()
     }
 
-    /// The oldest `count` of those after a number; `None` if some of them are forgotten, or that number
-    /// is still to come.
+    /// The oldest `count` that are wanted of those after a number; `None` if some of those are
+    /// forgotten, wanted or not, or that number is still to come.
     pub fn after(
         &self,
         sequence: u64,
-        service: Option<ServiceId>,
+        wanted: impl Fn(&Decision) -> bool,
         count: usize,
     ) -> Option<Vec<Decision>> {
         let first = self.last + 1 - self.list.len() as u64;
@@ -130,8 +112,8 @@ impl Decisions {
             return None;
         }
         let after = self.list.iter().skip((sequence + 1 - first) as usize);
-        let of = |it: &&Decision| service.is_none_or(|service| it.service == service);
-        Some(after.filter(of).take(count).cloned().collect())
+        let of_these = after.filter(|it| wanted(it));
+        Some(of_these.take(count).cloned().collect())
     }
 
     /// The number of the newest; 0 before any.
@@ -153,33 +135,32 @@ mod tests {
     fn the_oldest_go_first_and_numbers_go_on() {
         let mut decisions = Decisions::default();
         let (a, b) = (ServiceId([1; 16]), ServiceId([2; 16]));
+        let (any, of_b) = (|_: &Decision| true, |it: &Decision| it.service == b);
         for slot in 0..DECISIONS_MAX as u64 + 10 {
             let service = if slot % 2 == 0 { a } else { b };
             decisions.note(Kind::Placed, (service, slot), None, "".into());
         }
         assert_eq!(decisions.list.len(), DECISIONS_MAX);
         assert_eq!(decisions.list[0].sequence, 11);
-        let newest = decisions.newest(Some(b), 3);
+        let newest = decisions.newest(of_b, 3);
         let slots: Vec<_> = newest.iter().map(|it| it.slot).collect();
         let last = DECISIONS_MAX as u64 + 9;
         assert_eq!(slots, [last - 4, last - 2, last]);
-        let followed = decisions
-            .after(last - 4, Some(b), 3)
-            .expect("they are kept");
+        let followed = decisions.after(last - 4, of_b, 3).expect("they are kept");
         let slots: Vec<_> = followed.iter().map(|it| it.slot).collect();
         assert_eq!(slots, [last - 4, last - 2, last]);
-        let oldest = decisions.after(10, None, 1).expect("the first is kept");
+        let oldest = decisions.after(10, any, 1).expect("the first is kept");
         assert_eq!(oldest[0].sequence, 11);
-        assert_eq!(decisions.after(9, None, 1), None, "one is forgotten");
-        assert_eq!(decisions.after(decisions.last(), None, 1), Some(Vec::new()));
-        assert_eq!(decisions.after(decisions.last() + 1, None, 1), None);
+        assert_eq!(decisions.after(9, any, 1), None, "one is forgotten");
+        assert_eq!(decisions.after(decisions.last(), any, 1), Some(Vec::new()));
+        assert_eq!(decisions.after(decisions.last() + 1, any, 1), None);
         decisions.clear();
         assert_eq!(
-            decisions.after(last, None, 1),
+            decisions.after(last, any, 1),
             None,
             "the last one is forgotten"
         );
         decisions.note(Kind::Pending, (a, 1), None, "".into());
-        assert_eq!(decisions.newest(None, 9)[0].sequence, last + 2);
+        assert_eq!(decisions.newest(any, 9)[0].sequence, last + 2);
     }
 }

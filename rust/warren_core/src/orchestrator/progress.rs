@@ -55,19 +55,20 @@ impl Orchestrator {
         self.pending.count
     }
 
-    /// The newest `count` decisions since it leads, of one service if one is given, the oldest first.
-    pub fn decisions(&self, service: Option<ServiceId>, count: usize) -> Vec<Decision> {
-        self.decisions.newest(service, count)
+    /// The newest `count` decisions since it leads that are wanted, the oldest first.
+    pub fn decisions(&self, wanted: impl Fn(&Decision) -> bool, count: usize) -> Vec<Decision> {
+        self.decisions.newest(wanted, count)
     }
 
-    /// The oldest `count` decisions after a number, likewise; `None` where some of them are not known.
+    /// The oldest `count` decisions after a number, likewise; `None` where it is not known any more, or
+    /// not yet, what followed.
     pub fn decisions_after(
         &self,
         sequence: u64,
-        service: Option<ServiceId>,
+        wanted: impl Fn(&Decision) -> bool,
         count: usize,
     ) -> Option<Vec<Decision>> {
-        self.decisions.after(sequence, service, count)
+        self.decisions.after(sequence, wanted, count)
     }
 
     /// The number of the newest decision; 0 before any.

@@ -132,7 +132,7 @@ pub struct Message {
     pub body: pb::RaftMessage,
 }
 
-/// A committed command. An empty `command` is a leader's first entry in its term.
+/// A committed command. An empty `command` without a change is a leader's first entry in its term.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Committed {
     pub at: Position,

@@ -101,8 +101,12 @@ impl Cluster {
         cluster
     }
 
-    /// A node that has the image `app`, so that services can be created.
     pub fn open_session(&mut self, number: u64) {
+        self.open_session_at(number, number);
+    }
+
+    /// A node that has the image `app`, so that services can be created.
+    pub fn open_session_at(&mut self, member: u64, number: u64) {
         let image = pb::NodeImage {
             reference: "docker.io/library/app:latest".into(),
             digest: format!("sha256:{}", "a".repeat(64)),
@@ -118,7 +122,7 @@ impl Cluster {
             ..Default::default()
         };
         let call = self.new_call("Session", &hello, Consistency::Linearizable);
-        self.step(number, vec![Input::Subscribe(call)]);
+        self.step(member, vec![Input::Subscribe(call)]);
     }
 
     /// A cluster in which all of `count` vote.
@@ -389,9 +393,7 @@ impl Cluster {
         let message = pb::WorkerMessage { body: Some(body) }.encode_to_vec();
         let mut call = self.new_call("SessionMessage", &(), Consistency::Linearizable);
         call.body = [session.expect("it was welcomed"), message].concat();
-        let id = call.id.0;
-        self.step(number, vec![Input::Call(call)]);
-        id
+        self.put_call(number, call)
     }
 
     pub fn answer(&self, number: u64, id: u64) -> Option<&Answer> {

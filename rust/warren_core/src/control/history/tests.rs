@@ -14,17 +14,34 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let mut world = Self {
+        let mut world = Self::empty();
+        world.found();
+        world
+    }
+
+    fn empty() -> Self {
+        Self {
             state: State::new(),
             history: History::begin(&State::new()),
             index: 0,
-        };
-        world.apply(Body::CreateCluster(pb::CreateCluster {
+        }
+    }
+
+    fn found(&mut self) {
+        self.apply(Body::CreateCluster(pb::CreateCluster {
             cluster_id: vec![7; 16],
             epoch: 1,
-            founder: None,
+            founder: Some(pb::Member {
+                id: 1,
+                data_dir: vec![1; 16],
+                node_id: NODE.to_vec(),
+                address: "n1:1".into(),
+                feature_level_max: 1,
+                voter: true,
+                ..Default::default()
+            }),
         }));
-        world.apply(Body::PutNode(pb::PutNode {
+        self.apply(Body::PutNode(pb::PutNode {
             node_id: NODE.to_vec(),
             description: Some(pb::NodeDescription {
                 name: "n1".into(),
@@ -33,7 +50,6 @@ impl World {
             worker: true,
             ..Default::default()
         }));
-        world
     }
 
     fn apply(&mut self, body: Body) {
@@ -49,7 +65,15 @@ impl World {
         };
         let applied = self.state.apply(Index(self.index), Term(1), &command);
         applied.response.expect("it is right");
+        self.history.dated(&self.state);
         self.history.applied(&self.state, &applied.events, "ann");
+    }
+
+    /// An entry without a command; `own_ms` as for [`History::elected`].
+    fn elect(&mut self, term: u64, own_ms: Option<u64>) {
+        self.index += 1;
+        self.state.advance(Index(self.index), Term(term));
+        self.history.elected(&self.state, None, own_ms);
     }
 
     fn status(&mut self, status: pb::NodeStatus) {
@@ -76,18 +100,18 @@ impl World {
     }
 
     fn kinds(&self) -> Vec<&'static str> {
-        let newest = self.history.newest(None, HISTORY_MAX);
-        newest.iter().map(|it| it.kind).collect()
+        let newest = self.history.newest(|_| true, HISTORY_MAX);
+        newest.iter().map(|it| it.kind.word()).collect()
     }
 
     fn after(&self, place: Revision, count: usize) -> Following {
-        self.history.after(&self.state, place, None, count)
+        self.history.after(&self.state, place, |_| true, count)
     }
 }
 
 fn known(following: Following) -> (Vec<&'static str>, Revision) {
     match following {
-        Following::Known(found, upto) => (found.iter().map(|it| it.kind).collect(), upto),
+        Following::Known(found, upto) => (found.iter().map(|it| it.kind.word()).collect(), upto),
         Following::Lost => panic!("it is there"),
     }
 }
@@ -109,8 +133,8 @@ fn each_change_is_told_by_what_it_changed() {
     world.apply(Body::RemoveService(pb::RemoveService {
         service_id: web.to_vec(),
     }));
-    let told = world.history.newest(None, 5);
-    let updated = told.iter().find(|it| it.kind == "service_updated");
+    let told = world.history.newest(|_| true, 5);
+    let updated = told.iter().find(|it| it.kind == Kind::ServiceUpdated);
     let updated = updated.expect("it was updated");
     assert_eq!(updated.why, "version 2; asked for by ann");
     assert_eq!(
@@ -128,8 +152,8 @@ fn each_change_is_told_by_what_it_changed() {
         "service_removing",
     ];
     assert!(kinds.ends_with(&expected), "{kinds:?}");
-    let of_it = world.history.newest(Some(web), 9);
-    assert!(of_it.iter().all(|it| it.subject == Subject::Service(web)));
+    let of_it = |it: &Happened| it.subject == Subject::Service(web);
+    let of_it = world.history.newest(of_it, 9);
     assert_eq!(of_it.len(), 3);
 }
 
@@ -195,12 +219,90 @@ fn what_is_not_there_any_more_is_said() {
 }
 
 #[test]
-fn a_leader_is_told_of() {
+fn a_place_goes_on_past_what_is_not_wanted() {
     let mut world = World::new();
-    world.state.advance(Index(world.index + 1), Term(4));
-    world.history.elected(&world.state, None);
-    let [elected] = &world.history.newest(None, 1)[..] else {
-        panic!("one is asked for");
+    let began = end_of(&world.state);
+    world.status(pb::NodeStatus::Down);
+    world.status(pb::NodeStatus::Ready);
+    let down = |it: &Happened| it.kind == Kind::NodeDown;
+    let after =
+        |world: &World, place, count| known(world.history.after(&world.state, place, down, count));
+    let (kinds, upto) = after(&world, began, 9);
+    assert_eq!((kinds, upto), (vec!["node_down"], end_of(&world.state)));
+    // A full answer goes no further than what is in it.
+    let (kinds, upto) = after(&world, began, 1);
+    assert_eq!(kinds, ["node_down"]);
+    assert!(upto < end_of(&world.state));
+    assert_eq!(after(&world, upto, 1), (vec![], end_of(&world.state)));
+}
+
+#[test]
+fn what_is_gone_is_known_by_its_name_and_its_id() {
+    let mut world = World::new();
+    let web = world.create("web");
+    let removed = [Event::Service {
+        id: web,
+        gone: true,
+    }];
+    world.history.applied(&world.state, &removed, "");
+    let history = &world.history;
+    assert_eq!(history.service_called("web"), Some(web));
+    assert_eq!(history.service_called(&web.to_string()), Some(web));
+    assert_eq!(history.node_called("n1"), Some(NODE));
+    assert_eq!(history.node_called("web"), None);
+    assert_eq!(history.service_called("n1"), None);
+    // Neither what is of the cluster, which has no name, nor a beginning.
+    assert_eq!(history.node_called(""), None);
+    assert_eq!(history.service_called("we"), None);
+}
+
+#[test]
+fn an_election_has_the_time_of_its_leader_or_of_the_next_command() {
+    let mut world = World::new();
+    world.elect(4, None);
+    world.elect(5, None);
+    let newest = |world: &World| world.history.newest(|_| true, 3);
+    let times = |world: &World| {
+        newest(world)
+            .iter()
+            .map(|it| it.time_ms)
+            .collect::<Vec<_>>()
     };
-    assert_eq!((elected.kind, &*elected.why), ("leader_elected", "term 4"));
+    assert_eq!(times(&world), [2_000, 2_000, 2_000], "so far as is known");
+    world.index = 8;
+    world.status(pb::NodeStatus::Down);
+    assert_eq!(times(&world), [9_000, 9_000, 9_000]);
+    world.elect(6, Some(60_000));
+    world.elect(7, None);
+    world.elect(8, Some(70_000));
+    assert_eq!(times(&world), [60_000, 70_000, 70_000]);
+    // A clock that went back takes nothing back.
+    world.elect(9, Some(50_000));
+    world.status(pb::NodeStatus::Ready);
+    assert_eq!(times(&world), [70_000, 70_000, 70_000]);
+    let elected = &newest(&world)[1];
+    let told = (elected.kind, &*elected.why, elected.subject);
+    assert_eq!(told, (Kind::LeaderElected, "term 9", Subject::Cluster));
+}
+
+/// Whoever reads the log again later finds the same as whoever was there.
+#[test]
+fn who_founded_the_cluster_was_its_first_leader() {
+    for own_ms in [Some(900), None] {
+        let mut world = World::empty();
+        world.elect(1, own_ms);
+        world.found();
+        let told = world.history.newest(|_| true, 9);
+        let of = |kind| told.iter().find(|it| it.kind == kind).expect("it is told");
+        for kind in [Kind::LeaderElected, Kind::ManagerAdded, Kind::NodeJoined] {
+            let it = of(kind);
+            assert_eq!(
+                (it.subject, &*it.name),
+                (Subject::Node(NODE), "n1"),
+                "{kind:?}"
+            );
+        }
+        let elected_ms = of(Kind::LeaderElected).time_ms;
+        assert_eq!(elected_ms, own_ms.unwrap_or(2_000));
+    }
 }

@@ -54,7 +54,7 @@ impl Member {
             Method::SessionMessage => self.session_message(now, &call, entropy),
             Method::TransferLeadership => self.transfer(now, &call),
             Method::JudgeRecovery => self.judge_recovery(&call.body).map(Some),
-            _ => self.read(method, call, calls, out).map(|()| None),
+            _ => self.read(now, method, call, calls, out).map(|()| None),
         };
         result.map_or_else(|error| Some(Err(error)), |answer| answer.map(Ok))
     }

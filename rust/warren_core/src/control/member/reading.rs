@@ -16,6 +16,7 @@ use super::super::events::{Sources, Told};
 use super::super::explaining;
 use super::super::peer::frame::Kind;
 use super::super::reads::{self, LeaderView, MemberProgress, ReadJob};
+use super::super::requests::decode;
 use super::super::{Call, Consistency, Now, Outputs};
 use super::Member;
 use super::usage::{self, Remote};
@@ -44,13 +45,13 @@ const REMOTE_MAX: usize = 1024;
 pub struct Read {
     pub method: Method,
     pub call: Call,
-    /// What the node uses that is read of, if the leader has told with its answer.
-    pub used: Option<pb::NodeUsage>,
+    /// What the nodes use that are read of, where the leader has told with its answer.
+    pub used: BTreeMap<NodeId, pb::NodeUsage>,
 }
 
 impl Read {
     pub fn new(method: Method, call: Call) -> Self {
-        let used = None;
+        let used = BTreeMap::new();
         Self { method, call, used }
     }
 }
@@ -127,6 +128,7 @@ impl Member {
     /// Answered at once from what this member has, or put in line.
     pub(super) fn read(
         &mut self,
+        now: Now,
         method: Method,
         call: Call,
         calls: &mut Calls,
@@ -136,6 +138,9 @@ impl Member {
             // In the leader's memory only.
             self.check_serving()?;
         }
+        if method == Method::ListNodes {
+            usage::check(&decode(&call.body)?)?;
+        }
         if call.consistency == Consistency::Linearizable {
             self.reads.add(Read::new(method, call));
             return Ok(());
@@ -143,7 +148,7 @@ impl Member {
         if self.state.cluster().is_none() {
             return Err(Error::NotInCluster);
         }
-        self.hand_over(Read::new(method, call), true, out, calls);
+        self.hand_over(now, Read::new(method, call), true, out, calls);
         Ok(())
     }
 
@@ -169,7 +174,7 @@ impl Member {
             return;
         }
         let mut waiting = std::mem::take(&mut self.reads.waiting);
-        let (reads, nodes) = usage::divide(&mut waiting, |read| self.node_shown(read));
+        let (reads, nodes) = usage::divide(&mut waiting, |read| self.nodes_shown(read));
         self.reads.waiting = waiting;
         let context = self.reads.fresh_context();
         let question = self.reads.asked.entry(context).or_default();
@@ -329,7 +334,7 @@ impl Member {
             }
             for read in entry.remove() {
                 if read.method.is_read() {
-                    self.hand_over(read, false, out, calls);
+                    self.hand_over(now, read, false, out, calls);
                 } else {
                     self.judge_again(now, read, entropy, calls, out);
                 }
@@ -338,14 +343,21 @@ impl Member {
     }
 
     /// A small read is answered; of any other a reader thread has to, deadline or not.
-    fn hand_over(&mut self, read: Read, stale: bool, out: &mut Outputs, calls: &mut Calls) {
-        let used = self.used_by_node_of(&read);
+    fn hand_over(
+        &mut self,
+        now: Now,
+        read: Read,
+        stale: bool,
+        out: &mut Outputs,
+        calls: &mut Calls,
+    ) {
+        let used = self.used_by_nodes_of(&read);
         let Read { method, call, .. } = read;
         if method == Method::BackupCluster {
             return self.hand_over_backup(call, stale, calls, out);
         }
         if calls.close(call.id) {
-            let mut view = self.view(method, &call.body, stale);
+            let mut view = self.view(now, method, &call.body, stale);
             view.used = used;
             let few = !stale && out.replies.len() < REPLIES_PER_STEP_MAX;
             let small = few
@@ -366,7 +378,7 @@ impl Member {
         }
     }
 
-    fn view(&self, method: Method, body: &[u8], stale: bool) -> LeaderView {
+    fn view(&self, now: Now, method: Method, body: &[u8], stale: bool) -> LeaderView {
         let named = |reference: Result<String, _>| {
             let reference: String = reference.ok().filter(|it: &String| !it.is_empty())?;
             self.state.resolve_service(&reference).ok()
@@ -402,25 +414,28 @@ impl Member {
             },
             stale,
             told: match method {
-                Method::ListEvents => {
-                    let request = pb::ListEventsRequest::decode(body).unwrap_or_default();
-                    let sources = Sources {
-                        orchestrator,
-                        history: &self.history,
-                        state: &self.state,
-                        term: self.raft.term().0,
-                    };
-                    Told::of(&sources, &request)
-                }
-                _ => Told::default(),
+                Method::ListEvents => self.told(now, body),
+                _ => Ok(Told::default()),
             },
             joint: self.raft.conf_state().is_joint(),
-            used: None,
+            used: BTreeMap::new(),
             members: match method {
                 Method::ListMembers => self.member_progress(),
                 _ => Vec::new(),
             },
         }
+    }
+
+    fn told(&self, now: Now, body: &[u8]) -> Result<Told, Error> {
+        let sources = Sources {
+            orchestrator: &self.orchestrator,
+            history: &self.history,
+            state: &self.state,
+            term: self.raft.term().0,
+            // The state's may be ahead, by that of a leader before.
+            now_ms: now.wall_ms.max(self.state.time_ms()),
+        };
+        Told::of(&sources, &decode(body)?)
     }
 
     /// Who leads, as far as this member knows.

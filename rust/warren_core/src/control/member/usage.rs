@@ -12,6 +12,7 @@ use super::super::Now;
 use super::super::access::{Method, node_of};
 use super::Member;
 use super::reading::Read;
+use crate::error::Error;
 use crate::ids::{MemberId, NodeId};
 use crate::pb;
 
@@ -29,14 +30,20 @@ impl Member {
         self.sessions.used(node, usage);
     }
 
-    /// The node that a read shows the use of; O(nodes) where it is named otherwise than by its id.
-    pub(super) fn node_shown(&self, read: &Read) -> Option<NodeId> {
-        // Nodes read themselves again and again, and know what they use.
-        if read.method != Method::GetNode || node_of(&read.call.identity).is_some() {
-            return None;
+    /// The nodes that a read shows the use of, [`ASKED_MAX`] at most; O(nodes) where one is named
+    /// otherwise than by its id.
+    pub(super) fn nodes_shown(&self, read: &Read) -> BTreeSet<NodeId> {
+        let body = &read.call.body[..];
+        match read.method {
+            // Nodes read themselves again and again, and know what they use.
+            Method::GetNode if node_of(&read.call.identity).is_none() => {
+                let request = pb::GetNodeRequest::decode(body).unwrap_or_default();
+                let node = self.state.resolve_node(&request.r#ref);
+                node.into_iter().collect()
+            }
+            Method::ListNodes => listed(&pb::ListNodesRequest::decode(body).unwrap_or_default()),
+            _ => BTreeSet::new(),
         }
-        let request = pb::GetNodeRequest::decode(&read.call.body[..]).ok()?;
-        self.state.resolve_node(&request.r#ref).ok()
     }
 
     /// What is known here of those that another member asks about.
@@ -54,24 +61,51 @@ impl Member {
 
     /// Gives reads what the leader told with its answer.
     pub(super) fn take_usages(&self, reads: &mut [Read], told: &[pb::PeerNodeUsage]) {
-        let told: BTreeMap<&[u8], &pb::NodeUsage> = told
+        let told: BTreeMap<NodeId, pb::NodeUsage> = told
             .iter()
-            .filter_map(|row| Some((&row.node_id[..], row.usage.as_ref()?)))
+            .filter_map(|row| Some((NodeId::from_slice(&row.node_id).ok()?, row.usage?)))
             .collect();
         if told.is_empty() {
             return;
         }
         for read in reads {
-            let node = self.node_shown(read);
-            read.used = node.and_then(|node| told.get(&node.0[..]).map(|usage| **usage));
+            let nodes = self.nodes_shown(read).into_iter();
+            read.used = nodes
+                .filter_map(|node| Some((node, *told.get(&node)?)))
+                .collect();
         }
     }
 
-    /// What a read shows of its node: what came with the leader's answer, or what is known here.
-    pub(super) fn used_by_node_of(&self, read: &Read) -> Option<pb::NodeUsage> {
-        let here = || self.sessions.usage_of(self.node_shown(read)?).copied();
-        read.used.or_else(here)
+    /// What a read shows of its nodes: what came with the leader's answer, or what is known here.
+    pub(super) fn used_by_nodes_of(&self, read: &Read) -> BTreeMap<NodeId, pb::NodeUsage> {
+        let nodes = self.nodes_shown(read).into_iter();
+        let known = |node| {
+            let told = read.used.get(&node);
+            let used = told.or_else(|| self.sessions.usage_of(node))?;
+            Some((node, *used))
+        };
+        nodes.filter_map(known).collect()
     }
+}
+
+/// Refuses a list of more nodes than one question asks about.
+pub fn check(request: &pb::ListNodesRequest) -> Result<(), Error> {
+    let named = request.node_ids.len();
+    if named <= ASKED_MAX {
+        return Ok(());
+    }
+    Err(Error::Invalid {
+        what: "request",
+        why: format!(
+            "it names {named} nodes of {ASKED_MAX} at most; ask for the others by another"
+        ),
+    })
+}
+
+/// The nodes that are named; what is no id is of no node.
+pub fn listed(request: &pb::ListNodesRequest) -> BTreeSet<NodeId> {
+    let ids = request.node_ids.iter();
+    ids.filter_map(|id| NodeId::from_slice(id).ok()).collect()
 }
 
 /// What a question asks about; no more than any release asks at once.
@@ -88,24 +122,23 @@ pub struct Remote {
 }
 
 /// Those of `waiting` that go with one question, in their order, and the nodes that it asks about;
-/// the others stay. `shown` says which node a read shows the use of.
+/// the others stay. `shown` says which nodes a read shows the use of, [`ASKED_MAX`] at most: so the
+/// first read goes.
 pub fn divide(
     waiting: &mut Vec<Read>,
-    shown: impl Fn(&Read) -> Option<NodeId>,
+    shown: impl Fn(&Read) -> BTreeSet<NodeId>,
 ) -> (Vec<Read>, BTreeSet<NodeId>) {
-    let mut nodes = BTreeSet::new();
+    let mut asked = BTreeSet::new();
     let (asking, later) = std::mem::take(waiting).into_iter().partition(|read| {
-        let Some(node) = shown(read) else {
-            return true;
-        };
-        let goes = nodes.len() < ASKED_MAX || nodes.contains(&node);
+        let nodes = shown(read);
+        let goes = asked.len() + nodes.difference(&asked).count() <= ASKED_MAX;
         if goes {
-            nodes.insert(node);
+            asked.extend(nodes);
         }
         goes
     });
     *waiting = later;
-    (asking, nodes)
+    (asking, asked)
 }
 
 #[cfg(test)]
@@ -137,47 +170,60 @@ mod tests {
         Read::new(Method::GetNode, call)
     }
 
-    /// Each read goes once, and as early as its node fits; no question asks about too many.
+    /// Each read goes once, and as early as its nodes fit; no question asks about too many.
     #[test]
     fn a_question_asks_about_no_more_than_it_may() {
         let mut random = Random(3);
         for _ in 0..50 {
-            let count = random.below(1_000);
+            let count = random.below(300);
             let names = 1 + random.below(1_000);
-            // None: it shows no node's use.
-            let shows: Vec<Option<u128>> = (0..count)
+            // Mostly of one node's, or of none's.
+            let sizes = [0, 1, 1, 1, 1, 1 + random.below(ASKED_MAX as u64)];
+            let shows: Vec<BTreeSet<NodeId>> = (0..count)
                 .map(|_| {
-                    let shows = random.below(5) > 0;
-                    shows.then(|| random.below(names).into())
+                    let size = sizes[random.below(sizes.len() as u64) as usize];
+                    let names = (0..size).map(|_| u128::from(random.below(names)));
+                    names.map(|name| NodeId(name.to_be_bytes())).collect()
                 })
                 .collect();
-            let shown =
-                |read: &Read| shows[read.call.id.0 as usize].map(|name| NodeId(name.to_be_bytes()));
+            let shown = |read: &Read| shows[read.call.id.0 as usize].clone();
             let mut waiting: Vec<Read> = (0..count).map(read).collect();
             let mut remaining: Vec<u64> = (0..count).collect();
             while !waiting.is_empty() {
                 let (asking, nodes) = divide(&mut waiting, shown);
-                let mut first: Vec<u128> = Vec::new();
+                let (mut goes, mut expected): (Vec<u64>, Vec<NodeId>) = Default::default();
                 for number in &remaining {
-                    if let Some(name) = shows[*number as usize]
-                        && !first.contains(&name)
-                        && first.len() < ASKED_MAX
-                    {
-                        first.push(name);
+                    let mut with = expected.clone();
+                    with.extend(&shows[*number as usize]);
+                    with.sort_unstable();
+                    with.dedup();
+                    if with.len() <= ASKED_MAX {
+                        goes.push(*number);
+                        expected = with;
                     }
                 }
-                let goes =
-                    |number: &u64| shows[*number as usize].is_none_or(|name| first.contains(&name));
-                let expected: Vec<u64> = remaining.iter().copied().filter(goes).collect();
                 let gone: Vec<u64> = asking.iter().map(|read| read.call.id.0).collect();
-                assert_eq!(gone, expected);
-                let asked: Vec<u128> = nodes.iter().map(|id| u128::from_be_bytes(id.0)).collect();
-                remaining.retain(|number| !goes(number));
-                first.sort_unstable();
-                assert_eq!(asked, first);
+                assert_eq!(gone, goes);
+                assert_eq!(nodes.into_iter().collect::<Vec<_>>(), expected);
+                assert_eq!(
+                    gone.first(),
+                    remaining.first(),
+                    "whoever waits longest goes"
+                );
+                remaining.retain(|number| !goes.contains(number));
             }
             assert!(remaining.is_empty());
         }
+    }
+
+    #[test]
+    fn a_list_of_too_many_nodes_is_refused() {
+        let naming = |count: usize| pb::ListNodesRequest {
+            node_ids: vec![vec![1; 16]; count],
+        };
+        assert_eq!(check(&naming(ASKED_MAX)), Ok(()));
+        let refused = check(&naming(ASKED_MAX + 1)).unwrap_err();
+        assert_eq!(refused.code(), "invalid");
     }
 
     #[test]
