@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use crate::fsm::{Availability, Event, Freeze, Node, NodeStatus, Revision, State};
+use crate::fsm::{Availability, Cluster, Event, Node, NodeStatus, Revision, State};
 use crate::ids::{MemberId, NodeId, ServiceId};
 use crate::words::worded;
 
@@ -84,7 +84,7 @@ pub struct History {
     services: BTreeMap<ServiceId, SeenService>,
     nodes: BTreeMap<NodeId, Node>,
     members: BTreeMap<MemberId, NodeId>,
-    frozen: Option<Freeze>,
+    cluster: Option<Cluster>,
 }
 
 impl History {
@@ -98,7 +98,7 @@ impl History {
             services: services.collect(),
             nodes: state.nodes().map(|node| (node.id, node.clone())).collect(),
             members: state.members().map(|it| (it.id, it.node)).collect(),
-            frozen: state.freeze(),
+            cluster: state.cluster().cloned(),
         }
     }
 
@@ -320,14 +320,43 @@ impl History {
     }
 
     fn cluster(&mut self, state: &State) -> Option<Told> {
-        let before = std::mem::replace(&mut self.frozen, state.freeze());
-        let (kind, why) = match (&before, &self.frozen) {
+        let now = state.cluster()?;
+        let before = self.cluster.replace(now.clone());
+        let frozen = before.as_ref().and_then(|it| it.freeze);
+        let (kind, why) = match (frozen, &now.freeze) {
             (None, Some(freeze)) => (Kind::ReplacementFrozen, freeze.why()),
             (Some(_), None) => (Kind::ReplacementResumed, String::new()),
-            _ => (Kind::ClusterChanged, String::new()),
+            _ => (Kind::ClusterChanged, what_changed(before.as_ref(), now)),
         };
         Some((kind, Subject::Cluster, Arc::default(), why))
     }
+}
+
+/// In the words of the command line's options, where it is a setting.
+fn what_changed(before: Option<&Cluster>, now: &Cluster) -> String {
+    let Some(before) = before else {
+        return "founded".into();
+    };
+    let (was, is) = [before, now]
+        .map(|it| it.settings.unwrap_or_default())
+        .into();
+    let settings = [
+        (
+            "lost-freeze",
+            was.lost_nodes_freeze_percent != is.lost_nodes_freeze_percent,
+        ),
+        ("node-grace", was.node_grace_ms != is.node_grace_ms),
+        ("overcommit", was.overcommit != is.overcommit),
+    ];
+    let named = settings.into_iter().filter(|(_, changed)| *changed);
+    let mut whats: Vec<String> = named.map(|(name, _)| name.into()).collect();
+    if now.feature_level != before.feature_level {
+        whats.push(format!("feature level {}", now.feature_level));
+    }
+    if now.epoch != before.epoch {
+        whats.push(format!("epoch {}", now.epoch));
+    }
+    whats.join(", ")
 }
 
 type Told = (Kind, Subject, Arc<str>, String);

@@ -1,6 +1,7 @@
 //! What a member notes of entries, and how it is gone on with.
 
 use super::*;
+use crate::fsm::Settings;
 use crate::ids::{Index, Term};
 use crate::pb::{self, command::Body};
 
@@ -305,4 +306,25 @@ fn who_founded_the_cluster_was_its_first_leader() {
         let elected_ms = of(Kind::LeaderElected).time_ms;
         assert_eq!(elected_ms, own_ms.unwrap_or(2_000));
     }
+}
+
+#[test]
+fn a_change_of_the_cluster_says_what() {
+    let world = World::new();
+    let founded = world
+        .history
+        .newest(|it| it.kind == Kind::ClusterChanged, 9);
+    assert_eq!(founded[0].why, "founded; asked for by ann");
+    let before = world.state.cluster().expect("it is founded").clone();
+    let mut now = before.clone();
+    (now.feature_level, now.epoch) = (before.feature_level + 1, before.epoch + 1);
+    now.settings = Some(Settings {
+        node_grace_ms: 1,
+        ..Settings::default()
+    });
+    let what = what_changed(Some(&before), &now);
+    assert_eq!(what, "node-grace, feature level 2, epoch 2");
+    now.settings = Some(Settings::default());
+    now.epoch = before.epoch;
+    assert_eq!(what_changed(Some(&before), &now), "feature level 2");
 }
