@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from prometheus_client import Counter
-
 from warren._histogram import Histogram
 from warren.observe.metrics import Metrics
 
@@ -19,46 +17,52 @@ _CONTAINER: Final = "container_id"
 
 
 class ApiMethod:
-    """What is counted for one API method."""
+    """What is counted for one API method; by one thread, the event loop's."""
 
-    __slots__ = ("_failed", "_observe", "_succeeded")
+    __slots__ = ("_observe", "failed", "succeeded")
 
-    def __init__(self, duration: Histogram, succeeded: Counter, failed: Counter) -> None:
+    def __init__(self, duration: Histogram) -> None:
         self._observe = duration.observe_with
-        self._succeeded = succeeded
-        self._failed = failed
+        self.succeeded = 0
+        self.failed = 0
 
     def record(self, seconds: float, request_id: str, *, ok: bool) -> None:
         """Count one finished request that took `seconds`."""
         self._observe(seconds, request_id)
-        (self._succeeded if ok else self._failed).inc()
+        if ok:
+            self.succeeded += 1
+        else:
+            self.failed += 1
 
 
 class ApiMetrics:
     """Requests to the API by method. `methods` are exported from the first scrape on."""
 
     def __init__(self, metrics: Metrics, methods: Iterable[str]) -> None:
-        requests = metrics.counter(
-            "warren_api_requests_total", "API requests answered.", ("method", "status")
-        )
         self.duration = metrics.histogram(
             "warren_api_request_duration_seconds",
             "From an API request's arrival to its answer.",
             ("method",),
             exemplar=_REQUEST,
         )
-        self._methods = {
-            name: ApiMethod(
-                self.duration.child(name),
-                requests.labels(name, "success"),
-                requests.labels(name, "error"),
-            )
-            for name in methods
-        }
+        self._methods = {name: ApiMethod(self.duration.child(name)) for name in methods}
+        metrics.counter_table(
+            "warren_api_requests_total",
+            "API requests answered.",
+            ("method", "status"),
+            self._requests,
+        )
 
     def method(self, name: str) -> ApiMethod:
         """The counters of one method. KeyError when it is not among those declared."""
         return self._methods[name]
+
+    def _requests(self) -> dict[tuple[str, ...], float]:
+        counts: dict[tuple[str, ...], float] = {}
+        for name, method in self._methods.items():
+            counts[name, "success"] = method.succeeded
+            counts[name, "error"] = method.failed
+        return counts
 
 
 class ServiceMetrics:
