@@ -357,3 +357,32 @@ fn an_election_has_the_time_at_which_it_was() {
         "{told:?}"
     );
 }
+
+/// A new leader finds what waits and says so anew, long after the last command.
+#[test]
+fn a_decision_has_the_time_at_which_it_was() {
+    let mut cluster = one_with_services(1);
+    let mut huge = create("huge", 2);
+    let container = huge.spec.as_mut().unwrap().container.as_mut().unwrap();
+    container.resources = Some(pb::Resources {
+        memory_bytes: 1 << 50,
+        ..Default::default()
+    });
+    cluster.call(1, "CreateService", &huge).unwrap();
+    let waits = of_kinds(&["pending"]);
+    cluster.run(600_000);
+    let before_ms = cluster.now_ms;
+    cluster.kill(1);
+    cluster.start(1);
+    cluster.leader();
+    cluster.run(5_000);
+    let times: Vec<u64> = told(&mut cluster, 1, &waits)
+        .iter()
+        .map(|it| it.time_ms)
+        .collect();
+    let now = before_ms..=cluster.now_ms;
+    assert!(
+        !times.is_empty() && times.iter().all(|it| now.contains(it)),
+        "{times:?}, {now:?}"
+    );
+}

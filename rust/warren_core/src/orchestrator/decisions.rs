@@ -48,7 +48,7 @@ worded! {
 pub struct Decision {
     /// Rises by one for each, from 1.
     pub sequence: u64,
-    /// As the state's clock had it.
+    /// That of the state's clock or the leader's, whichever is later; never before the one before.
     pub time_ms: u64,
     pub kind: Kind,
     pub service: ServiceId,
@@ -65,10 +65,15 @@ pub(super) struct Decisions {
     list: VecDeque<Decision>,
     last: u64,
     /// Of what is noted from here on.
-    pub time_ms: u64,
+    time_ms: u64,
 }
 
 impl Decisions {
+    /// A clock shows this.
+    pub fn at(&mut self, time_ms: u64) {
+        self.time_ms = self.time_ms.max(time_ms);
+    }
+
     pub fn note(
         &mut self,
         kind: Kind,

@@ -279,12 +279,18 @@ impl Orchestrator {
         self.overcommit = None;
     }
 
+    /// The leader's own clock, in milliseconds since 1970: of what it decides when no command has told
+    /// the state the time for long. Nothing is decided by it.
+    pub fn clock(&mut self, wall_ms: u64) {
+        self.decisions.at(wall_ms);
+    }
+
     /// Marks what an applied entry makes worth looking at. `state` has it applied.
     pub fn observe(&mut self, state: &State, events: &[Event]) {
         if !self.leading {
             return;
         }
-        self.decisions.time_ms = state.time_ms();
+        self.decisions.at(state.time_ms());
         let mut room = false;
         // Of the event before: those of a command mostly concern one of them.
         let (mut last_service, mut last_node) = (None, None);
@@ -418,7 +424,7 @@ impl Orchestrator {
     /// What is left is taken up by the next call.
     pub fn step(&mut self, state: &State, now_ms: u64, budget: Budget) -> Vec<Proposal> {
         let mut meter = Meter::new(budget);
-        self.decisions.time_ms = state.time_ms();
+        self.decisions.at(state.time_ms());
         self.keeper.now_ms = now_ms;
         let proposals = if self.leading {
             self.step_within(state, now_ms, &mut meter)

@@ -288,6 +288,7 @@ impl Member {
         }
         let cycles = self.orchestrator.stats().cycles;
         let started_ns = (self.config.stopwatch)();
+        self.orchestrator.clock(now.wall_ms);
         let proposals = self
             .orchestrator
             .step(&self.state, now.mono_ms(), ORCHESTRATOR_BUDGET);
