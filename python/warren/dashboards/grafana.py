@@ -322,7 +322,7 @@ def _variable(variable: Variable) -> dict[str, Any]:
         "hide": 0,
         "multi": variable.several,
         "includeAll": variable.several,
-        "allValue": ".+" if variable.several else None,
+        **({"allValue": ".+"} if variable.several else {}),
         "options": [],
         "current": every if variable.several else {},
     }

@@ -1,4 +1,9 @@
-"""What Grafana needs of a dashboard's file, as types; what they do not name may not be there."""
+"""What Grafana needs of a dashboard's file, as types; what they do not name may not be there.
+
+Held against the types that Grafana publishes (`@grafana/schema` 13.2.3, fields that have defaults
+left out): those know no `definition` of variables and no `refId` of an annotation's target, which
+Grafana itself writes into what it exports.
+"""
 
 # ruff: noqa: N815 - the names of fields are Grafana's
 from __future__ import annotations
@@ -8,7 +13,7 @@ from itertools import combinations
 from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 Words = Annotated[str, Meta(min_length=1)]
 Cells = Annotated[int, Meta(ge=0)]
@@ -168,9 +173,9 @@ class QueryVariable(Struct, forbid_unknown_fields=True, tag_field="type", tag="q
     hide: int
     multi: bool
     includeAll: bool
-    allValue: str | None
     options: list[Any]
     current: dict[str, Any]
+    allValue: Words | UnsetType = UNSET
 
 
 class Templating(Struct, forbid_unknown_fields=True, rename={"entries": "list"}):
