@@ -127,6 +127,10 @@ impl Member {
             out_of_space: false,
         };
         let history = History::begin(&state);
+        let mut peers = Peers::new(myself);
+        for member in state.members() {
+            peers.bind(member.id, member.data_dir);
+        }
         Ok(Self {
             config,
             identity,
@@ -137,7 +141,7 @@ impl Member {
             watches: Watches::default(),
             proposals: Proposals::default(),
             reads: Reads::new(context_seed),
-            peers: Peers::new(myself),
+            peers,
             snapshots,
             changes: Changes::default(),
             removals: Removals::default(),
@@ -483,6 +487,13 @@ impl Member {
         if events.iter().any(members) {
             self.members_changed = true;
             self.sessions.managers_changed();
+        }
+        for event in events {
+            if let Event::Member { id, gone: false } = event
+                && let Some(member) = self.state.member(*id)
+            {
+                self.peers.bind(*id, member.data_dir);
+            }
         }
         self.tell_freeze(out);
         if !self.leading {

@@ -2,7 +2,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::*;
+use crate::control::{Input, SnapshotBytes, SnapshotRead, SnapshotStep, SnapshotWrite};
+use crate::fsm::State;
 use crate::ids::{ClusterId, Index, Term};
+use crate::pb;
 use crate::raft::{LogEntry, Position};
 use crate::sim::disk::{Fate, Faults, SimDisk};
 use crate::sim::random::Random;
@@ -151,4 +154,77 @@ fn what_a_persist_holds_is_there_in_its_order() {
         found.entries.iter().map(|e| e.index).collect::<Vec<_>>(),
         [51]
     );
+}
+
+/// Whoever lost its disk and kept its name would begin with an old configuration, of itself alone.
+#[test]
+fn a_snapshot_that_binds_the_member_to_another_data_directory_is_not_taken() {
+    let identity = identity();
+    let mut state = State::new();
+    let create = pb::Command {
+        level: 1,
+        entropy: vec![1; 12],
+        body: Some(pb::command::Body::CreateCluster(pb::CreateCluster {
+            cluster_id: identity.cluster.to_vec(),
+            epoch: identity.epoch,
+            founder: Some(pb::Member {
+                id: identity.member.0,
+                data_dir: identity.data_dir.to_vec(),
+                node_id: vec![1; 16],
+                address: "one:1".into(),
+                voter: true,
+                feature_level_max: 1,
+                ..Default::default()
+            }),
+        })),
+        ..Default::default()
+    };
+    let applied = state.apply(Index(2), Term(1), &create);
+    applied.response.expect("it is founded");
+    let (_, conf) = genesis(identity.member);
+    let at = Position {
+        index: Index(2),
+        term: Term(1),
+    };
+    let sent = Snapshots::new(Arc::new(SimDisk::new(64 << 20)), &dir());
+    let header = snapshot::header(&state, conf.encode());
+    sent.write(&SnapshotJob { state, header, at }, &[]).unwrap();
+    let read = sent.read(&SnapshotRead {
+        token: 1,
+        at,
+        offset: 0,
+        max_bytes: 1 << 20,
+    });
+    let SnapshotBytes { bytes, total_bytes } = read.unwrap();
+    let taken_by = |identity: &Identity| {
+        let received = Snapshots::new(Arc::new(SimDisk::new(64 << 20)), &dir());
+        let mut inbox = Inbox::default();
+        let bytes = bytes.clone();
+        let steps = [
+            SnapshotStep::Begin { total_bytes },
+            SnapshotStep::Chunk { offset: 0, bytes },
+            SnapshotStep::Finish,
+        ];
+        let answers = steps.map(|step| {
+            let write = SnapshotWrite { at, step };
+            inbox.perform(&received, identity, write)
+        });
+        let Some(Some(Input::SnapshotLoaded { result, .. })) = answers.into_iter().last() else {
+            panic!("it is answered");
+        };
+        (result.map(drop), received.list().unwrap().len())
+    };
+    assert_eq!(taken_by(&identity), (Ok(()), 1));
+    let empty_disk = Identity {
+        data_dir: [99; 16],
+        ..identity
+    };
+    let member = identity.member.0;
+    let refused = Err(Error::WrongDataDir { member });
+    assert_eq!(taken_by(&empty_disk), (refused, 0));
+    let joiner = Identity {
+        member: MemberId(6),
+        ..empty_disk
+    };
+    assert_eq!(taken_by(&joiner), (Ok(()), 1));
 }

@@ -71,6 +71,11 @@ impl Member {
             return;
         }
         let conf = self.raft.conf_state().clone();
+        if conf.is_joint() {
+            // Whoever starts from it would not know which data directory a member has that is gone
+            // from the state, and votes.
+            return;
+        }
         let mut written = conf.clone();
         if mutant::is_on(Mutant::SnapshotsWithoutTheJoiner) {
             written.learners.clear();
@@ -287,6 +292,9 @@ impl Member {
             );
         };
         self.state = install.state;
+        for member in self.state.members() {
+            self.peers.bind(member.id, member.data_dir);
+        }
         self.causes.retain(|id| self.state.service(id).is_some());
         self.history = History::begin(&self.state);
         self.applied = at;

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use prost::Message;
 
 use super::{FrameOut, Identity, Outputs, Peer};
-use crate::fsm::{MEMBERS_MAX, State};
+use crate::fsm::{DataDirId, MEMBERS_MAX, State};
 use crate::ids::{MemberId, NodeId};
 use crate::mutant::{self, Mutant};
 use crate::pb;
@@ -84,6 +84,9 @@ pub struct Myself {
 pub struct Peers {
     myself: Myself,
     links: BTreeMap<MemberId, Link>,
+    /// The data directories of members, of those too that are gone from the state and in the outgoing
+    /// configuration still: their votes count until it is left.
+    bound: BTreeMap<MemberId, DataDirId>,
     refusals: Refusals,
     /// What the driver was told last.
     announced: Vec<Peer>,
@@ -100,6 +103,7 @@ impl Peers {
         Self {
             myself,
             links: BTreeMap::new(),
+            bound: BTreeMap::new(),
             refusals: Refusals::default(),
             announced: Vec::new(),
             frames_received: 0,
@@ -137,6 +141,11 @@ impl Peers {
         ))
     }
 
+    /// The state has this member, in this data directory.
+    pub fn bind(&mut self, member: MemberId, data_dir: DataDirId) {
+        self.bound.insert(member, data_dir);
+    }
+
     /// Makes the links those of the members in `state` and `conf`.
     pub fn follow(&mut self, state: &State, conf: &ConfState, now_ms: u64) {
         let me = self.myself.identity.member;
@@ -153,6 +162,8 @@ impl Peers {
         for id in ids(conf).filter(|id| *id != me) {
             self.links.entry(id).or_insert_with(|| Link::new(now_ms));
         }
+        self.bound
+            .retain(|id, _| state.member(*id).is_some() || conf.contains(id.0));
         for (id, link) in &mut self.links {
             let member = state.member(*id).is_some() || conf.contains(id.0);
             link.stranger_until_ms = match (member, link.stranger_until_ms) {
@@ -270,6 +281,7 @@ impl Peers {
             return Some((Refusal::Removed, sentence));
         }
         let bound = state.member(header.from).map(|member| member.data_dir);
+        let bound = bound.or_else(|| self.bound.get(&header.from).copied());
         if bound.is_some_and(|bound| bound != header.from_data_dir)
             && !mutant::is_on(Mutant::AcceptsAnotherDataDir)
         {

@@ -208,6 +208,32 @@ fn a_removed_member_that_still_votes_is_heard() {
     );
 }
 
+/// An old identity on an empty disk would be sent a snapshot, and vote a second time.
+#[test]
+fn a_removed_member_that_still_votes_is_heard_from_its_own_data_directory_only() {
+    let (mut ours, mut out) = (peers(US), Outputs::default());
+    let joint = ConfState {
+        voters_outgoing: vec![1, 2, 3],
+        ..conf()
+    };
+    let (state, removed) = (state(), identity(MemberId(3)));
+    ours.bind(removed.member, removed.data_dir);
+    let empty_disk = Identity {
+        data_dir: [99; 16],
+        ..removed
+    };
+    let mut hears = |ours: &mut Peers, from: &Identity| {
+        let known = known(&state, &joint);
+        ours.accept(&frame_of(from, US), known, 0, &mut out)
+            .is_some()
+    };
+    ours.follow(&state, &joint, 0);
+    assert!(hears(&mut ours, &removed));
+    assert!(!hears(&mut ours, &empty_disk));
+    ours.follow(&state, &conf(), 1);
+    assert!(ours.bound.is_empty(), "nobody listens to it any more");
+}
+
 #[test]
 fn refusals_are_counted_all_and_said_now_and_then() {
     let (mut ours, mut out) = (peers(US), Outputs::default());
