@@ -323,6 +323,7 @@ scenarios!(
     volumes,
     preempting_late,
     preempting_once,
+    preempting_refused,
     preferring,
     preempting,
     shrinking,

@@ -49,6 +49,11 @@ impl Orchestrator {
                     if applied {
                         self.stats.preempted += item.victims.len() as u64;
                         self.note_preempted(item);
+                    } else {
+                        // What its victims' services had for them had to wait for this.
+                        for (service, ..) in &item.told {
+                            self.look_again(*service, now_ms, false);
+                        }
                     }
                     self.look_again(item.service, now_ms, applied);
                 }

@@ -250,6 +250,17 @@ impl Store {
         self.sync_dir()
     }
 
+    /// Makes the names of what [`Store::list`] has durable: whoever gave them may have died before that.
+    ///
+    /// # Errors
+    /// `Failed`.
+    pub fn settle(&self) -> Result<(), SnapshotError> {
+        match self.list()?.is_empty() {
+            true => Ok(()),
+            false => self.sync_dir(),
+        }
+    }
+
     fn sync_dir(&self) -> Result<(), SnapshotError> {
         let synced = self.disk.sync_dir(&self.dir);
         synced.map_err(|error| self.failure("fsync", "", error))

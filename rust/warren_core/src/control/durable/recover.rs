@@ -44,6 +44,9 @@ pub fn recover(
     let marked_index = found.snapshot.map_or(0, |(index, _)| index);
     let mut warnings: Vec<LogLine> = cut_short(&found.tail).into_iter().collect();
     let snapshots = Snapshots::new(disk, raft_dir);
+    // Before the log says, durably, that it needs one: who received it may have died between giving it
+    // its name and having that on disk.
+    snapshots.settle()?;
     let (state, snapshot) = newest(&snapshots, &identity, Index(marked_index), &mut warnings)?;
     let covered = snapshot.as_ref().map_or(0, |(at, _)| at.index.0);
     if let Some((at, _)) = snapshot.as_ref().filter(|_| covered > wal.last_index()) {

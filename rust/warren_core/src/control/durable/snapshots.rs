@@ -67,6 +67,14 @@ impl Snapshots {
         Ok(found.into_iter().map(position).collect())
     }
 
+    /// Makes durable that these are there.
+    ///
+    /// # Errors
+    /// `DataDir` if the directory cannot be read or synced.
+    pub(super) fn settle(&self) -> Result<(), Error> {
+        self.0.settle().map_err(|error| self.refused(error))
+    }
+
     /// Size of the newest in bytes; 0 where there is none.
     ///
     /// # Errors
