@@ -156,10 +156,8 @@ fn what_a_persist_holds_is_there_in_its_order() {
     );
 }
 
-/// Whoever lost its disk and kept its name would begin with an old configuration, of itself alone.
-#[test]
-fn a_snapshot_that_binds_the_member_to_another_data_directory_is_not_taken() {
-    let identity = identity();
+/// A snapshot of a cluster whose founder has this identity, and the steps of taking it in.
+fn sent(identity: &Identity) -> (Position, [SnapshotStep; 3]) {
     let mut state = State::new();
     let create = pb::Command {
         level: 1,
@@ -196,16 +194,23 @@ fn a_snapshot_that_binds_the_member_to_another_data_directory_is_not_taken() {
         max_bytes: 1 << 20,
     });
     let SnapshotBytes { bytes, total_bytes } = read.unwrap();
+    let steps = [
+        SnapshotStep::Begin { total_bytes },
+        SnapshotStep::Chunk { offset: 0, bytes },
+        SnapshotStep::Finish,
+    ];
+    (at, steps)
+}
+
+/// Whoever lost its disk and kept its name would begin with an old configuration, of itself alone.
+#[test]
+fn a_snapshot_that_binds_the_member_to_another_data_directory_is_not_taken() {
+    let identity = identity();
+    let (at, steps) = sent(&identity);
     let taken_by = |identity: &Identity| {
         let received = Snapshots::new(Arc::new(SimDisk::new(64 << 20)), &dir());
         let mut inbox = Inbox::default();
-        let bytes = bytes.clone();
-        let steps = [
-            SnapshotStep::Begin { total_bytes },
-            SnapshotStep::Chunk { offset: 0, bytes },
-            SnapshotStep::Finish,
-        ];
-        let answers = steps.map(|step| {
+        let answers = steps.clone().map(|step| {
             let write = SnapshotWrite { at, step };
             inbox.perform(&received, identity, write)
         });
@@ -227,4 +232,40 @@ fn a_snapshot_that_binds_the_member_to_another_data_directory_is_not_taken() {
         ..empty_disk
     };
     assert_eq!(taken_by(&joiner), (Ok(()), 1));
+}
+
+/// The process dies while it receives, goes on with what it finds, and then power is lost.
+#[test]
+fn what_a_start_goes_on_with_survives_the_next_power_cut() {
+    let identity = identity();
+    let (at, steps) = sent(&identity);
+    let mut gone_on = 0;
+    for crash_at in 1.. {
+        let disk = SimDisk::new(64 << 20);
+        create(Arc::new(disk.clone()), &dir(), &identity, false, options()).unwrap();
+        disk.set_faults(Faults {
+            crash_at: Some(disk.operations() + crash_at),
+            ..Faults::default()
+        });
+        let (snapshots, mut inbox) = (
+            Snapshots::new(Arc::new(disk.clone()), &dir()),
+            Inbox::default(),
+        );
+        for step in steps.clone() {
+            inbox.perform(&snapshots, &identity, SnapshotWrite { at, step });
+        }
+        let crashed = disk.crashed();
+        disk.restart(Fate::Kept, &mut Random::new(crash_at));
+        let found = recovered(&disk).expect("it has a log");
+        let has = found.recovered.snapshot.is_some();
+        drop(found);
+        disk.restart(Fate::Lost, &mut Random::new(crash_at));
+        let found = recovered(&disk).expect("it has a log");
+        assert_eq!(found.recovered.snapshot.is_some(), has, "at {crash_at}");
+        gone_on += u64::from(has && crashed);
+        if !crashed {
+            break;
+        }
+    }
+    assert!(gone_on > 0, "it died with a name that was not durable");
 }
