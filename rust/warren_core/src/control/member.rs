@@ -487,12 +487,8 @@ impl Member {
         if events.iter().any(members) {
             self.members_changed = true;
             self.sessions.managers_changed();
-        }
-        for event in events {
-            if let Event::Member { id, gone: false } = event
-                && let Some(member) = self.state.member(*id)
-            {
-                self.peers.bind(*id, member.data_dir);
+            for member in self.state.members() {
+                self.peers.bind(member.id, member.data_dir);
             }
         }
         self.tell_freeze(out);
