@@ -62,7 +62,7 @@ pub enum Mutant {
     RetriesFailedSync,
     /// 14: a read that cannot be answered waits for ever.
     ReadsNeverExpire,
-    /// 15: a member is listened to on whatever data directory it runs.
+    /// 15: a member is listened to, and takes the state, on whatever data directory it runs.
     AcceptsAnotherDataDir,
     /// 15: members do not compare their states.
     ExchangesNoHashes,

@@ -81,7 +81,9 @@ impl Inbox {
         let reader = reader.map_err(|error| snapshots.refused(error))?;
         let loaded = snapshots.check(reader, at, identity)?;
         let bound = loaded.0.member(identity.member);
-        if bound.is_some_and(|bound| bound.data_dir != identity.data_dir) {
+        if bound.is_some_and(|bound| bound.data_dir != identity.data_dir)
+            && !mutant::is_on(Mutant::AcceptsAnotherDataDir)
+        {
             // What it had voted for is lost with the other one: it must not begin with this, alone if
             // the configuration is an old one.
             let member = identity.member.0;
