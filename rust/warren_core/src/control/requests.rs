@@ -203,9 +203,9 @@ pub fn identify(
     };
     id.digest = fsm::request_digest(method, &request.encode_to_vec()).to_vec();
     let key = RequestKey::try_from(&id)?;
-    Ok(match state.request(&key.client, key.sequence) {
-        Some(known) if known.digest == key.digest => Err(known.response()),
-        Some(_) => return Err(Error::RequestReused),
+    Ok(match state.answered(&key) {
+        Some(Err(error @ (Error::RequestReused | Error::RequestTooOld))) => return Err(error),
+        Some(answer) => Err(answer),
         None => Ok(Some(id)),
     })
 }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
 
+use crate::error::Result;
 use crate::fsm::claims::Claims;
 use crate::fsm::hash::{Element, Sum};
 use crate::fsm::id_map::IdMap;
@@ -19,7 +20,7 @@ use crate::fsm::nodes::RemovedNodes;
 use crate::fsm::objects::{
     Cluster, Container, ContainerState, Node, NodeStatus, Origin, Resources, Revision, Service,
 };
-use crate::fsm::requests::{Remembered, Requests};
+use crate::fsm::requests::{Remembered, RequestKey, Requests};
 use crate::fsm::table::{Handle, Table};
 use crate::fsm::tally::Counts;
 use crate::ids::{ContainerId, Index, NodeId, ServiceId, SpecDigest, Term};
@@ -351,6 +352,12 @@ impl State {
     /// What was answered to a request, if it is still remembered.
     pub fn request(&self, client: &[u8; 16], sequence: u64) -> Option<&Remembered> {
         self.requests.get(client, sequence)
+    }
+
+    /// What a repetition of a request is answered: what the request was, or that this is not known
+    /// any more. `None` for a new one.
+    pub fn answered(&self, key: &RequestKey) -> Option<Result<Vec<u8>>> {
+        self.requests.lookup(key)
     }
 
     /// Requests whose answers are remembered.

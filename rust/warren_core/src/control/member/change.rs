@@ -53,6 +53,16 @@ impl Changes {
     }
 }
 
+/// A copy of a request that was answered long ago must not bring back what was removed meanwhile.
+pub(super) fn removed_since(anew: &str) -> Error {
+    Error::Invalid {
+        what: "member",
+        why: format!(
+            "this very request was answered before, and the member has been removed since; {anew}"
+        ),
+    }
+}
+
 impl Member {
     pub(super) fn add_member(
         &mut self,
@@ -63,11 +73,13 @@ impl Member {
         self.check_serving()?;
         let mut request: pb::AddMemberRequest = decode(&call.body)?;
         check_own(call, "AddMember", NodeId::from_slice(&request.node_id)?)?;
-        let id = match identify(&self.state, "AddMember", request.request.take(), &request)? {
-            Ok(id) => id,
-            Err(Err(refusal)) => return Err(refusal),
-            Err(Ok(_)) => None,
-        };
+        let (id, repeated) =
+            match identify(&self.state, "AddMember", request.request.take(), &request)? {
+                Ok(id) => (id, false),
+                Err(Err(refusal)) => return Err(refusal),
+                // What was remembered is that of the log's command, which names no member.
+                Err(Ok(_)) => (None, true),
+            };
         // Asked for before, under this id or another: one data directory is one member.
         let known = self
             .state
@@ -75,6 +87,9 @@ impl Member {
             .find(|m| m.data_dir[..] == request.data_dir);
         if let Some(known) = known {
             return Ok(Some(self.added(known.id).encode_to_vec()));
+        }
+        if repeated {
+            return Err(removed_since("let its host join anew"));
         }
         if request.address.is_empty() {
             return Err(Error::Invalid {

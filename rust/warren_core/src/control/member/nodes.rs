@@ -7,6 +7,7 @@ use super::super::requests::{decode, identify};
 use super::super::sessions::Known;
 use super::super::{Call, Now, Outputs};
 use super::Member;
+use super::change::removed_since;
 use crate::error::Error;
 use crate::fsm::{self, Node, NodeStatus};
 use crate::ids::{MemberId, NodeId};
@@ -131,16 +132,20 @@ impl Member {
     ) -> Result<Option<Vec<u8>>, Error> {
         self.check_serving()?;
         let mut request: pb::PromoteNodeRequest = decode(&call.body)?;
-        let id = match identify(&self.state, "PromoteNode", request.request.take(), &request)? {
-            Ok(id) => id,
-            Err(Err(refusal)) => return Err(refusal),
-            // What was remembered is that of the log's command, which names no member.
-            Err(Ok(_)) => None,
-        };
+        let (id, repeated) =
+            match identify(&self.state, "PromoteNode", request.request.take(), &request)? {
+                Ok(id) => (id, false),
+                Err(Err(refusal)) => return Err(refusal),
+                // What was remembered is that of the log's command, which names no member.
+                Err(Ok(_)) => (None, true),
+            };
         let node = self.named_node(&request.r#ref)?;
         let known = self.state.members().find(|member| member.node == node.id);
         if let Some(member) = known.map(|member| member.id) {
             return Ok(Some(promoted(member)));
+        }
+        if repeated {
+            return Err(removed_since("promote its node anew"));
         }
         let invalid = |why: &str| {
             let why = why.to_owned();
