@@ -85,6 +85,97 @@ fn a_removed_member_stops_and_is_told() {
 }
 
 #[test]
+fn the_leader_knows_how_far_away_and_how_far_behind_the_others_are() {
+    let mut cluster = Cluster::of(3);
+    let leader = cluster.leader();
+    let others: Vec<u64> = (1..=3).filter(|n| *n != leader).collect();
+    let ids: Vec<_> = others.iter().map(|n| cluster.member(*n)).collect();
+    cluster.latency_ms = 2 * TICK_MS;
+    cluster.run(1_000);
+    cluster
+        .hosts
+        .get_mut(&leader)
+        .unwrap()
+        .round_trips_ns
+        .clear();
+    cluster.run(1_000);
+    let trips = &cluster.hosts[&leader].round_trips_ns;
+    let there_and_back = 4 * TICK_MS * 1_000_000;
+    for id in &ids {
+        let of: Vec<u64> = trips
+            .iter()
+            .filter(|(of, _)| of == id)
+            .map(|(_, ns)| *ns)
+            .collect();
+        // Every heartbeat is answered, also while others are on their way.
+        assert!(
+            of.len() >= 18 && of.iter().all(|ns| *ns == there_and_back),
+            "{of:?}"
+        );
+    }
+    for other in &others {
+        assert_eq!(cluster.hosts[other].round_trips_ns, []);
+    }
+    cluster.latency_ms = 0;
+    cluster.run(500);
+    assert!(cluster.status(leader).lags.iter().all(|(_, lag)| *lag == 0));
+    assert_eq!(cluster.status(leader).silent_voters, 0);
+    cluster.hosts.get_mut(&others[0]).unwrap().paused = true;
+    for n in 1..=5 {
+        let request = create(&format!("service-{n}"), n);
+        cluster.call(leader, "CreateService", &request).unwrap();
+    }
+    cluster.run(2_000);
+    let status = cluster.status(leader);
+    let lag = |id| {
+        status
+            .lags
+            .iter()
+            .find(|(of, _)| *of == id)
+            .map(|(_, lag)| *lag)
+    };
+    assert!(lag(ids[0]) >= Some(5), "{:?}", status.lags);
+    assert_eq!((lag(ids[1]), status.silent_voters), (Some(0), 1));
+    let follower = cluster.status(others[1]);
+    assert!(follower.lags.len() == 2 && follower.lags.iter().all(|(_, lag)| *lag == 0));
+    assert_eq!(follower.silent_voters, 0);
+}
+
+/// A copy of the request may have been on its way all the while.
+#[test]
+fn a_late_copy_of_a_request_does_not_add_a_member_that_was_removed() {
+    let mut cluster = Cluster::of(3);
+    let leader = cluster.leader();
+    cluster.add_host(4);
+    let add = pb::AddMemberRequest {
+        request: Some(pb::RequestId {
+            client: vec![7; 16],
+            sequence: 1,
+            digest: Vec::new(),
+        }),
+        data_dir: vec![4; 16],
+        node_id: vec![4; 16],
+        address: "host-4:7400".into(),
+        ..Default::default()
+    };
+    let ask = |cluster: &mut Cluster| {
+        let answer = cluster.call(leader, "AddMember", &add)?;
+        Ok(pb::AddMemberResponse::decode(answer.as_slice()).unwrap())
+    };
+    let added: pb::AddMemberResponse = ask(&mut cluster).unwrap();
+    assert_eq!(ask(&mut cluster).unwrap().member_id, added.member_id);
+    let remove = pb::RemoveMemberRequest {
+        request: None,
+        member_id: added.member_id,
+    };
+    cluster.call(leader, "RemoveMember", &remove).unwrap();
+    let refused: Result<_, Error> = ask(&mut cluster);
+    assert_eq!(refused.unwrap_err().code(), "invalid");
+    let status = cluster.status(leader);
+    assert_eq!((status.voters, status.learners), (3, 0));
+}
+
+#[test]
 fn removing_the_leader_hands_the_lead_over_first() {
     let mut cluster = Cluster::of(3);
     let leader = cluster.leader();

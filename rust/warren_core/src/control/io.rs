@@ -257,6 +257,10 @@ pub struct Samples {
     pub reconcile_ns: Vec<u64>,
     /// Container unplaced to bound.
     pub scheduling_ms: Vec<u64>,
+    /// From a heartbeat to another member's answer to it.
+    pub round_trip_ns: Vec<(MemberId, u64)>,
+    /// From the first change that a message to a worker tells of to its stream having taken it.
+    pub assignment_ns: Vec<u64>,
     pub elections: u64,
     pub leader_changes: u64,
 }
@@ -391,6 +395,10 @@ pub struct Status {
     /// Slots that wait for a node; on the leader.
     pub pending: usize,
     pub peers: peer::Stats,
+    /// Of each other member, by how many entries it is behind; 0 where this one does not lead.
+    pub lags: Vec<(MemberId, u64)>,
+    /// Voters that the leader has not heard from lately; 0 where this one does not lead.
+    pub silent_voters: usize,
     pub transfers: Transfers,
     pub forwards: forwarding::Stats,
     /// Contradictions between members' states, since the start.

@@ -201,6 +201,8 @@ impl Member {
             crash_looping: self.orchestrator.crash_looping(),
             pending: self.orchestrator.pending_count(),
             peers: self.peers.stats(),
+            lags: self.raft.lags(),
+            silent_voters: self.raft.silent_voters(),
             transfers: Transfers {
                 sending: self.snapshots.sending.len(),
                 receiving: self.snapshots.receiving.is_receiving(),
@@ -239,7 +241,7 @@ impl Member {
             }
             Input::Taken(id) => {
                 self.watches.taken(id);
-                self.sessions.taken(id);
+                self.sessions.taken(now, id, out);
             }
             Input::Cancel(id) => self.cancel(now, id),
             Input::Persisted(number) => {
@@ -356,7 +358,7 @@ impl Member {
         }
         out.persist.extend(work.persist);
         for message in work.messages {
-            self.send_raft(message, out);
+            self.send_raft(now, message, out);
         }
         if let Some(at) = work.installed {
             self.swap_state(now, at, calls, out);
@@ -423,7 +425,7 @@ impl Member {
                 Ok(applied) => {
                     self.history.dated(&self.state);
                     self.note_entry(at, &command, &applied, out);
-                    self.observe(&applied.events, out);
+                    self.observe(now, &applied.events, out);
                     response = applied.response;
                 }
                 // What this release cannot read must not be skipped: every later state would
@@ -482,7 +484,7 @@ impl Member {
         }
     }
 
-    fn observe(&mut self, events: &[Event], out: &mut Outputs) {
+    fn observe(&mut self, now: Now, events: &[Event], out: &mut Outputs) {
         let members = |event: &Event| matches!(event, Event::Member { .. } | Event::Cluster);
         if events.iter().any(members) {
             self.members_changed = true;
@@ -503,7 +505,7 @@ impl Member {
                     id, service, node, ..
                 } => {
                     self.watches.touch(service);
-                    self.sessions.touch(node, id);
+                    self.sessions.touch(now, node, id);
                 }
                 Event::Node { id } if self.state.node(id).is_none() => {
                     let node = id.to_string();

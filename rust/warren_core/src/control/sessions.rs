@@ -14,7 +14,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::causes::Causes;
 use super::streams::Outlet;
-use super::{CallId, Outputs};
+use super::{CallId, Now, Outputs};
 use crate::error::Error;
 use crate::fsm::{Container, State};
 use crate::ids::{ContainerId, ENTROPY_BYTES, Index, NodeId, SessionId, SpecDigest, Term};
@@ -51,6 +51,10 @@ struct Session {
     hash: u64,
     specs: BTreeSet<SpecDigest>,
     changed: BTreeSet<ContainerId>,
+    /// When the first of what is not sent yet changed, by the monotonic clock, and of what is on
+    /// its way.
+    changed_ns: Option<u64>,
+    sent_ns: Option<u64>,
     /// Something must be sent even if nothing changed.
     due: bool,
     /// Who manages the cluster has changed since it was told.
@@ -195,12 +199,16 @@ impl Sessions {
             .extend(ended.map(|stream| (stream, Some(error.clone()))));
     }
 
-    pub fn taken(&mut self, stream: CallId) {
+    pub fn taken(&mut self, now: Now, stream: CallId, out: &mut Outputs) {
         if let Some(node) = self.by_stream.get(&stream)
             && let Some(session) = self.by_node.get_mut(node)
         {
             self.waiting_bytes -= session.outlet.waiting_bytes();
             session.outlet.taken();
+            if let Some(changed_ns) = session.sent_ns.take() {
+                let lag_ns = now.mono_ns.saturating_sub(changed_ns);
+                out.samples.assignment_ns.push(lag_ns);
+            }
             session.enqueue(&mut self.ready);
         }
     }
@@ -217,9 +225,10 @@ impl Sessions {
     }
 
     /// A container of `node` changed.
-    pub fn touch(&mut self, node: NodeId, container: ContainerId) {
+    pub fn touch(&mut self, now: Now, node: NodeId, container: ContainerId) {
         if let Some(session) = self.by_node.get_mut(&node) {
             session.changed.insert(container);
+            session.changed_ns.get_or_insert(now.mono_ns);
             session.enqueue(&mut self.ready);
         }
     }
@@ -319,6 +328,8 @@ impl Session {
             hash: 0,
             specs: BTreeSet::new(),
             changed: BTreeSet::new(),
+            changed_ns: None,
+            sent_ns: None,
             due: true,
             managers_due: false,
             usage: None,
@@ -366,8 +377,14 @@ impl Session {
             None => self.gather_changes(known, looks),
         };
         let news = !assignments.upsert.is_empty() || !assignments.remove.is_empty();
+        // Not all of it may be in this message: then the next one counts from the same moment.
+        let changed_ns = match self.changed.is_empty() {
+            true => self.changed_ns.take(),
+            false => self.changed_ns,
+        };
         if news || self.due {
             self.due = false;
+            self.sent_ns = changed_ns;
             assignments.revision = Some(known.state.revision().into());
             assignments.set_hash = self.hash;
             let body = pb::manager_message::Body::Assignments(assignments);

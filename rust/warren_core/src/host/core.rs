@@ -315,6 +315,11 @@ impl Core {
             self.shared.removed.store(true, Ordering::Relaxed);
         }
         self.shared.metrics.samples(&outputs.samples);
+        if measuring::is_on() {
+            for (peer, took_ns) in outputs.samples.round_trip_ns {
+                self.shared.peers.round_trips.observe_ns(peer, took_ns);
+            }
+        }
         if let Some(identity) = outputs.create_log {
             let created = self.create_log(identity);
             let _ = self

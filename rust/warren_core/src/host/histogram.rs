@@ -1,8 +1,12 @@
 //! Latency histograms that every thread may write to without waiting.
 
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::measuring;
+use crate::ids::MemberId;
 
 /// Upper bounds in nanoseconds, and as Prometheus' Go client writes them: three to a decade from 1 µs
 /// for what takes microseconds, then the classic ones.
@@ -105,20 +109,66 @@ impl Histogram {
     /// Appends the series of one family, HELP and TYPE before. `fine`: with the buckets below the
     /// classic ones.
     pub fn render(&self, name: &str, help: &str, fine: bool, out: &mut String) {
-        use std::fmt::Write as _;
+        head(name, help, out);
+        self.render_series(name, None, fine, out);
+    }
+
+    /// Appends the series of one set of labels, such as `peer="1"`.
+    fn render_series(&self, name: &str, labels: Option<&str>, fine: bool, out: &mut String) {
+        let (of, before) = match labels {
+            Some(labels) => (format!("{{{labels}}}"), format!("{labels},")),
+            None => Default::default(),
+        };
         let mut cumulative = 0;
-        let _ = write!(out, "# HELP {name} {help}\n# TYPE {name} histogram\n");
         for (at, (_, bound)) in BOUNDS.iter().enumerate() {
             cumulative += self.exact[at].load(Relaxed);
             if fine || at >= CLASSIC {
-                let _ = writeln!(out, "{name}_bucket{{le=\"{bound}\"}} {cumulative}");
+                let _ = writeln!(out, "{name}_bucket{{{before}le=\"{bound}\"}} {cumulative}");
             }
         }
         cumulative += self.exact[BOUNDS.len()].load(Relaxed);
         let sum = self.sum_ns.load(Relaxed) as f64 / 1e9;
-        let _ = writeln!(out, "{name}_bucket{{le=\"+Inf\"}} {cumulative}");
-        let _ = writeln!(out, "{name}_sum {sum:?}\n{name}_count {cumulative}");
+        let _ = writeln!(out, "{name}_bucket{{{before}le=\"+Inf\"}} {cumulative}");
+        let _ = writeln!(out, "{name}_sum{of} {sum:?}\n{name}_count{of} {cumulative}");
     }
+}
+
+/// One for each other member.
+#[derive(Default)]
+pub struct ByPeer(Mutex<BTreeMap<MemberId, Histogram>>);
+
+impl ByPeer {
+    pub fn add(&self, peer: MemberId) {
+        self.lock().entry(peer).or_default();
+    }
+
+    pub fn forget(&self, peer: MemberId) {
+        self.lock().remove(&peer);
+    }
+
+    /// Nothing is kept of one that is no peer.
+    pub fn observe_ns(&self, peer: MemberId, value_ns: u64) {
+        if let Some(histogram) = self.lock().get(&peer) {
+            histogram.observe_ns(value_ns);
+        }
+    }
+
+    pub fn render(&self, name: &str, help: &str, fine: bool, out: &mut String) {
+        head(name, help, out);
+        for (peer, histogram) in &*self.lock() {
+            let labels = format!("peer=\"{:016x}\"", peer.0);
+            histogram.render_series(name, Some(&labels), fine, out);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<MemberId, Histogram>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// Writing to a string cannot fail.
+fn head(name: &str, help: &str, out: &mut String) {
+    let _ = write!(out, "# HELP {name} {help}\n# TYPE {name} histogram\n");
 }
 
 /// The first whose bound is not below the value; behind the bounds the one of all others.
@@ -172,6 +222,39 @@ mod tests {
         assert!(text.contains("x_bucket{le=\"0.01\"} 3\n"));
         assert!(text.contains("x_bucket{le=\"10\"} 3\n"));
         assert!(text.ends_with("x_count 4\n"));
+    }
+
+    #[test]
+    fn each_peer_has_its_own_until_it_is_forgotten() {
+        let trips = ByPeer::default();
+        trips.add(MemberId(10));
+        trips.add(MemberId(11));
+        trips.observe_ns(MemberId(10), 7_000_000);
+        trips.observe_ns(MemberId(12), 7_000_000);
+        let render = || {
+            let mut text = String::new();
+            trips.render("x", "Help.", false, &mut text);
+            text
+        };
+        let (ten, eleven) = ("peer=\"000000000000000a\"", "peer=\"000000000000000b\"");
+        let text = render();
+        for line in [
+            format!("x_bucket{{{ten},le=\"0.005\"}} 0\n"),
+            format!("x_bucket{{{ten},le=\"0.01\"}} 1\n"),
+            format!("x_sum{{{ten}}} 0.007\nx_count{{{ten}}} 1\n"),
+            format!("x_count{{{eleven}}} 0\n"),
+        ] {
+            assert!(text.contains(&line), "{line} in {text}");
+        }
+        assert_eq!(
+            (
+                text.matches("# TYPE").count(),
+                text.matches("_count").count()
+            ),
+            (1, 2)
+        );
+        trips.forget(MemberId(10));
+        assert!(!render().contains(ten));
     }
 
     #[test]

@@ -29,6 +29,7 @@ pub struct Metrics {
     apply: Histogram,
     reconcile: Histogram,
     scheduling: Histogram,
+    assignment: Histogram,
     snapshot: Histogram,
     elections: AtomicU64,
     leader_changes: AtomicU64,
@@ -60,6 +61,8 @@ impl Metrics {
         for ns in &samples.reconcile_ns {
             self.reconcile.observe_ns(*ns);
         }
+        let told = samples.assignment_ns.iter();
+        self.assignment.observe_all(told.map(|ns| (*ns, 1)));
         let scheduled = samples.scheduling_ms.iter();
         self.scheduling
             .observe_all(scheduled.map(|ms| (ms * 1_000_000, 1)));
@@ -191,7 +194,7 @@ pub fn render(shared: &Shared, fine: bool) -> Vec<u8> {
         render_queues(&view, shared, &mut page);
     }
     render_disk(shared, &mut page);
-    shared.peers.render(&mut page.0);
+    shared.peers.render(fine, &mut page.0);
     page.0.into_bytes()
 }
 
@@ -207,7 +210,11 @@ fn render_cluster(view: &View, page: &mut Page) {
             *count,
         );
     }
-    page.gauge("warren_services_total", "Services.", gauges.services as u64);
+    page.gauge(
+        "warren_services_total",
+        "Services in the cluster.",
+        gauges.services as u64,
+    );
     page.gauge(
         "warren_volumes_total",
         "Volumes that nodes have, each counted on its node.",
@@ -245,13 +252,13 @@ fn render_raft(view: &View, metrics: &Metrics, page: &mut Page) {
     page.gauge("warren_raft_term", "Current term.", status.term.0);
     page.counter(
         "warren_raft_elections_total",
-        "Terms seen.",
+        "Elections: terms begun, as far as this manager saw.",
         metrics.elections.load(Relaxed),
     );
     let changes = metrics.leader_changes.load(Relaxed);
     page.counter(
         "warren_raft_leader_changes_total",
-        "Leadership taken or lost.",
+        "How often this manager took the lead or lost it.",
         changes,
     );
     page.histogram(
@@ -275,12 +282,12 @@ fn render_orchestration(view: &View, metrics: &Metrics, page: &mut Page) {
     );
     page.counter(
         "warren_containers_scheduled_total",
-        "Containers bound.",
+        "Containers that were given a node.",
         stats.scheduled,
     );
     page.counter(
         "warren_containers_failed_total",
-        "Placements that failed.",
+        "Placements that failed: no node suits, or it had changed meanwhile.",
         stats.failed,
     );
     page.counter(
@@ -304,17 +311,17 @@ fn render_orchestration(view: &View, metrics: &Metrics, page: &mut Page) {
     );
     page.histogram(
         "warren_reconciliation_duration_seconds",
-        "One pass over what is dirty.",
+        "One pass of the orchestrator over what has changed.",
         &metrics.reconcile,
     );
     page.counter(
         "warren_reconciliation_cycles_total",
-        "Passes over what is dirty.",
+        "Passes of the orchestrator over what has changed.",
         stats.cycles,
     );
     page.counter(
         "warren_reconciler_missed_total",
-        "What the sweep found and nobody had marked: zero, always.",
+        "Changes that only the sweep found, and nobody had told of: zero, always.",
         stats.missed,
     );
     page.gauge(
@@ -389,23 +396,31 @@ fn render_queues(view: &View, shared: &Shared, page: &mut Page) {
     );
     let streams = shared.metrics.rejected_streams.load(Relaxed);
     page.line(&format!("{name}{{queue=\"streams\"}}"), streams);
+    page.histogram(
+        "warren_assignment_lag_seconds",
+        "From a change of what a worker is to run to the worker's stream having taken it.",
+        &shared.metrics.assignment,
+    );
     page.gauge(
         "warren_core_session_bytes",
-        "What waits for workers to take it.",
+        "Bytes that wait for workers to take them.",
         status.map_or(0, |status| status.session_bytes) as u64,
     );
     page.gauge(
         "warren_core_session_bytes_limit",
-        "What waits for workers at most.",
+        "Bytes that may wait for workers at most.",
         WAITING_BYTES_MAX as u64,
     );
     let dropped = shared.completions.dropped_log_lines();
     page.counter(
         "warren_core_log_lines_dropped_total",
-        "Log lines that found no room.",
+        "Log lines of the core that found no room on their way to the log.",
         dropped,
     );
-    let (name, help) = ("warren_core_step_duration_seconds", "One step of the core.");
+    let (name, help) = (
+        "warren_core_step_duration_seconds",
+        "One step of the core: inputs taken, decided on, and acted upon.",
+    );
     page.histogram(name, help, &shared.metrics.step);
 }
 
@@ -413,16 +428,20 @@ fn render_disk(shared: &Shared, page: &mut Page) {
     let metrics = &shared.metrics;
     let (name, help) = (
         "warren_wal_append_duration_seconds",
-        "Encoding of one batch.",
+        "Encoding of one batch of entries for the log.",
     );
     page.histogram(name, help, &metrics.append);
     let (name, help) = (
         "warren_wal_fsync_duration_seconds",
-        "Write and fdatasync of one batch.",
+        "Write and fdatasync of one batch of entries.",
     );
     page.histogram(name, help, &metrics.fsync);
     let batches = metrics.batches.load(Relaxed);
-    page.counter("warren_wal_batches_total", "Batches made durable.", batches);
+    page.counter(
+        "warren_wal_batches_total",
+        "Batches of entries made durable, each with one fdatasync.",
+        batches,
+    );
     let entries = metrics.batch_entries.load(Relaxed);
     page.counter("warren_wal_entries_total", "Entries made durable.", entries);
     let bytes = metrics.log_written_bytes.load(Relaxed);
@@ -438,7 +457,11 @@ fn render_disk(shared: &Shared, page: &mut Page) {
         bytes,
     );
     let segments = metrics.log_segments.load(Relaxed) as u64;
-    page.gauge("warren_wal_segments", "Segments in use.", segments);
+    page.gauge(
+        "warren_wal_segments",
+        "Segments of the log in use.",
+        segments,
+    );
     let full = u64::from(shared.log_health.is_out_of_space());
     page.gauge(
         "warren_wal_out_of_space",
@@ -463,7 +486,11 @@ fn render_disk(shared: &Shared, page: &mut Page) {
         failures,
     );
     let name = "warren_core_latency_seconds";
-    page.family(name, "gauge", "Quantiles since the start, within 1 %.");
+    page.family(
+        name,
+        "gauge",
+        "Quantiles of commits, fsyncs and applies since the start, within 1 %.",
+    );
     for (of, histogram) in [
         ("commit", &metrics.commit),
         ("fsync", &metrics.fsync),

@@ -126,6 +126,14 @@ fn library_type(message_type: Type) -> Result<MessageType, Damaged> {
     })
 }
 
+/// The answer to a heartbeat tells when that was sent. The library has no field for it; this one
+/// means nothing in such an answer.
+pub fn echo(answer: &mut eraftpb::Message, sent_ns: u64) {
+    if answer.get_msg_type() == MessageType::MsgHeartbeatResponse {
+        answer.reject_hint = sent_ns;
+    }
+}
+
 /// `None` for what is not sent: snapshots travel another way, and nothing is forwarded.
 pub fn from_library(message: eraftpb::Message) -> Option<Message> {
     let message_type = match message.get_msg_type() {
@@ -142,6 +150,10 @@ pub fn from_library(message: eraftpb::Message) -> Option<Message> {
     };
     let transfer = message_type == Type::Vote && message.context == TRANSFER;
     let context = message.context.as_ref().try_into().ok();
+    let (reject_hint, sent_ns) = match message_type {
+        Type::HeartbeatResponse => (0, message.reject_hint),
+        _ => (message.reject_hint, 0),
+    };
     let entries = message.entries.iter().map(|entry| RaftEntry {
         term: entry.term,
         payload: codec::payload(entry),
@@ -155,9 +167,10 @@ pub fn from_library(message: eraftpb::Message) -> Option<Message> {
         commit: message.commit,
         commit_term: message.commit_term,
         reject: message.reject,
-        reject_hint: message.reject_hint,
+        reject_hint,
         context: context.map(u64::from_le_bytes),
         transfer,
+        sent_ns,
         ..RaftMessage::default()
     };
     Some(Message {

@@ -266,7 +266,7 @@ impl Raft {
         if message.term == self.node.raft.term && self.conf.contains(from.0) {
             self.heard.note(from.0, message.term);
         }
-        let cut_voter = message.cut_voter;
+        let (cut_voter, sent_ns) = (message.cut_voter, message.sent_ns);
         let message = match message_type {
             Type::Rejoin => {
                 self.rejoin_asked(from, &message);
@@ -295,11 +295,15 @@ impl Raft {
             // What a cut took away the leader may still count on.
             message.commit = message.commit.min(self.node.raft.raft_log.last_index());
         }
+        let answers = self.node.raft.msgs.len();
         if matches!(message_type, Type::VoteResponse | Type::PreVoteResponse) {
             self.count_vote(message, cut_voter);
         } else {
             // What it refuses is late, or from a stranger.
             let _ = self.node.step(message);
+        }
+        if let Some(answer) = self.node.raft.msgs.get_mut(answers) {
+            messages::echo(answer, sent_ns);
         }
         self.follow_resets();
         Ok(())

@@ -81,6 +81,30 @@ impl Raft {
         }
     }
 
+    /// How many entries each of the others is behind, as far as its answers tell the leader; 0 where
+    /// this member does not lead. Ordered.
+    pub fn lags(&self) -> Vec<(MemberId, u64)> {
+        let leads = self.role() == Role::Leader;
+        let last = self.last().index.0;
+        let lag = |id: u64| {
+            let progress = self.node.raft.prs().get(id).filter(|_| leads);
+            progress.map_or(0, |progress| last.saturating_sub(progress.matched))
+        };
+        let others = self.others().into_iter();
+        others.map(|id| (MemberId(id), lag(id))).collect()
+    }
+
+    /// How many voters the leader has not heard from lately (see [`Progress::recent_active`]); 0 where
+    /// this member does not lead.
+    pub fn silent_voters(&self) -> usize {
+        let term = self.node.raft.term;
+        let silent = |id: &u64| self.conf.is_voter(*id) && !self.heard.is_recent(*id, term);
+        match self.role() {
+            Role::Leader => self.others().iter().filter(|id| silent(id)).count(),
+            _ => 0,
+        }
+    }
+
     pub fn role(&self) -> Role {
         match self.node.raft.state {
             StateRole::Leader => Role::Leader,

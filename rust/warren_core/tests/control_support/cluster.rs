@@ -46,6 +46,7 @@ pub struct Host {
     pub log: Vec<String>,
     /// Of its streams.
     pub items: Vec<Vec<u8>>,
+    pub round_trips_ns: Vec<(MemberId, u64)>,
     pub feature_level_max: u32,
     pub snapshot_bytes: u64,
     pub pulses: bool,
@@ -60,7 +61,10 @@ pub struct Host {
 pub struct Cluster {
     pub hosts: BTreeMap<u64, Host>,
     pub now_ms: u64,
-    frames: VecDeque<(u64, u64, Lane, Vec<u8>)>,
+    /// When they arrive, from whom, and to whom.
+    frames: VecDeque<(u64, u64, u64, Lane, Vec<u8>)>,
+    /// How long frames are on their way.
+    pub latency_ms: u64,
     /// Directions in which nothing arrives.
     pub cut: BTreeSet<(u64, u64)>,
     /// Sees every frame; false loses it.
@@ -84,6 +88,7 @@ impl Cluster {
             hosts: BTreeMap::new(),
             now_ms: 1_000,
             frames: VecDeque::new(),
+            latency_ms: 0,
             cut: BTreeSet::new(),
             filter: |_| true,
             next_call: 1,
@@ -154,6 +159,7 @@ impl Cluster {
             stop: None,
             log: Vec::new(),
             items: Vec::new(),
+            round_trips_ns: Vec::new(),
             feature_level_max: FEATURE_LEVEL_MAX,
             snapshot_bytes: u64::MAX,
             pulses: true,
@@ -318,7 +324,13 @@ impl Cluster {
 
     fn deliver(&mut self) {
         for _ in 0..20_000 {
-            let Some((from, to, _, bytes)) = self.frames.pop_front() else {
+            // All take equally long, so the first is the first to arrive.
+            let due = self
+                .frames
+                .front()
+                .is_some_and(|frame| frame.0 <= self.now_ms);
+            let frame = due.then(|| self.frames.pop_front()).flatten();
+            let Some((_, from, to, _, bytes)) = frame else {
                 return;
             };
             if !self.cut.contains(&(from, to)) && (self.filter)(&bytes) {
@@ -439,8 +451,9 @@ impl Cluster {
                     .iter()
                     .find(|(_, host)| host.identity.is_some_and(|i| i.member == frame.to));
                 if let Some((to, _)) = found {
+                    let due_ms = self.now_ms + self.latency_ms;
                     self.frames
-                        .push_back((number, *to, frame.lane, frame.bytes));
+                        .push_back((due_ms, number, *to, frame.lane, frame.bytes));
                 }
             }
             let again = out.again;
@@ -552,6 +565,7 @@ impl Host {
         }
         self.log
             .extend(out.log_lines.into_iter().map(|line| line.message));
+        self.round_trips_ns.extend(out.samples.round_trip_ns);
         self.stop = self.stop.take().or(out.stop);
         told
     }

@@ -10,7 +10,7 @@ use super::Member;
 use crate::fsm::StateHash;
 use crate::ids::{Index, MemberId};
 use crate::pb;
-use crate::raft::{self, Lane};
+use crate::raft::{self, Lane, Role};
 
 impl Member {
     pub(super) fn frame(&mut self, now: Now, bytes: &[u8], out: &mut Outputs) {
@@ -43,8 +43,16 @@ impl Member {
         let now_ms = now.mono_ms();
         match kind {
             Kind::Raft => {
-                let received = self.raft.receive(from, decode(body)?);
-                return received.map_err(|damaged| damaged.why);
+                let message: pb::RaftMessage = decode(body)?;
+                let (kind, term, sent_ns) = (message.r#type(), message.term, message.sent_ns);
+                let received = self.raft.receive(from, message);
+                received.map_err(|damaged| damaged.why)?;
+                // A clock of this life: no other one leads in this term.
+                let ours = self.raft.role() == Role::Leader && self.raft.term().0 == term;
+                if kind == pb::RaftMessageType::HeartbeatResponse && ours && sent_ns > 0 {
+                    let took_ns = now.mono_ns.saturating_sub(sent_ns);
+                    out.samples.round_trip_ns.push((from, took_ns));
+                }
             }
             Kind::Hello => {
                 let news = self.peers.hello(from, &decode(body)?, now_ms, out);
@@ -72,8 +80,11 @@ impl Member {
         Ok(())
     }
 
-    pub(super) fn send_raft(&mut self, message: raft::Message, out: &mut Outputs) {
-        let raft::Message { to, lane, body } = message;
+    pub(super) fn send_raft(&mut self, now: Now, message: raft::Message, out: &mut Outputs) {
+        let raft::Message { to, lane, mut body } = message;
+        if body.r#type() == pb::RaftMessageType::Heartbeat {
+            body.sent_ns = now.mono_ns;
+        }
         self.peers.send(to, lane, Kind::Raft, &body, out);
     }
 

@@ -7,7 +7,7 @@ use prost::Message as _;
 use crate::control::causes::{self, Causes};
 use crate::control::sessions::{Known, Sessions};
 use crate::control::watches::Watches;
-use crate::control::{CallId, Outputs};
+use crate::control::{CallId, Now, Outputs};
 use crate::fsm::{DesiredState, Event, State};
 use crate::ids::{ContainerId, Index, NodeId, ServiceId, Term};
 use crate::orchestrator::Orchestrator;
@@ -159,6 +159,13 @@ impl Worker {
 
 const STREAM: CallId = CallId(9);
 
+fn at(mono_ns: u64) -> Now {
+    Now {
+        mono_ns,
+        wall_ms: 0,
+    }
+}
+
 fn open(sessions: &mut Sessions, world: &World, hello: &pb::Hello) -> Outputs {
     let mut out = Outputs::default();
     let (term, heard_at) = ((1, Term(1)), Index(world.index));
@@ -173,7 +180,7 @@ fn open(sessions: &mut Sessions, world: &World, hello: &pb::Hello) -> Outputs {
         &world.state,
         &mut out,
     );
-    sessions.taken(STREAM);
+    sessions.taken(at(2), STREAM, &mut Outputs::default());
     out
 }
 
@@ -184,7 +191,7 @@ fn settle(sessions: &mut Sessions, world: &World, worker: &mut Worker) -> usize 
         sessions.flush(world.known(), |_| <_>::default(), &mut out);
         for (_, item) in &out.items {
             worker.take(item);
-            sessions.taken(STREAM);
+            sessions.taken(at(2), STREAM, &mut Outputs::default());
         }
         if !out.again && out.items.is_empty() {
             return step;
@@ -207,6 +214,40 @@ fn a_large_set_takes_several_steps_and_is_one_message() {
     worker.holds_all_of(&world.state);
 }
 
+/// From the first change that a message tells of, until the worker's stream has taken it; what changes
+/// while the message is on its way is the next one's.
+#[test]
+fn the_lag_of_assignments_is_that_of_the_oldest_change() {
+    let mut world = World::new();
+    let service = world.service("web");
+    let (mut sessions, mut worker) = (Sessions::default(), Worker::default());
+    open(&mut sessions, &world, &pb::Hello::default());
+    settle(&mut sessions, &world, &mut worker);
+    world.bind(service);
+    let all: Vec<_> = world.state.containers_of_node(NODE).map(|c| c.id).collect();
+    let taken = |sessions: &mut Sessions, now_ns| {
+        let mut out = Outputs::default();
+        sessions.taken(at(now_ns), STREAM, &mut out);
+        out.samples.assignment_ns
+    };
+    let flush = |sessions: &mut Sessions| {
+        let mut out = Outputs::default();
+        sessions.flush(world.known(), |_| <_>::default(), &mut out);
+        out.items.len()
+    };
+    sessions.touch(at(10), NODE, all[0]);
+    sessions.touch(at(20), NODE, all[1]);
+    assert_eq!(flush(&mut sessions), 1);
+    sessions.touch(at(30), NODE, all[2]);
+    assert_eq!(flush(&mut sessions), 0, "one message is on its way");
+    assert_eq!(taken(&mut sessions, 100), [90]);
+    assert_eq!(flush(&mut sessions), 1);
+    assert_eq!(taken(&mut sessions, 150), [120]);
+    // Nothing has changed since.
+    assert_eq!(flush(&mut sessions), 0);
+    assert_eq!(taken(&mut sessions, 200), []);
+}
+
 #[test]
 fn what_changes_behind_a_walk_is_told_after_it() {
     let mut world = World::new();
@@ -220,7 +261,7 @@ fn what_changes_behind_a_walk_is_told_after_it() {
     let all: Vec<_> = world.state.containers_of_node(NODE).map(|c| c.id).collect();
     let some = [all[0], all[100], all[CONTAINERS - 1]];
     world.stop(&some);
-    some.iter().for_each(|id| sessions.touch(NODE, *id));
+    some.iter().for_each(|id| sessions.touch(at(1), NODE, *id));
     // What it holds already is on its way; it must come with its spec.
     sessions.resync(NODE);
     settle(&mut sessions, &world, &mut worker);
@@ -247,7 +288,7 @@ fn many_changes_are_told_in_several_messages() {
     settle(&mut sessions, &world, &mut worker);
     world.bind(service);
     for container in world.state.containers_of_node(NODE) {
-        sessions.touch(NODE, container.id);
+        sessions.touch(at(1), NODE, container.id);
     }
     settle(&mut sessions, &world, &mut worker);
     assert_eq!((worker.complete, worker.specs), (1, 1));
@@ -311,7 +352,7 @@ fn what_waits_for_all_workers_together_is_bounded() {
     assert_eq!(sessions.waiting_bytes(), held(&waiting));
     std::mem::take(&mut waiting)
         .into_keys()
-        .for_each(|id| sessions.taken(id));
+        .for_each(|id| sessions.taken(at(2), id, &mut Outputs::default()));
     assert_eq!(sessions.waiting_bytes(), 0);
     sessions.waiting_bytes_max = 3_000;
     let (mut told, mut most, mut gone) = (0, 0, 0);
@@ -332,7 +373,7 @@ fn what_waits_for_all_workers_together_is_bounded() {
             assert_eq!((all.complete, all.upsert.len() as u64), (true, EACH));
             told += 1;
         }
-        sessions.taken(id);
+        sessions.taken(at(2), id, &mut Outputs::default());
         if let Some((id, _)) = waiting.pop_last() {
             assert!(sessions.close(id).is_some());
             gone += 1;

@@ -23,8 +23,24 @@ pub fn render(status: &Status, page: &mut Page) {
         "1 until a member whose log was cut has caught up.",
         u64::from(status.cut),
     );
+    let silent = status.silent_voters as u64;
+    page.gauge(
+        "warren_raft_voters_silent",
+        "Voters that the leader has not heard from lately; 0 on other managers.",
+        silent,
+    );
+    let name = "warren_raft_peer_lag_entries";
+    let help = "Entries by which each other member is behind the leader; 0 on other managers.";
+    page.family(name, "gauge", help);
+    for (peer, lag) in &status.lags {
+        page.line(&format!("{name}{{peer=\"{:016x}\"}}", peer.0), *lag);
+    }
     let level = u64::from(status.feature_level);
-    page.gauge("warren_cluster_feature_level", "Of the state.", level);
+    page.gauge(
+        "warren_cluster_feature_level",
+        "Feature level of the state: what all members' releases know.",
+        level,
+    );
     page.counter(
         "warren_state_hash_mismatches_total",
         "Contradictions between members' states: zero, always.",
@@ -37,14 +53,18 @@ pub fn render(status: &Status, page: &mut Page) {
 
 fn frames(stats: &peer::Stats, page: &mut Page) {
     let name = "warren_peer_frames_total";
-    page.family(name, "counter", "Frames of and to other members.");
+    page.family(name, "counter", "Frames from and to other members.");
     page.line(
         &format!("{name}{{direction=\"received\"}}"),
         stats.frames_received,
     );
     page.line(&format!("{name}{{direction=\"sent\"}}"), stats.frames_sent);
     let name = "warren_peer_frames_refused_total";
-    page.family(name, "counter", "Frames that were not listened to.");
+    page.family(
+        name,
+        "counter",
+        "Frames of other members that were refused, by reason.",
+    );
     for (why, count) in stats.refusals {
         page.line(&format!("{name}{{reason=\"{}\"}}", why.name()), count);
     }
@@ -78,7 +98,11 @@ fn transfers(transfers: &Transfers, page: &mut Page) {
 
 fn forwards(stats: &forwarding::Stats, page: &mut Page) {
     let name = "warren_forwards_total";
-    page.family(name, "counter", "Writes passed on to the leader.");
+    page.family(
+        name,
+        "counter",
+        "Writes passed on to the leader, by what came of them.",
+    );
     let results = [
         ("answered", stats.answered),
         ("refused", stats.refused),
@@ -89,7 +113,7 @@ fn forwards(stats: &forwarding::Stats, page: &mut Page) {
     }
     page.gauge(
         "warren_forwards_waiting",
-        "Writes that wait for the leader's answer.",
+        "Writes passed on that wait for the leader's answer.",
         stats.waiting as u64,
     );
     page.gauge(

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::super::histogram::ByPeer;
 use super::LANES;
 use crate::ids::MemberId;
 use crate::raft::Lane;
@@ -57,10 +58,13 @@ pub struct Counters {
     accepted: AtomicU64,
     refused: [AtomicU64; REASONS.len()],
     no_such_peer: AtomicU64,
+    /// From a heartbeat of the leader to the peer's answer.
+    pub round_trips: ByPeer,
 }
 
 impl Counters {
     pub fn lane(&self, member: MemberId, lane: Lane) -> Arc<LaneCounters> {
+        self.round_trips.add(member);
         let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
         lanes.entry((member, lane as usize)).or_default().clone()
     }
@@ -69,6 +73,7 @@ impl Counters {
     pub fn forget(&self, member: MemberId) {
         let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
         lanes.retain(|(of, _), _| *of != member);
+        self.round_trips.forget(member);
     }
 
     pub fn received(&self, lane: Lane, bytes: usize) {
@@ -98,8 +103,14 @@ impl Counters {
         self.refused[why as usize].load(Relaxed)
     }
 
-    /// Appends everything, in the text format 0.0.4.
-    pub fn render(&self, page: &mut String) {
+    /// Appends everything, in the text format 0.0.4. `fine`: histograms with buckets from 1 µs.
+    pub fn render(&self, fine: bool, page: &mut String) {
+        self.round_trips.render(
+            "warren_peer_round_trip_seconds",
+            "From a heartbeat of the leader to the peer's answer; nothing on other managers.",
+            fine,
+            page,
+        );
         let lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
         let mut family =
             |name: &str, kind: &str, help: &str, read: &dyn Fn(&LaneCounters) -> u64| {
@@ -128,13 +139,13 @@ impl Counters {
         family(
             "warren_peer_sent_frames_total",
             "counter",
-            "Frames written.",
+            "Frames written to the peer.",
             &|of| of.sent_frames.load(Relaxed),
         );
         family(
             "warren_peer_sent_bytes_total",
             "counter",
-            "Bytes written.",
+            "Bytes written to the peer.",
             &|of| of.sent_bytes.load(Relaxed),
         );
         family(
@@ -152,7 +163,7 @@ impl Counters {
         family(
             "warren_peer_dial_failures_total",
             "counter",
-            "Connections that failed.",
+            "Attempts to connect to the peer, or connections to it, that failed.",
             &|of| of.dial_failures.load(Relaxed),
         );
         drop(lanes);
@@ -163,12 +174,12 @@ impl Counters {
         for (name, help, values) in [
             (
                 "warren_peer_received_frames_total",
-                "Frames read.",
+                "Frames read from all peers.",
                 &self.received_frames,
             ),
             (
                 "warren_peer_received_bytes_total",
-                "Bytes read.",
+                "Bytes read from all peers.",
                 &self.received_bytes,
             ),
         ] {

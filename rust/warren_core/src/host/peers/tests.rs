@@ -276,13 +276,13 @@ fn a_removed_peer_is_disconnected_and_its_series_go() {
     one.peers.send(TWO, Lane::Log, frame(1, 1));
     two.next();
     let mut page = String::new();
-    one.counters.render(&mut page);
+    one.counters.render(false, &mut page);
     let series = "warren_peer_sent_frames_total{peer=\"0000000000000002\",lane=\"log\"} 1\n";
     assert!(page.contains(series), "{page}");
     one.peers.set(vec![]).unwrap();
     one.peers.send(TWO, Lane::Log, frame(2, 1));
     page.clear();
-    one.counters.render(&mut page);
+    one.counters.render(false, &mut page);
     assert!(!page.contains("peer=\""), "{page}");
     assert!(page.contains("warren_peer_unaddressed_frames_total 1\n"));
     assert!(two.frames.recv_timeout(Duration::from_millis(50)).is_err());

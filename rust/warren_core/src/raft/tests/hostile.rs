@@ -43,6 +43,7 @@ impl Random {
             cut_voter: self.next().is_multiple_of(5),
             generation: self.number(),
             nonce: self.number(),
+            sent_ns: self.number(),
         };
         for entry in &mut message.entries {
             entry.term = message.log_term.saturating_add(self.0 % 2);
