@@ -360,6 +360,11 @@ fn split_if_change(entry: &eraftpb::Entry) -> Option<(ConfChange, Bytes)> {
         .then(|| split_change(&entry.data).expect("checked when the entry came in"))
 }
 
+/// Whether it is a change of membership by which others are to vote.
+pub fn adds_voters(entry: &eraftpb::Entry) -> bool {
+    split_if_change(entry).is_some_and(|(change, _)| !change.promote.is_empty())
+}
+
 pub fn read_ready(state: &raft::ReadState) -> Option<ReadReady> {
     let context = state.request_ctx.as_slice().try_into().ok()?;
     Some(ReadReady {

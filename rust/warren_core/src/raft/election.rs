@@ -6,7 +6,7 @@
 
 use raft::StateRole;
 
-use super::Raft;
+use super::{Raft, codec};
 use crate::mutant::{self, Mutant};
 
 /// Without a heartbeat for so many ticks a follower no longer holds to its leader, and a leader
@@ -70,19 +70,20 @@ impl Raft {
     }
 
     /// Not while something is on its way to the disk: the library takes the log of a candidate for
-    /// durable. And not with a cut log that holds changes of membership yet to be applied: what was
-    /// cut off may have committed them, and then others decide.
+    /// durable. And not with a cut log that makes others voters by a change yet to be applied: what was
+    /// cut off may have committed it, and then they decide, too.
     pub(super) fn may_campaign(&self) -> bool {
         let raft = &self.node.raft;
         let all_durable =
             self.is_all_durable() && raft.raft_log.persisted == raft.raft_log.last_index();
-        all_durable && !(self.rejoin.is_cut() && self.holds_unapplied_change())
+        all_durable && !(self.rejoin.is_cut() && self.may_have_other_voters())
     }
 
-    fn holds_unapplied_change(&self) -> bool {
+    /// Whether a change in the log that is not applied here makes others voters.
+    pub(super) fn may_have_other_voters(&self) -> bool {
         let applied = self.node.raft.raft_log.applied;
         let mut entries = self.node.store().entries_after(applied);
-        entries.any(|entry| entry.get_entry_type() != raft::eraftpb::EntryType::EntryNormal)
+        entries.any(codec::adds_voters)
     }
 
     /// After whatever may have reset the library's timer.

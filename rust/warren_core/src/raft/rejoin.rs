@@ -87,7 +87,13 @@ impl Raft {
         let same = |asked: &Asked| asked.leader == from && asked.term == message.term;
         let asked = self.rejoin.asked.filter(same);
         if asked.is_some_and(|asked| asked.target.is_some()) {
-            return Some(message);
+            // Where the leader's commit index stands, this member may still have entries of another
+            // history. Appends say what they follow, and carry it too.
+            let commit = match message.r#type() {
+                Type::Heartbeat => 0,
+                _ => message.commit,
+            };
+            return Some(RaftMessage { commit, ..message });
         }
         if message.r#type() == Type::Append {
             return None;

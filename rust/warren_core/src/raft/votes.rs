@@ -35,13 +35,21 @@ impl Grants {
     }
 
     /// Whether what is granted decides, the candidate's own vote included.
-    fn decides(&self, conf: &ConfState, candidate: u64, candidate_is_whole: bool) -> bool {
+    ///
+    /// `others`: there may be voters besides those of `conf`, so that these are not all.
+    fn decides(
+        &self,
+        conf: &ConfState,
+        candidate: u64,
+        candidate_is_whole: bool,
+        others: bool,
+    ) -> bool {
         let grants = |id| id == candidate || self.granted.contains_key(&id);
         let whole = |id| match id == candidate {
             true => candidate_is_whole,
             false => self.granted.get(&id).copied().unwrap_or(false),
         };
-        conf.has_quorum(whole) || conf.is_unanimous(grants)
+        conf.has_quorum(whole) || (!others && conf.is_unanimous(grants))
     }
 }
 
@@ -68,7 +76,9 @@ impl Raft {
         self.grants.granted.insert(message.from, !cut_voter);
         self.grants.held.push(message);
         let is_whole = !self.rejoin.is_cut();
-        let decides = self.grants.decides(&self.conf, self.member.0, is_whole);
+        let others = self.may_have_other_voters();
+        let grants = &self.grants;
+        let decides = grants.decides(&self.conf, self.member.0, is_whole, others);
         if decides || (is_whole && !cut_voter) {
             self.release_votes(decides);
         }

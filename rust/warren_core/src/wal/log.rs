@@ -105,6 +105,12 @@ struct Failure {
 }
 
 impl Wal {
+    /// Whether the entries after `index` follow an entry of this term there; false where the log ends
+    /// before it.
+    pub fn continues(&self, index: u64, term: u64) -> bool {
+        self.outline.continues(Position { index, term })
+    }
+
     /// Adds an entry to the pending batch. It follows the last entry, or overwrites everything from
     /// its index on.
     ///

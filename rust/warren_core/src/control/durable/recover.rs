@@ -9,7 +9,7 @@ use super::{Snapshots, identity, log_dir, refusal, rewrite};
 use crate::error::Error;
 use crate::fsm::State;
 use crate::ids::Index;
-use crate::raft::{ConfState, LogEntry, Position};
+use crate::raft::{ConfState, HardState, LogEntry, Position};
 use crate::wal::{self, Disk, Tail, Wal, WalError};
 
 /// A log, and what the machine goes on with.
@@ -48,15 +48,18 @@ pub fn recover(
     // its name and having that on disk.
     snapshots.settle()?;
     let (state, snapshot) = newest(&snapshots, &identity, Index(marked_index), &mut warnings)?;
-    let covered = snapshot.as_ref().map_or(0, |(at, _)| at.index.0);
-    if let Some((at, _)) = snapshot.as_ref().filter(|_| covered > wal.last_index()) {
-        // Whoever wrote the snapshot died before the marker: what follows would leave a gap.
-        let marked = wal.compact(at.index.0, at.term.0);
+    let at = snapshot.as_ref().map(|(at, _)| *at).unwrap_or_default();
+    let (mut entries, mut hard_state) = (found.entries, found.hard_state);
+    if snapshot.is_some() && !wal.continues(at.index.0, at.term.0) {
+        // Whoever wrote or received the snapshot died before the marker: what the log has would leave
+        // a gap behind it, or is of another history.
+        entries.clear();
+        let marked = mark(&mut wal, at, found.tail.is_cut(), &mut hard_state);
         marked.map_err(|error| refusal(&dir, error))?;
     }
-    let entries = found.entries.into_iter();
     let entries = entries
-        .filter(|entry| entry.index > covered)
+        .into_iter()
+        .filter(|entry| entry.index > at.index.0)
         .map(|entry| LogEntry {
             index: entry.index,
             term: entry.term,
@@ -66,7 +69,7 @@ pub fn recover(
         identity,
         state,
         snapshot,
-        hard_state: found.hard_state,
+        hard_state,
         entries: entries.collect(),
         cut: found.tail.is_cut(),
     };
@@ -75,6 +78,29 @@ pub fn recover(
         recovered,
         warnings,
     }))
+}
+
+/// Has the log begin behind a snapshot. Whatever is written first replaces a tail that was cut off, so
+/// it has to remember the cut.
+fn mark(
+    wal: &mut Wal,
+    at: Position,
+    cut: bool,
+    hard_state: &mut Option<Vec<u8>>,
+) -> Result<(), WalError> {
+    let known = hard_state.as_deref().map(HardState::decode);
+    // One that cannot be read is refused by who goes on with it.
+    if cut && let Ok(known) = known.unwrap_or_else(|| Ok(HardState::default())) {
+        let remembered = HardState {
+            generation: known.generation + 1,
+            cut: true,
+            ..known
+        };
+        let bytes = remembered.encode();
+        wal.append_hard_state(&bytes)?;
+        *hard_state = Some(bytes);
+    }
+    wal.compact(at.index.0, at.term.0).map(drop)
 }
 
 /// The newest snapshot that can be read. The log needs one that covers `marked`: with an older one

@@ -6,7 +6,7 @@ use crate::control::{Input, SnapshotBytes, SnapshotRead, SnapshotStep, SnapshotW
 use crate::fsm::State;
 use crate::ids::{ClusterId, Index, Term};
 use crate::pb;
-use crate::raft::{LogEntry, Position};
+use crate::raft::{HardState, LogEntry, Position};
 use crate::sim::disk::{Fate, Faults, SimDisk};
 use crate::sim::random::Random;
 
@@ -157,7 +157,7 @@ fn what_a_persist_holds_is_there_in_its_order() {
 }
 
 /// A snapshot of a cluster whose founder has this identity, and the steps of taking it in.
-fn sent(identity: &Identity) -> (Position, [SnapshotStep; 3]) {
+fn sent(identity: &Identity, (index, term): (u64, u64)) -> (Position, [SnapshotStep; 3]) {
     let mut state = State::new();
     let create = pb::Command {
         level: 1,
@@ -177,12 +177,12 @@ fn sent(identity: &Identity) -> (Position, [SnapshotStep; 3]) {
         })),
         ..Default::default()
     };
-    let applied = state.apply(Index(2), Term(1), &create);
+    let applied = state.apply(Index(index), Term(term), &create);
     applied.response.expect("it is founded");
     let (_, conf) = genesis(identity.member);
     let at = Position {
-        index: Index(2),
-        term: Term(1),
+        index: Index(index),
+        term: Term(term),
     };
     let sent = Snapshots::new(Arc::new(SimDisk::new(64 << 20)), &dir());
     let header = snapshot::header(&state, conf.encode());
@@ -206,7 +206,7 @@ fn sent(identity: &Identity) -> (Position, [SnapshotStep; 3]) {
 #[test]
 fn a_snapshot_that_binds_the_member_to_another_data_directory_is_not_taken() {
     let identity = identity();
-    let (at, steps) = sent(&identity);
+    let (at, steps) = sent(&identity, (2, 1));
     let taken_by = |identity: &Identity| {
         let received = Snapshots::new(Arc::new(SimDisk::new(64 << 20)), &dir());
         let mut inbox = Inbox::default();
@@ -238,7 +238,7 @@ fn a_snapshot_that_binds_the_member_to_another_data_directory_is_not_taken() {
 #[test]
 fn what_a_start_goes_on_with_survives_the_next_power_cut() {
     let identity = identity();
-    let (at, steps) = sent(&identity);
+    let (at, steps) = sent(&identity, (2, 1));
     let mut gone_on = 0;
     for crash_at in 1.. {
         let disk = SimDisk::new(64 << 20);
@@ -268,4 +268,67 @@ fn what_a_start_goes_on_with_survives_the_next_power_cut() {
         }
     }
     assert!(gone_on > 0, "it died with a name that was not durable");
+}
+
+/// Receives a snapshot, and dies before the log says so.
+fn receive(disk: &SimDisk, identity: &Identity, at: (u64, u64)) {
+    let (at, steps) = sent(identity, at);
+    let snapshots = Snapshots::new(Arc::new(disk.clone()), &dir());
+    let mut inbox = Inbox::default();
+    for step in steps {
+        inbox.perform(&snapshots, identity, SnapshotWrite { at, step });
+    }
+}
+
+/// A log of its own with so many entries of term 2 behind the genesis, each durable by itself.
+fn log_to(disk: &SimDisk, identity: &Identity, last: u64) {
+    let made = create(Arc::new(disk.clone()), &dir(), identity, true, options());
+    let mut wal = made.unwrap();
+    for index in 2..=last {
+        wal.append_entry(index, 2, &[index as u8; 100]).unwrap();
+        wal.commit().unwrap();
+    }
+}
+
+/// A leader whom nobody followed has entries that another one's snapshot does not continue with.
+#[test]
+fn a_log_of_another_history_does_not_follow_a_received_snapshot() {
+    for term in [1, 3] {
+        let (disk, identity) = (SimDisk::new(64 << 20), identity());
+        log_to(&disk, &identity, 9);
+        receive(&disk, &identity, (5, term));
+        for _ in 0..2 {
+            let found = recovered(&disk).unwrap().recovered;
+            let snapshot = found.snapshot.map(|(at, _)| (at.index.0, at.term.0));
+            assert_eq!((snapshot, found.entries.len()), (Some((5, term)), 0));
+        }
+    }
+    let (disk, identity) = (SimDisk::new(64 << 20), identity());
+    log_to(&disk, &identity, 9);
+    receive(&disk, &identity, (5, 2));
+    let found = recovered(&disk).unwrap().recovered;
+    let kept: Vec<u64> = found.entries.iter().map(|entry| entry.index).collect();
+    assert_eq!(kept, [6, 7, 8, 9]);
+}
+
+/// The first batch after a cut replaces the tail by which it was found.
+#[test]
+fn a_cut_is_not_forgotten_with_the_marker_of_a_snapshot() {
+    let (disk, identity) = (SimDisk::new(64 << 20), identity());
+    log_to(&disk, &identity, 9);
+    let log = log_dir(&dir());
+    let segment = log.join(disk.file_names(&log).into_iter().min().unwrap());
+    disk.damage(&segment, |bytes| {
+        let end = bytes.iter().rposition(|byte| *byte != 0).unwrap();
+        bytes[end - 60] ^= 0xFF;
+    });
+    receive(&disk, &identity, (12, 3));
+    let state = |found: &crate::control::Recovered| {
+        let state = found.hard_state.as_deref().map(HardState::decode);
+        state.is_some_and(|state| state.unwrap().cut)
+    };
+    let first = recovered(&disk).unwrap().recovered;
+    assert!(first.cut && state(&first));
+    let second = recovered(&disk).unwrap().recovered;
+    assert!(state(&second) && second.entries.is_empty());
 }

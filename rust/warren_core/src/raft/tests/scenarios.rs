@@ -1,7 +1,7 @@
 //! What the paper and the thesis ask for, step by step; and the planted faults, each caught.
 
 use super::super::*;
-use super::cluster::{Cluster, Disk, Letter};
+use super::cluster::{Cluster, Disk, Envelope, Letter};
 use super::conf;
 
 /// Raft §5.2: a candidate that a majority elects leads, and commits an entry of its own term.
@@ -486,5 +486,89 @@ mod cut {
         }
         assert_eq!(first(&mut cluster).match_index, matched);
         assert_eq!(cluster.committed.len(), committed);
+    }
+
+    /// It may hold entries of another history below the commit index that a heartbeat tells, and one
+    /// may arrive twice.
+    #[test]
+    fn a_cut_member_takes_no_commit_index_from_a_heartbeat() {
+        let mut cluster = Cluster::founded_by(&[1, 2, 3]);
+        cluster.elect(Some(2));
+        let alone = |from: u64, to: u64| from != 2 && to != 2;
+        for text in ["a", "b", "c"] {
+            cluster.propose(2, text).unwrap();
+        }
+        cluster.settle(alone);
+        while cluster.leader() == Some(2) {
+            [1, 3].into_iter().for_each(|id| cluster.tick(id));
+            cluster.settle(alone);
+        }
+        let leader = cluster.leader().unwrap();
+        for text in ["d", "e", "f", "g"] {
+            cluster.propose(leader, text).unwrap();
+        }
+        cluster.settle(alone);
+        let before = cluster.nodes[&2].disk.entries.clone();
+        for _ in 0..4 {
+            cluster.tick(leader);
+            cluster.settle_all();
+        }
+        assert_ne!(cluster.nodes[&2].disk.entries, before);
+        cluster.crash(2, 0, true);
+        assert_eq!(cluster.nodes[&2].disk.entries, before);
+        cluster.start(2, true);
+        cluster.sync(2);
+        let mut beats = Vec::new();
+        let kinds = [Type::Heartbeat, Type::Rejoin, Type::RejoinAck];
+        for _ in 0..4 {
+            cluster.tick(leader);
+            while !cluster.wire.is_empty() {
+                for envelope in std::mem::take(&mut cluster.wire) {
+                    let Letter::Message(body) = &envelope.letter else {
+                        continue;
+                    };
+                    if envelope.to == 2 && body.r#type() == Type::Heartbeat {
+                        beats.push(body.clone());
+                    }
+                    if kinds.contains(&body.r#type()) {
+                        cluster.deliver(envelope);
+                    }
+                }
+                cluster.sync(2);
+            }
+        }
+        for body in beats {
+            let letter = Letter::Message(body);
+            let (from, to) = (leader, 2);
+            cluster.deliver(Envelope { from, to, letter });
+        }
+        for _ in 0..20 {
+            cluster.tick_all();
+        }
+        assert!(!cluster.raft(2).status().cut);
+        assert_eq!(cluster.nodes[&2].applied, cluster.nodes[&leader].applied);
+    }
+
+    /// What it was about to change about others is no reason to stand back: nobody else decides.
+    #[test]
+    fn a_lone_cut_member_leads_with_a_learner_in_its_log() {
+        let mut cluster = Cluster::founded_by(&[1]);
+        cluster.settle_all();
+        let learner = ConfChange {
+            add_learners: vec![MemberId(2)],
+            ..ConfChange::default()
+        };
+        cluster.change(1, learner).unwrap();
+        cluster.sync(1);
+        cluster.propose(1, "lost with the end of the log").unwrap();
+        cluster.crash(1, 1, true);
+        cluster.start(1, true);
+        for _ in 0..50 {
+            cluster.tick(1);
+            cluster.settle_all();
+        }
+        assert_eq!(cluster.leader(), Some(1));
+        assert!(!cluster.raft(1).status().cut);
+        assert_eq!(cluster.raft(1).conf_state().learners, [2]);
     }
 }
