@@ -7,9 +7,11 @@ mod cluster;
 use cluster::{Cluster, create};
 use prost::Message;
 use warren_core::control::Input;
+use warren_core::control::peer::frame::{self, Kind};
 use warren_core::error::Error;
 use warren_core::fsm::FEATURE_LEVEL_MAX;
 use warren_core::pb;
+use warren_core::raft::TICK_MS;
 
 fn names(answer: Vec<u8>) -> Vec<String> {
     let listed = pb::ListServicesResponse::decode(answer.as_slice()).unwrap();
@@ -82,6 +84,42 @@ fn a_read_at_a_follower_sees_what_was_acknowledged() {
         let seen = names(cluster.call(follower, "ListServices", &list()).unwrap());
         assert!(seen.contains(&name), "{name} in {seen:?}");
     }
+}
+
+/// Until its first entry is committed a leader refuses to say from where on reads are answered, and is
+/// not asked as fast as it refuses.
+#[test]
+fn a_leader_that_cannot_answer_yet_is_asked_with_each_tick() {
+    let mut cluster = Cluster::of(3);
+    let leader = cluster.leader();
+    cluster.kill(leader);
+    cluster.filter = |bytes| {
+        let (header, body) = frame::decode(bytes).expect("a member sent it");
+        let raft = (header.kind == Kind::Raft).then(|| pb::RaftMessage::decode(body).unwrap());
+        raft.is_none_or(|message| message.r#type() != pb::RaftMessageType::AppendResponse)
+    };
+    let next = |cluster: &Cluster| (1..=3).find(|n| *n != leader && cluster.status(*n).is_leader);
+    cluster.until("another is elected", 5_000, |cluster| {
+        next(cluster).is_some()
+    });
+    let next = next(&cluster).unwrap();
+    let follower = (1..=3).find(|n| ![leader, next].contains(n)).unwrap();
+    cluster.run(200);
+    assert!(!cluster.status(next).serving);
+    let before = cluster.frames_delivered;
+    cluster.run(1_000);
+    let quiet = cluster.frames_delivered - before;
+    let call = cluster.start_call(follower, "ListServices", &list());
+    let before = cluster.frames_delivered;
+    cluster.run(1_000);
+    let asked = cluster.frames_delivered - before;
+    let ticks = 1_000 / TICK_MS;
+    assert!(
+        asked >= quiet + 2 && asked <= quiet + 3 * ticks,
+        "{quiet}, {asked}"
+    );
+    cluster.filter = |_| true;
+    cluster.finish(follower, call).unwrap();
 }
 
 #[test]

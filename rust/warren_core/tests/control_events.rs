@@ -386,3 +386,20 @@ fn a_decision_has_the_time_at_which_it_was() {
         "{times:?}, {now:?}"
     );
 }
+
+/// The entry that settles a removal has nothing in it, as a leader's first one.
+#[test]
+fn a_removal_is_no_election() {
+    let mut cluster = Cluster::of(3);
+    let leader = cluster.leader();
+    let elected = of_kinds(&["leader_elected"]);
+    let before = told(&mut cluster, leader, &elected).len();
+    let gone = (1..=3).find(|n| *n != leader).unwrap();
+    let remove = pb::RemoveMemberRequest {
+        request: None,
+        member_id: cluster.member(gone).0,
+    };
+    cluster.call(leader, "RemoveMember", &remove).unwrap();
+    assert_eq!(cluster.leader(), leader);
+    assert_eq!(told(&mut cluster, leader, &elected).len(), before);
+}

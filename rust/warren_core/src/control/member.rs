@@ -233,6 +233,7 @@ impl Member {
         match input {
             Input::Tick => {
                 self.raft.tick();
+                self.reads.tick();
                 self.watches.touch_waiting();
             }
             Input::Pulse => {
@@ -412,8 +413,8 @@ impl Member {
         let mut response = Ok(Vec::new());
         if command.is_empty() {
             self.state.advance(at.index, at.term);
-            // The end of a change of voters says nothing else either.
-            if change.is_none() {
+            // The end of a change of voters says nothing else either, nor does what settles a removal.
+            if change.is_none() && at.term > self.applied.term {
                 self.note_election(now, at);
             }
         } else {

@@ -56,10 +56,12 @@ impl Read {
     }
 }
 
-/// Invariant: each read is in one of `waiting`, `asked` and `released`.
+/// Invariant: each read is in one of `waiting`, `refused`, `asked` and `released`.
 pub struct Reads {
     /// To be asked for.
     waiting: Vec<Read>,
+    /// To be asked for with the next tick.
+    refused: Vec<Read>,
     /// Other members' questions to be asked for.
     remote: Vec<Remote>,
     /// Asked for, by the context of the question.
@@ -87,6 +89,7 @@ impl Reads {
     pub fn new(seed: u64) -> Self {
         Self {
             waiting: Vec::new(),
+            refused: Vec::new(),
             remote: Vec::new(),
             asked: BTreeMap::new(),
             released: BTreeMap::new(),
@@ -94,6 +97,11 @@ impl Reads {
             confirmed_at_ms: None,
             leased_until_wall_ms: 0,
         }
+    }
+
+    /// Time has passed: what was refused is asked for anew.
+    pub fn tick(&mut self) {
+        self.waiting.append(&mut self.refused);
     }
 
     pub fn add(&mut self, read: Read) {
@@ -256,8 +264,8 @@ impl Member {
             return;
         };
         if answer.refused {
-            // It does not lead (any more, or yet): asked anew, unless nobody leads then.
-            self.reads.waiting.extend(question.reads);
+            // It does not lead (any more, or yet): asked anew, but not as fast as it refuses.
+            self.reads.refused.extend(question.reads);
             return;
         }
         self.take_usages(&mut question.reads, &answer.usages);
@@ -309,6 +317,7 @@ impl Member {
 
     fn fail_reads(&mut self, calls: &mut Calls, out: &mut Outputs) {
         let asked = std::mem::take(&mut self.reads.asked).into_values();
+        self.reads.tick();
         let waiting = std::mem::take(&mut self.reads.waiting);
         let all = asked.flat_map(|question| question.reads).chain(waiting);
         for Read { call, .. } in all {
