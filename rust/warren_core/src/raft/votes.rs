@@ -4,7 +4,7 @@
 //! has everything. It is granted, but marked, and counts only once *every* voter has granted: then
 //! the candidate's log was compared with all there are. A majority of whole members proves as much
 //! as ever. Thus a cluster whose members all lost power under load comes up again, and one with a
-//! single cut member loses nothing.
+//! single cut member loses no entry. (A vote may be lost: see *Damage* in `docs/consensus.md`.)
 
 use std::collections::BTreeMap;
 
