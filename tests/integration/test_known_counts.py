@@ -178,6 +178,9 @@ CREATED = ("web", "once", "done", "flaky", "late", "never", "low", "high")
 PLACED = 3 + 1 + 1 + 1 + 3 + 0 + 1 + 1
 STARTED = PLACED + KILLS
 STOPPED = 3 + 1  # `web`, and `low` for `high`
+# Seven times the script waits for what a worker has to be told of; of each container it is told
+# that it is there, is to stop, and is gone.
+TOLD = (7, 3 * PLACED)
 WAITING = 2 + 1  # `never`, and `low` once it made room
 
 RUNNING_NOW = {"flaky": 1, "late": 3, "high": 1}
@@ -483,6 +486,10 @@ def _core(log: Log, ran_s: float) -> Expectation:
         'warren_core_queue_depth{queue="log"}': 0,
         **{f'warren_core_queue_limit{{queue="{queue}"}}': limit for queue, limit in limits.items()},
         "warren_core_session_bytes_limit": 128 << 20,
+        "warren_assignment_lag_seconds_count": Within(
+            *TOLD, "what changes while the worker takes a message goes with the next one"
+        ),
+        "warren_assignment_lag_seconds_sum": _spent(1, ran_s),
         "warren_core_step_duration_seconds_count": Within(
             log.entries, 1000 * ran_s, "a step takes up whatever has come until then"
         ),

@@ -61,7 +61,7 @@ def test_what_members_say_to_each_other_is_counted_on_both_sides(
 
     known = set()
     for host in managers:
-        expected = _expected(host, follower, formed.get(host.number, {}))
+        expected = _expected(host, follower, leader, formed.get(host.number, {}))
         found = {name: n for name, n in now[host.number].items() if _is_among_members(name)}
         assert differences(found, expected) == [], f"of host {host.number}"
         known |= {family_of(name) for name in expected}
@@ -98,7 +98,7 @@ def _is_among_members(sample: str) -> bool:
     return family_of(sample) in AMONG_MEMBERS and "_bucket{" not in sample
 
 
-def _expected(host: Host, follower: Host, formed: Mapping[str, float]) -> Expectation:
+def _expected(host: Host, follower: Host, leader: Host, formed: Mapping[str, float]) -> Expectation:
     """Of one of four: all samples that are about the others."""
     members = host.members()
     own = members.pop(host.node_id).member.id
@@ -110,6 +110,7 @@ def _expected(host: Host, follower: Host, formed: Mapping[str, float]) -> Expect
     passed_on = Within(so_far, so_far + 1, "the fourth asks any of them to add it")
     return {
         **_of_peers(peers),
+        **_of_the_leader(peers, host is leader, formed),
         **_of_frames(),
         **_of_snapshots(host),
         _forwards("answered"): passed_on,
@@ -130,6 +131,21 @@ def _expected(host: Host, follower: Host, formed: Mapping[str, float]) -> Expect
 
 def _forwards(result: str) -> str:
     return f'warren_forwards_total{{result="{result}"}}'
+
+
+def _of_the_leader(peers: Iterable[str], leads: bool, formed: Mapping[str, float]) -> Expectation:
+    """What only the leader knows of the others; nothing is added to it elsewhere."""
+    found: Expectation = {"warren_raft_voters_silent": 0}
+    for peer in peers:
+        labels = f'{{peer="{peer}"}}'
+        found[f"warren_raft_peer_lag_entries{labels}"] = 0
+        for name in ("count", "sum"):
+            sample = f"warren_peer_round_trip_seconds_{name}{labels}"
+            many = Within(SETTLED_S * 10, math.inf, "a heartbeat every 50 ms")
+            took = Within(1e-6, math.inf, "how long they took is the network's matter")
+            before = formed.get(sample, 0)
+            found[sample] = (many if name == "count" else took) if leads else before
+    return found
 
 
 def _of_peers(peers: Iterable[str]) -> Expectation:

@@ -34,6 +34,8 @@ AMONG_MEMBERS = (
     "warren_raft_cut",
     "warren_raft_joint",
     "warren_raft_learners",
+    "warren_raft_peer_lag_entries",
+    "warren_raft_voters_silent",
     "warren_snapshot_bytes",
     "warren_snapshot_duration_seconds",
     "warren_snapshot_failures_total",
@@ -47,6 +49,7 @@ AMONG_MEMBERS = (
     "warren_peer_lost_frames_total",
     "warren_peer_queue_depth",
     "warren_peer_queue_full_total",
+    "warren_peer_round_trip_seconds",
     "warren_peer_sent_bytes_total",
     "warren_peer_sent_frames_total",
 )
