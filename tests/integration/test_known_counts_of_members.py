@@ -102,8 +102,8 @@ def _expected(host: Host, follower: Host, leader: Host, formed: Mapping[str, flo
     """Of one of four: all samples that are about the others."""
     members = host.members()
     own = members.pop(host.node_id).member.id
-    peers = [f"{view.member.id:016x}" for view in members.values()]
-    assert f"{own:016x}" not in peers
+    peers = [str(view.member.id) for view in members.values()]
+    assert str(own) not in peers
     assert len(peers) == 3
     answered, refused = (PASSED_ON, REFUSED) if host is follower else (0, 0)
     so_far = formed.get(_forwards("answered"), 0) + answered
@@ -243,7 +243,7 @@ def _nothing_was_lost_between(hosts: list[Host]) -> None:
 
 
 def _who_is_killed_is_missed(leader: Host, other: Host) -> None:
-    peer = f"{leader.members()[other.node_id].member.id:016x}"
+    peer = str(leader.members()[other.node_id].member.id)
     labels = [f'{{peer="{peer}",lane="{lane}"}}' for lane in LANES]
     before = samples(leader.http("/metrics")[1])
     other.kill()

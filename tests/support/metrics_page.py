@@ -25,6 +25,7 @@ contract.
   without a cluster has none of Raft's, one that runs no containers has none of containers'.
 - Label values are bounded. Of a histogram with labels, at most 4,096 combinations have series of
   their own; of containers, 4,096 on a host; what more there are is counted under `other`.
+- `peer` is the id of a member, as `warrenctl cluster members` shows it beside its name.
 - Histograms have Prometheus' classic buckets, 5 ms to 10 s; with `metrics_buckets = "fine"` in the
   configuration also those from 1 us.
 - Gauges of what the leader decides are 0 on other managers: use `max` or `sum` over them.

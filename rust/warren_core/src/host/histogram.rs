@@ -156,7 +156,7 @@ impl ByPeer {
     pub fn render(&self, name: &str, help: &str, fine: bool, out: &mut String) {
         head(name, help, out);
         for (peer, histogram) in &*self.lock() {
-            let labels = format!("peer=\"{:016x}\"", peer.0);
+            let labels = format!("peer=\"{}\"", peer.0);
             histogram.render_series(name, Some(&labels), fine, out);
         }
     }
@@ -236,7 +236,7 @@ mod tests {
             trips.render("x", "Help.", false, &mut text);
             text
         };
-        let (ten, eleven) = ("peer=\"000000000000000a\"", "peer=\"000000000000000b\"");
+        let (ten, eleven) = ("peer=\"10\"", "peer=\"11\"");
         let text = render();
         for line in [
             format!("x_bucket{{{ten},le=\"0.005\"}} 0\n"),

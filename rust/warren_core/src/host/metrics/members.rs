@@ -33,7 +33,7 @@ pub fn render(status: &Status, page: &mut Page) {
     let help = "Entries by which each other member is behind the leader; 0 on other managers.";
     page.family(name, "gauge", help);
     for (peer, lag) in &status.lags {
-        page.line(&format!("{name}{{peer=\"{:016x}\"}}", peer.0), *lag);
+        page.line(&format!("{name}{{peer=\"{}\"}}", peer.0), *lag);
     }
     let level = u64::from(status.feature_level);
     page.gauge(

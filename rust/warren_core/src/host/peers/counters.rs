@@ -119,7 +119,7 @@ impl Counters {
                     let (peer, lane) = (member.0, name_of(LANES[*lane]));
                     line(
                         page,
-                        &format!("{name}{{peer=\"{peer:016x}\",lane=\"{lane}\"}}"),
+                        &format!("{name}{{peer=\"{peer}\",lane=\"{lane}\"}}"),
                         read(counters),
                     );
                 }

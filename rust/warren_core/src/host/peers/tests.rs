@@ -277,7 +277,7 @@ fn a_removed_peer_is_disconnected_and_its_series_go() {
     two.next();
     let mut page = String::new();
     one.counters.render(false, &mut page);
-    let series = "warren_peer_sent_frames_total{peer=\"0000000000000002\",lane=\"log\"} 1\n";
+    let series = "warren_peer_sent_frames_total{peer=\"2\",lane=\"log\"} 1\n";
     assert!(page.contains(series), "{page}");
     one.peers.set(vec![]).unwrap();
     one.peers.send(TWO, Lane::Log, frame(2, 1));
