@@ -27,6 +27,8 @@ _WANTED: Final = (
     "warren_containers_failed_total",
     "warren_containers_total",
 )
+# By which each daemon asks itself whether its API answers: no client's request.
+_OWN: Final = ("method", "Ping")
 _LABEL: Final = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 
 Labels = frozenset[tuple[str, str]]
@@ -63,7 +65,10 @@ def fetch(address: str) -> str:
 
 
 def parse(text: str, at_s: float) -> Readings:
-    """The samples of a page in the text format that are used here."""
+    """The samples of a page in the text format that are used here; the daemon's own pings are none.
+
+    `at_s`: when it was fetched, of the monotonic clock.
+    """
     samples: dict[str, dict[Labels, float]] = {name: {} for name in _WANTED}
     for row in text.splitlines():
         if not row.startswith(_WANTED):
@@ -75,8 +80,11 @@ def parse(text: str, at_s: float) -> Readings:
             name, _, value = row.partition(" ")
             words = ""
         if name in samples:
+            labels = frozenset(_LABEL.findall(words))
+            if _OWN in labels:
+                continue
             try:
-                samples[name][frozenset(_LABEL.findall(words))] = float(value.split(" ")[0])
+                samples[name][labels] = float(value.split(" ")[0])
             except ValueError:
                 continue
     return Readings(at_s, samples)

@@ -65,6 +65,20 @@ def test_rates_are_what_happened_between_two_looks() -> None:
     assert found.leads
 
 
+def test_the_daemons_own_pings_count_for_nothing() -> None:
+    pings = """\
+warren_api_requests_total{{method="Ping",status="success"}} {n}
+warren_api_requests_total{{method="Ping",status="error"}} {n}
+warren_api_request_duration_seconds_bucket{{method="Ping",le="0.001"}} {n}
+warren_api_request_duration_seconds_bucket{{method="Ping",le="+Inf"}} {n}
+warren_api_request_duration_seconds_sum{{method="Ping"}} {n}
+warren_api_request_duration_seconds_count{{method="Ping"}} {n}
+"""
+    quiet = rates(page(9, 0, 5) + pings.format(n=0), page(9, 0, 5) + pings.format(n=99))
+    assert (quiet.api_per_s, quiet.api_errors_per_s) == (0, 0)
+    assert (quiet.api_mean_s, quiet.api_p99_s) == (None, None)
+
+
 def test_a_daemon_that_was_restarted_counts_from_zero() -> None:
     found = rates(page(1000, 0, 500), page(20, 0, 4))
     assert found.api_per_s == pytest.approx(10)
