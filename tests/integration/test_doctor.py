@@ -21,6 +21,8 @@ SECRETS = {
     "plain": "planted-under-a-plain-name",
     "flag": "planted-in-a-command",
     "pair": "planted-after-an-equals-sign",
+    "word": "planted-as-a-plain-word",
+    "script": "planted-in-a-script",
     "label": "planted-in-a-label",
     "node_label": "planted-in-the-configuration",
     "environment": "planted-in-the-daemons-environment",
@@ -162,11 +164,13 @@ def test_a_bundle_has_everything_but_secrets(
         node.ctl("service", "create", "web", "--image=tiny:1", "--detach",
                  f"--env=DB_PASSWORD={SECRETS['variable']}", f"--env=MODE={SECRETS['plain']}",
                  f"--label=api_key={SECRETS['label']}", *FOREVER,
-                 "--token", SECRETS["flag"], f"--password={SECRETS['pair']}")  # fmt: skip
+                 "--token", SECRETS["flag"], f"--password={SECRETS['pair']}", SECRETS["word"],
+                 f"psql --password {SECRETS['script']}")  # fmt: skip
         (node.data_dir / "key.pem").write_text(SECRETS["file"])
         with node.log_path.open("a") as log:
             log.write(f'{{"message":"tried password={SECRETS["log"]}"}}\n')
             log.write(f"{SECRETS['environment']} and {SECRETS['plain']} are known\n")
+            log.write(f"cannot start {SECRETS['word']}\n")
         output = tmp_path / "bundle.tar.gz"
         printed = node.ctl("debug", "bundle", "--output", str(output))
         assert stat.S_IMODE(output.stat().st_mode) == 0o600
@@ -196,6 +200,10 @@ def _tells_what_is_there(node: WarrenNode, found: dict[str, bytes]) -> None:
     (service,) = data["services.json"]
     assert service["name"] == "web"
     assert service["container"]["env"] == ["DB_PASSWORD=[redacted]", "MODE=[redacted]"]
+    assert service["container"]["command"] == [
+        "sleep", "[redacted]", "--token", "[redacted]", "--password=[redacted]", "[redacted]",
+        "[redacted]",
+    ]  # fmt: skip
     labels = data["configuration.json"]["labels"]["value"]
     assert labels == {"zone": "eu", "db_password": "[redacted]"}
     assert data["configuration.json"]["data_dir"]["value"] == str(node.data_dir)

@@ -57,8 +57,8 @@ def test_it_scrapes_all_and_what_is_lost_fires_and_clears(hosts: Made, watch: Wa
         lambda: all(prometheus.query(name) for name in RECORDS),
         "all that is recorded has samples",
     )
-    members = prometheus.query("cluster:warren_raft_members_answering:min")
-    assert [float(sample["value"][1]) for sample in members] == [3.0]
+    voters = prometheus.query("cluster:warren_raft_voters:leader")
+    assert [float(sample["value"][1]) for sample in voters] == [3.0]
     eventually(lambda: not prometheus.firing(), "nothing is wrong")
 
     first, second = (host for host in managers if host is not leader)

@@ -21,7 +21,13 @@ from warren.cli.members import all_members
 from warren.cli.shapes import BundleView
 from warren.doctor import local
 from warren.doctor.daemon import fetch, listener
-from warren.doctor.redact import Redactor, is_secret_name, without_values
+from warren.doctor.redact import (
+    Redactor,
+    arguments_of,
+    is_secret_name,
+    without_arguments,
+    without_values,
+)
 from warren.errors import WarrenError
 from warren.pb.v1 import api_pb2, explain_pb2, node_pb2
 
@@ -67,7 +73,7 @@ def collect(setup: Setup, socket: Path, output: Path, say: Callable[[str], None]
             # The others will hardly do better, and each would wait as long.
             settings.timeout_ms = _RETRY_TIMEOUT_MS
         else:
-            bundle.add_data("services.json", [_without_env(each) for each in services])
+            bundle.add_data("services.json", [_bare(each) for each in services])
         parts = _Parts(setup, socket, settings, pid)
         for name, read in parts.all():
             say(name)
@@ -213,16 +219,20 @@ def _services(settings: Settings) -> list[dict[str, Any]]:
 
 
 def _secrets(services: list[dict[str, Any]]) -> list[str]:
-    """Values of variables of services: those first that are called like secrets."""
-    pairs = [
-        (name, value)
-        for each in services
-        for name, _, value in (pair.partition("=") for pair in each["container"]["env"])
-    ]
+    """Values of variables of services, first of those that are called like secrets, and what
+    their commands are given.
+    """
+    containers = [each["container"] for each in services]
+    pairs = [pair.partition("=") for each in containers for pair in each["env"]]
     pairs.sort(key=lambda pair: not is_secret_name(pair[0]))
-    return [value for _, value in pairs]
+    arguments = [word for each in containers for word in arguments_of(each["command"])]
+    # Numbers stand in metrics and logs for other things.
+    arguments = [word for word in arguments if not word.isdigit()]
+    return [*(value for _, _, value in pairs), *arguments]
 
 
-def _without_env(service: dict[str, Any]) -> dict[str, Any]:
-    container = {**service["container"], "env": without_values(service["container"]["env"])}
-    return {**service, "container": container}
+def _bare(service: dict[str, Any]) -> dict[str, Any]:
+    """Without values of variables and arguments of the command: any of them may be a secret."""
+    container = service["container"]
+    env, command = without_values(container["env"]), without_arguments(container["command"])
+    return {**service, "container": {**container, "env": env, "command": command}}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import tarfile
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
@@ -59,9 +60,14 @@ class BundleFile:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._tar.close()
-        self._file.close()
-        self._part.unlink(missing_ok=True)
+        # First, because on a full disk both closes fail: what they still hold has no room. Nothing
+        # is lost by that: `finish` has written everything out, and without it nothing stays.
+        with suppress(OSError):
+            self._part.unlink(missing_ok=True)
+        with suppress(OSError):
+            self._tar.close()
+        with suppress(OSError):
+            self._file.close()
 
     def note(self, name: str, why: str) -> None:
         """Say in errors.txt what could not be had."""

@@ -47,9 +47,10 @@ def bundle(settings: Settings, output: str | None, file: str | None, host: str |
     may be old. Run it as root; without a daemon it takes what there is. What could not be had
     stands in errors.txt and is no failure.
 
-    Values of variables of services never go in, nor do contents of the data directory. Passwords,
-    tokens and keys are taken out where they can be told by name, form or value. At most 64 MiB go
-    in; only its owner can read the file.
+    Values of variables of services never go in, nor do the arguments of their commands (names of
+    flags do) and contents of the data directory. Passwords, tokens and keys are taken out where
+    they can be told by name, form or value. At most 64 MiB go in; only its owner can read the
+    file.
     """
     import time
     from pathlib import Path
@@ -71,8 +72,9 @@ def bundle(settings: Settings, output: str | None, file: str | None, host: str |
     for line in made.errors:
         click.echo(f"not there: {line}")
     click.echo(
-        f"\n{made.file}: {render.bytes_text(made.size_bytes)}. Values of variables are redacted, "
-        "and what looks like a\nsecret elsewhere; look through it before you hand it on."
+        f"\n{made.file}: {render.bytes_text(made.size_bytes)}. Values of variables and arguments\n"
+        "of commands are redacted, and what looks like a secret elsewhere; look through it\n"
+        "before you hand it on."
     )
 
 

@@ -36,7 +36,16 @@ _SHOWN: Final = 100
 #: At most so many come with one answer while they are followed.
 _FOLLOWED_MAX: Final = 1000
 _POLL_S: Final = 1.0
-_PASSING: Final = frozenset({"unavailable", "no_leader", "not_leader", "shutting_down", "timeout"})
+# What a read meets while managers, or their majority, are away: who watches wants to see the end of
+# it. `outcome_unknown` is a manager that took the call and never answered.
+_PASSING: Final = frozenset(
+    {
+        *("unavailable", "no_leader", "not_leader", "no_quorum", "outcome_unknown"),
+        *("overloaded", "handing_over", "shutting_down"),
+    }
+)
+# A manager that starts manages nothing yet. Before anything was told, the host is the wrong one.
+_STARTING: Final = "worker_only"
 
 
 @click.command(cls=Command)
@@ -142,7 +151,9 @@ def _is_named(event: explain_pb2.ServiceEvent, nodes: Collection[str]) -> bool:
 
 
 def _follow(client: Client, request: explain_pb2.ListEventsRequest) -> None:
-    """Asks again and again for what came after what was shown; ends by an error or Ctrl-C."""
+    """Asks again and again for what came after what was shown; ends by Ctrl-C, or by an error that
+    trying again does not mend.
+    """
     from warren.cli import render
 
     settings, trouble = client.settings, ""
@@ -156,11 +167,15 @@ def _follow(client: Client, request: explain_pb2.ListEventsRequest) -> None:
             answer: explain_pb2.ListEventsResponse = client.call("ListEvents", request)
             told = _wanted(client, request, answer)
         except WarrenError as error:
-            if error.code not in _PASSING:
+            followed = request.HasField("after")
+            if error.code not in _PASSING and not (followed and error.code == _STARTING):
                 raise
-            if error.message != trouble:
-                click.echo(f"{error.message}; trying on", err=True)
-            trouble = error.message
+            # What is said of it is meant for requests that change something.
+            silent = error.code == "outcome_unknown"
+            why = "the manager does not answer" if silent else error.message
+            if why != trouble:
+                click.echo(f"{why}; trying on", err=True)
+            trouble = why
             time.sleep(_POLL_S)
             continue
         trouble = ""

@@ -13,6 +13,11 @@ __all__ = ["Readings", "fetch", "parse", "rates"]
 TIMEOUT_S: Final = 1.0
 BYTES_MAX: Final = 16 << 20
 
+_CLOCK: Final = "warren_clock_seconds"
+# Of a page: it is kept for a second, and takes a while to render. What is further off is no age,
+# but a clock that was set.
+_AGE_S_MAX: Final = 2.0
+
 # Only what is used is kept: a page may have a hundred thousand series.
 _WANTED: Final = (
     "warren_api_requests_total",
@@ -26,7 +31,10 @@ _WANTED: Final = (
     "warren_containers_scheduled_total",
     "warren_containers_failed_total",
     "warren_containers_total",
+    _CLOCK,
 )
+# By which each daemon asks itself whether its API answers: no client's request.
+_OWN: Final = ("method", "Ping")
 _LABEL: Final = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 
 Labels = frozenset[tuple[str, str]]
@@ -37,6 +45,15 @@ class Readings(NamedTuple):
 
     at_s: float
     samples: Mapping[str, Mapping[Labels, float]]
+
+    @property
+    def clock_s(self) -> float | None:
+        """When the daemon rendered the page, by its own wall clock; None where it does not say."""
+        return next(iter(self.samples[_CLOCK].values()), None)
+
+    def is_page_of(self, other: Readings) -> bool:
+        """Whether both looks saw the same page, as the daemon renders one about once a second."""
+        return self.clock_s is not None and self.clock_s == other.clock_s
 
 
 def fetch(address: str) -> str:
@@ -63,7 +80,10 @@ def fetch(address: str) -> str:
 
 
 def parse(text: str, at_s: float) -> Readings:
-    """The samples of a page in the text format that are used here."""
+    """The samples of a page in the text format that are used here; the daemon's own pings are none.
+
+    `at_s`: when it was fetched, of the monotonic clock.
+    """
     samples: dict[str, dict[Labels, float]] = {name: {} for name in _WANTED}
     for row in text.splitlines():
         if not row.startswith(_WANTED):
@@ -75,8 +95,11 @@ def parse(text: str, at_s: float) -> Readings:
             name, _, value = row.partition(" ")
             words = ""
         if name in samples:
+            labels = frozenset(_LABEL.findall(words))
+            if _OWN in labels:
+                continue
             try:
-                samples[name][frozenset(_LABEL.findall(words))] = float(value.split(" ")[0])
+                samples[name][labels] = float(value.split(" ")[0])
             except ValueError:
                 continue
     return Readings(at_s, samples)
@@ -84,7 +107,7 @@ def parse(text: str, at_s: float) -> Readings:
 
 def rates(before: Readings, now: Readings) -> RatesView:
     """What happened between two looks. A counter that fell was reset: it counts from zero."""
-    seconds = max(1e-9, now.at_s - before.at_s)
+    seconds = _seconds(before, now)
     requests = _grown(before, now, "warren_api_requests_total")
     errors = sum(n for labels, n in requests.items() if ("status", "error") in labels)
     commits = _total(before, now, "warren_raft_commit_duration_seconds_count")
@@ -105,6 +128,16 @@ def rates(before: Readings, now: Readings) -> RatesView:
         placements_failed_per_s=_total(before, now, "warren_containers_failed_total") / seconds,
         containers={dict(labels).get("state", ""): int(n) for labels, n in states.items() if n},
     )
+
+
+def _seconds(before: Readings, now: Readings) -> float:
+    """Between the two pages: either may have been up to a second old when it was fetched."""
+    fetched_s = max(1e-9, now.at_s - before.at_s)
+    if before.clock_s is None or now.clock_s is None:
+        return fetched_s
+    rendered_s = now.clock_s - before.clock_s
+    was_set = rendered_s <= 0 or abs(rendered_s - fetched_s) > _AGE_S_MAX
+    return fetched_s if was_set else rendered_s
 
 
 def _grown(before: Readings, now: Readings, name: str) -> dict[Labels, float]:

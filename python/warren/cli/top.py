@@ -81,6 +81,7 @@ class Watch:
         self._client = client
         self._metrics_address = metrics_address
         self._readings: Readings | None = None
+        self._newest_rates: RatesView | None = None
         self._before: Look | None = None
         self.look: Look | None = None
         self.trends = Trends()
@@ -161,16 +162,21 @@ class Watch:
         from warren.errors import WarrenError
 
         before, self._readings = self._readings, None
+        rates, self._newest_rates = self._newest_rates, None
         try:
             address = self._metrics_address or self._told_address()
-            self._readings = readings.parse(readings.fetch(address), time.monotonic())
+            now = readings.parse(readings.fetch(address), time.monotonic())
         except WarrenError as error:
             return None, error.message
         except (OSError, ValueError) as error:
             return None, f"not known: no metrics at {address} ({error}); see --metrics-address"
-        if before is None:
-            return None, "known after the second look"
-        return readings.rates(before, self._readings), ""
+        if before is not None and now.is_page_of(before):
+            # Looked at more often than the daemon renders: nothing new is known of them.
+            now = before
+        elif before is not None:
+            rates = readings.rates(before, now)
+        self._readings, self._newest_rates = now, rates
+        return (rates, "") if rates else (None, "known after the second look")
 
     def _told_address(self) -> str:
         from warren.errors import WarrenError

@@ -20,10 +20,6 @@ from warren.dashboards.model import (
 __all__ = ["DASHBOARD"]
 
 _IN: Final = 'cluster="$cluster"'
-_MISSING: Final = (
-    f"(cluster:warren_raft_members:leader{{{_IN}}} "
-    f"- cluster:warren_raft_members_answering:min{{{_IN}}})"
-)
 
 _FIRST: Final = Row(
     "What to look at first",
@@ -51,10 +47,11 @@ _FIRST: Final = Row(
         ),
         Panel(
             title="Managers that may still be lost",
-            answers="How many more managers may fail before the majority is gone.",
+            answers="How many more managers that vote may fail before the majority is gone.",
             queries=(
                 Query(
-                    f"floor((cluster:warren_raft_voters:leader{{{_IN}}} - 1) / 2) - {_MISSING}",
+                    f"floor((cluster:warren_raft_voters:leader{{{_IN}}} - 1) / 2) "
+                    f"- cluster:warren_raft_voters_silent:leader{{{_IN}}}",
                     "managers",
                 ),
             ),

@@ -20,8 +20,10 @@ from warren.dashboards.model import (
 __all__ = ["DASHBOARD"]
 
 _IN: Final = 'cluster="$cluster", node=~"$node"'
-_STREAMS: Final = 'method!~"WatchService|BackupCluster"'
-"""How long one is open says nothing."""
+_CLIENTS: Final = 'method!="Ping"'
+"""By Ping each daemon asks itself whether its API answers, about once a second."""
+_TIMED: Final = 'method!~"WatchService|BackupCluster|Ping"'
+"""How long a stream is open says nothing."""
 
 
 def _rate(counter: str, by: str, more: str = "") -> str:
@@ -128,7 +130,9 @@ _REQUESTS: Final = Row(
         Panel(
             title="Requests by manager",
             answers="Which manager clients ask, and how much.",
-            queries=(Query(_rate("warren_api_requests_total", "node"), "{{node}}"),),
+            queries=(
+                Query(_rate("warren_api_requests_total", "node", f", {_CLIENTS}"), "{{node}}"),
+            ),
             unit=Unit.REQUESTS_PER_SECOND,
             stacked=True,
         ),
@@ -138,7 +142,7 @@ _REQUESTS: Final = Row(
             queries=(
                 Query(
                     "topk(10, "
-                    + _rate("warren_api_requests_total", "method", ', status="error"')
+                    + _rate("warren_api_requests_total", "method", f', status="error", {_CLIENTS}')
                     + ")",
                     "{{method}}",
                 ),
@@ -148,9 +152,9 @@ _REQUESTS: Final = Row(
         ),
         Panel(
             title="Latency of requests",
-            answers="How long these managers' answers take, all methods but the streams together.",
+            answers="How long these managers' answers to clients take, streams left out.",
             queries=quantiles(
-                "warren_api_request_duration_seconds", f"{_IN}, {_STREAMS}", of=(0.5, 0.9, 0.99)
+                "warren_api_request_duration_seconds", f"{_IN}, {_TIMED}", of=(0.5, 0.9, 0.99)
             ),
             unit=Unit.SECONDS,
             steps=(Step(1, "red"),),

@@ -1,7 +1,8 @@
 """What must not leave a host is taken out of text and of nested data. Pure.
 
-By name: what stands after a name like `password` or `api_key`. By form: private keys in PEM,
-passwords in URLs, bearer tokens, JSON web tokens. By value: what is known to be secret is found
+By name: what stands after a name like `password` or `api_key`, or below it. By form: private keys
+in PEM, who asks in URLs, bearer tokens, JSON web tokens, tokens that begin like those of GitHub or
+AWS, passwords on command lines of usual programs. By value: what is known to be secret is found
 wherever it stands, in a log line too.
 """
 
@@ -9,12 +10,20 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from warren.observe.secret import REDACTED
 
-__all__ = ["KNOWN_MAX", "SHORTEST", "Redactor", "is_secret_name", "without_values"]
+__all__ = [
+    "KNOWN_MAX",
+    "SHORTEST",
+    "Redactor",
+    "arguments_of",
+    "is_secret_name",
+    "without_arguments",
+    "without_values",
+]
 
 SHORTEST: Final = 6
 """Shorter values are not looked for: `true` or `8080` would go wherever they stand."""
@@ -23,7 +32,7 @@ KNOWN_MAX: Final = 500
 """How many values are looked for; each costs a pass over the whole text."""
 
 _NAME: Final = (
-    r"pass(?:word|wd|phrase|code)|[-_.]pwd|secret|token|credential|cookie|signature|authorization|"
+    r"pass(?:word|wd|phrase|code)|requirepass|masterauth|[-_.]pwd|secret|token|credential|cookie|signature|authorization|"
     r"(?:api|access|private|secret|encryption|signing)[-_. ]?key|connection[-_. ]?string"
 )
 # Short names count as whole words: `author` and `bypass` are none. A key of something is a secret,
@@ -33,13 +42,28 @@ _SECRET: Final = re.compile(
 )
 _CAMEL: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _HINT: Final = re.compile(rf"{_NAME}|[-_](?:key|pass|auth|dsn)\b", re.IGNORECASE)
+# The daemon's own settings that name a file: their value is in a map, with where it comes from.
+_PATHS: Final = frozenset({"tls_key"})
 # What stands around the name has a bound, so that no text makes this slow.
 _PAIR: Final = re.compile(
     rf"((?:{_NAME}|[-_](?:key|pass|auth|dsn)\b)s?(?:[-_.][\w.-]{{0,64}})?"
     r"\\?[\"']?\s{0,4}(?:=>|[=:])\s{0,4}(?:(?:bearer|basic)\s+)?+)"
     r"(?!\\?[\"']?\[redacted\])"
-    r"(\\?\"(?:[^\"\\\n]|\\[^\"\n])*|'[^'\n]*|[^\s\"',;&}\]\\]+)",
+    r"(\[[^\]]{0,4096}\]?|\{[^}]{0,4096}\}?"
+    r"|\\?\"(?:[^\"\\\n]|\\[^\"\n])*|'[^'\n]*|[^\s\"',;&}\]\\]+)",
     re.IGNORECASE,
+)
+# A word of a command line, without the quote that it ends with.
+_WORD: Final = r"(?!\\?[\"']?\[redacted\])(\\?\"(?:[^\"\\\n]|\\[^\"\n])*|'[^'\n]*|[^\s\"'\\]+)"
+# After --password and the like, in a list of words too; what begins with a dash is the next flag.
+_FLAG: Final = re.compile(
+    rf"((?<![\w-])--?(?:[\w.]{{0,64}}-){{0,4}}[\w.]{{0,64}}?(?:{_NAME}|\b(?:key|pass|auth|dsn)\b)"
+    rf"[\w.-]{{0,64}}(?:\s{{1,4}}|\\?[\"']\s{{0,4}},\s{{0,4}}))(?!\\?[\"']?-){_WORD}",
+    re.IGNORECASE,
+)
+# Schemes are many, and some have several parts: all of the line.
+_AUTHORIZATION: Final = re.compile(
+    r"(authorization\\?[\"']?\s{0,4}[:=]\s{0,4})(?!\s{0,4}\[redacted\])[^\n]+", re.IGNORECASE
 )
 # One whose end is missing goes as far as it may reach. Without possessive repeats of groups, which
 # Python 3.11.2 gets wrong.
@@ -48,8 +72,32 @@ _PEM: Final = re.compile(
     rf"-----BEGIN [A-Z ]{{0,40}}PRIVATE KEY-----{_PEM_TEXT}{{0,16384}}"
     rf"(?:-{_PEM_TEXT}{{1,16384}}){{0,8}}(?:-----END [A-Z ]{{0,40}}PRIVATE KEY-----)?"
 )
-_URL: Final = re.compile(r"\b([a-z][a-z0-9+.-]{0,20}://)[^/\s@\"']{0,512}@", re.IGNORECASE)
+# Up to the last @: passwords have unquoted ones, and slashes. Digits before a slash are a port.
+_URL: Final = re.compile(
+    r"\b([a-z][a-z0-9+.-]{0,20}://)"
+    r"(?:[^/\s\"':]{0,128}:(?!\d{1,5}/)[^\s\"']{0,512}|[^/\s\"']{0,512})@",
+    re.IGNORECASE,
+)
+# Of curl and others. Two numbers are a user and a group.
+_USER: Final = re.compile(
+    r"((?<!\S)(?:-u|--user|--proxy-user)[ =]{0,2}[\"']?(?!\d+:\d+\b)[^\s\"':=/]{1,128}:)"
+    r"(?!\[redacted\])[^\s\"']+"
+)
+_SHORT_FLAG: Final = re.compile(
+    r"(\b(?:sshpass(?:\s[^\n;|&]{0,256}?)?\s-p\s{0,4}"
+    r"|(?:mysql|mariadb)[\w-]{0,16}\s(?:[^\n;|&]{0,256}?\s)?-p"
+    rf"|redis-cli\s(?:[^\n;|&]{{0,256}}?\s)?-a\s{{1,4}}))(?!\s){_WORD}"
+)
+_TOKEN: Final = re.compile(
+    r"\b(?:gh[oprsu]_\w{16,}|github_pat_\w{16,}|glpat-[\w-]{16,}|(?:AKIA|ASIA)[0-9A-Z]{16}\b"
+    r"|xox[a-z]-[\w-]{10,}|AIza[\w-]{30,}|npm_\w{30,}|hv[sb]\.[\w-]{20,}|[rs]k_live_\w{16,})"
+)
 _BEARER: Final = re.compile(r"\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{8,}", re.IGNORECASE)
+# Of a command: a long flag without or with a value, a short one, and what may be a program. Short
+# flags may have their value without anything between.
+_BARE_FLAG: Final = re.compile(r"--|-\w|--[a-zA-Z][\w.-]*")
+_LONG_FLAG: Final = re.compile(r"--[a-zA-Z][\w.-]*=")
+_PROGRAM: Final = re.compile(r"[\w./+-]+")
 _JWT: Final = re.compile(r"\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*")
 
 
@@ -64,6 +112,31 @@ def without_values(variables: Iterable[str]) -> list[str]:
         f"{name}={REDACTED}" if equals else name
         for name, equals, _ in (each.partition("=") for each in variables)
     ]
+
+
+def without_arguments(command: Iterable[str]) -> list[str]:
+    """Of a container's command the program, if it is one, and the names of flags; of the rest,
+    any word may hold a secret.
+    """
+    return [shown for shown, _ in _arguments(command)]
+
+
+def arguments_of(command: Iterable[str]) -> list[str]:
+    """What `without_arguments` does not show of a command."""
+    return [hidden for _, hidden in _arguments(command) if hidden]
+
+
+def _arguments(command: Iterable[str]) -> Iterator[tuple[str, str]]:
+    for number, word in enumerate(command):
+        flag = _LONG_FLAG.match(word)
+        if not word or _BARE_FLAG.fullmatch(word):
+            yield word, ""
+        elif flag:
+            yield f"{flag[0]}{REDACTED}", word[flag.end() :]
+        elif number == 0 and _PROGRAM.fullmatch(word) and _by_form(word) == word:
+            yield word, ""
+        else:
+            yield REDACTED, word
 
 
 class Redactor:
@@ -124,9 +197,13 @@ def _by_form(text: str) -> str:
     text = _PEM.sub(REDACTED, text)
     text = _URL.sub(rf"\g<1>{REDACTED}@", text)
     if _HINT.search(text):
+        text = _AUTHORIZATION.sub(rf"\g<1>{REDACTED}", text)
+        text = _FLAG.sub(_pair, text)
         text = _PAIR.sub(_pair, text)
+    text = _USER.sub(rf"\g<1>{REDACTED}", text)
+    text = _SHORT_FLAG.sub(_pair, text)
     text = _BEARER.sub(rf"\g<1> {REDACTED}", text)
-    return _JWT.sub(REDACTED, text)
+    return _TOKEN.sub(REDACTED, _JWT.sub(REDACTED, text))
 
 
 def _line(line: str) -> str:
@@ -151,14 +228,18 @@ def _mapped(value: Any, change: Callable[[str], str]) -> Any:
 def _data(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {
-            _by_form(str(name)): REDACTED
-            if isinstance(inner, str) and inner and is_secret_name(str(name))
-            else _data(inner)
+            _by_form(str(name)): REDACTED if _is_secret(str(name), inner) else _data(inner)
             for name, inner in value.items()
         }
     if isinstance(value, list | tuple):
         return _words(value)
     return _by_form(value) if isinstance(value, str) else value
+
+
+def _is_secret(name: str, value: Any) -> bool:
+    if isinstance(value, Mapping) and name in _PATHS:
+        return False
+    return bool(value) and isinstance(value, str | Mapping | list | tuple) and is_secret_name(name)
 
 
 def _words(words: Iterable[Any]) -> list[Any]:

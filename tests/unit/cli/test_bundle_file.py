@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -82,6 +85,51 @@ def test_left_before_its_end_nothing_stays(tmp_path: Path) -> None:
     with bundle(tmp_path / "b.tar.gz") as made:
         made.add_text("a.txt", "text")
         assert len(list(tmp_path.iterdir())) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+# A process of its own, whose files may have 64 KiB: Python gets EFBIG as it would ENOSPC.
+_FULL = """
+import random, resource, sys
+from pathlib import Path
+from warren.cli.bundle_file import BundleFile
+from warren.doctor.redact import Redactor
+from warren.errors import WarrenError
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))
+sizes = [int(each) for each in sys.argv[2:]]
+try:
+    with BundleFile(Path(sys.argv[1]), Redactor(), 0) as made:
+        for number, size_bytes in enumerate(sizes):
+            made.add_text(f"{number}.txt", random.Random(number).randbytes(size_bytes).hex())
+        made.finish()
+except WarrenError as error:
+    sys.exit(f"{error.code}: {error.message}")
+"""
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        [1 << 20],  # an entry has no room
+        [50_000] * 5,
+        [57_000],  # the end has none
+        [64_000],
+    ],
+)
+def test_on_a_full_disk_it_says_so_and_leaves_nothing(tmp_path: Path, sizes: list[int]) -> None:
+    path = tmp_path / "b.tar.gz"
+    done = subprocess.run(
+        [sys.executable, "-c", _FULL, path, *map(str, sizes)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert re.fullmatch(
+        rf"failed: cannot write {re.escape(str(path))}(\.part)?: File too large\n", done.stderr
+    )
     assert list(tmp_path.iterdir()) == []
 
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections import deque
 from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.unit.cli.conftest import Run
-from tests.unit.cli.fake_manager import NODE_ID, OTHER_NODE_ID, FakeManager
+from tests.unit.cli.conftest import Done, Run
+from tests.unit.cli.fake_manager import NODE_ID, OTHER_NODE_ID, FakeManager, RefusalError
+from warren.cli import client, events
 from warren.cli.events import KINDS
-from warren.cli.exits import EXIT_NOT_FOUND, EXIT_USAGE, EXIT_WAITS
+from warren.cli.exits import EXIT_NOT_FOUND, EXIT_USAGE, EXIT_WAITS, exit_of
 from warren.cli.views_explain import changes
 from warren.pb.v1 import explain_pb2, objects_pb2
 
@@ -212,6 +214,63 @@ def test_an_older_manager_cannot_be_followed(ctl: Run, manager: FakeManager) -> 
     assert done.code == 1
     assert len(manager.requests("ListEvents")) == 1
     assert "leave out --watch" in done.err
+
+
+def followed(
+    ctl: Run, manager: FakeManager, monkeypatch: pytest.MonkeyPatch, troubles: list[str]
+) -> Done:
+    """`events -w` of a manager that tells of n1, then has these troubles (``: it takes the call and
+    never answers), then tells of n2, and at last says that one may not ask.
+    """
+    steps: list[str | int] = [1, *troubles, 2, "denied"]
+
+    def answer(_: explain_pb2.ListEventsRequest) -> explain_pb2.ListEventsResponse:
+        step = steps.pop(0)
+        if step == "":
+            manager.hold.wait(60)
+        if isinstance(step, str):
+            raise RefusalError(step, f"it is {step}")
+        event = explain_pb2.ServiceEvent(kind="node_ready", node_name=f"n{step}")
+        revision = explain_pb2.EventRevision(sequence=step)
+        return explain_pb2.ListEventsResponse(events=[event], filtered=True, revision=revision)
+
+    monkeypatch.setattr(manager, "ListEvents", answer, raising=False)
+    # Each call is tried once, so that the watch meets every trouble.
+    monkeypatch.setattr(client, "_BACKOFF_FIRST_S", 3600.0)
+    monkeypatch.setattr(events, "_POLL_S", 0.01)
+    return ctl("events", "--watch", "--format=json", "--timeout=2s")
+
+
+def test_a_watch_goes_on_through_what_a_read_meets_in_an_outage(
+    ctl: Run, manager: FakeManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    troubles = ["unavailable", "no_leader", "not_leader", "no_quorum", "outcome_unknown",
+                "overloaded", "handing_over", "shutting_down", "worker_only"]  # fmt: skip
+    done = followed(ctl, manager, monkeypatch, troubles)
+    assert [json.loads(line)["node"] for line in done.out.splitlines()] == ["n1", "n2"]
+    assert done.code == exit_of("denied")
+    tried = [line for line in done.err.splitlines() if line.endswith("trying on")]
+    assert len(tried) == len(troubles)
+    assert "it is no_quorum; trying on" in tried
+
+
+def test_a_watch_outlives_a_manager_that_takes_the_call_and_never_answers(
+    ctl: Run, manager: FakeManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = followed(ctl, manager, monkeypatch, [""])
+    assert [json.loads(line)["node"] for line in done.out.splitlines()] == ["n1", "n2"]
+    assert "the manager does not answer; trying on" in done.err
+    assert "may still take effect" not in done.err
+
+
+def test_a_host_that_manages_nothing_is_not_watched(
+    ctl: Run, manager: FakeManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager.refuse["ListEvents"] = deque([RefusalError("worker_only", "ask a manager")])
+    monkeypatch.setattr(client, "_BACKOFF_FIRST_S", 3600.0)
+    done = ctl("events", "--watch")
+    assert (done.code, "ask a manager" in done.err) == (exit_of("worker_only"), True)
+    assert len(manager.requests("ListEvents")) == 1
 
 
 def plan_of(**fields: object) -> explain_pb2.PlanResponse:

@@ -65,10 +65,48 @@ def test_rates_are_what_happened_between_two_looks() -> None:
     assert found.leads
 
 
+def test_the_daemons_own_pings_count_for_nothing() -> None:
+    pings = """\
+warren_api_requests_total{{method="Ping",status="success"}} {n}
+warren_api_requests_total{{method="Ping",status="error"}} {n}
+warren_api_request_duration_seconds_bucket{{method="Ping",le="0.001"}} {n}
+warren_api_request_duration_seconds_bucket{{method="Ping",le="+Inf"}} {n}
+warren_api_request_duration_seconds_sum{{method="Ping"}} {n}
+warren_api_request_duration_seconds_count{{method="Ping"}} {n}
+"""
+    quiet = rates(page(9, 0, 5) + pings.format(n=0), page(9, 0, 5) + pings.format(n=99))
+    assert (quiet.api_per_s, quiet.api_errors_per_s) == (0, 0)
+    assert (quiet.api_mean_s, quiet.api_p99_s) == (None, None)
+
+
 def test_a_daemon_that_was_restarted_counts_from_zero() -> None:
     found = rates(page(1000, 0, 500), page(20, 0, 4))
     assert found.api_per_s == pytest.approx(10)
     assert found.commits_per_s == pytest.approx(2)
+
+
+def clocked(clock_s: float, requests: int) -> str:
+    """As `page`, rendered at a time of the daemon's clock; as prometheus_client writes it."""
+    return f"{page(requests, 0, 0)}warren_clock_seconds {clock_s:.6e}\n"
+
+
+@pytest.mark.parametrize(
+    ("clocks_s", "fetched_s", "counted_s"),
+    [
+        ((1000.0, 1001.5), 2.0, 1.5),  # the second was half a second old
+        ((1000.0, 1002.9), 2.0, 2.9),  # the first was
+        ((1000.0, 1000.4), 0.2, 0.4),
+        ((1000.0, 999.0), 2.0, 2.0),  # the clock was set
+        ((1000.0, 4600.0), 2.0, 2.0),
+    ],
+)
+def test_rates_are_of_the_time_between_two_pages(
+    clocks_s: tuple[float, float], fetched_s: float, counted_s: float
+) -> None:
+    before, now = (clocked(at_s, n) for at_s, n in zip(clocks_s, (100, 160), strict=True))
+    found = rates(before, now, fetched_s)
+    assert found.seconds == pytest.approx(counted_s)
+    assert found.api_per_s == pytest.approx(60 / counted_s)
 
 
 def test_nothing_that_happened_has_no_latency() -> None:
@@ -214,6 +252,25 @@ def test_metrics_that_cannot_be_read_are_no_failure(ctl: Run, manager: FakeManag
     assert view["rates"] is None
     assert "no metrics at 127.0.0.1:1" in view["rates_why"]
     assert "--metrics-address" in view["rates_why"]
+
+
+def test_a_page_that_is_not_new_leaves_the_rates_as_they_were(
+    manager: FakeManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A daemon renders once a second: thirty requests a second, looked at five times.
+    told = iter([clocked(1000.0, 0), clocked(1000.0, 0), clocked(1001.0, 30), clocked(1001.0, 30),
+                 clocked(1002.0, 60)])  # fmt: skip
+    monkeypatch.setattr(readings, "fetch", lambda _: next(told))
+    settings = Settings()
+    settings.host = manager.host
+    seen: list[float | str | None] = []
+    with Client(settings) as client:
+        watch = top.Watch(client, "127.0.0.1:1")
+        for _ in range(5):
+            watch.again(0)
+            view = watch.view()
+            seen.append(view.rates_why if view.rates is None else view.rates.api_per_s)
+    assert seen == ["known after the second look"] * 2 + [30.0] * 3
 
 
 def test_an_older_daemon_does_not_tell_its_address(ctl: Run, manager: FakeManager) -> None:

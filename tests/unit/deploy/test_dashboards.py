@@ -227,7 +227,7 @@ def test_a_query_heeds_what_is_chosen_and_a_legend_takes_labels_that_are_left(
     assert legend_labels(query) <= left
 
 
-def test_streams_are_left_out_of_latencies() -> None:
+def test_streams_and_the_daemons_own_pings_are_left_out_of_latencies() -> None:
     streams = {name for name, method in rpc.MANAGER.items() if method.server_streaming}
     found = [
         set(left_out.split("|"))
@@ -235,13 +235,19 @@ def test_streams_are_left_out_of_latencies() -> None:
         for left_out in re.findall(r'method!~"([^"]+)"', expression)
     ]
     assert found
-    assert all(left_out == streams for left_out in found)
+    assert all(left_out == streams | {"Ping"} for left_out in found)
     bare = [
         expression
         for expression in EXPRESSIONS
         if "warren_api_request_duration_seconds_bucket" in expression and "!~" not in expression
     ]
     assert bare == []
+
+
+def test_the_daemons_own_pings_are_left_out_of_requests() -> None:
+    found = [each for each in EXPRESSIONS if "warren_api_requests_total" in each]
+    assert found
+    assert [each for each in found if 'method!="Ping"' not in each] == []
 
 
 # -- what they tell --------------------------------------------------------------------------
