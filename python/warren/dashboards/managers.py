@@ -215,6 +215,30 @@ _LOG: Final = Row(
             ),
             unit=Unit.PER_SECOND,
         ),
+        Panel(
+            title="Round trips between managers (p99)",
+            answers="How long the leader waits for each manager's answer; by member id.",
+            queries=(
+                Query(
+                    "histogram_quantile(0.99, sum by (node, peer, le) (rate("
+                    f"warren_peer_round_trip_seconds_bucket{{{_IN}}}[$__rate_interval])))",
+                    "{{node}} to {{peer}}",
+                ),
+            ),
+            unit=Unit.SECONDS,
+        ),
+        Panel(
+            title="Entries not acknowledged",
+            answers="How far each manager is behind, as the leader knows; by member id.",
+            queries=(Query(f"max by (peer) (warren_raft_peer_lag_entries{{{_IN}}})", "{{peer}}"),),
+        ),
+        Panel(
+            title="Changes on their way to workers (p99)",
+            answers="How long it takes until a worker has what has changed for it.",
+            queries=(_p99("warren_assignment_lag_seconds"),),
+            unit=Unit.SECONDS,
+            drill=Drill("workers", "node"),
+        ),
     ),
 )
 
