@@ -25,7 +25,7 @@ def parse(line: str) -> None:
     """ClickException if there is no such command or option, AssertionError if words are left."""
     words = shlex.split(line.split(">")[0], comments=True)[1:]
     command: click.Command = cli
-    context = click.Context(cli, info_name="warrenctl")
+    context = click.Context(cli, info_name="warrenctl", **cli.context_settings)
     while isinstance(command, click.Group) and words:
         found = command.get_command(context, words[0])
         if found is None:
