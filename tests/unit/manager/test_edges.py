@@ -45,6 +45,7 @@ class ScriptedCore:
     def __init__(self) -> None:
         self.calls: list[tuple[str, bytes, float]] = []
         self.refuse: dict[str, WarrenError | Exception] = {}
+        self.hangs: set[str] = set()
         self.sessions: list[session_pb2.Hello] = []
         self.to_worker: asyncio.Queue[session_pb2.ManagerMessage | None] = asyncio.Queue()
         self.from_worker: asyncio.Queue[session_pb2.WorkerMessage] = asyncio.Queue()
@@ -59,6 +60,8 @@ class ScriptedCore:
     ) -> bytes:
         assert identity == "local"
         self.calls.append((method, body, timeout_s))
+        if method in self.hangs:
+            await asyncio.Event().wait()
         if method in self.refuse:
             raise self.refuse[method]
         if method == "SessionMessage":
@@ -260,6 +263,36 @@ async def test_a_request_is_found_by_its_name(
     assert [each.get("code") for each in fields] == [None, "not_found", "no_space", None, None]
     assert fields[0]["identity"] == "local"
     assert fields[0]["duration_ms"] > 0
+
+
+@pytest.mark.parametrize("how", ["deadline", "cancel"])
+async def test_a_request_that_is_given_up_is_counted_and_told(
+    edges: Edges, caplog: pytest.LogCaptureFixture, how: str
+) -> None:
+    """What hangs is what its callers leave: without these it would show nowhere."""
+    caplog.set_level("DEBUG", "warren.api")
+    edges.core.hangs.add("CreateService")
+    named = ((rpc.REQUEST_ID_KEY, "abc-2"),)
+    call = edges.manager.CreateService(
+        api_pb2.CreateServiceRequest(), timeout=0.2 if how == "deadline" else 60, metadata=named
+    )
+    if how == "cancel":
+        asking = asyncio.ensure_future(call)
+        await until(lambda: edges.core.calls)
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+    else:
+        code, _ = await refusal_of(call)
+        assert code is grpc.StatusCode.DEADLINE_EXCEEDED
+    await until(lambda: edges.counts.seen)
+    assert edges.counts.seen == [("CreateService", False)]
+    assert edges.created == []
+    told = [vars(record) for record in caplog.records if record.name == "warren.api"]
+    assert [(each["levelname"], each["method"]) for each in told] == [("WARNING", "CreateService")]
+    assert told[0]["request_id"] == "abc-2"
+    assert told[0]["identity"] == "local"
+    assert told[0]["duration_ms"] > 0
 
 
 @pytest.mark.parametrize("name", ["", "a b", "x" * 81, 'a"b', "a\tb"])
