@@ -63,7 +63,7 @@ class WorkerMetrics:
         )
         metrics.gauge_function(
             "warren_worker_store_failing",
-            "1 while the worker's store cannot be written, else 0.",
+            "1 while the worker's store cannot be written or its disk does not answer, else 0.",
             lambda: float(bool(self.side and self.side.journal.problem)),
         )
 
