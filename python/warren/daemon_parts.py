@@ -315,7 +315,9 @@ class Parts:
         try:
             await stub.Ping(api_pb2.PingRequest(), timeout=PING_TIMEOUT_S)
         except grpc.RpcError as error:
-            refusal = rpc.failure(error)
+            refusal = rpc.failure(error, "Ping")
+            if refusal.code == "no_answer":
+                return False, f"its socket has not answered for {PING_TIMEOUT_S} s"
             return refusal.code == "not_in_cluster", refusal.message
         return True, ""
 

@@ -15,6 +15,7 @@ PYTHON_CODES: Final[frozenset[str]] = frozenset(
         "archive_invalid",  # an image archive that cannot be read
         "image_in_use",  # removing an image that containers use
         "internal",  # a fault of ours; the daemon's log has the details
+        "no_answer",  # to a read, in time
         "runtime_unavailable",  # containerd does not answer
         "unavailable",  # no daemon, or no connection to it
         "worker_only",  # this host is no manager; ask one

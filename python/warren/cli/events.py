@@ -36,7 +36,9 @@ _SHOWN: Final = 100
 #: At most so many come with one answer while they are followed.
 _FOLLOWED_MAX: Final = 1000
 _POLL_S: Final = 1.0
-_PASSING: Final = frozenset({"unavailable", "no_leader", "not_leader", "shutting_down", "timeout"})
+_PASSING: Final = frozenset(
+    {"unavailable", "no_answer", "no_leader", "not_leader", "shutting_down", "timeout"}
+)
 
 
 @click.command(cls=Command)

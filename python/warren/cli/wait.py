@@ -19,7 +19,7 @@ __all__ = ["Progress", "progress_text", "until", "wait_gone", "wait_running"]
 
 # A watch is opened anew after these.
 _PASSING: Final = frozenset(
-    {"unavailable", "no_leader", "not_leader", "outcome_unknown", "shutting_down"}
+    {"unavailable", "no_answer", "no_leader", "not_leader", "outcome_unknown", "shutting_down"}
 )
 _REOPEN_PAUSE_S: Final = 0.2
 _POLL_PAUSE_S: Final = 0.05
