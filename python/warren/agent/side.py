@@ -43,7 +43,8 @@ class WorkerMetrics:
         self.containers = ContainerMetrics(metrics)
         metrics.register(ContainerSeries(self._readings))
         self.reconnects = metrics.counter(
-            "warren_session_reconnects_total", "Streams to a manager opened after the first."
+            "warren_session_reconnects_total",
+            "Streams to a manager that it has welcomed, after the first.",
         )
         metrics.gauge_function(
             "warren_session_connected",

@@ -485,8 +485,9 @@ async def test_publish_waits_until_the_managers_know(edges: Edges, worker: Worke
 async def test_no_manager_is_waited_for(tmp_path: Path) -> None:
     async with grpc.aio.insecure_channel(f"unix:{tmp_path}/none") as channel:
         worker = Worker(Edges(ScriptedCore(), Counts(), channel), tmp_path / "worker.db")
-        await until(lambda: worker.reconnects.value >= 2)
+        await until(lambda: len(worker.managers.dialled) >= 3)
         assert not worker.session.connected
+        assert worker.reconnects.value == 0, "nobody has welcomed it"
         await until(lambda: "nobody is at" in worker.session.problem)
         # Each in its turn, whoever began.
         assert set(worker.managers.dialled) == {"one:1", "two:1"}
@@ -498,8 +499,10 @@ async def test_the_one_who_leads_is_turned_to_at_once(edges: Edges, worker: Work
     edges.core.refuse["Session"] = WarrenError("not_leader", "another one leads", "three:1")
     await edges.core.to_worker.put(None)
     await until(lambda: worker.managers.dialled.count("three:1") == REDIRECTS_MAX)
+    assert worker.reconnects.value == 0, "nobody has welcomed it again"
     edges.core.refuse.clear()
     await until(lambda: worker.session.connected)
+    assert worker.reconnects.value == 1, "redirected or not"
 
 
 async def test_what_is_said_of_managers_is_passed_on(edges: Edges, worker: Worker) -> None:
