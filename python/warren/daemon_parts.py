@@ -125,7 +125,7 @@ class Parts:
         side = self._side
         if (why := await self._why_not_ready()) or side is None:
             return why
-        if problem := self._membership.problem or side.journal.problem:
+        if problem := self._membership.problem:
             return problem
         return f"ready; {len(side.board.assignments)} containers assigned"
 
@@ -267,12 +267,20 @@ class Parts:
     def _read_raft(self) -> CheckResult:
         status = self._seat.status()
         why = "its log is being closed" if status is None else readiness.problem(status)
+        # Where there is no `session` to tell of the worker's store: it is on the same disk.
+        why = why or self._store_problem()
         return not why, why
 
     def _read_session(self) -> CheckResult:
         side = self._side
-        why = self._membership.problem or (side.session.problem if side else "not started yet")
+        # Without a disk that answers there may be no session either: the disk is the cause.
+        why = self._membership.problem or self._store_problem()
+        why = why or (side.session.problem if side else "not started yet")
         return not why, why
+
+    def _store_problem(self) -> str:
+        side = self._side
+        return "" if side is None else side.journal.problem
 
     def _of_session(self) -> dict[str, object]:
         if (side := self._side) is None:
@@ -307,7 +315,9 @@ class Parts:
         try:
             await stub.Ping(api_pb2.PingRequest(), timeout=PING_TIMEOUT_S)
         except grpc.RpcError as error:
-            refusal = rpc.failure(error)
+            refusal = rpc.failure(error, "Ping")
+            if refusal.code == "no_answer":
+                return False, f"its socket has not answered for {PING_TIMEOUT_S} s"
             return refusal.code == "not_in_cluster", refusal.message
         return True, ""
 

@@ -8,13 +8,22 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["PYTHON_CODES", "StartupError", "WarrenError"]
+__all__ = ["PASSING", "PYTHON_CODES", "StartupError", "WarrenError"]
+
+PASSING: Final = frozenset(
+    {
+        *("unavailable", "no_answer", "no_leader", "not_leader", "handing_over"),
+        *("outcome_unknown", "overloaded", "shutting_down"),
+    }
+)
+"""Codes of what a call meets while a manager, or the way to it, is away for a moment."""
 
 PYTHON_CODES: Final[frozenset[str]] = frozenset(
     {
         "archive_invalid",  # an image archive that cannot be read
         "image_in_use",  # removing an image that containers use
         "internal",  # a fault of ours; the daemon's log has the details
+        "no_answer",  # to a read, in time
         "runtime_unavailable",  # containerd does not answer
         "unavailable",  # no daemon, or no connection to it
         "worker_only",  # this host is no manager; ask one

@@ -39,6 +39,7 @@ __all__ = [
     "Stub",
     "abort",
     "failure",
+    "is_read",
     "request_id_of",
     "request_id_text",
     "service",
@@ -65,6 +66,8 @@ _ANSWER_LIMIT_BYTES: Final = 64 * 1024 * 1024
 
 # Two UUIDs, or a trace's and a span's id, and room for more; nothing that a log could trip over.
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,80}")
+
+_READS: Final = ("Get", "List", "Watch", "Ping", "Explain", "Plan")
 
 Options = list[tuple[str, int]]
 
@@ -139,6 +142,7 @@ STATUS_OF_CODE: Final[Mapping[str, grpc.StatusCode]] = {
     "image_in_use": grpc.StatusCode.FAILED_PRECONDITION,
     "internal": grpc.StatusCode.INTERNAL,
     "runtime_unavailable": grpc.StatusCode.UNAVAILABLE,
+    "no_answer": grpc.StatusCode.DEADLINE_EXCEEDED,
     "unavailable": grpc.StatusCode.UNAVAILABLE,
     "worker_only": grpc.StatusCode.FAILED_PRECONDITION,
 }
@@ -267,8 +271,26 @@ def too_large(what: str, actual_bytes: int | None) -> WarrenError:
     )
 
 
-def failure(error: grpc.RpcError) -> WarrenError:
-    """What a failed call means: the manager's own refusal, or what gRPC itself could not do."""
+def is_read(method: str) -> bool:
+    """Whether a method changes nothing, whatever becomes of it."""
+    return method.startswith(_READS)
+
+
+def failure(error: grpc.RpcError, method: str = "") -> WarrenError:
+    """What a failed call means: the manager's own refusal, or what gRPC itself could not do.
+
+    `method`: which was called, where that is known: of a read, no answer is no open question.
+    """
+    refusal = _failure(error)
+    if refusal.code == "outcome_unknown" and is_read(method):
+        return WarrenError(
+            "no_answer",
+            "no answer in time; on the host that was asked, `warrenctl doctor` says what is wrong",
+        )
+    return refusal
+
+
+def _failure(error: grpc.RpcError) -> WarrenError:
     for key, value in _trailing_metadata(error):
         if key == ERROR_METADATA_KEY:
             refusal = _decoded(value)

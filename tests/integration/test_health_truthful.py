@@ -24,7 +24,7 @@ import pytest
 from tests.support.containerd import Containerd
 from tests.support.disk import fill, write_much
 from tests.support.hosts import Host, leader_of, three_managers
-from tests.support.node import WarrenNode, eventually
+from tests.support.node import FOREVER, WarrenNode, eventually
 from tests.support.strace import injected
 from warren.pb.v1 import api_pb2
 
@@ -91,6 +91,26 @@ def test_a_stalled_disk(node: WarrenNode) -> None:
     assert told == (200, 200, "")
 
 
+@needs_strace
+def test_reads_while_a_lone_managers_disk_takes_nothing(node: WarrenNode) -> None:
+    """Its core waits for the disk: a read ends by its deadline, and says where to look."""
+    log = (node.data_dir / "raft" / "wal").glob("*.wal")
+    with injected(node.pid, "write,pwrite64,fdatasync", "delay_enter=15s", *log):
+        writing = threading.Thread(target=create, args=(node, "stalled"))
+        writing.start()
+        eventually(lambda: "disk has not answered" in node.http("/ready")[1], "the disk stalls")
+        done = [
+            node.run("cluster", "status", "--timeout=2s"),
+            node.run("node", "ls", "--timeout=1s"),
+        ]
+    writing.join()
+    assert [each.returncode for each in done] == [3, 3], done
+    for each in done:
+        assert "`warrenctl doctor`" in each.stderr
+        assert "take effect" not in each.stderr
+    node.wait_ready()
+
+
 def test_a_dead_containerd(own_containerd: Containerd) -> None:
     node = WarrenNode(own_containerd.address, own_containerd.new_namespace())
     try:
@@ -144,6 +164,77 @@ def test_a_full_disk(containerd: Containerd, small_disk: Path, tiny_image: Path)
             assert told_after(TRUTH_S, time.monotonic(), node) == (200, 200, "")
     finally:
         node.discard()
+
+
+# -- the worker's store ------------------------------------------------------------------------
+
+
+def worker_of(one: Host, hosts: Made, image: Path, data_dir: Path | None = None) -> Host:
+    """Another host, which the founder's cluster gives all containers of `image`."""
+    worker = hosts(2, manager=False, started=False)
+    if data_dir is not None:
+        worker.data_dir = data_dir
+    worker.start()
+    one.call("InitCluster", api_pb2.InitClusterRequest())
+    worker.join(one.api, manager=False)
+    worker.wait_ready()
+    worker.ctl("image", "load", "-i", str(image))
+    return worker
+
+
+def run_one(manager: WarrenNode, name: str) -> None:
+    """A service of one container, with which its worker has something to keep."""
+    manager.ctl("service", "create", name, "--image=tiny:1", "--replicas=1", "--detach", *FOREVER)
+
+
+def told_of_the_store(worker: WarrenNode) -> str:
+    """What `/ready`, `/health` and `/metrics` say of it, once they agree that it fails."""
+    (ready, body), (health, _) = worker.http("/ready"), worker.http("/health")
+    if (ready, health) != (503, 503) or worker.metric("warren_worker_store_failing") != 1:
+        return ""
+    why: str = json.loads(body)["message"]
+    return why
+
+
+@needs_strace
+def test_a_workers_stalled_disk(hosts: Made, tiny_image: Path) -> None:
+    one = hosts(1)
+    worker = worker_of(one, hosts, tiny_image)
+    with probed(worker):
+        with injected(worker.pid, "fsync,fdatasync", "delay_enter=8s"):
+            run_one(one, "stalled")
+            why = eventually(
+                lambda: told_of_the_store(worker), "it is told before the disk answers", 6
+            )
+            assert "session (the disk of the worker's store has not answered" in why
+        eventually(lambda: worker.metric("warren_worker_store_failing") == 0, "the disk is back")
+        assert told_after(0, time.monotonic(), worker) == (200, 200, "")
+
+
+@needs_strace
+def test_a_stalled_store_of_a_host_that_is_both(node: WarrenNode) -> None:
+    files = [node.data_dir / "worker.db", node.data_dir / "worker.db-wal"]
+    with probed(node):
+        with injected(node.pid, "fsync,fdatasync", "delay_enter=8s", *files):
+            run_one(node, "stalled")
+            why = eventually(
+                lambda: told_of_the_store(node), "it is told before the disk answers", 6
+            )
+            assert "raft (the disk of the worker's store has not answered" in why
+        eventually(lambda: node.metric("warren_worker_store_failing") == 0, "the disk is back")
+        assert told_after(0, time.monotonic(), node) == (200, 200, "")
+
+
+def test_a_workers_full_disk(hosts: Made, small_disk: Path, tiny_image: Path) -> None:
+    one = hosts(1)
+    worker = worker_of(one, hosts, tiny_image, small_disk / "data")
+    with probed(worker):
+        ballast = fill(small_disk)
+        run_one(one, "refused")
+        why = eventually(lambda: told_of_the_store(worker), "a refused write is told")
+        assert "session (cannot write the worker's store" in why
+        ballast.unlink()
+        assert told_after(TRUTH_S, time.monotonic(), worker) == (200, 200, "")
 
 
 # -- a daemon that does not answer -------------------------------------------------------------

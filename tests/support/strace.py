@@ -45,10 +45,13 @@ def traced(command: Sequence[str], record: Path, *, cwd: Path) -> list[Call]:
 
 
 @contextmanager
-def injected(pid: int, call: str, what: str) -> Iterator[None]:
-    """Meanwhile `what` (as in `delay_enter=1s`) is done to each `call` of a running process."""
+def injected(pid: int, call: str, what: str, *paths: Path) -> Iterator[None]:
+    """Meanwhile `what` (as in `delay_enter=1s`) is done to each `call` of a running process.
+
+    `paths`: only where one of these files is concerned.
+    """
     tracer = subprocess.Popen(
-        ["strace", "-f", "-p", str(pid), "-o", "/dev/null",
+        ["strace", "-f", "-p", str(pid), "-o", "/dev/null", *(f"-P{path}" for path in paths),
          "-e", f"trace={call}", "-e", f"inject={call}:{what}"],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

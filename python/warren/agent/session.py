@@ -85,8 +85,8 @@ class Session:
 
     `describe` gives this node's description; `describe_again` says that it may have changed.
     `manages` says whether a manager runs in this process. `random` gives numbers in [0, 1).
-    `reconnects` counts streams after the first. `usage` gives what is new of what containers use,
-    for the next heartbeat; it must not take long.
+    `reconnects` counts the streams on which a manager has welcomed it, after the first. `usage`
+    gives what is new of what containers use, for the next heartbeat; it must not take long.
 
     `last_acknowledged_s` is when the newest heartbeat was sent that a leader has acknowledged, on
     the clock that goes on while the host sleeps (CLOCK_BOOTTIME); None before there was one.
@@ -117,6 +117,7 @@ class Session:
         self._manages = manages
         self._manager: rpc.Stub | None = None
         self._refused_as_removed = 0
+        self._was_welcomed = False
         self._explaining: asyncio.Task[None] | None = None
         self.clock: ClockOffset | None = None
         self._sent_s: OrderedDict[int, tuple[float, float]] = OrderedDict()
@@ -197,7 +198,6 @@ class Session:
             # A round through all of them counts as one failure.
             rounds = -(-failures // max(len(self._route.candidates()), 1))
             await asyncio.sleep(reconnect_pause_s(rounds, self._random()))
-            self._reconnects.inc()
 
     def _lost(self, address: str, refusal: WarrenError, failures: int) -> None:
         self.problem = f"no session with a manager: {refusal.message or 'no answer in time'}"
@@ -253,6 +253,9 @@ class Session:
         if not self._board.obey(Fence(welcome.epoch, welcome.term)):
             raise SessionEndedError("that manager led in the past and does not know it yet")
         await self._journal.durable()  # a fence that a restart forgets is none
+        if self._was_welcomed:
+            self._reconnects.inc()
+        self._was_welcomed = True
         self.problem = ""
         self._refused_as_removed = 0
         _log.info("session with a manager", extra={"term": welcome.term})

@@ -43,7 +43,8 @@ class WorkerMetrics:
         self.containers = ContainerMetrics(metrics)
         metrics.register(ContainerSeries(self._readings))
         self.reconnects = metrics.counter(
-            "warren_session_reconnects_total", "Streams to a manager opened after the first."
+            "warren_session_reconnects_total",
+            "Streams to a manager that it has welcomed, after the first.",
         )
         metrics.gauge_function(
             "warren_session_connected",
@@ -63,7 +64,7 @@ class WorkerMetrics:
         )
         metrics.gauge_function(
             "warren_worker_store_failing",
-            "1 while the worker's store cannot be written, else 0.",
+            "1 while the worker's store cannot be written or its disk does not answer, else 0.",
             lambda: float(bool(self.side and self.side.journal.problem)),
         )
 

@@ -12,7 +12,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,10 +27,13 @@ from warren.agent.converge import Memory
 from warren.errors import StartupError
 from warren.pb.v1 import objects_pb2, session_pb2
 
-__all__ = ["Changes", "Fence", "Journal", "Meta", "Store", "Stored"]
+__all__ = ["STUCK_S", "Changes", "Fence", "Journal", "Meta", "Store", "Stored"]
+
+STUCK_S: Final = 0.8
+"""From then on a write that has no answer is a problem: a probe tells of what is a second old."""
 
 _FORMAT: Final = 1
-_RETRY_S: Final = 1.0
+_RETRY_S: Final = 0.5
 _log = logging.getLogger("warren.worker.store")
 
 _SCHEMA = """
@@ -158,13 +162,16 @@ class Store:
 class Journal:
     """Writes behind the worker's back, newest value per row, one transaction at a time.
 
-    Bounded by the number of rows. While the disk refuses, the worker goes on from memory,
-    `problem` says why, and the write is tried again each second.
+    Bounded by the number of rows. While the disk refuses, the worker goes on from memory, and the
+    write is tried again every half second. `clock`: monotonic, in seconds.
     """
 
-    def __init__(self, store: Store) -> None:
-        self.problem = ""
+    def __init__(self, store: Store, clock: Callable[[], float] = time.monotonic) -> None:
         self._store = store
+        self._clock = clock
+        self._refusal = ""
+        # When the write began that is under way.
+        self._began_s: float | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="worker-store")
         self._waiting = Changes(containers={}, specs={}, meta=None)
         self._closed = False
@@ -172,6 +179,18 @@ class Journal:
         self._written = 0
         self._wake = asyncio.Event()
         self._turn = asyncio.Condition()
+
+    @property
+    def problem(self) -> str:
+        """Why what changes is not on disk, now: refused, or no answer; empty where neither.
+
+        From any thread.
+        """
+        began_s = self._began_s
+        waited_s = 0.0 if began_s is None else self._clock() - began_s
+        if waited_s >= STUCK_S:
+            return f"the disk of the worker's store has not answered for {waited_s:.1f} s"
+        return self._refusal
 
     def put_container(
         self, container_id: str, assignment: session_pb2.Assignment | None, memory: Memory | None
@@ -192,10 +211,13 @@ class Journal:
         self._note()
 
     async def durable(self) -> None:
-        """Wait until all that was put before is on disk, or the disk has refused it."""
+        """Wait until all that was put before is on disk, or the disk has refused it.
+
+        A disk that does not answer is waited for: what it has taken nobody knows.
+        """
         goal = self._asked
         async with self._turn:
-            await self._turn.wait_for(lambda: self._written >= goal or bool(self.problem))
+            await self._turn.wait_for(lambda: self._written >= goal or bool(self._refusal))
 
     async def run(self) -> None:
         """Write what comes, until cancelled. `close` writes what is left."""
@@ -203,7 +225,7 @@ class Journal:
             await self._wake.wait()
             self._wake.clear()
             await self._flush()
-            if self.problem:
+            if self._refusal:
                 await asyncio.sleep(_RETRY_S)
                 self._wake.set()
 
@@ -225,6 +247,7 @@ class Journal:
         batch, self._waiting = self._waiting, Changes(containers={}, specs={}, meta=None)
         goal = self._asked
         loop = asyncio.get_running_loop()
+        self._began_s = self._clock()
         try:
             await loop.run_in_executor(self._thread, self._store.write, batch)
         except asyncio.CancelledError:
@@ -234,21 +257,23 @@ class Journal:
         except sqlite3.Error as error:
             self._refused(batch, error)
         else:
-            if self.problem:
+            if self._refusal:
                 _log.info("the worker's store can be written again")
-            self.problem = ""
+            self._refusal = ""
             self._written = goal
+        finally:
+            self._began_s = None
         async with self._turn:
             self._turn.notify_all()
 
     def _refused(self, batch: Changes, error: sqlite3.Error) -> None:
-        if not self.problem:
+        if not self._refusal:
             _log.error(
                 "cannot write the worker's store (%s); going on from memory. Free some space: "
-                "writing is tried again each second",
+                "writing is tried again every half second",
                 error,
             )
-        self.problem = f"cannot write the worker's store: {error}"
+        self._refusal = f"cannot write the worker's store: {error}"
         self._put_back(batch)
 
     def _put_back(self, batch: Changes) -> None:

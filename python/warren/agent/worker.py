@@ -43,6 +43,8 @@ from warren.agent.volumes import VolumeMap
 __all__ = ["Durations", "Worker"]
 
 STOPS_MAX: Final = 64  # a stop mostly waits for the container, and keeps no core busy
+# On a disk that hangs they would hold all of the loop's threads, which others need.
+PURGES_MAX: Final = 2
 SWEEP_S: Final = 30.0  # everything is listed again, whether or not an event asked for it
 LIST_RETRY_S: Final = 1.0
 CONTACT_S: Final = 1.0  # managers wait for ten more seconds than a container may take to stop
@@ -119,6 +121,7 @@ class Worker:
         self._runtime_up = False
         self._logs_swept = False
         self._purges: set[asyncio.Task[None]] = set()
+        self._purging = asyncio.Semaphore(PURGES_MAX)
         self._listed = asyncio.Event()
         self._list_later: asyncio.TimerHandle | None = None
         self.on_runtime_change: Callable[[], None] = lambda: None
@@ -495,7 +498,8 @@ class Worker:
         self._see(action.id, None)
 
     async def _purge_logs(self, container_id: str) -> None:
-        await asyncio.to_thread(shutil.rmtree, self._logs_dir / container_id, True)
+        async with self._purging:
+            await asyncio.to_thread(shutil.rmtree, self._logs_dir / container_id, True)
 
     async def _sweep_logs(self) -> None:
         """Logs of containers that went while this daemon was killed half-way through."""

@@ -51,6 +51,7 @@ _ELSEWHERE: Final = _HOPELESS | {
     "no_leader",
     "not_leader",
     "shutting_down",
+    "no_answer",
     "outcome_unknown",
 }
 # The same host may do better in a moment.
@@ -179,6 +180,10 @@ class Client:
         said = False
         while True:
             limit_s = attempt_timeout_s or _attempt_s(candidates, failures // candidates)
+            if retry and attempt_timeout_s is None:
+                # However little time there is: one that hangs leaves the others their share.
+                left = candidates - failures % candidates
+                limit_s = min(limit_s, self.deadline.remaining_s() / left)
             try:
                 return self._attempt(method, request, name, limit_s)
             except WarrenError as error:
@@ -215,7 +220,7 @@ class Client:
             try:
                 yield from call
             except grpc.RpcError as error:
-                raise _failure(error, name) from None
+                raise _failure(error, method, name) from None
             finally:
                 call.cancel()
         except WarrenError as why:
@@ -233,7 +238,7 @@ class Client:
         try:
             return connection.method(method)(request, timeout=timeout_s, metadata=metadata)
         except grpc.RpcError as error:
-            raise _failure(error, name) from None
+            raise _failure(error, method, name) from None
 
     def _name_of(self, request: Message | Iterator[Message]) -> str:
         """What a request is called in logs: by its own id, or a new one."""
@@ -300,8 +305,8 @@ class Client:
             print(text, file=sys.stderr, flush=True)
 
 
-def _failure(error: grpc.RpcError, request_name: str) -> WarrenError:
-    why = rpc.failure(error)
+def _failure(error: grpc.RpcError, method: str, request_name: str) -> WarrenError:
+    why = rpc.failure(error, method)
     why.request_id = request_name
     return why
 

@@ -10,7 +10,7 @@ import click
 from warren.cli import parse
 from warren.cli.common import Command, Settings, common_options
 from warren.cli.params import Parsed
-from warren.errors import WarrenError
+from warren.errors import PASSING, WarrenError
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -36,14 +36,8 @@ _SHOWN: Final = 100
 #: At most so many come with one answer while they are followed.
 _FOLLOWED_MAX: Final = 1000
 _POLL_S: Final = 1.0
-# What a read meets while managers, or their majority, are away: who watches wants to see the end of
-# it. `outcome_unknown` is a manager that took the call and never answered.
-_PASSING: Final = frozenset(
-    {
-        *("unavailable", "no_leader", "not_leader", "no_quorum", "outcome_unknown"),
-        *("overloaded", "handing_over", "shutting_down"),
-    }
-)
+# Who watches an outage wants to see the end of it, also where the majority is away.
+_PASSING: Final = PASSING | {"no_quorum"}
 # A manager that starts manages nothing yet. Before anything was told, the host is the wrong one.
 _STARTING: Final = "worker_only"
 
@@ -170,12 +164,9 @@ def _follow(client: Client, request: explain_pb2.ListEventsRequest) -> None:
             followed = request.HasField("after")
             if error.code not in _PASSING and not (followed and error.code == _STARTING):
                 raise
-            # What is said of it is meant for requests that change something.
-            silent = error.code == "outcome_unknown"
-            why = "the manager does not answer" if silent else error.message
-            if why != trouble:
-                click.echo(f"{why}; trying on", err=True)
-            trouble = why
+            if error.message != trouble:
+                click.echo(f"{error.message}; trying on", err=True)
+            trouble = error.message
             time.sleep(_POLL_S)
             continue
         trouble = ""

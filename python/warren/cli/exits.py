@@ -37,6 +37,7 @@ EXIT_OF_CODE: Final[Mapping[str, int]] = {
     "interrupted": EXIT_INTERRUPTED,
     "invalid": EXIT_USAGE,
     "name_taken": EXIT_EXISTS,
+    "no_answer": EXIT_UNREACHABLE,
     "no_leader": EXIT_UNREACHABLE,
     "no_quorum": EXIT_UNREACHABLE,
     "not_found": EXIT_NOT_FOUND,

@@ -20,8 +20,6 @@ __all__ = ["ask", "status"]
 TIMEOUT_S: Final = 10.0
 _LEADER_TIMEOUT_S: Final = 2.0
 _EVENTS_ASKED: Final = 500
-# With these the answer of one manager is better than none.
-_LEADERLESS: Final = frozenset({"no_quorum", "no_leader", "not_leader", "outcome_unknown"})
 
 
 @click.command(cls=Command)
@@ -61,20 +59,9 @@ def ask(client: Client) -> Asked:
     Where there is no majority, of one manager's own state. Raises WarrenError where no manager
     answers at all.
     """
-    from warren.errors import WarrenError
+    from warren.cli import second_look
 
-    try:
-        return _asked(client, "")
-    except WarrenError as error:
-        if error.code not in _LEADERLESS:
-            raise
-        why = error.message
-    before = client.settings.stale
-    client.settings.stale = True
-    try:
-        return _asked(client, why)
-    finally:
-        client.settings.stale = before
+    return second_look.look(client, lambda no_quorum: _asked(client, no_quorum))
 
 
 def _asked(client: Client, no_quorum: str) -> Asked:

@@ -27,7 +27,6 @@ _ONCE_APART_S: Final = 1.0
 _LOOK_TIMEOUT_S: Final = 5.0
 _ONCE_ROWS: Final = 60
 _NODES_USED_MAX: Final = 256
-_LEADERLESS: Final = frozenset({"no_quorum", "no_leader", "not_leader", "outcome_unknown"})
 
 
 @click.command(cls=Command)
@@ -91,22 +90,12 @@ class Watch:
 
         Raises WarrenError where no manager answers; the look before stays.
         """
-        from warren.cli import views_top
+        from warren.cli import second_look, views_top
         from warren.cli.client import Deadline
-        from warren.errors import WarrenError
 
         client = self._client
         client.deadline = Deadline(client.settings.timeout_s(_LOOK_TIMEOUT_S))
-        try:
-            found = self._looked(nodes_used_max, "")
-        except WarrenError as error:
-            if error.code not in _LEADERLESS or client.settings.stale:
-                raise
-            client.settings.stale = True
-            try:
-                found = self._looked(nodes_used_max, error.message)
-            finally:
-                client.settings.stale = False
+        found = second_look.look(client, lambda why: self._looked(nodes_used_max, why))
         self._before, self.look = self.look, found
         self.trends.add(views_top.top(found, self._before))
 

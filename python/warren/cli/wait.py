@@ -8,7 +8,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
-from warren.errors import WarrenError
+from warren.errors import PASSING, WarrenError
 from warren.pb.v1 import api_pb2, objects_pb2
 
 if TYPE_CHECKING:
@@ -17,13 +17,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Progress", "progress_text", "until", "wait_gone", "wait_running"]
 
-# A watch is opened anew after these.
-_PASSING: Final = frozenset(
-    {
-        *("unavailable", "no_leader", "not_leader", "handing_over"),
-        *("outcome_unknown", "overloaded", "shutting_down"),
-    }
-)
 _REOPEN_PAUSE_S: Final = 0.2
 _POLL_PAUSE_S: Final = 0.05
 
@@ -82,7 +75,7 @@ def until(client: Client, missing: Callable[[], str], *, what: str, so_far: str,
                     why = missing()
                 except WarrenError as error:
                     # The last look is cut short by the deadline: that is not what failed.
-                    if client.deadline.remaining_s() > 0 and error.code not in _PASSING:
+                    if client.deadline.remaining_s() > 0 and error.code not in PASSING:
                         raise
                     why = error.message
                 if not why:
@@ -149,7 +142,7 @@ def _wait(client: Client, service_id: bytes, name: str, done: Any, goal: str) ->
                 except WarrenError as error:
                     if error.code == "not_found" and goal == "removed":
                         return
-                    if error.code not in _PASSING:
+                    if error.code not in PASSING:
                         raise
                     last = last or error.message
                 time.sleep(min(_REOPEN_PAUSE_S, client.deadline.remaining_s()))

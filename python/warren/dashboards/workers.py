@@ -54,7 +54,7 @@ _FIRST: Final = Row(
         ),
         Panel(
             title="Stores that fail",
-            answers="How many workers cannot keep what they are told, because a write failed.",
+            answers="How many workers cannot keep what they are told: writes fail or hang.",
             queries=(Query(f"sum(warren_worker_store_failing{{{_IN}}})", "hosts"),),
             kind=Kind.STAT,
             width=5,

@@ -123,7 +123,7 @@ def _checks(setup: daemon.Setup, of_daemon: daemon.Daemon) -> list[Check]:
     def ports() -> Sequence[Verdict]:
         wanted = _wanted(setup, of_daemon)
         holders = network.read_holders([each.port for each in wanted])
-        return [network.port(each, holders.get(each.port), of_daemon.pid) for each in wanted]
+        return [network.port(each, holders.get(each.port, ()), of_daemon.pid) for each in wanted]
 
     return [
         Check("health", probes),
@@ -156,9 +156,9 @@ def _wanted(setup: daemon.Setup, of_daemon: daemon.Daemon) -> list[network.Wante
     # Members of a cluster only hear each other.
     alone = "this host belongs to no cluster yet" if _outside(of_daemon) else ""
     return [
-        network.Wanted("listen_addr", _port_of(settings.listen_addr), unserved),
-        network.Wanted("peer_addr", _port_of(settings.peer_addr), unserved or alone),
-        network.Wanted("metrics_addr", _port_of(settings.metrics_addr)),
+        _wanted_at("listen_addr", settings.listen_addr, unserved),
+        _wanted_at("peer_addr", settings.peer_addr, unserved or alone),
+        _wanted_at("metrics_addr", settings.metrics_addr),
     ]
 
 
@@ -166,5 +166,6 @@ def _outside(of_daemon: daemon.Daemon) -> bool:
     return bool(of_daemon.version) and not of_daemon.in_cluster
 
 
-def _port_of(address: str) -> int:
-    return int(address.rpartition(":")[2])
+def _wanted_at(key: str, address: str, unserved: str = "") -> network.Wanted:
+    host, _, port = address.rpartition(":")
+    return network.Wanted(key, int(port), host, unserved)

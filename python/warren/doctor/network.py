@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+import struct
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import Final
 
@@ -31,23 +33,31 @@ _PROCESSES_MAX: Final = 50_000
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A port of the configuration. `unserved`: why nobody would listen there."""
+    """A port of the configuration, at `host`. `unserved`: why nobody would listen there."""
 
     key: str
     port: int
+    host: str
     unserved: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Who listens on a port. `pid` is None where other users' processes cannot be seen."""
+    """Who listens on a port at `address`. `pid` is None where other users' processes cannot be
+    seen.
+    """
 
     pid: int | None
     command: str
+    address: str
 
 
-def port(wanted: Wanted, holder: Holder | None, daemon_pid: int | None) -> Verdict:
-    """Whether the daemon has the port, or could have it."""
+def port(wanted: Wanted, holders: Sequence[Holder], daemon_pid: int | None) -> Verdict:
+    """Whether the daemon has the port, or could have it. `holders`: of that port, anywhere."""
+    in_the_way = [each for each in holders if _meet(wanted.host, each.address)]
+    # The daemon itself says most, one that cannot be seen least.
+    in_the_way.sort(key=lambda each: (each.pid is None, each.pid != daemon_pid))
+    holder = in_the_way[0] if in_the_way else None
     name = f"port.{wanted.key}"
     readings: Readings = {
         "port": wanted.port,
@@ -83,41 +93,62 @@ def port(wanted: Wanted, holder: Holder | None, daemon_pid: int | None) -> Verdi
     )
 
 
-def listeners(table: str) -> dict[int, list[int]]:
-    """Inodes of listening sockets by port, of the text of /proc/net/tcp or tcp6."""
-    found: dict[int, list[int]] = {}
+def _meet(one: str, other: str) -> bool:
+    """Whether who listens at the one address keeps others from the other."""
+    try:
+        addresses = _address(one), _address(other)
+    except ValueError:  # a name, which may be any
+        return True
+    return addresses[0] == addresses[1] or any(each.is_unspecified for each in addresses)
+
+
+def _address(text: str) -> IPv4Address | IPv6Address:
+    found = ip_address(text.strip("[]"))
+    return getattr(found, "ipv4_mapped", None) or found
+
+
+def listeners(table: str) -> dict[int, list[tuple[str, int]]]:
+    """Addresses and inodes of listening sockets by port, of the text of /proc/net/tcp or tcp6."""
+    found: dict[int, list[tuple[str, int]]] = {}
     for line in table.splitlines()[1:]:
         words = line.split()
         if len(words) > 9 and words[3] == _LISTEN:
-            number = int(words[1].rpartition(":")[2], 16)
-            found.setdefault(number, []).append(int(words[9]))
+            address, _, number = words[1].rpartition(":")
+            found.setdefault(int(number, 16), []).append((_unpacked(address), int(words[9])))
     return found
 
 
-def read_holders(ports: Iterable[int], root: Path = Path("/")) -> dict[int, Holder]:
-    """Who listens on which of the ports; one that is free is not in it. Raises OSError."""
-    open_ports: dict[int, list[int]] = {}
+def _unpacked(address: str) -> str:
+    """As people write it: the kernel prints words of 32 bits, each as the host keeps it."""
+    words = [int(address[at : at + 8], 16) for at in range(0, len(address), 8)]
+    return str(ip_address(struct.pack(f"={len(words)}I", *words)))
+
+
+def read_holders(ports: Iterable[int], root: Path = Path("/")) -> dict[int, list[Holder]]:
+    """All who listen on which of the ports; one that is free is not in it. Raises OSError."""
+    open_ports: dict[int, list[tuple[str, int]]] = {}
     for name in ("tcp", "tcp6"):
         try:
             table = (root / "proc/net" / name).read_text(encoding="ascii")
         except FileNotFoundError:  # no IPv6 here
             continue
-        for number, inodes in listeners(table).items():
-            open_ports.setdefault(number, []).extend(inodes)
+        for number, sockets in listeners(table).items():
+            open_ports.setdefault(number, []).extend(sockets)
     asked = {number: open_ports[number] for number in ports if number in open_ports}
-    owners = _owners({inode for inodes in asked.values() for inode in inodes}, root)
-    unseen = Holder(None, "")
+    unseen: tuple[int | None, str] = None, ""
+    owners = _owners({inode for sockets in asked.values() for _, inode in sockets}, root)
     return {
-        number: next((owners[inode] for inode in inodes if inode in owners), unseen)
-        for number, inodes in asked.items()
+        number: [Holder(*owners.get(inode, unseen), address) for address, inode in sockets]
+        for number, sockets in asked.items()
     }
 
 
-def _owners(inodes: set[int], root: Path) -> dict[int, Holder]:
+def _owners(inodes: set[int], root: Path) -> dict[int, tuple[int | None, str]]:
+    """The process id and command of who has which socket."""
     if not inodes:
         return {}
     wanted = {f"socket:[{inode}]": inode for inode in inodes}
-    found: dict[int, Holder] = {}
+    found: dict[int, tuple[int | None, str]] = {}
     processes = [name for name in os.listdir(root / "proc") if name.isdigit()]
     for name in sorted(processes, key=int)[:_PROCESSES_MAX]:
         folder = root / "proc" / name
@@ -126,7 +157,7 @@ def _owners(inodes: set[int], root: Path) -> dict[int, Holder]:
             if held:
                 command = (folder / "comm").read_text(encoding="utf-8", errors="replace").strip()
                 # The oldest process that has it made it; others may have inherited it.
-                found = {inode: Holder(int(name), command) for inode in held} | found
+                found = {inode: (int(name), command) for inode in held} | found
         except OSError:  # it ended, or is another user's
             continue
     return found

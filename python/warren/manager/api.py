@@ -88,6 +88,14 @@ def _unary(
             answer = await core.call(caller, name, request, timeout_s(context))
             if after is not None:
                 await after()
+        except asyncio.CancelledError:
+            # gRPC's way to say that nobody waits any more: deadline, cancelled call, end of server.
+            seconds = time.perf_counter() - began
+            request_id = _request_id(caller, context)
+            count.record(seconds, request_id, ok=False)
+            fields = _fields(name, request_id, caller, seconds)
+            _log.warning("whoever asked gave up before there was an answer", extra=fields)
+            raise
         except Exception as error:
             seconds = time.perf_counter() - began
             count.record(seconds, _request_id(caller, context), ok=False)

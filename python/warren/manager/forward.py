@@ -39,7 +39,6 @@ _PAUSE_S: Final = 0.05
 # Between two looks at the term while an answer is awaited: a part of what an election takes.
 _LOOK_S: Final = 0.1
 _NOT_CONNECTED: Final = "failed to connect"
-_READS: Final = ("Get", "List", "Watch", "Ping", "Explain", "Plan")
 
 
 class Outcomes(Protocol):
@@ -180,7 +179,7 @@ def _translated(error: grpc.RpcError, leader: str, method: str) -> WarrenError:
     if refusal.code != "unavailable":
         return refusal
     # Nothing was sent where there was no connection; reads change nothing.
-    if _NOT_CONNECTED in refusal.message or method.startswith(_READS):
+    if _NOT_CONNECTED in refusal.message or rpc.is_read(method):
         return WarrenError(
             "no_leader",
             f"the manager that leads does not answer at {leader}; try again in a few seconds: "
@@ -194,7 +193,7 @@ def _translated(error: grpc.RpcError, leader: str, method: str) -> WarrenError:
 
 
 def _overtaken(leader: str, method: str) -> WarrenError:
-    if method.startswith(_READS):
+    if rpc.is_read(method):
         return WarrenError("not_leader", f"the manager at {leader} does not lead any more")
     return WarrenError(
         "outcome_unknown",
@@ -204,7 +203,7 @@ def _overtaken(leader: str, method: str) -> WarrenError:
 
 
 def _too_late(method: str) -> WarrenError:
-    if method.startswith(_READS):
+    if rpc.is_read(method):
         return WarrenError("no_leader", "nobody leads the cluster yet; try again in a few seconds")
     return WarrenError(
         "outcome_unknown",

@@ -48,7 +48,7 @@ class ApiMetrics:
         self._methods = {name: ApiMethod(self.duration.child(name)) for name in methods}
         metrics.counter_table(
             "warren_api_requests_total",
-            "API requests answered.",
+            "API requests answered, or given up by those who asked.",
             ("method", "status"),
             self._requests,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
+from concurrent.futures import Executor
 from typing import Final
 
 __all__ = ["WORTH_IT_BYTES", "accepts_gzip", "gzipped"]
@@ -39,9 +40,9 @@ def _counts(parameter: bytes) -> bool:
         return False
 
 
-async def gzipped(body: bytes) -> bytes:
-    """The body in gzip's format, made in another thread without the interpreter."""
-    return await asyncio.to_thread(_gzip, body)
+async def gzipped(body: bytes, executor: Executor) -> bytes:
+    """The body in gzip's format, made in a thread of `executor` without the interpreter."""
+    return await asyncio.get_running_loop().run_in_executor(executor, _gzip, body)
 
 
 def _gzip(body: bytes) -> bytes:

@@ -293,7 +293,8 @@ class Health:
 
     def _note(self, component: _Component, result: CheckResult) -> None:
         ok, why = result
-        if ok == bool(component.why):
+        # The first result is news whatever it is.
+        if component.since is None or ok == bool(component.why):
             level = logging.INFO if ok else logging.WARNING
             state = "works" if ok else "does not work"
             _log.log(level, "%s %s", component.name, state, extra={"why": why} if why else None)

@@ -15,6 +15,7 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Final, cast
@@ -317,6 +318,8 @@ class HttpServer:
         self._connections: set[_Connection] = set()
         self._server: asyncio.Server | None = None
         self._empty = asyncio.Event()
+        # Not the loop's own threads: what hangs on a disk may hold them all, just when one looks.
+        self._packing = ThreadPoolExecutor(1, thread_name_prefix="warren-gzip")
 
     async def listen(self, address: str) -> tuple[str, int]:
         """Listen on `host:port` (`[::1]:port` for IPv6) and give what was bound; port 0 is any.
@@ -346,6 +349,7 @@ class HttpServer:
                 await asyncio.wait_for(self._empty.wait(), timeout_ms / 1000)
         for connection in list(self._connections):
             connection.abort()
+        self._packing.shutdown(wait=False, cancel_futures=True)
 
     @property
     def connections(self) -> int:
@@ -364,7 +368,7 @@ class HttpServer:
             async with asyncio.timeout(self.limits.handler_timeout_ms / 1000):
                 response = await handler(request)
                 if request.gzip and len(response.body) >= WORTH_IT_BYTES:
-                    body = await gzipped(response.body)
+                    body = await gzipped(response.body, self._packing)
                     response = replace(response, body=body, coding="gzip")
                 return response
         except TimeoutError:

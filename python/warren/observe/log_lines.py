@@ -31,6 +31,8 @@ LINE_BYTES_MAX: Final = 16 * 1024
 # A character takes at most seven bytes of JSON, so one text alone never makes a line too long.
 TEXT_CHARS_MAX: Final = 2048
 COMPONENT_CHARS_MAX: Final = 64
+# Of what is kept of an oversized line: names and ids are shorter, and of an error the beginning.
+KEPT_CHARS_MAX: Final = 256
 
 LEVELS: Final = {
     "debug": logging.DEBUG,
@@ -89,7 +91,8 @@ def encode_json(
 ) -> bytes:
     """One line of JSON, without the newline; never raises, never over LINE_BYTES_MAX.
 
-    `seconds` is since the epoch. Values that JSON cannot hold are written as their text.
+    `seconds` is since the epoch. Values that JSON cannot hold are written as their text. Of a line
+    that would be longer, message, CORRELATING and `error` are kept, cut; `truncated` says so.
     """
     record: dict[str, object] = {
         "level": level,
@@ -108,9 +111,16 @@ def encode_json(
     if len(line) <= LINE_BYTES_MAX:
         return line
     own["message"] = bounded_text(message)
-    return msgspec.json.encode(
-        {**own, "component": bounded_text(component)[:COMPONENT_CHARS_MAX], "truncated": True}
-    )
+    own["component"] = bounded_text(component)[:COMPONENT_CHARS_MAX]
+    own["truncated"] = True
+    line = msgspec.json.encode(own)
+    for key in (*CORRELATING, "error"):
+        if key in fields:
+            more = own | {key: bounded_text(fields[key])[:KEPT_CHARS_MAX]}
+            longer = msgspec.json.encode(more)
+            if len(longer) <= LINE_BYTES_MAX:
+                own, line = more, longer
+    return line
 
 
 def encode_console(

@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.store import on_disk
 from warren.agent.converge import Memory
-from warren.agent.store import Fence, Journal, Meta, Store
+from warren.agent.store import STUCK_S, Changes, Fence, Journal, Meta, Store
 from warren.errors import StartupError
 from warren.pb.v1 import objects_pb2, session_pb2
 
@@ -111,6 +111,42 @@ async def test_a_full_disk_is_survived_and_written_later(
                 await asyncio.sleep(0.05)
         await journal.durable()
         assert on_disk(path).memory == {"one": memory}
+
+
+class HungStore:
+    """A store whose disk does not answer until it is told to."""
+
+    def __init__(self) -> None:
+        self.begun, self.go_on = threading.Event(), threading.Event()
+
+    def write(self, changes: Changes) -> None:
+        self.begun.set()
+        assert self.go_on.wait(10)
+
+    def close(self) -> None:
+        pass
+
+
+async def test_a_disk_that_does_not_answer_is_a_problem_while_it_does_not() -> None:
+    store, now_s = HungStore(), [100.0]
+    async with writing(Journal(store, clock=lambda: now_s[0])) as journal:  # type: ignore[arg-type]
+        now_s[0] += 60  # of rest: only what is under way counts
+        journal.put_meta(Meta())
+        written = asyncio.create_task(journal.durable())
+        assert await asyncio.to_thread(store.begun.wait, 10)
+        now_s[0] += 0.9 * STUCK_S
+        assert journal.problem == ""
+        now_s[0] += 0.2 * STUCK_S
+        assert "has not answered for 0.9 s" in journal.problem
+        # A problem, but no refusal: what has to be on disk first goes on waiting for it.
+        journal.put_meta(Meta(complete=True))
+        later = asyncio.create_task(journal.durable())
+        await asyncio.sleep(0)  # it has looked
+        assert not written.done()
+        assert not later.done()
+        store.go_on.set()
+        await asyncio.wait_for(asyncio.gather(written, later), 10)
+        assert journal.problem == ""
 
 
 async def test_a_write_that_is_cancelled_before_it_began_is_made_up_for(tmp_path: Path) -> None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
+
+import pytest
 
 from tests.support.store import on_disk
 from warren.agent import status
@@ -16,7 +20,7 @@ from warren.agent.outbox import Outbox
 from warren.agent.runtime.base import ContainerRequest, Observed, Phase, RuntimeRefused
 from warren.agent.runtime.simulated import Behaviour, RealClock, SimulatedRuntime
 from warren.agent.store import Fence, Journal, Store
-from warren.agent.worker import STOPS_MAX, Worker
+from warren.agent.worker import PURGES_MAX, STOPS_MAX, Worker
 from warren.pb.v1 import objects_pb2 as pb
 from warren.pb.v1 import session_pb2
 
@@ -237,6 +241,31 @@ async def test_logs_go_with_their_container_however_it_went(tmp_path: Path) -> N
         assert ended.exists()
         rig.board.apply(assignments([1], REMOVE))
         await rig.until(lambda: not ended.exists() and not running_on.exists())
+
+
+async def test_purges_that_hang_leave_threads_for_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released, purged = threading.Event(), []
+
+    def hang(path: Path, _ignore_errors: bool) -> None:
+        purged.append(path)
+        assert released.wait(30)
+
+    monkeypatch.setattr("warren.agent.worker.shutil.rmtree", hang)
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(PURGES_MAX + 1))
+    rig = Rig(await opened(), tmp_path)
+    purges = [asyncio.create_task(rig.worker._purge_logs(container_id(n))) for n in range(9)]
+    try:
+        await rig.until(lambda: len(purged) == PURGES_MAX)
+        async with asyncio.timeout(DEADLINE_S):
+            await asyncio.to_thread(lambda: None)
+        assert len(purged) == PURGES_MAX
+    finally:
+        released.set()
+    await asyncio.wait_for(asyncio.gather(*purges), DEADLINE_S)
+    assert len(purged) == 9
+    await rig.journal.close()
 
 
 async def test_a_refused_start_pauses_and_says_why(tmp_path: Path) -> None:

@@ -37,6 +37,8 @@ class RefusalError(Exception):
 class FakeManager:
     """`refuse[method]`: refusals to come; `seen`: all requests; `progress`: what watches say.
 
+    `hangs`: methods that are not answered unless what may be old will do; `*`: none is, ever.
+
     `stale`: the methods that were asked for what may be old. `named`: method and request id of
     all. `events`: what a list of them has, whatever was asked; `filters`: it says that this is what
     was asked for. `nodes`: how many there are. `credentials`: serves these, at a port of the
@@ -56,6 +58,7 @@ class FakeManager:
         self.log_lines: list[node_pb2.LogLine] = []
         self.progress: deque[list[api_pb2.ServiceProgress]] = deque()
         self.refuse: dict[str, deque[RefusalError]] = {}
+        self.hangs: set[str] = set()
         self.seen: list[tuple[str, Any]] = []
         self.stale: set[str] = set()
         self.named: list[tuple[str, str]] = []
@@ -102,8 +105,11 @@ class FakeManager:
         def prepare(request: Any, context: grpc.ServicerContext) -> None:
             if not method.client_streaming:
                 self.seen.append((method.name, request))
-            if ("warren-stale", "1") in context.invocation_metadata():
+            stale = ("warren-stale", "1") in context.invocation_metadata()
+            if stale:
                 self.stale.add(method.name)
+            if "*" in self.hangs or (method.name in self.hangs and not stale):
+                self.hold.wait(30)
             metadata = dict(context.invocation_metadata())
             self.named.append((method.name, str(metadata.get("warren-request-id", ""))))
             pending = self.refuse.get(method.name)

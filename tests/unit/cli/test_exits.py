@@ -68,6 +68,7 @@ def test_every_code_is_decided_upon() -> None:
         ("ambiguous", 2),
         ("too_large", 2),
         ("unavailable", 3),
+        ("no_answer", 3),
         ("no_leader", 3),
         ("shutting_down", 3),
         ("not_found", 4),

@@ -244,7 +244,7 @@ def followed(
 def test_a_watch_goes_on_through_what_a_read_meets_in_an_outage(
     ctl: Run, manager: FakeManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    troubles = ["unavailable", "no_leader", "not_leader", "no_quorum", "outcome_unknown",
+    troubles = ["unavailable", "no_leader", "not_leader", "no_quorum", "no_answer",
                 "overloaded", "handing_over", "shutting_down", "worker_only"]  # fmt: skip
     done = followed(ctl, manager, monkeypatch, troubles)
     assert [json.loads(line)["node"] for line in done.out.splitlines()] == ["n1", "n2"]
@@ -259,7 +259,7 @@ def test_a_watch_outlives_a_manager_that_takes_the_call_and_never_answers(
 ) -> None:
     done = followed(ctl, manager, monkeypatch, [""])
     assert [json.loads(line)["node"] for line in done.out.splitlines()] == ["n1", "n2"]
-    assert "the manager does not answer; trying on" in done.err
+    assert "no answer in time; on the host that was asked, `warrenctl doctor`" in done.err
     assert "may still take effect" not in done.err
 
 

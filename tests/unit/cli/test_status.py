@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from typing import Any
 
 import msgspec
@@ -353,6 +354,40 @@ def test_the_leader_is_asked_who_answers_where_it_is_among_the_hosts(
     hosts = f"--host={manager.host},{others[0].host}"
     both = json.loads(ctl("cluster", "status", hosts, "--format=json").out)["quorum"]
     assert (both["answering"], both["spare"]) == (2, 0)
+
+
+def test_a_manager_that_hangs_is_asked_again_for_what_may_be_old(
+    ctl: Run, manager: FakeManager
+) -> None:
+    """As with a disk that does not answer: what needs the log waits, what it has it tells."""
+    manager.hangs.add("GetCluster")
+    began_s = time.monotonic()
+    done = ctl("cluster", "status", "--timeout=4s", "--format=json")
+    assert time.monotonic() - began_s < 3.5, "there was time left for it"
+    assert done.code == 8, done.err
+    view = json.loads(done.out)
+    assert view["stale"]
+    assert "no answer in time" in view["findings"][0]["summary"]
+    assert "GetCluster" in manager.stale
+
+
+def test_a_manager_that_says_nothing_is_exit_code_3(ctl: Run, manager: FakeManager) -> None:
+    manager.hangs.add("*")
+    done = ctl("cluster", "status", "--timeout=500ms")
+    assert done.code == 3
+    assert "no answer in time" in done.err
+    assert "`warrenctl doctor`" in done.err
+    assert "take effect" not in done.err, "a read changes nothing"
+
+
+def test_of_several_hosts_one_that_hangs_takes_its_share_of_the_time(
+    ctl: Run, manager: FakeManager, others: list[FakeManager]
+) -> None:
+    manager.hangs.add("*")
+    hosts = f"--host={manager.host},{others[0].host}"
+    done = ctl("cluster", "status", hosts, "--timeout=3s", "--format=json")
+    assert done.code in (0, 8), done.err
+    assert not json.loads(done.out)["stale"], "the other one knows"
 
 
 def test_no_manager_at_all_is_exit_code_3(ctl: Run) -> None:

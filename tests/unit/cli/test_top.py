@@ -312,6 +312,20 @@ def test_after_a_failed_look_the_next_host_is_asked(
     assert len(others[0].requests("GetCluster")) == 1
 
 
+def test_a_manager_that_hangs_is_asked_again_for_what_may_be_old(
+    ctl: Run, manager: FakeManager, metrics: str
+) -> None:
+    manager.hangs.add("GetCluster")
+    once = ("top", "--once", "--metrics-address", metrics, "--timeout=1s")
+    done = ctl(*once, "--format=json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["stale"]
+    manager.hangs.add("*")
+    done = ctl(*once)
+    assert done.code == 3
+    assert "no answer in time" in done.err
+
+
 def test_looking_too_often_is_refused(ctl: Run, manager: FakeManager) -> None:
     done = ctl("top", "--interval=10ms")
     assert done.code == 2

@@ -42,8 +42,8 @@ def test_a_port_and_who_holds_it() -> None:
         bound.bind(("127.0.0.1", 0))  # not listening: nobody could reach it
         port, other = server.getsockname()[1], bound.getsockname()[1]
         found = network.read_holders([port, other])
-    assert found[port].pid == os.getpid()
-    assert found[port].command == Path("/proc/self/comm").read_text().strip()
+    command = Path("/proc/self/comm").read_text().strip()
+    assert found[port] == [network.Holder(os.getpid(), command, "127.0.0.1")]
     assert other not in found
     assert network.read_holders([port]) == {}
 
@@ -56,7 +56,19 @@ def test_a_port_over_ipv6() -> None:
             pytest.skip("this host has no IPv6")
         server.listen()
         port = server.getsockname()[1]
-        assert network.read_holders([port])[port].pid == os.getpid()
+        (holder,) = network.read_holders([port])[port]
+        assert (holder.pid, holder.address) == (os.getpid(), "::1")
+
+
+def test_a_port_at_several_addresses() -> None:
+    with socket.socket() as one, socket.socket() as two:
+        one.bind(("127.0.0.1", 0))
+        one.listen()
+        port = one.getsockname()[1]
+        two.bind(("127.0.0.2", port))
+        two.listen()
+        found = network.read_holders([port])[port]
+    assert {each.address for each in found} == {"127.0.0.1", "127.0.0.2"}
 
 
 def test_interfaces_are_those_of_the_kernel() -> None:

@@ -216,30 +216,46 @@ def test_mtu(found: list[network.Interface], status: str, words: str) -> None:
     holds(network.mtu(found), status, words)
 
 
-WANTED = network.Wanted("metrics_addr", 9090)
-OTHER = network.Holder(77, "prometheus")
+WANTED = network.Wanted("metrics_addr", 9090, "10.0.0.1")
+OTHER = network.Holder(77, "prometheus", "10.0.0.1")
+OURS = network.Holder(5, "warrend", "10.0.0.1")
+ELSEWHERE = network.Holder(77, "prometheus", "127.0.0.1")
 
 
 @pytest.mark.parametrize(
-    ("wanted", "holder", "daemon_pid", "status", "words"),
+    ("wanted", "holders", "daemon_pid", "status", "words"),
     [
-        (WANTED, None, None, OK, "9090 is free"),
-        (WANTED, network.Holder(5, "warrend"), 5, OK, "the daemon's (pid 5)"),
-        (WANTED, OTHER, 5, FAILED, "taken by prometheus (pid 77)"),
-        (WANTED, OTHER, None, FAILED, "set metrics_addr to another port"),
-        (WANTED, None, 5, FAILED, "nobody listens"),
-        (WANTED, network.Holder(None, ""), None, SKIPPED, "as root"),
-        (replace(WANTED, unserved="no certificates"), OTHER, None, SKIPPED, "no certificates"),
+        (WANTED, [], None, OK, "9090 is free"),
+        (WANTED, [OURS], 5, OK, "the daemon's (pid 5)"),
+        (WANTED, [OTHER], 5, FAILED, "taken by prometheus (pid 77)"),
+        (WANTED, [OTHER], None, FAILED, "set metrics_addr to another port"),
+        (WANTED, [], 5, FAILED, "nobody listens"),
+        (WANTED, [replace(OTHER, pid=None)], None, SKIPPED, "as root"),
+        (replace(WANTED, unserved="no certificates"), [OTHER], None, SKIPPED, "no certificates"),
+        # One port, two addresses: each may have its own.
+        (WANTED, [ELSEWHERE, OURS], 5, OK, "the daemon's (pid 5)"),
+        (WANTED, [ELSEWHERE], None, OK, "9090 is free"),
+        (WANTED, [ELSEWHERE], 5, FAILED, "nobody listens"),
+        # All addresses are also this one, and the other way round.
+        (WANTED, [replace(ELSEWHERE, address="0.0.0.0")], None, FAILED, "taken by prometheus"),
+        (WANTED, [replace(ELSEWHERE, address="::")], None, FAILED, "taken by prometheus"),
+        (WANTED, [replace(ELSEWHERE, address="::ffff:10.0.0.1")], None, FAILED, "taken by"),
+        (replace(WANTED, host="0.0.0.0"), [ELSEWHERE], None, FAILED, "taken by prometheus"),
+        (replace(WANTED, host="::"), [ELSEWHERE], None, FAILED, "taken by prometheus"),
+        (replace(WANTED, host="::1"), [replace(OTHER, address="::1")], None, FAILED, "taken by"),
+        (WANTED, [replace(OTHER, pid=None), OTHER], None, FAILED, "taken by prometheus"),
+        # A name may be any address.
+        (replace(WANTED, host="localhost"), [ELSEWHERE], None, FAILED, "taken by prometheus"),
     ],
 )
 def test_a_port(
     wanted: network.Wanted,
-    holder: network.Holder | None,
+    holders: list[network.Holder],
     daemon_pid: int | None,
     status: str,
     words: str,
 ) -> None:
-    holds(network.port(wanted, holder, daemon_pid), status, words)
+    holds(network.port(wanted, holders, daemon_pid), status, words)
 
 
 THERE = containerd.Containerd("/c.sock", version="1.7.22")

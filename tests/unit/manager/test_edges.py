@@ -45,6 +45,7 @@ class ScriptedCore:
     def __init__(self) -> None:
         self.calls: list[tuple[str, bytes, float]] = []
         self.refuse: dict[str, WarrenError | Exception] = {}
+        self.hangs: set[str] = set()
         self.sessions: list[session_pb2.Hello] = []
         self.to_worker: asyncio.Queue[session_pb2.ManagerMessage | None] = asyncio.Queue()
         self.from_worker: asyncio.Queue[session_pb2.WorkerMessage] = asyncio.Queue()
@@ -59,6 +60,8 @@ class ScriptedCore:
     ) -> bytes:
         assert identity == "local"
         self.calls.append((method, body, timeout_s))
+        if method in self.hangs:
+            await asyncio.Event().wait()
         if method in self.refuse:
             raise self.refuse[method]
         if method == "SessionMessage":
@@ -262,6 +265,36 @@ async def test_a_request_is_found_by_its_name(
     assert fields[0]["duration_ms"] > 0
 
 
+@pytest.mark.parametrize("how", ["deadline", "cancel"])
+async def test_a_request_that_is_given_up_is_counted_and_told(
+    edges: Edges, caplog: pytest.LogCaptureFixture, how: str
+) -> None:
+    """What hangs is what its callers leave: without these it would show nowhere."""
+    caplog.set_level("DEBUG", "warren.api")
+    edges.core.hangs.add("CreateService")
+    named = ((rpc.REQUEST_ID_KEY, "abc-2"),)
+    call = edges.manager.CreateService(
+        api_pb2.CreateServiceRequest(), timeout=0.2 if how == "deadline" else 60, metadata=named
+    )
+    if how == "cancel":
+        asking = asyncio.ensure_future(call)
+        await until(lambda: edges.core.calls)
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+    else:
+        code, _ = await refusal_of(call)
+        assert code is grpc.StatusCode.DEADLINE_EXCEEDED
+    await until(lambda: edges.counts.seen)
+    assert edges.counts.seen == [("CreateService", False)]
+    assert edges.created == []
+    told = [vars(record) for record in caplog.records if record.name == "warren.api"]
+    assert [(each["levelname"], each["method"]) for each in told] == [("WARNING", "CreateService")]
+    assert told[0]["request_id"] == "abc-2"
+    assert told[0]["identity"] == "local"
+    assert told[0]["duration_ms"] > 0
+
+
 @pytest.mark.parametrize("name", ["", "a b", "x" * 81, 'a"b', "a\tb"])
 def test_a_name_that_a_log_could_trip_over_is_not_taken(name: str) -> None:
     assert re.fullmatch(r"[0-9a-f]{32}", rpc.request_id_of({rpc.REQUEST_ID_KEY: name}))
@@ -452,8 +485,9 @@ async def test_publish_waits_until_the_managers_know(edges: Edges, worker: Worke
 async def test_no_manager_is_waited_for(tmp_path: Path) -> None:
     async with grpc.aio.insecure_channel(f"unix:{tmp_path}/none") as channel:
         worker = Worker(Edges(ScriptedCore(), Counts(), channel), tmp_path / "worker.db")
-        await until(lambda: worker.reconnects.value >= 2)
+        await until(lambda: len(worker.managers.dialled) >= 3)
         assert not worker.session.connected
+        assert worker.reconnects.value == 0, "nobody has welcomed it"
         await until(lambda: "nobody is at" in worker.session.problem)
         # Each in its turn, whoever began.
         assert set(worker.managers.dialled) == {"one:1", "two:1"}
@@ -465,8 +499,10 @@ async def test_the_one_who_leads_is_turned_to_at_once(edges: Edges, worker: Work
     edges.core.refuse["Session"] = WarrenError("not_leader", "another one leads", "three:1")
     await edges.core.to_worker.put(None)
     await until(lambda: worker.managers.dialled.count("three:1") == REDIRECTS_MAX)
+    assert worker.reconnects.value == 0, "nobody has welcomed it again"
     edges.core.refuse.clear()
     await until(lambda: worker.session.connected)
+    assert worker.reconnects.value == 1, "redirected or not"
 
 
 async def test_what_is_said_of_managers_is_passed_on(edges: Edges, worker: Worker) -> None:

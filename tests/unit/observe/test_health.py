@@ -450,3 +450,27 @@ def test_a_component_has_a_page_of_its_own(run: Callable[..., Any]) -> None:
         assert (answer.body["status"], answer.body["message"]) == ("unhealthy", "no leader")
 
     run(main)
+
+
+def test_what_is_broken_from_the_start_is_told_once_and_has_a_beginning(
+    run: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        switch, session = Switch(), Switch()
+        switch.result, session.result = (False, "never started"), (False, "not connected yet")
+        health, clock = made(role=Role.NONE, containerd=switch)
+        health.add_at_hand("session", session.read)
+        for _ in range(3):
+            clock.now += 2
+            await health.health()
+        answer = await health.component("containerd")
+        assert answer is not None
+        assert answer.body["since"] == format_time(NOON)
+        assert answer.body["measured_ms_ago"] == 0
+
+    with caplog.at_level(logging.INFO, "warren.health"):
+        run(main)
+    assert [(r.levelname, r.message, vars(r)["why"]) for r in caplog.records] == [
+        ("WARNING", "containerd does not work", "never started"),
+        ("WARNING", "session does not work", "not connected yet"),
+    ]

@@ -8,6 +8,8 @@ import gzip
 import http.client
 import json
 import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 
 import pytest
@@ -386,5 +388,32 @@ def test_gzip_where_it_is_asked_for_and_worth_it(
             client.send(request.replace(b"GET", b"HEAD"))
             assert await client.response(head=True) == (200, headers, b"")
             await client.close()
+
+    run(main)
+
+
+def test_a_scrape_does_not_wait_for_what_holds_the_loops_threads(run: Run) -> None:
+    held, released = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        held.set()
+        assert released.wait(30)
+
+    async def hello(_request: Request) -> Response:
+        return Response(HTTPStatus.OK, b"0123456789" * 1000)
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(1))
+        busy = loop.run_in_executor(None, hold)
+        try:
+            while not held.is_set():  # noqa: ASYNC110 - a condition; `run` has a deadline
+                await asyncio.sleep(0)
+            async with serving(hello=hello) as server, asyncio.timeout(10):
+                status, headers, _ = await ask(server, GZIP_GET + b"gzip\r\n\r\n")
+                assert (status, headers["content-encoding"]) == (200, "gzip")
+        finally:
+            released.set()
+            await busy
 
     run(main)

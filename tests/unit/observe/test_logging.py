@@ -21,6 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from warren.observe.log_levels import COMPONENTS
+from warren.observe.log_lines import CORRELATING
 from warren.observe.log_sampling import REPEATS_MAX
 from warren.observe.logging import (
     LEVELS,
@@ -333,6 +334,32 @@ def test_a_huge_line_is_cut_and_says_so() -> None:
     parsed = json.loads(line)
     assert (parsed["level"], parsed["truncated"]) == ("warn", True)
     assert "x" not in parsed
+
+
+def test_an_oversized_line_keeps_that_by_which_it_is_found() -> None:
+    fields = {
+        "containers": ["c" * 32] * 10_000,
+        "request_id": "abc-1",
+        "method": "CreateService",
+        "service_name": "s" * 100_000,
+        "error": "no space: " + "e" * 100_000,
+    }
+    line = encode_json("warn", WHEN, "api", "refused", fields)
+    assert len(line) <= LINE_BYTES_MAX
+    parsed = json.loads(line)
+    assert (parsed["request_id"], parsed["method"]) == ("abc-1", "CreateService")
+    assert parsed["service_name"] == "s" * 256
+    assert parsed["error"].startswith("no space: eee")
+    assert parsed["truncated"] is True
+    assert "containers" not in parsed
+
+
+@pytest.mark.parametrize("text", ["\0", "\ud800", "\U0001f600"])
+def test_whatever_is_kept_of_an_oversized_line_it_is_bounded(text: str) -> None:
+    fields = dict.fromkeys((*CORRELATING, "error"), text * 100_000)
+    line = encode_json("warn", WHEN, text * 100_000, text * 100_000, fields)
+    assert len(line) <= LINE_BYTES_MAX
+    assert json.loads(line)["truncated"] is True
 
 
 def test_console_lines_are_for_people() -> None:
