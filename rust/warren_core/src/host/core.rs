@@ -163,6 +163,7 @@ fn start_peers(
         nodes: Arc::default(),
         reports,
         deliver: Arc::new(deliver),
+        now_ns: clock::mono_ns,
     };
     Peers::start(listener, common, jitter)
 }
