@@ -48,8 +48,10 @@ STREAMS_MAX: Final[int] = _core.STREAMS_MAX
 DRAIN_MAX: Final = 256
 CLOSE_TIMEOUT_MS: Final = 4_000
 
-LogSink = Callable[[str, str, str, bytes], None]
-"""Takes level, component, message and further fields as a JSON object."""
+LogSink = Callable[[str, str, str, bytes, int | None], None]
+"""Takes level, component, message, further fields as a JSON object, and when the core said it.
+
+That is in milliseconds since the epoch; None: it did not tell."""
 
 # The directory is rewritten only once nothing runs on it; a large snapshot may be on its way.
 _END_TIMEOUT_MS: Final = 60_000
@@ -364,8 +366,9 @@ class Core:
     def _emit(self, line: bytes) -> None:
         fields = msgspec.json.decode(line, type=dict[str, Any])
         level, component = fields.pop("level"), fields.pop("component")
-        message = fields.pop("message")
-        self._log(level, component, message, msgspec.json.encode(fields) if fields else b"")
+        message, time_ms = fields.pop("message"), fields.pop("time_ms", None)
+        more = msgspec.json.encode(fields) if fields else b""
+        self._log(level, component, message, more, time_ms)
 
 
 class Identity(msgspec.Struct, frozen=True, array_like=True):

@@ -159,6 +159,7 @@ def _of_peers(peers: Iterable[str]) -> Expectation:
                 f"warren_peer_connected{labels}": 1,
                 f"warren_peer_queue_depth{labels}": 0,
                 f"warren_peer_queue_full_total{labels}": 0,
+                f"warren_peer_expired_frames_total{labels}": 0,
                 f"warren_peer_lost_frames_total{labels}": 0,
                 f"warren_peer_dial_failures_total{labels}": early,
                 f"warren_peer_sent_frames_total{labels}": some,

@@ -46,6 +46,7 @@ AMONG_MEMBERS = (
     "warren_state_hash_mismatches_total",
     "warren_peer_connected",
     "warren_peer_dial_failures_total",
+    "warren_peer_expired_frames_total",
     "warren_peer_lost_frames_total",
     "warren_peer_queue_depth",
     "warren_peer_queue_full_total",

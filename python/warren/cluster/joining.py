@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from typing import Final
 
 from warren.cluster.calls import ask
@@ -10,7 +11,7 @@ from warren.cluster.files import ClusterFile
 from warren.cluster.membership import EMPTY_TIMEOUT_S, Membership
 from warren.config import advertised_peer
 from warren.errors import WarrenError
-from warren.pb.v1 import api_pb2, node_pb2, session_pb2
+from warren.pb.v1 import api_pb2, commands_pb2, node_pb2, session_pb2
 
 __all__ = ["join", "leave"]
 
@@ -160,11 +161,20 @@ async def _say_goodbye(here: Membership) -> None:
     """The others do without this host: as a manager, then as a worker."""
     own = here.own_target()
     others = [address for address in here.known_managers() if address != here.own_api]
+    # Ids that stay when a call is tried anew: a copy that arrives late has been answered, and does
+    # not remove a host that has joined again meanwhile.
+    client = os.urandom(16)
     if here.manages:
-        request = api_pb2.DemoteNodeRequest(ref=here.data.node_id)
+        request = api_pb2.DemoteNodeRequest(
+            request=commands_pb2.RequestId(client=client, sequence=1), ref=here.data.node_id
+        )
         await _told(here, [*others, own], "DemoteNode", request)
     if others or not own:
-        removal = api_pb2.RemoveNodeRequest(ref=here.data.node_id, force=True)
+        removal = api_pb2.RemoveNodeRequest(
+            request=commands_pb2.RequestId(client=client, sequence=2),
+            ref=here.data.node_id,
+            force=True,
+        )
         await _told(here, others, "RemoveNode", removal)
 
 

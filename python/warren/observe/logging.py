@@ -240,8 +240,19 @@ class LogPipeline(logging.Handler):
             return
         self._put(line)
 
-    def emit_core(self, level: str, component: str, message: str, fields_json: bytes) -> None:
-        """Take a line from the core. `fields_json` is a JSON object, or empty."""
+    def emit_core(
+        self,
+        level: str,
+        component: str,
+        message: str,
+        fields_json: bytes,
+        time_ms: int | None = None,
+    ) -> None:
+        """Take a line from the core. `fields_json` is a JSON object, or empty.
+
+        `time_ms`: when the core said it, since the epoch. It may be taken much later, by a loop
+        that was held up: just then the line is needed. None: now.
+        """
         known = _CORE_LEVELS.get(level, level)
         name = known if known in LEVELS else "error"
         if LEVELS[name] < self._levels.threshold(component):
@@ -251,7 +262,8 @@ class LogPipeline(logging.Handler):
         except msgspec.DecodeError:
             fields = {"fields": fields_json.decode("utf-8", "backslashreplace")}
         if self._sampler.admit(name, component, message, fields, constant=False):
-            self._put(self._encode(name, self._clock(), component, message, fields))
+            seconds = self._clock() if time_ms is None else time_ms / 1000
+            self._put(self._encode(name, seconds, component, message, fields))
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
         """Count a record that could not be made a line; the default would print to stderr."""

@@ -38,9 +38,15 @@ pub enum Error {
     ImageNotLoaded { image: String },
     #[error("this node belongs to no cluster; create one: warrenctl cluster init")]
     NotInCluster,
-    #[error("this node already belongs to cluster {cluster}")]
+    #[error(
+        "this node already belongs to cluster {cluster}; for another one, let it leave first: \
+         warrenctl cluster leave"
+    )]
     AlreadyInCluster { cluster: String },
-    #[error("`{identity}` may not call {method}")]
+    #[error(
+        "`{identity}` may not call {method}; call it on a manager's host, or with a client's \
+         certificate: that of a host is for what concerns this host alone"
+    )]
     Denied { identity: String, method: String },
     #[error("{queue} is full ({limit} waiting); try again in a moment")]
     Overloaded { queue: &'static str, limit: usize },
@@ -61,7 +67,7 @@ pub enum Error {
     /// A refusal given before and now repeated; `code` is that of the first time.
     #[error("{message}")]
     RefusedBefore { code: &'static str, message: String },
-    #[error("{what} has {actual_bytes} bytes, the limit is {limit_bytes}")]
+    #[error("{what} has {actual_bytes} bytes, the limit is {limit_bytes}; make it smaller")]
     TooLarge {
         what: &'static str,
         actual_bytes: usize,
@@ -275,3 +281,29 @@ impl Error {
 
 /// The crate's result.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_says_what_to_do_next() {
+        let word = String::new;
+        for refusal in [
+            Error::AlreadyInCluster { cluster: word() },
+            Error::Denied {
+                identity: word(),
+                method: word(),
+            },
+            Error::TooLarge {
+                what: "it",
+                actual_bytes: 2,
+                limit_bytes: 1,
+            },
+        ] {
+            let told = refusal.to_string();
+            let next = told.split_once("; ").map(|(_, next)| next);
+            assert!(next.is_some_and(|next| !next.is_empty()), "{told}");
+        }
+    }
+}

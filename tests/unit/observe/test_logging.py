@@ -145,6 +145,18 @@ def test_the_core_goes_through_the_same_pipeline(log: Log) -> None:
     assert fourth["level"] == "warn"
 
 
+def test_a_line_of_the_core_has_the_time_at_which_it_was_made() -> None:
+    with logging_restored():
+        log = Log(clock=lambda: WHEN + 60)
+        try:
+            log.pipeline.emit_core("info", "raft", "taken late", b"", int(WHEN * 1000))
+            log.pipeline.emit_core("info", "raft", "of an older core", b"")
+            times = [line["time"] for line in log.lines()]
+        finally:
+            log.close()
+    assert times == ["2031-05-05T12:00:01.250000Z", "2031-05-05T12:01:01.250000Z"]
+
+
 def test_other_libraries_show_their_warnings_only(debug_log: Log) -> None:
     logging.getLogger("grpc").info("chatter")
     logging.getLogger("grpc").warning("trouble")

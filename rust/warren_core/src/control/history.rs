@@ -203,7 +203,8 @@ impl History {
 
     /// The service that was the last to be called so, or has this id; it may be gone.
     pub fn service_called(&self, reference: &str) -> Option<ServiceId> {
-        self.last_called(reference, |subject| match subject {
+        let id = ServiceId::parse(reference);
+        self.last_called(reference, id, |subject| match subject {
             Subject::Service(id) => Some(id),
             Subject::Cluster | Subject::Node(_) => None,
         })
@@ -211,20 +212,24 @@ impl History {
 
     /// Likewise the node.
     pub fn node_called(&self, reference: &str) -> Option<NodeId> {
-        self.last_called(reference, |subject| match subject {
+        let id = NodeId::parse(reference);
+        self.last_called(reference, id, |subject| match subject {
             Subject::Node(id) => Some(id),
             Subject::Cluster | Subject::Service(_) => None,
         })
     }
 
-    fn last_called<I: ToString>(
+    /// `named`: what `reference` is as an id. Looked up with each step's other work: no text is made
+    /// of the thousands of ids.
+    fn last_called<I: PartialEq>(
         &self,
         reference: &str,
+        named: Option<I>,
         id_of: impl Fn(Subject) -> Option<I>,
     ) -> Option<I> {
         self.events.iter().rev().find_map(|it| {
             let id = id_of(it.subject)?;
-            (*it.name == *reference || id.to_string() == reference).then_some(id)
+            (*it.name == *reference || named.as_ref() == Some(&id)).then_some(id)
         })
     }
 

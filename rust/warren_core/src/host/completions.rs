@@ -22,7 +22,7 @@ pub enum Kind {
     Error = 1,
     Item = 2,
     End = 3,
-    /// A JSON object: level, component, message.
+    /// A JSON object: level, `time_ms` since the epoch, component, message.
     Log = 4,
 }
 
@@ -160,7 +160,8 @@ impl Completions {
         self.extend([(id, result)], [], []);
     }
 
-    pub fn log(&self, line: &LogLine) {
+    /// `time_ms`: when it happened, since the epoch; it may be taken much later.
+    pub fn log(&self, time_ms: u64, line: &LogLine) {
         let level = match line.level {
             Level::Debug => "debug",
             Level::Info => "info",
@@ -173,7 +174,8 @@ impl Completions {
             .map(|(name, value)| format!(",\"{name}\":{}", json_string(value)))
             .collect();
         let json = format!(
-            "{{\"level\":\"{level}\",\"component\":{component},\"message\":{message}{fields}}}"
+            "{{\"level\":\"{level}\",\"time_ms\":{time_ms},\"component\":{component},\
+             \"message\":{message}{fields}}}"
         );
         let mut queue = self.lock();
         if queue.log_lines >= LOG_LINES_MAX {
@@ -326,11 +328,14 @@ mod tests {
     fn log_lines_are_bounded_and_what_is_dropped_is_counted() {
         let completions = Completions::new().unwrap();
         let line = LogLine::new(Level::Info, "raft", "a \"b\"\n").with("node_id", "c\\");
-        (0..LOG_LINES_MAX + 7).for_each(|_| completions.log(&line));
+        (0..LOG_LINES_MAX + 7).for_each(|_| completions.log(7, &line));
         assert_eq!(completions.dropped_log_lines(), 7);
-        let json = r#"{"level":"info","component":"raft","message":"a \"b\"\n","node_id":"c\\"}"#;
+        let json = concat!(
+            r#"{"level":"info","time_ms":7,"component":"raft","message":"a \"b\"\n","#,
+            r#""node_id":"c\\"}"#
+        );
         assert_eq!(completions.drain(1)[0].payload, json.as_bytes());
-        completions.log(&line);
+        completions.log(8, &line);
         assert_eq!(completions.dropped_log_lines(), 7);
     }
 }

@@ -84,7 +84,7 @@ pub fn start(
         }) => {
             identity = Some(recovered.identity);
             for line in &warnings {
-                shared.completions.log(line);
+                shared.completions.log(clock::now().wall_ms, line);
             }
             let control = Control::recover(config, recovered)
                 .map_err(|damaged| durable::damaged(&log_dir(&options.raft_dir), damaged.why))?;
@@ -140,7 +140,7 @@ fn start_peers(
     core: Arc<Mailbox<Message>>,
 ) -> Result<Peers, Error> {
     let logging = shared.clone();
-    let sink = move |line: &LogLine| logging.completions.log(line);
+    let sink = move |line: &LogLine| logging.completions.log(clock::now().wall_ms, line);
     let reports = Arc::new(Reports::new(Arc::new(sink)));
     let transport: Arc<dyn Transport> = match &wanted.tls {
         Some(files) => Arc::new(Tls::open(files.clone(), node, reports.clone())?),
@@ -163,6 +163,7 @@ fn start_peers(
         nodes: Arc::default(),
         reports,
         deliver: Arc::new(deliver),
+        now_ns: clock::mono_ns,
     };
     Peers::start(listener, common, jitter)
 }
@@ -278,7 +279,7 @@ impl Core {
                 && let Err(error) = peers.set(now)
             {
                 let line = LogLine::new(Level::Warning, "peers", error.to_string());
-                self.shared.completions.log(&line);
+                self.shared.completions.log(clock::now().wall_ms, &line);
             }
             for FrameOut { to, lane, bytes } in outputs.frames {
                 peers.send(to, lane, bytes);
@@ -291,7 +292,7 @@ impl Core {
         let completions = &self.shared.completions;
         completions.extend(outputs.replies, outputs.items, outputs.ended);
         for line in &outputs.log_lines {
-            completions.log(line);
+            completions.log(clock::now().wall_ms, line);
         }
         for job in outputs.reads {
             let _ = self.reads.send(job);

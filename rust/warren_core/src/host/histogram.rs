@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::measuring;
@@ -46,7 +46,9 @@ const OCTAVES: usize = 36;
 /// Counts by the buckets of `BOUNDS` exactly, and by many more for quantiles.
 pub struct Histogram {
     exact: [AtomicU64; BOUNDS.len() + 1],
-    fine: Box<[AtomicU32]>,
+    /// 36 KiB. With half of that a slot would begin anew after 2^32 values, a busy day's, and
+    /// quantiles be wrong from then on.
+    fine: Box<[AtomicU64]>,
     sum_ns: AtomicU64,
 }
 
@@ -54,7 +56,7 @@ impl Default for Histogram {
     fn default() -> Self {
         Self {
             exact: Default::default(),
-            fine: (0..OCTAVES * STEPS).map(|_| AtomicU32::new(0)).collect(),
+            fine: (0..OCTAVES * STEPS).map(|_| AtomicU64::new(0)).collect(),
             sum_ns: AtomicU64::new(0),
         }
     }
@@ -74,7 +76,7 @@ impl Histogram {
         let mut sum_ns = 0;
         for (value_ns, count) in values {
             exact[exact_bucket(value_ns)] += u64::from(count);
-            self.fine[fine_bucket(value_ns)].fetch_add(count, Relaxed);
+            self.fine[fine_bucket(value_ns)].fetch_add(count.into(), Relaxed);
             sum_ns += value_ns * u64::from(count);
         }
         for (all, more) in self.exact.iter().zip(exact).filter(|(_, more)| *more > 0) {
@@ -92,11 +94,7 @@ impl Histogram {
 
     /// The value below which the share `q` (0 to 1) of all lies; 0 when there is none.
     pub fn quantile_ns(&self, q: f64) -> u64 {
-        let counts: Vec<u64> = self
-            .fine
-            .iter()
-            .map(|b| u64::from(b.load(Relaxed)))
-            .collect();
+        let counts: Vec<u64> = self.fine.iter().map(|slot| slot.load(Relaxed)).collect();
         let rank = (counts.iter().sum::<u64>() as f64 * q).ceil().max(1.0) as u64;
         let mut seen = 0;
         let bucket = counts.iter().position(|count| {
@@ -299,6 +297,16 @@ mod tests {
         for q in [0.0, 0.3, 0.5, 0.9, 1.0] {
             assert_eq!(at_once.quantile_ns(q), each.quantile_ns(q), "{q}");
         }
+    }
+
+    #[test]
+    fn a_slot_holds_more_than_32_bits_count() {
+        let histogram = Histogram::default();
+        histogram.observe_all([(1_000, u32::MAX), (1_000, 2), (9_000, 5)]);
+        assert_eq!(
+            histogram.quantile_ns(0.99),
+            fine_bound_ns(fine_bucket(1_000))
+        );
     }
 
     #[test]

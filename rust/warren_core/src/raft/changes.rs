@@ -111,7 +111,10 @@ impl ConfChange {
             return Err(format!("{} is no learner", member.0));
         }
         if let Some(member) = self.remove.iter().find(|m| !conf.contains(m.0)) {
-            return Err(format!("{} is no member", member.0));
+            return Err(format!(
+                "{} is no member; warrenctl cluster members shows who is",
+                member.0
+            ));
         }
         Ok(())
     }
@@ -165,7 +168,9 @@ impl Raft {
         };
         change.check(&self.conf).map_err(invalid)?;
         if change.leave != self.conf.is_joint() {
-            return Err(invalid("the configuration is not joint".into()));
+            let why = "the configuration is not joint: no change is under way that could be ended; \
+                       warrenctl cluster members shows who is a member";
+            return Err(invalid(why.into()));
         }
         if !change.leave {
             let library = change.to_library(&self.conf);

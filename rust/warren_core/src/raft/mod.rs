@@ -443,7 +443,11 @@ impl Raft {
         if !self.conf.is_voter(to.0) {
             return Err(Error::Invalid {
                 what: "member",
-                why: format!("member {} does not vote, so it cannot lead", to.0),
+                why: format!(
+                    "member {} does not vote, so it cannot lead; name one that does: warrenctl \
+                     cluster members shows them",
+                    to.0
+                ),
             });
         }
         self.node.transfer_leader(to.0);

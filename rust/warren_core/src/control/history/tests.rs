@@ -258,6 +258,25 @@ fn what_is_gone_is_known_by_its_name_and_its_id() {
 }
 
 #[test]
+fn the_id_of_what_is_gone_is_written_like_that_of_what_is_there() {
+    let mut world = World::new();
+    let node = NodeId([0xab; 16]);
+    let subject = Subject::Node(node);
+    world.history.push(Happened {
+        at: end_of(&world.state),
+        time_ms: 1,
+        kind: Kind::NodeRemoved,
+        subject,
+        name: "n2".into(),
+        why: String::new(),
+    });
+    for written in ["ab".repeat(16), "AB".repeat(16)] {
+        assert_eq!(world.history.node_called(&written), Some(node), "{written}");
+    }
+    assert_eq!(world.history.node_called(&"ab".repeat(15)), None);
+}
+
+#[test]
 fn an_election_has_the_time_of_its_leader_or_of_the_next_command() {
     let mut world = World::new();
     world.elect(4, None);

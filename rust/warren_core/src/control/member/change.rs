@@ -281,7 +281,9 @@ impl Member {
         let named = (request.member_id != 0).then_some(MemberId(request.member_id));
         let nobody = || Error::Invalid {
             what: "member",
-            why: "no other voter is near enough to take the lead over".into(),
+            why: "no other voter is near enough to take the lead over; wait until one has caught \
+                  up: warrenctl cluster members shows how far each is"
+                .into(),
         };
         let to = named.or_else(|| self.successor()).ok_or_else(nobody)?;
         self.check_heard(to)?;

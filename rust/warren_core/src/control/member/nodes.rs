@@ -152,13 +152,16 @@ impl Member {
             Err(Error::Invalid { what: "node", why })
         };
         if node.status != NodeStatus::Ready {
-            return invalid("it is not up; a manager that is down weakens the cluster");
+            return invalid(
+                "it is not up, and a manager that is down weakens the cluster; start its daemon first",
+            );
         }
         let said = &node.description;
         if said.data_dir.is_empty() || said.peer_address.is_empty() {
             return invalid(
                 "it does not offer to be a manager: its certificate is a worker's, or it was one \
-                 until half a minute ago and is putting its log aside",
+                 until half a minute ago and is putting its log aside; give it a manager's \
+                 certificate and restart its daemon, or try again in half a minute",
             );
         }
         let wanted = pb::Member {

@@ -156,7 +156,7 @@ impl LogThread {
                 Level::Warning
             };
             let line = LogLine::new(level, "wal", why);
-            self.shared.completions.log(&line);
+            self.shared.completions.log(clock::now().wall_ms, &line);
         }
     }
 

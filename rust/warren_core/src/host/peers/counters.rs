@@ -18,6 +18,8 @@ pub struct LaneCounters {
     pub queued: AtomicUsize,
     /// Dropped because the queue was full.
     pub queue_full: AtomicU64,
+    /// Dropped because they had waited for too long.
+    pub expired: AtomicU64,
     /// Being written when the connection broke.
     pub connection_lost: AtomicU64,
     pub connected: AtomicBool,
@@ -153,6 +155,12 @@ impl Counters {
             "counter",
             "Frames dropped because newer ones found the queue full.",
             &|of| of.queue_full.load(Relaxed),
+        );
+        family(
+            "warren_peer_expired_frames_total",
+            "counter",
+            "Frames dropped because they had waited for too long to be written.",
+            &|of| of.expired.load(Relaxed),
         );
         family(
             "warren_peer_lost_frames_total",

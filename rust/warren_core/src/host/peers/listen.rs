@@ -124,6 +124,8 @@ pub struct Common {
     pub nodes: Arc<Nodes>,
     /// Takes what comes in.
     pub deliver: Deliver,
+    /// Nanoseconds of a monotonic clock, by which what waits grows old.
+    pub now_ns: fn() -> u64,
 }
 
 /// The thread that accepts.

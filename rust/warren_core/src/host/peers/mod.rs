@@ -21,8 +21,10 @@
 //! its connection lasts, and any may be lost. A queue that is full drops its oldest frame, and a
 //! connection that breaks takes with it what was on its way; both are counted, and Raft repeats
 //! what matters. What is queued for a peer that is away waits for it: when it is back, what it is
-//! greeted with must not be lost for as long as it takes to be repeated. So a slow or dead peer
-//! costs bounded memory, and the core never waits for a socket.
+//! greeted with must not be lost for as long as it takes to be repeated. Only what is to be logged
+//! is dropped, and counted, once it has waited for seconds: it could be a request that must not take
+//! effect so late ([`outbox::Limit`]). So a slow or dead peer costs bounded memory, and the core never
+//! waits for a socket.
 
 mod counters;
 mod listen;
@@ -121,7 +123,7 @@ impl Peers {
     /// Queues a frame and returns at once. One to a member that is no peer is dropped.
     pub fn send(&self, to: MemberId, lane: Lane, frame: Vec<u8>) {
         match self.out.get(&to) {
-            Some(peer) => peer.lanes[lane as usize].push(frame),
+            Some(peer) => peer.lanes[lane as usize].push((self.common.now_ns)(), frame),
             None => self.common.counters.no_such_peer(),
         }
     }
@@ -157,6 +159,7 @@ impl Peers {
                 transport: self.common.transport.clone(),
                 nodes: self.common.nodes.clone(),
                 reports: self.common.reports.clone(),
+                now_ns: self.common.now_ns,
                 // Any two lanes differ, so that reconnects spread.
                 seed: self.seed ^ member.0.rotate_left(8) ^ lane as u64,
                 unsent: Vec::new(),

@@ -9,29 +9,43 @@ use std::time::Duration;
 use super::counters::LaneCounters;
 use crate::raft::Lane;
 
+/// How long a frame of the log's lane may wait to be written. A request that was passed on is done
+/// whenever it arrives: much later, whoever asked has long been told that nobody knows what became of
+/// it, and it must not take effect any more. Raft repeats what else is there.
+const LOG_AGE_NS_MAX: u64 = 5_000_000_000;
+
 /// What a queue holds at most.
 #[derive(Clone, Copy, Debug)]
 pub struct Limit {
     pub frames: usize,
     pub bytes: usize,
+    /// How long a frame may wait to be written; `None`: as long as it takes.
+    pub age_ns: Option<u64>,
 }
 
 impl Limit {
     /// Urgent frames are a few hundred bytes and stale within a tick; appends are bounded by what
     /// Raft keeps in flight, a few megabytes; of a snapshot four chunks are under way.
+    ///
+    /// Only what is to be logged grows too old. What is urgent greets a peer that is back, after
+    /// however long, and does no harm late: terms and ids tell. Bulk waits behind itself on a slow
+    /// connection: without what waited long, it would be sent again for ever.
     pub fn of(lane: Lane) -> Self {
         match lane {
             Lane::Urgent => Self {
                 frames: 1024,
                 bytes: 1 << 20,
+                age_ns: None,
             },
             Lane::Log => Self {
                 frames: 4096,
                 bytes: 32 << 20,
+                age_ns: Some(LOG_AGE_NS_MAX),
             },
             Lane::Bulk => Self {
                 frames: 64,
                 bytes: 8 << 20,
+                age_ns: None,
             },
         }
     }
@@ -39,6 +53,12 @@ impl Limit {
 
 /// Bytes handed to the writer at once.
 const BATCH_BYTES_MAX: usize = 1 << 20;
+
+/// A frame, and when it was queued.
+pub struct Queued {
+    pub bytes: Vec<u8>,
+    since_ns: u64,
+}
 
 /// A queue that never refuses: it drops its oldest instead.
 ///
@@ -53,7 +73,7 @@ pub struct Outbox {
 
 #[derive(Default)]
 struct Inner {
-    frames: VecDeque<Vec<u8>>,
+    frames: VecDeque<Queued>,
     bytes: usize,
     writer_waits: bool,
     closed: bool,
@@ -75,17 +95,24 @@ impl Outbox {
         }
     }
 
-    pub fn push(&self, frame: Vec<u8>) {
+    /// `now_ns`: of a monotonic clock, the same as for [`Outbox::drop_expired`].
+    pub fn push(&self, now_ns: u64, frame: Vec<u8>) {
         let mut inner = self.lock();
         if inner.closed {
             return;
         }
         inner.bytes += frame.len();
-        inner.frames.push_back(frame);
+        inner.frames.push_back(Queued {
+            bytes: frame,
+            since_ns: now_ns,
+        });
         while inner.frames.len() > self.limit.frames
             || (inner.bytes > self.limit.bytes && inner.frames.len() > 1)
         {
-            let dropped = inner.frames.pop_front().map_or(0, |oldest| oldest.len());
+            let dropped = inner
+                .frames
+                .pop_front()
+                .map_or(0, |oldest| oldest.bytes.len());
             inner.bytes -= dropped;
             self.counters.queue_full.fetch_add(1, Relaxed);
         }
@@ -98,7 +125,7 @@ impl Outbox {
 
     /// Moves what is queued to `batch`, a megabyte at most. Waits up to `timeout` for something;
     /// false once the queue is closed.
-    pub fn take(&self, batch: &mut Vec<Vec<u8>>, timeout: Duration) -> bool {
+    pub fn take(&self, batch: &mut Vec<Queued>, timeout: Duration) -> bool {
         let mut inner = self.lock();
         if inner.frames.is_empty() && !inner.closed {
             inner = self.wait(inner, timeout);
@@ -107,12 +134,23 @@ impl Outbox {
         while taken_bytes < BATCH_BYTES_MAX
             && let Some(frame) = inner.frames.pop_front()
         {
-            taken_bytes += frame.len();
+            taken_bytes += frame.bytes.len();
             batch.push(frame);
         }
         inner.bytes -= taken_bytes;
         self.counters.queued.store(inner.frames.len(), Relaxed);
         !inner.closed
+    }
+
+    /// Leaves in `batch` what has not waited for too long, and counts the others.
+    pub fn drop_expired(&self, now_ns: u64, batch: &mut Vec<Queued>) {
+        let Some(age_ns) = self.limit.age_ns else {
+            return;
+        };
+        let before = batch.len();
+        batch.retain(|queued| now_ns.saturating_sub(queued.since_ns) <= age_ns);
+        let expired = before - batch.len();
+        self.counters.expired.fetch_add(expired as u64, Relaxed);
     }
 
     /// Waits out `pause`, or until the queue is closed: then false. What is queued stays: a peer
@@ -176,25 +214,30 @@ mod tests {
     use super::*;
 
     fn outbox(frames: usize, bytes: usize) -> Outbox {
-        Outbox::with_limit(Limit { frames, bytes }, Arc::default())
+        let limit = Limit {
+            frames,
+            bytes,
+            age_ns: None,
+        };
+        Outbox::with_limit(limit, Arc::default())
     }
 
     fn taken(outbox: &Outbox) -> Vec<Vec<u8>> {
         let mut batch = Vec::new();
         assert!(outbox.take(&mut batch, Duration::ZERO));
-        batch
+        batch.into_iter().map(|queued| queued.bytes).collect()
     }
 
     #[test]
     fn a_full_queue_drops_its_oldest_and_counts_it() {
         let few = outbox(3, 1000);
-        (0..5).for_each(|n| few.push(vec![n; 10]));
+        (0..5).for_each(|n| few.push(0, vec![n; 10]));
         assert_eq!(taken(&few), [vec![2; 10], vec![3; 10], vec![4; 10]]);
         assert_eq!(few.counters.queue_full.load(Relaxed), 2);
         let small = outbox(1000, 25);
-        (0..5).for_each(|n| small.push(vec![n; 10]));
+        (0..5).for_each(|n| small.push(0, vec![n; 10]));
         assert_eq!(taken(&small), [vec![3; 10], vec![4; 10]]);
-        small.push(vec![9; 100]);
+        small.push(0, vec![9; 100]);
         assert_eq!(taken(&small), [vec![9; 100]], "a long one goes alone");
         assert_eq!(small.counters.queue_full.load(Relaxed), 3);
     }
@@ -202,7 +245,7 @@ mod tests {
     #[test]
     fn a_batch_is_bounded_and_order_is_kept() {
         let outbox = outbox(1000, usize::MAX);
-        (0..5).for_each(|n| outbox.push(vec![n; BATCH_BYTES_MAX / 2]));
+        (0..5).for_each(|n| outbox.push(0, vec![n; BATCH_BYTES_MAX / 2]));
         let sizes = [taken(&outbox), taken(&outbox), taken(&outbox)];
         assert_eq!(sizes.each_ref().map(Vec::len), [2, 2, 1]);
         let order: Vec<u8> = sizes.concat().iter().map(|frame| frame[0]).collect();
@@ -212,9 +255,26 @@ mod tests {
     #[test]
     fn what_is_queued_waits_for_a_connection() {
         let outbox = outbox(3, 1000);
-        (0..4).for_each(|n| outbox.push(vec![n]));
+        (0..4).for_each(|n| outbox.push(0, vec![n]));
         assert!(outbox.pause(Duration::ZERO));
         assert_eq!(taken(&outbox), [[1], [2], [3]]);
+    }
+
+    #[test]
+    fn what_is_to_be_logged_is_not_written_late_and_the_rest_is() {
+        for (lane, kept) in [(Lane::Urgent, 3), (Lane::Log, 2), (Lane::Bulk, 3)] {
+            let outbox = Outbox::new(lane, Arc::default());
+            for (frame, now_ns) in [(0, 6), (1, 7), (2, 7 + LOG_AGE_NS_MAX)] {
+                outbox.push(now_ns, vec![frame]);
+            }
+            let mut batch = Vec::new();
+            outbox.take(&mut batch, Duration::ZERO);
+            outbox.drop_expired(7 + LOG_AGE_NS_MAX, &mut batch);
+            let left: Vec<u8> = batch.iter().map(|queued| queued.bytes[0]).collect();
+            assert_eq!(left, Vec::from_iter(3 - kept..3), "{lane:?}");
+            let expired = outbox.counters.expired.load(Relaxed);
+            assert_eq!(expired, 3 - u64::from(kept), "{lane:?}");
+        }
     }
 
     #[test]
@@ -226,7 +286,7 @@ mod tests {
         outbox.close();
         assert!(!thread.join().unwrap());
         assert!(!outbox.pause(Duration::from_secs(60)));
-        outbox.push(vec![1]);
+        outbox.push(0, vec![1]);
         let mut batch = Vec::new();
         assert!(!outbox.take(&mut batch, Duration::ZERO) && batch.is_empty());
     }

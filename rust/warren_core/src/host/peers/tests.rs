@@ -3,7 +3,7 @@
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 
@@ -30,6 +30,10 @@ impl Member {
     }
 
     fn listen_on(listener: TcpListener) -> Self {
+        Self::with_clock(listener, || 0)
+    }
+
+    fn with_clock(listener: TcpListener, now_ns: fn() -> u64) -> Self {
         let counters = Arc::new(Counters::default());
         let (sender, frames) = mpsc::channel();
         let deliver: listen::Deliver = Arc::new(move |lane, received| {
@@ -41,6 +45,7 @@ impl Member {
             nodes: Arc::default(),
             reports: Arc::new(Reports::new(Arc::new(|_| {}))),
             deliver,
+            now_ns,
         };
         let peers = Peers::start(listener, common, 7).unwrap();
         Self {
@@ -137,6 +142,29 @@ fn a_peer_that_comes_back_is_reached_again() {
         [two.next(), two.next()].map(|(_, frame)| number(&frame)),
         [2, 3]
     );
+}
+
+#[test]
+fn a_peer_that_comes_back_late_is_told_no_more_what_was_to_be_logged() {
+    static NOW_NS: AtomicU64 = AtomicU64::new(0);
+    let free = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = free.local_addr().unwrap();
+    drop(free);
+    let own = TcpListener::bind("127.0.0.1:0").unwrap();
+    let one = Member::with_clock(own, || NOW_NS.load(Relaxed)).knows(TWO, address);
+    let send = |number| LANES.map(|lane| one.peers.send(TWO, lane, frame(number, 1)));
+    send(1);
+    NOW_NS.store(60_000_000_000, Relaxed);
+    send(2);
+    let two = Member::listen_on(TcpListener::bind(address).unwrap());
+    let mut seen = LANES.map(|_| Vec::new());
+    while seen.iter().any(|numbers| !numbers.contains(&2)) {
+        let (lane, frame) = two.next();
+        seen[lane as usize].push(number(&frame));
+    }
+    assert_eq!(seen, [vec![1, 2], vec![2], vec![1, 2]]);
+    let expired = |lane| one.counters.lane(TWO, lane).expired.load(Relaxed);
+    assert_eq!(LANES.map(expired), [0, 1, 0]);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use super::nodes::Nodes;
-use super::outbox::Outbox;
+use super::outbox::{Outbox, Queued};
 use super::reports::{About, Reports};
 use super::stream::{Connection, Failure, Target, Transport};
 use super::wire;
@@ -30,9 +30,10 @@ pub struct Writer {
     pub transport: Arc<dyn Transport>,
     pub nodes: Arc<Nodes>,
     pub reports: Arc<Reports>,
+    pub now_ns: fn() -> u64,
     pub seed: u64,
     /// Taken from the queue for a connection that was found to be closed.
-    pub unsent: Vec<Vec<u8>>,
+    pub unsent: Vec<Queued>,
 }
 
 impl Writer {
@@ -104,6 +105,7 @@ impl Writer {
             if batch.is_empty() && !self.outbox.take(&mut batch, IDLE) {
                 break;
             }
+            self.outbox.drop_expired((self.now_ns)(), &mut batch);
             // Asked first: the first write to a peer that has restarted would seem to succeed, and
             // whom the member belongs to may have become known since it was dialled.
             usable =
@@ -124,9 +126,10 @@ impl Writer {
         carried
     }
 
-    fn write(&self, connection: &mut dyn Connection, batch: &[Vec<u8>]) -> io::Result<()> {
-        let bytes: usize = batch.iter().map(Vec::len).sum();
-        let mut slices: Vec<IoSlice<'_>> = batch.iter().map(|frame| IoSlice::new(frame)).collect();
+    fn write(&self, connection: &mut dyn Connection, batch: &[Queued]) -> io::Result<()> {
+        let frames = batch.iter().map(|queued| &queued.bytes);
+        let bytes: usize = frames.clone().map(Vec::len).sum();
+        let mut slices: Vec<IoSlice<'_>> = frames.map(|frame| IoSlice::new(frame)).collect();
         let mut left = slices.as_mut_slice();
         while !left.is_empty() {
             match connection.write_vectored(left) {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use rustls::pki_types::UnixTime;
 use rustls::{AlertDescription, CertificateError, Error as TlsError};
 
+use super::super::super::clock;
 use super::super::stream::Failure;
 use super::verify::Unfit;
 
@@ -136,30 +137,7 @@ fn refused_us(alert: AlertDescription) -> String {
 
 /// As `2026-01-31T12:00:00Z`.
 pub fn utc(at: UnixTime) -> String {
-    let at = Duration::from_secs(at.as_secs()).as_secs();
-    let (days, seconds) = (at / 86_400, at % 86_400);
-    let (year, month, day) = civil(days);
-    let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
-    format!("{year}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
-}
-
-/// Year, month and day of a day since 1970, in the Gregorian calendar (Howard Hinnant, "chrono-
-/// Compatible Low-Level Date Algorithms", `civil_from_days`).
-fn civil(days: u64) -> (u64, u64, u64) {
-    // Eras of 400 years that begin in March: the leap day is a year's last.
-    let since_march_0000 = days + 719_468;
-    let (era, of_era) = (since_march_0000 / 146_097, since_march_0000 % 146_097);
-    let year = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year + year / 4 - year / 100);
-    let month_from_march = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 {
-        month_from_march + 3
-    } else {
-        month_from_march - 9
-    };
-    let year = era * 400 + year + u64::from(month <= 2);
-    (year, month, day)
+    clock::utc(Duration::from_secs(at.as_secs()))
 }
 
 #[cfg(test)]

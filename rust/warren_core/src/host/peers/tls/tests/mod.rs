@@ -95,6 +95,7 @@ impl Member {
             nodes: Arc::default(),
             reports,
             deliver,
+            now_ns: || 0,
         };
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let peers = Peers::start(listener, common, 7).unwrap();
