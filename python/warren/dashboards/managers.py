@@ -205,12 +205,13 @@ _LOG: Final = Row(
         ),
         Panel(
             title="Messages dropped between managers",
-            answers="Which connections lose messages because their queue is full or they broke.",
+            answers="Which connections lose messages: their queue is full, they broke, or are not there.",
             queries=tuple(
                 Query(_rate(f"warren_peer_{counter}_total", "node, lane"), legend)
                 for counter, legend in (
                     ("queue_full", "{{node}} {{lane}}: queue full"),
                     ("lost_frames", "{{node}} {{lane}}: broke"),
+                    ("expired_frames", "{{node}} {{lane}}: waited too long"),
                 )
             ),
             unit=Unit.PER_SECOND,
