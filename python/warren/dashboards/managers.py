@@ -205,7 +205,7 @@ _LOG: Final = Row(
         ),
         Panel(
             title="Messages dropped between managers",
-            answers="Which connections lose messages: their queue is full, they broke, or are not there.",
+            answers="Which connections lose messages: they are too slow, broke, or are not there.",
             queries=tuple(
                 Query(_rate(f"warren_peer_{counter}_total", "node, lane"), legend)
                 for counter, legend in (
