@@ -91,26 +91,6 @@ def test_a_stalled_disk(node: WarrenNode) -> None:
     assert told == (200, 200, "")
 
 
-@needs_strace
-def test_reads_while_a_lone_managers_disk_takes_nothing(node: WarrenNode) -> None:
-    """Its core waits for the disk: a read ends by its deadline, and says where to look."""
-    log = (node.data_dir / "raft" / "wal").glob("*.wal")
-    with injected(node.pid, "write,pwrite64,fdatasync", "delay_enter=15s", *log):
-        writing = threading.Thread(target=create, args=(node, "stalled"))
-        writing.start()
-        eventually(lambda: "disk has not answered" in node.http("/ready")[1], "the disk stalls")
-        done = [
-            node.run("cluster", "status", "--timeout=2s"),
-            node.run("node", "ls", "--timeout=1s"),
-        ]
-    writing.join()
-    assert [each.returncode for each in done] == [3, 3], done
-    for each in done:
-        assert "`warrenctl doctor`" in each.stderr
-        assert "take effect" not in each.stderr
-    node.wait_ready()
-
-
 def test_a_dead_containerd(own_containerd: Containerd) -> None:
     node = WarrenNode(own_containerd.address, own_containerd.new_namespace())
     try:
