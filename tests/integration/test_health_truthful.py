@@ -26,6 +26,7 @@ from tests.support.disk import fill, write_much
 from tests.support.hosts import Host, leader_of, three_managers
 from tests.support.node import FOREVER, WarrenNode, eventually
 from tests.support.strace import injected
+from warren.cli.exits import EXIT_ATTENTION
 from warren.pb.v1 import api_pb2
 
 Made = Callable[..., Host]
@@ -100,6 +101,9 @@ def test_a_dead_containerd(own_containerd: Containerd) -> None:
             ready, health, why = told_after(CONTAINERD_TRUTH_S, time.monotonic(), node)
             assert (ready, health) == (503, 503)
             assert "containerd" in why
+            status = node.run("cluster", "status")
+            assert status.returncode == EXIT_ATTENTION
+            assert "is not ready: waiting for containerd" in status.stdout
             own_containerd.start()
             assert told_after(CONTAINERD_TRUTH_S, time.monotonic(), node) == (200, 200, "")
     finally:

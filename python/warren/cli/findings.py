@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from warren.cli.shapes_members import MemberView
     from warren.cli.shapes_placement import ResourcesView
     from warren.cli.shapes_status import QuorumView, ServiceTroubleView
-    from warren.pb.v1 import api_pb2
+    from warren.pb.v1 import api_pb2, node_pb2
 
 __all__ = [
     "SEVERITIES",
@@ -20,6 +20,7 @@ __all__ = [
     "needs_attention",
     "node_why",
     "of_cluster",
+    "of_daemon",
     "of_nodes",
     "of_room",
     "of_services",
@@ -73,6 +74,16 @@ def of_cluster(
     if quorum.voters == 2:
         said = "of two managers none may be lost: a third one is worth more than the second"
         yield FindingView("note", "two_voters", None, said, "warrenctl node promote --help")
+
+
+def of_daemon(
+    quorum: QuorumView, daemon: node_pb2.GetDaemonResponse | None
+) -> Iterator[FindingView]:
+    """About the host whose daemon was asked. Without a majority that is why it is not ready."""
+    if daemon is None or not daemon.ready_message or quorum.held is False:
+        return
+    said = f"host {daemon.node_name} is not ready: {daemon.ready_message}"
+    yield FindingView("warning", "not_ready", daemon.node_name, said, "warrenctl doctor")
 
 
 def _silent(quorum: QuorumView, members: Sequence[MemberView]) -> Iterator[FindingView]:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from warren.cli.client import Client
     from warren.cli.shapes_members import MemberView
     from warren.cli.views_status import Asked
-    from warren.pb.v1 import api_pb2
+    from warren.pb.v1 import api_pb2, node_pb2
 
 __all__ = ["ask", "status"]
 
@@ -91,7 +91,22 @@ def _asked(client: Client, no_quorum: str) -> Asked:
         no_quorum=no_quorum,
         stale=stale,
         newest_change_ms=_newest_change_ms(client, services) if stale else 0,
+        daemon=_daemon(client),
     )
+
+
+def _daemon(client: Client) -> node_pb2.GetDaemonResponse | None:
+    """What the daemon that was asked says of itself; over the network it says nothing: None."""
+    from warren.errors import WarrenError
+    from warren.pb.v1 import node_pb2
+
+    try:
+        answer: node_pb2.GetDaemonResponse = client.call(
+            "GetDaemon", node_pb2.GetDaemonRequest(), retry=False
+        )
+    except WarrenError:
+        return None
+    return answer
 
 
 def _slots(client: Client, services: list[api_pb2.ServiceView]) -> dict[bytes, list[api_pb2.Slot]]:

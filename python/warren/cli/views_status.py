@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from warren.cli.shapes_explain import EventView
     from warren.cli.shapes_members import MemberView
     from warren.cli.shapes_placement import ResourcesView
-    from warren.pb.v1 import api_pb2
+    from warren.pb.v1 import api_pb2, node_pb2
 
 __all__ = ["Asked", "candidates", "crash_loops", "quorum", "service_trouble", "status"]
 
@@ -45,7 +45,7 @@ class Asked(NamedTuple):
 
     `no_quorum`: why nothing newer can be had, empty where this is as of now; `events`: the oldest
     first, None where the leader could not be asked, which `events_why` explains; `slots`: by the id
-    of the service.
+    of the service; `daemon`: the one that was asked, None where it could not be asked of itself.
     """
 
     cluster: api_pb2.GetClusterResponse
@@ -59,6 +59,7 @@ class Asked(NamedTuple):
     no_quorum: str
     stale: bool
     newest_change_ms: int
+    daemon: node_pb2.GetDaemonResponse | None = None
 
 
 def candidates(
@@ -198,6 +199,7 @@ def status(asked: Asked, *, now_ms: int) -> StatusView:
             *findings.of_cluster(
                 who, asked.members, answer.frozen_reason or None, joint=asked.joint
             ),
+            *findings.of_daemon(who, asked.daemon),
             *findings.of_nodes(asked.nodes),
             *findings.of_services(troubles, services_left_out, now_s=now_ms / 1000),
             *findings.of_room(allocated, allocatable),

@@ -23,7 +23,7 @@ from tests.unit.cli.fake_manager import (
 )
 from warren.cli import screen, status_screen, views, views_status
 from warren.cli.shapes import EventView, StatusView
-from warren.pb.v1 import api_pb2, objects_pb2
+from warren.pb.v1 import api_pb2, node_pb2, objects_pb2
 
 NOW_MS = CREATED_AT_MS + 600_000
 LONG = "a-service-whose-name-is-as-long-as-a-dns-label-may-be-which-is63"[:63]
@@ -110,6 +110,20 @@ def test_a_whole_cluster_needs_no_attention() -> None:
     assert view.findings == []
     assert (view.quorum.answering, view.quorum.voters, view.quorum.spare) == (3, 3, 1)
     assert "Nothing needs attention." in lines(view, 80)
+
+
+def test_a_host_that_is_not_ready_is_told_of_unless_the_majority_is_why() -> None:
+    why = "waiting for raft: the log's disk has not answered for 2.1 s"
+    daemon = node_pb2.GetDaemonResponse(node_name="m1", ready_message=why)
+    view = status(daemon=daemon)
+    assert kinds(view) == [("warning", "not_ready")]
+    assert view.findings[0].summary == f"host m1 is not ready: {why}"
+    assert view.findings[0].command == "warrenctl doctor"
+    assert not view.healthy
+    without = status(daemon=daemon, no_quorum="2 of 3 managers are missing", stale=True)
+    assert ("critical", "no_quorum") in kinds(without)
+    assert ("warning", "not_ready") not in kinds(without)
+    assert status(daemon=node_pb2.GetDaemonResponse(node_name="m1")).healthy
 
 
 def test_the_worst_comes_first() -> None:
