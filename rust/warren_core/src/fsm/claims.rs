@@ -275,6 +275,16 @@ impl State {
         service.rules.refusal(node).or_else(refusal)
     }
 
+    /// [`State::refusal`] for the slot that room is kept for on the node.
+    pub fn refusal_of_kept(&self, service: &Service, slot: u64, node: &Node) -> Option<String> {
+        let refusal = || {
+            let row = self.node_row(node.id)?;
+            let but = Some((service.id, slot));
+            self.claimed(row, but).refusal(service, node)
+        };
+        service.rules.refusal(node).or_else(refusal)
+    }
+
     fn claims_refusal(&self, service: &Service, node: NodeId) -> Option<String> {
         if !claims(service.container_spec()) {
             return None;

@@ -248,7 +248,8 @@ impl Failures {
         self.loops
     }
 
-    fn end(&mut self, service: ServiceId, slot: Slot) {
+    /// Nothing is known of the slot any more.
+    pub fn end(&mut self, service: ServiceId, slot: Slot) {
         if let Some(known) = self.slots.remove(&(service, slot)) {
             self.loops -= usize::from(known.failures >= FAILURES);
         }

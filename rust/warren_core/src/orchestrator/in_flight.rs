@@ -34,7 +34,9 @@ pub(super) struct Preempting {
     pub slot: Slot,
     pub node: NodeId,
     pub victims: Vec<ContainerId>,
-    /// Held by the scheduler; `None` where a hold is to end.
+    /// Held by the scheduler.
+    pub devices: Vec<pb::DeviceShare>,
+    /// Likewise; `None` where a hold is to end.
     pub set_aside: Option<Resources>,
     /// What is to be said of each victim once it is told to go: its service, its slot, why.
     pub told: Vec<(ServiceId, u64, Arc<str>)>,

@@ -237,6 +237,34 @@ impl Orchestrator {
         }
     }
 
+    /// Nodes that a global service has no slot on any more: they are gone, or take it no more, and no
+    /// container of it is left there.
+    pub(super) fn end_lost_loops(&mut self, state: &State, service: &Service) {
+        if self.failures.loop_count() == 0 {
+            return;
+        }
+        for it in self.failures.loops(service.id) {
+            let node = it.node.and_then(|id| state.node(id));
+            let may_go = |node: &Node| node.accepts_work() && service.rules.refusal(node).is_none();
+            let has_one = |node: &Node| {
+                let mut containers = state.containers_of_node(node.id);
+                containers.any(|of| of.service == service.id && !of.is_terminal())
+            };
+            if node.is_some_and(|node| may_go(node) || has_one(node)) {
+                continue;
+            }
+            let (of, why) = ((service.id, it.slot), "its slot is no more".into());
+            self.decisions.note(Kind::CrashLoopOver, of, it.node, why);
+            self.failures.end(
+                service.id,
+                Slot {
+                    number: it.slot,
+                    node: it.node,
+                },
+            );
+        }
+    }
+
     pub(super) fn note_preempted(&mut self, preempting: &Preempting) {
         let node = Some(preempting.node);
         for (service, slot, why) in &preempting.told {

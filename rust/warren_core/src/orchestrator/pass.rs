@@ -46,6 +46,8 @@ pub(super) struct Pass {
     pub vacant: VecDeque<Vacancy>,
     /// Vacant, with room kept for them.
     pub held: VecDeque<Vacancy>,
+    /// Filled, with room kept for them elsewhere.
+    pub needless: Vec<Slot>,
     /// Running, of an older spec: to be removed as few at a time as `away_max` allows.
     pub outdated: VecDeque<(ContainerId, NodeId)>,
     /// Running, on nodes that are being drained: likewise, and only as far as there is room elsewhere.
@@ -82,6 +84,7 @@ impl Pass {
             unready: VecDeque::new(),
             vacant: VecDeque::new(),
             held: VecDeque::new(),
+            needless: Vec::new(),
             outdated: VecDeque::new(),
             draining: VecDeque::new(),
             spread: BTreeMap::new(),

@@ -240,8 +240,9 @@ impl Walk {
                 found.push(Found::Surplus(container.id));
                 continue;
             }
-            // What it may not go to is none of its slots.
-            if container.is_none() && (!accepts || refused()) {
+            // What it may not go to is none of its slots, nor what has ended where it may not go again.
+            let idle = container.is_none_or(Container::is_terminal);
+            if idle && (!accepts || refused()) {
                 continue;
             }
             let slot = Slot::on(node);

@@ -17,7 +17,7 @@ use crate::orchestrator::budget::Meter;
 use crate::orchestrator::fill::placement;
 use crate::orchestrator::in_flight::Preempting;
 use crate::orchestrator::pass::{Pass, Vacancy};
-use crate::orchestrator::plan::is_vacant;
+use crate::orchestrator::plan::{Slot, is_vacant};
 use crate::orchestrator::reconcile::Turn;
 use crate::orchestrator::{Orchestrator, PendingSlot};
 use crate::pb;
@@ -42,6 +42,15 @@ impl Orchestrator {
         pass: &mut Pass,
         meter: &mut Meter,
     ) -> Turn {
+        while let Some(slot) = pass.needless.last().copied() {
+            if meter.items == 0 || !meter.try_look() {
+                return Turn::Later;
+            }
+            pass.needless.pop();
+            if let Some((node, _)) = state.hold_of(service.id, slot.number, slot.node) {
+                self.end_kept(service, (slot, None), node, meter);
+            }
+        }
         while let Some(vacancy) = pass.held.front().copied() {
             if meter.items == 0 || !meter.try_look() {
                 return Turn::Later;
@@ -55,6 +64,11 @@ impl Orchestrator {
                 pass.vacant.push_back(vacancy);
                 continue;
             };
+            let left = state.victims_left(node, hold).next().is_some();
+            if !may_be_kept(state, service, pass, slot.number, (node, left)) {
+                self.give_up_kept(service, pass, &vacancy, node, meter);
+                continue;
+            }
             let mut ask = placement(state, service, pass, 1).ask();
             ask.rules.max_per_node = None;
             // They are kept, and nobody else's.
@@ -65,24 +79,49 @@ impl Orchestrator {
                 self.scheduler.hold_devices(node, &hold.devices);
                 let to = (node, hold.devices.clone());
                 self.propose_bind(service, pass, &vacancy, to, meter);
-            } else if state.victims_left(node, hold).next().is_some() {
+            } else if left {
                 *pass.spread.entry(node).or_insert(0) += 1;
                 pass.vacant.push_back(vacancy);
             } else {
-                let nothing = Preempting {
-                    service: service.id,
-                    slot: vacancy.slot,
-                    node,
-                    victims: Vec::new(),
-                    set_aside: None,
-                    told: Vec::new(),
-                    waits: None,
-                };
-                self.propose_preemption(service, &vacancy, nothing, meter);
-                pass.away += 1;
+                self.give_up_kept(service, pass, &vacancy, node, meter);
             }
         }
         Turn::Done
+    }
+
+    /// The slot is vacant, and is not to be filled where room is kept for it.
+    fn give_up_kept(
+        &mut self,
+        service: &Service,
+        pass: &mut Pass,
+        vacancy: &Vacancy,
+        node: NodeId,
+        meter: &mut Meter,
+    ) {
+        self.still_unplaced(service.id, vacancy);
+        self.end_kept(service, (vacancy.slot, vacancy.replaces), node, meter);
+        pass.away += 1;
+    }
+
+    /// What is kept for the slot there is kept no longer.
+    fn end_kept(
+        &mut self,
+        service: &Service,
+        of: (Slot, Option<ContainerId>),
+        node: NodeId,
+        meter: &mut Meter,
+    ) {
+        let nothing = Preempting {
+            service: service.id,
+            slot: of.0,
+            node,
+            victims: Vec::new(),
+            devices: Vec::new(),
+            set_aside: None,
+            told: Vec::new(),
+            waits: None,
+        };
+        self.propose_preemption(service, of.1, nothing, meter);
     }
 
     /// Makes room for the slots that found none, as long as that can be done.
@@ -140,8 +179,10 @@ impl Orchestrator {
         let found = asking::preempt(asking, scheduler, &placement, slot.node);
         // Where room is kept for as many as may be, others wait until some are there.
         let kept = |found: &Preemption| state.node(found.node).map_or(0, |node| node.holds.len());
-        if let Some(found) = found.filter(|found| kept(found) < HOLDS_PER_NODE_MAX) {
-            self.begin(state, service, pass, vacancy, found, meter);
+        if let Some(found) = found.filter(|found| kept(found) < HOLDS_PER_NODE_MAX)
+            && let Some(devices) = state.choose_devices(service, found.node)
+        {
+            self.begin(state, service, pass, vacancy, (found, devices), meter);
             return Ok(true);
         }
         Ok(false)
@@ -153,10 +194,11 @@ impl Orchestrator {
         service: &Service,
         pass: &mut Pass,
         vacancy: &Vacancy,
-        found: Preemption,
+        (found, devices): (Preemption, Vec<pb::DeviceShare>),
         meter: &mut Meter,
     ) {
         self.scheduler.preempt_begin(&found);
+        self.scheduler.hold_devices(found.node, &devices);
         pass.away += 1;
         *pass.spread.entry(found.node).or_insert(0) += 1;
         let victims = found.victims.iter().filter_map(|id| state.container(*id));
@@ -174,32 +216,33 @@ impl Orchestrator {
             slot: vacancy.slot,
             node,
             victims: found.victims,
+            devices,
             set_aside: aside,
             told,
             waits: Some(waits),
         };
-        self.propose_preemption(service, vacancy, preempting, meter);
+        self.still_unplaced(service.id, vacancy);
+        self.propose_preemption(service, vacancy.replaces, preempting, meter);
     }
 
     /// Without victims: what is kept for the slot there is kept no longer.
     fn propose_preemption(
         &mut self,
         service: &Service,
-        vacancy: &Vacancy,
+        replaces: Option<ContainerId>,
         preempting: Preempting,
         meter: &mut Meter,
     ) {
-        self.still_unplaced(service.id, vacancy);
         let victims = &preempting.victims;
         victims.iter().for_each(|id| _ = self.in_flight.claim(*id));
         meter.items = meter.items.saturating_sub(1 + victims.len());
         let bind = pb::BindItem {
             service_id: service.id.to_vec(),
             service_version: service.version,
-            slot: vacancy.slot.number,
+            slot: preempting.slot.number,
             node_id: preempting.node.to_vec(),
-            replaces: vacancy.replaces.map(|id| id.to_vec()).unwrap_or_default(),
-            devices: Vec::new(),
+            replaces: replaces.map(|id| id.to_vec()).unwrap_or_default(),
+            devices: preempting.devices.clone(),
         };
         let item = pb::PreemptItem {
             bind: Some(bind),
@@ -272,6 +315,30 @@ impl Orchestrator {
         let left = state.victims_left(node, hold);
         Some(waiting_for(state, service, node, left))
     }
+}
+
+/// Whether the node is still one that the slot may go to: what its service asks for, or what the node
+/// is, may have changed since. `left`: victims are still there, and with them what they claim.
+fn may_be_kept(
+    state: &State,
+    service: &Service,
+    pass: &Pass,
+    slot: u64,
+    (node, left): (NodeId, bool),
+) -> bool {
+    let Some(known) = state.node(node) else {
+        return false;
+    };
+    let refused = match left {
+        true => service.rules.refusal(known),
+        false => state.refusal_of_kept(service, slot, known),
+    };
+    let own = pass.spread.iter().filter(|(_, count)| **count > 0);
+    let own = own.map(|(id, _)| *id);
+    let there = pass.spread.get(&node).copied().unwrap_or(0);
+    let full = asking::most_per_node(service).is_some_and(|most| there >= most);
+    let avoided = state.avoided(service, own);
+    refused.is_none() && !full && avoided.iter().all(|it| it.refusal(known).is_none())
 }
 
 /// A container that may have to make room for one of a higher priority.

@@ -102,6 +102,9 @@ impl Orchestrator {
                 return Turn::Later;
             }
             pass.walked(walk.slots);
+            if service.is_global() {
+                self.end_lost_loops(state, service);
+            }
             pass.avoided = self.failures.avoided(service, &pass.spread, now_ms);
             self.note_avoided(service, &pass.avoided, now_ms);
             pass.shrinking = walk.shrink.map(Shrinking::of);
@@ -147,6 +150,17 @@ impl Orchestrator {
         if let Some(node) = bound_to {
             pass.away += 1;
             *pass.spread.entry(node).or_insert(0) += 1;
+        }
+        let fills = !matches!(
+            verdict,
+            Verdict::Vacant(_)
+                | Verdict::Ended(_)
+                | Verdict::Moving
+                | Verdict::Frozen
+                | Verdict::Fenced(..)
+        );
+        if fills && bound_to.is_none() && state.hold_of(id, slot.number, slot.node).is_some() {
+            pass.needless.push(slot);
         }
         let mut keep = |node| *pass.spread.entry(node).or_insert(0) += 1;
         match verdict {

@@ -46,6 +46,7 @@ impl Orchestrator {
                     if let Some(set_aside) = item.set_aside {
                         self.scheduler.preempt_end(item.node, set_aside);
                     }
+                    self.scheduler.release_devices(item.node, &item.devices);
                     if applied {
                         self.stats.preempted += item.victims.len() as u64;
                         self.note_preempted(item);

@@ -239,7 +239,7 @@ fn is_node(attribute: &Attribute) -> bool {
 }
 
 /// Containers of the service on one node, as far as its rules say so.
-pub(super) fn most_per_node(service: &Service) -> Option<u32> {
+pub(in crate::orchestrator) fn most_per_node(service: &Service) -> Option<u32> {
     let distinct = service.rules.distinct.iter().any(is_node);
     let most = service.per_node_max();
     let most = if distinct { most.min(1) } else { most };
