@@ -55,10 +55,11 @@ class KeptRuntime(SimulatedRuntime):
             self.plant(observed)
             self._next_pid = max(self._next_pid, observed.pid)
 
-    async def create(self, request: ContainerRequest) -> None:
+    async def create(self, request: ContainerRequest) -> int:
         """See `Runtime.create`."""
-        await super().create(request)
+        pid = await super().create(request)
         self._keep(self._containers[request.id].observed)
+        return pid
 
     async def delete(self, container_id: str, /) -> None:
         """See `Runtime.delete`."""

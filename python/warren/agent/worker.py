@@ -108,7 +108,6 @@ class Worker:
         self._stopping: set[str] = set()
         self._held: dict[str, _Hold] = {}
         self._exit_waits: dict[str, asyncio.Event] = {}
-        self._created_ms: dict[str, int] = {}
         # Attempts by container in which memory ran out; replaced rather than shrunk, since scrapes
         # read it from another thread.
         self.oom_kills: dict[str, int] = {}
@@ -199,10 +198,10 @@ class Worker:
                 self._take_exit(event)
 
     def _take_exit(self, event: Exited) -> None:
-        # A late word about an earlier attempt; the present one was created after it.
-        if event.at_ms < self._created_ms.get(event.id, 0):
-            return
         seen = self._observed.get(event.id)
+        # A late word about an earlier attempt. Times would not tell: the wall clock may jump.
+        if seen is not None and seen.pid and event.pid and seen.pid != event.pid:
+            return
         self._amend(
             event.id,
             phase=Phase.STOPPED,
@@ -223,7 +222,6 @@ class Worker:
         self._touched[container_id] = self._touches
         if observed is None:
             self._observed.pop(container_id, None)
-            self._created_ms.pop(container_id, None)
         else:
             self._count_oom(observed)
             self._observed[container_id] = observed
@@ -442,9 +440,8 @@ class Worker:
     async def _create(self, action: Create) -> None:
         assignment = self._board.assignments[action.id]
         digest = assignment.spec_digest
-        self._created_ms[action.id] = self._clock_ms()
         given = self._devices.given(assignment.devices)
-        await self._runtime.create(
+        pid = await self._runtime.create(
             ContainerRequest(
                 id=action.id,
                 attempt=action.attempt,
@@ -460,7 +457,11 @@ class Worker:
             )
         )
         made = Observed(
-            id=action.id, attempt=action.attempt, spec_digest=digest.hex(), phase=Phase.CREATED
+            id=action.id,
+            attempt=action.attempt,
+            spec_digest=digest.hex(),
+            phase=Phase.CREATED,
+            pid=pid,
         )
         self._see(action.id, made)
 

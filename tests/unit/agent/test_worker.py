@@ -17,7 +17,13 @@ from warren.agent import status
 from warren.agent.board import Board
 from warren.agent.converge import Memory
 from warren.agent.outbox import Outbox
-from warren.agent.runtime.base import ContainerRequest, Observed, Phase, RuntimeRefused
+from warren.agent.runtime.base import (
+    ContainerRequest,
+    Exited,
+    Observed,
+    Phase,
+    RuntimeRefused,
+)
 from warren.agent.runtime.simulated import Behaviour, RealClock, SimulatedRuntime
 from warren.agent.store import Fence, Journal, Store
 from warren.agent.worker import PURGES_MAX, STOPS_MAX, Worker
@@ -71,7 +77,13 @@ def assignments(
 class Rig:
     """A worker with everything around it; a second one over the same host is a restart."""
 
-    def __init__(self, runtime: SimulatedRuntime, directory: Path, concurrency: int = 4) -> None:
+    def __init__(
+        self,
+        runtime: SimulatedRuntime,
+        directory: Path,
+        concurrency: int = 4,
+        clock_ms: Callable[[], int] = RealClock().now_ms,
+    ) -> None:
         self.runtime = runtime
         self.directory = directory
         store = Store.open(directory / "worker.db")
@@ -86,7 +98,7 @@ class Rig:
             outbox=self.outbox,
             node_name="n1",
             logs_dir=directory / "logs",
-            clock_ms=RealClock().now_ms,
+            clock_ms=clock_ms,
             durations=self.durations,
             concurrency=concurrency,
         )
@@ -280,6 +292,41 @@ async def test_a_refused_start_pauses_and_says_why(tmp_path: Path) -> None:
         assert "/no/such" in memory.message
         assert memory.retry_at_ms > 0
         await rig.until(lambda: rig.state(1) == (2, pb.CONTAINER_STATE_RUNNING))
+
+
+async def test_an_exit_is_heard_after_the_wall_clock_steps_back(tmp_path: Path) -> None:
+    runtime = await opened()
+    ahead_ms = 3_600_000
+    rig = Rig(runtime, tmp_path, clock_ms=lambda: RealClock().now_ms() + ahead_ms)
+    async with running(rig):
+        rig.board.apply(assignments([1]))
+        await rig.until(lambda: rig.state(1) == (1, pb.CONTAINER_STATE_RUNNING))
+        ahead_ms = 0
+        runtime.end(container_id(1), 3)
+        await rig.until(lambda: rig.state(1)[0] == 2)
+        assert rig.board.memory[container_id(1)].exit_code == 3
+
+
+@pytest.mark.parametrize("phase", [Phase.CREATED, Phase.RUNNING])
+async def test_a_late_word_of_an_earlier_attempt_ends_no_later_one(
+    tmp_path: Path, phase: Phase
+) -> None:
+    def behave(_: ContainerRequest) -> Behaviour:
+        return Behaviour(start_ms=60_000 if phase is Phase.CREATED else 0)
+
+    async with running(Rig(await opened(behave), tmp_path)) as rig:
+        rig.board.apply(assignments([1]))
+        await rig.until(
+            lambda: (
+                container_id(1) in rig.worker.observed
+                and rig.worker.observed[container_id(1)].phase is phase
+            )
+        )
+        before = rig.worker.observed[container_id(1)]
+        rig.worker._take(Exited(container_id(1), 3, 1 << 50, False, pid=before.pid + 1))
+        assert rig.worker.observed[container_id(1)] == before
+        rig.worker._take(Exited(container_id(1), 3, 1, False, pid=before.pid))
+        assert rig.worker.observed[container_id(1)].exit_code == 3
 
 
 async def test_without_the_runtime_it_waits_and_goes_on(tmp_path: Path) -> None:

@@ -189,18 +189,17 @@ class ContainerdRuntime:
         except (OSError, ValueError) as error:
             raise RuntimeUnavailable(f"the containers' cgroups cannot be read: {error}") from error
 
-    async def create(self, request: ContainerRequest) -> None:
+    async def create(self, request: ContainerRequest) -> int:
         """See `Runtime.create`. A snapshot, a container record, a task, in this order."""
         await asyncio.to_thread(_check_host, request, self._logger)
         image = await self.images.resolve(request.spec)
         try:
             mounts = await self._prepare(request, image)
         except AlreadyExists:
-            await self._expect_same(request)
-            return
+            return (await self._same(request)).pid
         try:
             await self._create_record(request, image, mounts)
-            await self._create_task(request, mounts)
+            return await self._create_task(request, mounts)
         except CallFailed as error:
             await self._undo(request.id)
             raise refusals.refused(error.details) from error
@@ -311,7 +310,7 @@ class ContainerdRuntime:
         create = containers_pb2.CreateContainerRequest(container=container)
         await self.client.unary(api.CONTAINER_CREATE, create)
 
-    async def _create_task(self, request: ContainerRequest, mounts: _Mounts) -> None:
+    async def _create_task(self, request: ContainerRequest, mounts: _Mounts) -> int:
         query = {"dir": str(request.log_dir), **self._log_options}
         encoded = urllib.parse.urlencode(query, quote_via=urllib.parse.quote)
         logger = f"binary://{urllib.parse.quote(str(self._logger))}?{encoded}"
@@ -321,9 +320,10 @@ class ContainerdRuntime:
         made = await self.client.unary(api.TASK_CREATE, create)
         self._pids[request.id] = made.pid
         self._oom.discard(request.id)
+        return made.pid
 
-    async def _expect_same(self, request: ContainerRequest) -> None:
-        """Whether what is there is this very attempt, whole; else it is refused."""
+    async def _same(self, request: ContainerRequest) -> Observed:
+        """What is there, if it is this very attempt, whole; else it is refused."""
         there = {found.id: found for found in await self.list()}.get(request.id)
         if there is None or there.attempt != request.attempt or there.phase is Phase.REMNANT:
             raise RuntimeRefused(
@@ -331,6 +331,7 @@ class ContainerdRuntime:
                 "delete it first",
                 permanent=False,
             )
+        return there
 
     async def _undo(self, container_id: str) -> None:
         try:
@@ -400,6 +401,7 @@ class ContainerdRuntime:
             end.exit_status,
             milliseconds(end.exited_at),
             self._was_oom_killed(container_id),
+            end.pid,
         )
 
     def _was_oom_killed(self, container_id: str) -> bool:
