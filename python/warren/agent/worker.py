@@ -117,6 +117,7 @@ class Worker:
         self._wakeup_ms: int | None = None
         self._wake = asyncio.Event()
         self._list_wanted = asyncio.Event()
+        self._listing = False
         self._runtime_up = False
         self._logs_swept = False
         self._purges: set[asyncio.Task[None]] = set()
@@ -216,6 +217,9 @@ class Worker:
     def _amend(self, container_id: str, **changes: object) -> None:
         if (seen := self._observed.get(container_id)) is not None:
             self._see(container_id, msgspec.structs.replace(seen, **changes))
+        elif self._listing:
+            # The listing may have looked at it before that, and nothing here can be amended.
+            self._list_wanted.set()
 
     def _see(self, container_id: str, observed: Observed | None) -> None:
         self._touches += 1
@@ -244,12 +248,15 @@ class Worker:
                 if not self._runtime_up:
                     continue
             self._list_wanted.clear()
+            self._listing = True
             try:
                 await self._list()
             except (RuntimeUnavailable, RuntimeRefused) as error:
                 _log.debug("containers cannot be listed: %s", error)
                 await asyncio.sleep(LIST_RETRY_S)
                 self._list_wanted.set()
+            finally:
+                self._listing = False
 
     async def _list(self) -> None:
         began = self._touches

@@ -22,6 +22,7 @@ from warren.agent.runtime.base import (
     Exited,
     Observed,
     Phase,
+    RuntimeEvent,
     RuntimeRefused,
 )
 from warren.agent.runtime.simulated import Behaviour, RealClock, SimulatedRuntime
@@ -82,7 +83,7 @@ class Rig:
         runtime: SimulatedRuntime,
         directory: Path,
         concurrency: int = 4,
-        clock_ms: Callable[[], int] = RealClock().now_ms,
+        clock_ms: Callable[[], int] | None = None,
     ) -> None:
         self.runtime = runtime
         self.directory = directory
@@ -98,7 +99,7 @@ class Rig:
             outbox=self.outbox,
             node_name="n1",
             logs_dir=directory / "logs",
-            clock_ms=clock_ms,
+            clock_ms=clock_ms or RealClock().now_ms,
             durations=self.durations,
             concurrency=concurrency,
         )
@@ -327,6 +328,41 @@ async def test_a_late_word_of_an_earlier_attempt_ends_no_later_one(
         assert rig.worker.observed[container_id(1)] == before
         rig.worker._take(Exited(container_id(1), 3, 1, False, pid=before.pid))
         assert rig.worker.observed[container_id(1)].exit_code == 3
+
+
+async def test_an_end_during_the_first_listing_is_seen(tmp_path: Path) -> None:
+    class ListsSlowly(SimulatedRuntime):
+        """What it lists first is old when it is told: the container has ended meanwhile."""
+
+        ended = False
+
+        async def list(self) -> list[Observed]:
+            found = await super().list()
+            if not self.ended:
+                self.ended = True
+                self.end(container_id(1), 3)
+                await heard.wait()
+            return found
+
+    heard = asyncio.Event()
+    runtime = ListsSlowly(RealClock())
+    runtime.plant(
+        Observed(id=container_id(1), attempt=1, spec_digest="", phase=Phase.RUNNING, pid=5)
+    )
+    await runtime.open()
+    rig = Rig(runtime, tmp_path)
+    take = rig.worker._take
+
+    def take_and_tell(event: RuntimeEvent) -> None:
+        take(event)
+        if isinstance(event, Exited):
+            heard.set()
+
+    rig.worker._take = take_and_tell  # type: ignore[method-assign]
+    async with running(rig):
+        rig.board.apply(assignments([1]))
+        await rig.until(lambda: rig.state(1)[0] == 2)
+        assert rig.board.memory[container_id(1)].exit_code == 3
 
 
 async def test_without_the_runtime_it_waits_and_goes_on(tmp_path: Path) -> None:
