@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 from pathlib import Path
 from typing import Any, Final
 
@@ -86,6 +86,7 @@ class SimulatedImages:
 
     def __init__(self) -> None:
         self.on_change: Callable[[], None] = lambda: None
+        self.assigned: Callable[[], Set[str]] = frozenset
 
     async def list(self) -> list[objects_pb2.NodeImage]:
         """That image."""

@@ -407,6 +407,17 @@ async def test_a_spec_that_never_came_is_waited_for(tmp_path: Path) -> None:
         await rig.until(lambda: rig.state(1) == (1, pb.CONTAINER_STATE_RUNNING))
 
 
+async def test_the_images_of_all_that_is_assigned_are_known(tmp_path: Path) -> None:
+    rig = Rig(await opened(), tmp_path)
+    assert rig.board.image_digests() == set()
+    spec = pb.ContainerSpec(image="web:1", image_digest="sha256:5a")
+    assert rig.board.apply(assignments([1, 2], spec=spec))
+    assert rig.board.image_digests() == {"sha256:5a"}
+    assert rig.board.apply(assignments([]))
+    assert rig.board.image_digests() == set()
+    await rig.journal.close()
+
+
 async def test_deltas_hash_and_fence(tmp_path: Path) -> None:
     rig = Rig(await opened(), tmp_path)
     whole = assignments([1, 2])

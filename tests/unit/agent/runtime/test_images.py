@@ -15,6 +15,7 @@ from warren.agent.runtime.base import RuntimeRefused
 from warren.agent.runtime.containerd import api
 from warren.agent.runtime.containerd.client import Client, NotFound
 from warren.agent.runtime.containerd.images import Images
+from warren.agent.runtime.containerd.labels import LABEL_IMAGE
 from warren.pb.containerd import containers_pb2, content_pb2, images_pb2, types_pb2
 from warren.pb.v1 import objects_pb2
 
@@ -130,6 +131,25 @@ async def test_an_odd_image_of_others_hides_no_other_one(
     assert "docker.io/library/odd:1" in said
     with pytest.raises(RuntimeRefused, match="odd:1 cannot be used"):
         await images.resolve(objects_pb2.ContainerSpec(image="docker.io/library/odd:1"))
+
+
+async def test_a_load_leaves_older_images_that_run_or_are_to(
+    containerd: Containerd, images: Images
+) -> None:
+    old = {
+        name: containerd.layout.manifest([LAYER], {"Cmd": [name]})
+        for name in ("runs", "waits", "unused")
+    }
+    containerd.names = {f"docker.io/library/web@{old[name]['digest']}": old[name] for name in old}
+    containerd.names["docker.io/library/web:1"] = containerd.layout.manifest([LAYER])
+    labels = {LABEL_IMAGE: old["runs"]["digest"]}
+    containerd.containers = [containers_pb2.Container(id="0a" * 16, labels=labels)]
+    images.assigned = lambda: {old["waits"]["digest"]}  # between two attempts: no container of it
+    await images._prune(set())
+    assert sorted(containerd.names) == sorted(
+        ["docker.io/library/web:1"]
+        + [f"docker.io/library/web@{old[name]['digest']}" for name in ("runs", "waits")]
+    )
 
 
 async def test_null_in_an_image_s_config_says_nothing(

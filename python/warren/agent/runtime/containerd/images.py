@@ -8,7 +8,7 @@ import logging
 import platform
 import secrets
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence, Set
 from pathlib import Path
 from typing import Any, Final
 
@@ -63,7 +63,8 @@ class Images:
     """Images in containerd's namespace of ``client``.
 
     ``spool_dir`` takes uploads while they arrive. ``on_change`` is called after a load or a
-    removal, so that the node can describe itself anew.
+    removal, so that the node can describe itself anew. ``assigned`` tells the digests of the
+    images that this node is to run containers of.
     """
 
     def __init__(
@@ -72,8 +73,10 @@ class Images:
         node_id: str,
         spool_dir: Path,
         on_change: Callable[[], None] = lambda: None,
+        assigned: Callable[[], Set[str]] = frozenset,
     ) -> None:
         self.on_change = on_change
+        self.assigned = assigned
         self._client = client
         self._node_id = node_id
         self._spool_dir = spool_dir
@@ -206,9 +209,11 @@ class Images:
     async def _prune(self, kept: set[str]) -> None:
         """Removes images that are named by digest alone and that no container runs any more.
 
-        Those in ``kept`` stay: a container of theirs may be waiting for its next attempt.
+        Those in ``kept`` stay, and those that are assigned: a container of theirs may be waiting
+        for its next attempt.
         """
         used = {container.labels.get(LABEL_IMAGE) for container in await self._containers()}
+        used |= self.assigned()
         answer = await self._client.unary(api.IMAGE_LIST, images_pb2.ListImagesRequest())
         for image in answer.images:
             if "@" in image.name and image.name not in kept and image.target.digest not in used:
