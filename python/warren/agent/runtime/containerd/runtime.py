@@ -47,6 +47,7 @@ from warren.agent.runtime.containerd.events import EventQueue, Subscription
 from warren.agent.runtime.containerd.images import Images, Resolved, missing
 from warren.agent.runtime.containerd.importer import SNAPSHOTTER
 from warren.agent.runtime.containerd.observed import milliseconds, observed
+from warren.agent.runtime.containerd.paths import HostPaths
 from warren.agent.runtime.containerd.spec import CGROUP_PARENT, Host, build
 from warren.errors import WarrenError
 from warren.pb.containerd import (
@@ -58,7 +59,6 @@ from warren.pb.containerd import (
     tasks_pb2,
     types_pb2,
 )
-from warren.pb.v1 import objects_pb2
 
 _RUNC: Final = "io.containerd.runc.v2"
 _SPEC_TYPE: Final = "types.containerd.io/opencontainers/runtime-spec/1/Spec"
@@ -116,6 +116,7 @@ class ContainerdRuntime:
         self._log_options = {"max_bytes": str(log_max_bytes), "max_files": str(log_max_files)}
         self._host = host_facts()
         self._logger = warren_log_path()
+        self._paths = HostPaths()
         self._subscription = Subscription(self.client, self._translate, self._came_back)
         self._following: asyncio.Task[None] | None = None
         self._sweeping: asyncio.Task[None] | None = None
@@ -142,6 +143,7 @@ class ContainerdRuntime:
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
         self._following = self._sweeping = None
+        self._paths.close()
         await self.client.close()
 
     async def version(self) -> str:
@@ -191,7 +193,8 @@ class ContainerdRuntime:
 
     async def create(self, request: ContainerRequest) -> int:
         """See `Runtime.create`. A snapshot, a container record, a task, in this order."""
-        await asyncio.to_thread(_check_host, request, self._logger)
+        await self._paths.check(request.spec.mounts)
+        await asyncio.to_thread(_check_logger, self._logger)
         image = await self.images.resolve(request.spec)
         try:
             mounts = await self._prepare(request, image)
@@ -444,15 +447,7 @@ def _refusing() -> Iterator[None]:
         ) from error
 
 
-def _check_host(request: ContainerRequest, logger: Path) -> None:
-    """What must be there before anything is made; may wait for a slow disk."""
-    for mount in request.spec.mounts:
-        if mount.type == objects_pb2.MOUNT_TYPE_BIND and not os.path.exists(mount.source):
-            raise RuntimeRefused(
-                f"there is no {mount.source} on this node to mount at {mount.target}; "
-                "create it, or correct the mount",
-                permanent=True,
-            )
+def _check_logger(logger: Path) -> None:
     if not os.access(logger, os.X_OK):
         raise RuntimeRefused(
             f"the container logger {logger} is missing or not executable; install Warren anew",
