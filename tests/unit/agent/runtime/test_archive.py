@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import io
 import os
+import tarfile
+import tracemalloc
 import zlib
 from pathlib import Path
 from typing import Any
@@ -295,3 +297,85 @@ def test_a_name_that_is_no_text_is_told_as_text() -> None:
     with pytest.raises(WarrenError, match="outside of itself") as refusal:
         read(oci.tar_of({"/\udcff": b"x"}))
     refusal.value.message.encode()
+
+
+def header(kind: bytes, data: bytes) -> bytes:
+    """An extended header of a tar, whose kind tarfile writes by itself only."""
+    info = tarfile.TarInfo("header")
+    info.type, info.size = kind, len(data)
+    return info.tobuf(tarfile.GNU_FORMAT) + data + bytes(-len(data) % tarfile.BLOCKSIZE)
+
+
+def record(key: str, value: str) -> bytes:
+    """A record of a pax header, of up to 9,999 bytes."""
+    line = f" {key}={value}\n".encode()
+    digits = next(n for n in range(1, 5) if len(str(len(line) + n)) == n)
+    return str(len(line) + digits).encode() + line
+
+
+def peak_bytes(data: bytes) -> int:
+    """What reading the archive takes of memory beside the archive, whatever becomes of it."""
+    file = io.BytesIO(data)
+    tracemalloc.start()
+    try:
+        archive.read(file, ARCHITECTURE, "", "overlayfs")
+    except WarrenError as error:
+        assert error.code == "archive_invalid"  # noqa: PT017 - both ways are fine
+    finally:
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    return peak
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME])
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(bytes(40 << 20), id="large"),
+        # Each "2 " is a record whose key goes on until the "=": 32,000 keys of 32 kB.
+        pytest.param(b"2 " * 32_000 + b"=\n", id="of records within records"),
+        pytest.param(b"1" * 8_000, id="of digits"),
+    ],
+)
+def test_headers_that_grow_when_they_are_read_are_refused(kind: bytes, data: bytes) -> None:
+    large = header(kind, data) + small()
+    with pytest.raises(WarrenError, match="headers") as refusal:
+        read(large)
+    assert refusal.value.code == "archive_invalid"
+    assert peak_bytes(large) < 4 << 20
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_headers_of_headers_are_refused(kind: bytes) -> None:
+    with pytest.raises(WarrenError) as refusal:
+        read(header(kind, b"") * 2_000 + small())
+    assert refusal.value.code == "archive_invalid"
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE])
+def test_headers_are_not_kept(kind: bytes) -> None:
+    member = oci.tar_of({"other": b""})[: tarfile.BLOCKSIZE]
+    headers = [header(kind, record(f"comment.{n}", "x" * 8_000)) + member for n in range(1_000)]
+    data = b"".join(headers) + small()
+    assert read(data)
+    assert peak_bytes(data) < 3 << 20
+
+
+def test_names_as_long_as_they_may_be_are_read() -> None:
+    name = "/".join(["d" * 200] * 20)
+    for form in (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT):
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w", format=form) as tar:
+            link = tarfile.TarInfo(name)
+            link.type, link.linkname = tarfile.SYMTYPE, name
+            tar.addfile(link)
+            end = tar.offset
+        assert read(buffer.getvalue()[:end] + small())
+
+
+@pytest.mark.parametrize("size", ["-5", "-512", "-100000"])
+def test_a_size_below_zero_is_refused(size: str) -> None:
+    member = oci.tar_of({"oci-layout": b"{}"})[: 2 * tarfile.BLOCKSIZE]
+    with pytest.raises(WarrenError) as refusal:
+        read(header(tarfile.XHDTYPE, record("size", size)) + member + small())
+    assert refusal.value.code == "archive_invalid"

@@ -13,9 +13,10 @@ from __future__ import annotations
 import hashlib
 import json
 import posixpath
+import re
 import tarfile
 from collections.abc import Mapping, Sequence
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final, cast
 
 import msgspec
 
@@ -27,6 +28,11 @@ MEMBERS_MAX: Final = 20_000
 DOCUMENT_BYTES_MAX: Final = 8 * 1024 * 1024
 """An index, a manifest or a configuration larger than this is refused."""
 
+# Of one member, all together: two names of 4 KiB, and what little else is said. What tarfile makes
+# of them grows with the square of their size, in time and in memory.
+_HEADERS_BYTES_MAX: Final = 16 * 1024
+# No part of a name is longer. tarfile looks at all of a number once for each of its digits.
+_NUMBER: Final = re.compile(rb"\d{256}")
 _LAYERS_MAX: Final = 512
 # No blob has a TiB; the sum of all that a manifest has room for fits into 64 bits.
 _SIZE_BYTES_MAX: Final = 1 << 40
@@ -134,12 +140,19 @@ class _Members:
     def _index(self) -> None:
         end = self.file.seek(0, 2)
         self.file.seek(0)
+        headers = _Headers(self.file)
+        count = 0
         try:
-            with tarfile.open(fileobj=self.file, mode="r:") as tar:
-                for count, member in enumerate(tar):
+            with tarfile.open(fileobj=cast("BinaryIO", headers), mode="r:") as tar:
+                while (member := tar.next()) is not None:
                     if count >= MEMBERS_MAX:
                         raise invalid(f"the archive has more than {MEMBERS_MAX:,} members")
+                    count += 1
                     self._add(member, end)
+                    headers.left_bytes = _HEADERS_BYTES_MAX
+                    # tarfile keeps all that it has read; none of it is needed again.
+                    tar.members.clear()  # type: ignore[attr-defined]
+                    tar.pax_headers = {}
         except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
             what = "is cut short" if end and self.found else "is not a tar file"
             raise invalid(f"the archive {what} ({error})") from error
@@ -152,7 +165,7 @@ class _Members:
             base = posixpath.dirname(name) if member.issym() else ""
             self._links[name] = posixpath.normpath(posixpath.join(base, member.linkname))
         elif member.isreg() and not member.issparse():
-            if member.offset_data + member.size > end:
+            if not 0 <= member.size <= end - member.offset_data:
                 raise invalid(f'the archive is cut short in "{name[:100]}"')
             self.found[name] = (member.offset_data, member.size)
 
@@ -193,6 +206,32 @@ class _Members:
         offset, _ = self.locate(name)
         self.file.seek(offset)
         return self.file.read(len(magic)) == magic
+
+
+class _Headers:
+    """The archive as tarfile reads it: at most ``left_bytes`` more.
+
+    tarfile reads a header as a whole, however large it says that it is, and those that follow each
+    other by recursion.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.left_bytes = _HEADERS_BYTES_MAX
+        self.tell = file.tell
+        self.seek = file.seek
+        self._read = file.read
+
+    def read(self, size: int) -> bytes:
+        """The next bytes. Refuses to read more than is left."""
+        if not 0 <= size <= self.left_bytes:
+            raise invalid(
+                f"the archive has a member with more than {_HEADERS_BYTES_MAX:,} bytes of headers"
+            )
+        self.left_bytes -= size
+        data = self._read(size)
+        if _NUMBER.search(data):
+            raise invalid("the archive has a member with more than 255 digits in its headers")
+        return data
 
 
 class _Reader:
