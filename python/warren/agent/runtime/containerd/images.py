@@ -129,8 +129,7 @@ class Images:
                 unusable.add(image.target.digest)
                 if image.target.digest not in self._unusable:
                     _log.warning(
-                        "the image %s, stored by another tool, cannot run here and is not listed: "
-                        "%s",
+                        "the image %s in containerd cannot run here and is not listed: %s",
                         image.name,
                         error.message,
                     )
