@@ -182,6 +182,7 @@ class Parts:
             on_change=self._follow_role,
         )
         self._runtime.images.on_change = self._worker.describe_again
+        self._runtime.images.assigned = self._worker.image_digests
         self._stack.push_async_callback(self._membership.close)
         try:
             await self._membership.start()

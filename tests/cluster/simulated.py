@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 from pathlib import Path
 from typing import Any, Final
 
@@ -55,10 +55,11 @@ class KeptRuntime(SimulatedRuntime):
             self.plant(observed)
             self._next_pid = max(self._next_pid, observed.pid)
 
-    async def create(self, request: ContainerRequest) -> None:
+    async def create(self, request: ContainerRequest) -> int:
         """See `Runtime.create`."""
-        await super().create(request)
+        pid = await super().create(request)
         self._keep(self._containers[request.id].observed)
+        return pid
 
     async def delete(self, container_id: str, /) -> None:
         """See `Runtime.delete`."""
@@ -85,6 +86,7 @@ class SimulatedImages:
 
     def __init__(self) -> None:
         self.on_change: Callable[[], None] = lambda: None
+        self.assigned: Callable[[], Set[str]] = frozenset
 
     async def list(self) -> list[objects_pb2.NodeImage]:
         """That image."""

@@ -23,6 +23,7 @@ from warren import rpc
 from warren.pb.v1 import api_pb2
 
 IMAGE = "docker.io/library/tiny:1"
+MOVING = "docker.io/library/moving:1"
 TALKER = "i=0; while :; do i=$((i + 1)); printf '%02000d\\n' $i; sleep 0.05; done"
 
 NewNode = Callable[..., WarrenNode]
@@ -196,6 +197,25 @@ def test_containerd_stops_and_comes_back(
     node.ctl("service", "rm", "web")
     node.stop()
     own_containerd.assert_nothing_left(node.namespace)
+
+
+def test_the_image_of_one_that_waits_for_its_next_attempt_stays(
+    node: WarrenNode, tmp_path: Path
+) -> None:
+    def load(number: int) -> None:
+        archive = tiny_archive(tmp_path / "moving.tar", MOVING, WorkingDir=f"/{number}")
+        node.ctl("image", "load", "-i", str(archive))
+
+    load(1)
+    (old,) = (row for row in node.json("image", "ls") if row["reference"] == MOVING)
+    node.ctl("service", "create", "fails", f"--image={MOVING}", "--detach", "--", "false")
+    eventually(lambda: slot_of(node, "fails")["attempt"] == 4, "it is in its third pause, of 4 s")
+    # The first load that moves the name keeps what it was, for as long as something may run it.
+    load(2)
+    load(3)
+    assert old["digest"] in [row["digest"] for row in node.json("image", "ls")]
+    assert slot_of(node, "fails")["attempt"] == 4, "the pause was over before the last load"
+    node.ctl("service", "rm", "fails")
 
 
 # -- the data directory ------------------------------------------------------------------------

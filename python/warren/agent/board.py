@@ -81,6 +81,11 @@ class Board:
             marked = dict.fromkeys((*self.assignments, *self.memory, *observed))
         return marked
 
+    def image_digests(self) -> set[str]:
+        """Of all that is assigned, as far as its specs are known."""
+        wanted = {assignment.spec_digest for assignment in self.assignments.values()}
+        return {self.specs[digest].image_digest for digest in wanted & self.specs.keys()}
+
     def remember(self, container_id: str, memory: Memory | None) -> None:
         """Set or drop what is remembered of a container."""
         if memory is None:

@@ -53,6 +53,7 @@ BACKOFF_MAX_MS: Final = 60_000
 STEADY_MS: Final = 60_000  # an attempt that ran this long was no failure to start
 STRAY_STOP_TIMEOUT_MS: Final = 10_000  # nobody says how long a stray may take
 INSPECT_AGAIN_MS: Final = 1_000
+_SIGKILLED: Final = 137
 
 # Also a mark: how it ends after this is no failure of its own.
 _STOPPING: Final = "being stopped: no manager has been heard for too long"
@@ -479,8 +480,13 @@ def _ended(assigned: Assigned, observed: Observed | None, memory: Memory, now_ms
 def _exit_message(ended: Memory) -> str:
     if ended.exit_code == 0:
         return "it ended by itself with exit code 0"
-    if ended.oom_killed:
+    if ended.oom_killed and ended.exit_code == _SIGKILLED:
         return f"the kernel killed it for memory (exit code {ended.exit_code}); give it more memory"
+    if ended.oom_killed:
+        return (
+            f"it ended with exit code {ended.exit_code}; before that, the kernel killed a process "
+            "of it for memory; its logs may say whether it ended for that, and more memory may help"
+        )
     return f"it ended with exit code {ended.exit_code}; its logs may say why"
 
 

@@ -7,9 +7,8 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from warren.errors import WarrenError
 from warren.pb.v1 import node_pb2
@@ -26,14 +25,21 @@ Recover = Callable[[node_pb2.RecoverQuorumRequest], Awaitable[node_pb2.RecoverQu
 """Makes this manager the only one, or says what that would mean."""
 
 
+Answer = TypeVar("Answer")
+
+
 class Rebirth:
-    """One at a time. `directory` is for uploads, and is emptied when the daemon starts."""
+    """One at a time, each to its end once an upload is complete: half of it would leave a core that
+    is reborn on a host that is not. `directory` is for uploads, and is emptied when the daemon
+    starts.
+    """
 
     def __init__(self, directory: Path, restore: Restore, recover: Recover) -> None:
         self._directory = directory
         self._restore = restore
         self._recover = recover
         self._busy = False
+        self._under_way: asyncio.Task[object] | None = None
 
     async def restore(
         self, requests: AsyncIterator[node_pb2.RestoreClusterRequest]
@@ -43,21 +49,17 @@ class Rebirth:
         file = self._directory / f"restore-{secrets.token_hex(8)}"
         try:
             epoch_min = await _receive(requests, file)
-            return await self._restore(file, epoch_min)
-        finally:
-            self._busy = False
-            with suppress(FileNotFoundError):
-                file.unlink()
+        except BaseException:
+            self._end(file)
+            raise
+        return await self._whole(self._restore(file, epoch_min), file)
 
     async def recover(
         self, request: node_pb2.RecoverQuorumRequest
     ) -> node_pb2.RecoverQuorumResponse:
         """Go on alone, or say what that would mean. WarrenError where that should not be."""
         self._begin()
-        try:
-            return await self._recover(request)
-        finally:
-            self._busy = False
+        return await self._whole(self._recover(request))
 
     def _begin(self) -> None:
         if self._busy:
@@ -65,6 +67,24 @@ class Rebirth:
                 "overloaded", "a restore or recovery is under way here; look again when it is done"
             )
         self._busy = True
+
+    async def _whole(self, steps: Awaitable[Answer], file: Path | None = None) -> Answer:
+        """What they answer. Who asked may go; they are done to the end."""
+
+        async def whole() -> Answer:
+            try:
+                return await steps
+            finally:
+                self._end(file)
+
+        task = asyncio.create_task(whole())
+        self._under_way = task  # the loop itself would not keep it
+        return await asyncio.shield(task)
+
+    def _end(self, file: Path | None) -> None:
+        self._busy = False
+        if file is not None:
+            file.unlink(missing_ok=True)
 
 
 async def _receive(requests: AsyncIterator[node_pb2.RestoreClusterRequest], file: Path) -> int:

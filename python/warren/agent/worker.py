@@ -108,7 +108,6 @@ class Worker:
         self._stopping: set[str] = set()
         self._held: dict[str, _Hold] = {}
         self._exit_waits: dict[str, asyncio.Event] = {}
-        self._created_ms: dict[str, int] = {}
         # Attempts by container in which memory ran out; replaced rather than shrunk, since scrapes
         # read it from another thread.
         self.oom_kills: dict[str, int] = {}
@@ -118,6 +117,7 @@ class Worker:
         self._wakeup_ms: int | None = None
         self._wake = asyncio.Event()
         self._list_wanted = asyncio.Event()
+        self._listing = False
         self._runtime_up = False
         self._logs_swept = False
         self._purges: set[asyncio.Task[None]] = set()
@@ -199,10 +199,10 @@ class Worker:
                 self._take_exit(event)
 
     def _take_exit(self, event: Exited) -> None:
-        # A late word about an earlier attempt; the present one was created after it.
-        if event.at_ms < self._created_ms.get(event.id, 0):
-            return
         seen = self._observed.get(event.id)
+        # A late word about an earlier attempt. Times would not tell: the wall clock may jump.
+        if seen is not None and seen.pid and event.pid and seen.pid != event.pid:
+            return
         self._amend(
             event.id,
             phase=Phase.STOPPED,
@@ -217,13 +217,15 @@ class Worker:
     def _amend(self, container_id: str, **changes: object) -> None:
         if (seen := self._observed.get(container_id)) is not None:
             self._see(container_id, msgspec.structs.replace(seen, **changes))
+        elif self._listing:
+            # The listing may have looked at it before that, and nothing here can be amended.
+            self._list_wanted.set()
 
     def _see(self, container_id: str, observed: Observed | None) -> None:
         self._touches += 1
         self._touched[container_id] = self._touches
         if observed is None:
             self._observed.pop(container_id, None)
-            self._created_ms.pop(container_id, None)
         else:
             self._count_oom(observed)
             self._observed[container_id] = observed
@@ -246,12 +248,15 @@ class Worker:
                 if not self._runtime_up:
                     continue
             self._list_wanted.clear()
+            self._listing = True
             try:
                 await self._list()
             except (RuntimeUnavailable, RuntimeRefused) as error:
                 _log.debug("containers cannot be listed: %s", error)
                 await asyncio.sleep(LIST_RETRY_S)
                 self._list_wanted.set()
+            finally:
+                self._listing = False
 
     async def _list(self) -> None:
         began = self._touches
@@ -442,9 +447,8 @@ class Worker:
     async def _create(self, action: Create) -> None:
         assignment = self._board.assignments[action.id]
         digest = assignment.spec_digest
-        self._created_ms[action.id] = self._clock_ms()
         given = self._devices.given(assignment.devices)
-        await self._runtime.create(
+        pid = await self._runtime.create(
             ContainerRequest(
                 id=action.id,
                 attempt=action.attempt,
@@ -460,7 +464,11 @@ class Worker:
             )
         )
         made = Observed(
-            id=action.id, attempt=action.attempt, spec_digest=digest.hex(), phase=Phase.CREATED
+            id=action.id,
+            attempt=action.attempt,
+            spec_digest=digest.hex(),
+            phase=Phase.CREATED,
+            pid=pid,
         )
         self._see(action.id, made)
 

@@ -41,7 +41,9 @@ async def join(
         )
         _check_same(here, admitted.cluster_id)
         here.problem = ""
-        _remember(here, admitted.cluster_id, tuple(admitted.api_addresses) or (request.address,))
+        await _remember(
+            here, admitted.cluster_id, tuple(admitted.api_addresses) or (request.address,)
+        )
         member_id = await _manage(here, node_id) if request.manager else 0
         await here.become_worker()
         return node_pb2.JoinClusterResponse(
@@ -111,9 +113,9 @@ def _check_same(here: Membership, cluster_id: bytes) -> None:
         )
 
 
-def _remember(here: Membership, cluster_id: bytes, managers: tuple[str, ...]) -> None:
+async def _remember(here: Membership, cluster_id: bytes, managers: tuple[str, ...]) -> None:
     assert here.credentials is not None
-    here.remember(
+    await here.remember(
         ClusterFile(
             cluster_id=cluster_id.hex(),
             trust_domain=here.credentials.identity.trust_domain,
@@ -126,7 +128,7 @@ def _remember(here: Membership, cluster_id: bytes, managers: tuple[str, ...]) ->
 async def _manage(here: Membership, node_id: bytes) -> int:
     """Be made a member, and open its log; the member's id, which is the same each time."""
     # Written down before anybody is asked: a repetition is the same member.
-    member = here.member
+    member = await here.have_member()
     if member.opened and not here.manages:
         raise WarrenError(
             "wrong_data_dir",

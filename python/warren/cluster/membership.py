@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from typing import Final, Protocol
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final, Protocol, TypeVar
 
 import grpc
 from msgspec.structs import replace
@@ -39,6 +41,7 @@ EMPTY_TIMEOUT_S: Final = 60.0
 _REMOVED_POLL_S: Final = 1.0
 _CONFIRM_TIMEOUT_S: Final = 5.0
 _log = logging.getLogger("warren.cluster")
+Result = TypeVar("Result")
 
 
 class WorkerPort(Protocol):
@@ -106,6 +109,7 @@ class Membership:
         self._retiring: OpenCore | None = None
         # What `_write_down` could not write for want of space.
         self._unwritten = False
+        self._under_way: set[asyncio.Task[Any]] = set()
 
     # What it is
 
@@ -131,8 +135,9 @@ class Membership:
 
     @property
     def member(self) -> MemberFile:
-        """What a membership of this host is bound to; made when it is first asked for."""
+        """As `have_member`, for those who cannot wait."""
         if self._member is None:
+            # On the loop; it is there before, unless the disk was full then.
             member = files.new_member()
             files.write(self.data.member_file, member)
             self._member = member
@@ -190,13 +195,16 @@ class Membership:
             return
         await self._open()
         if self.manages:
-            self._write_down()
+            await self._write_down()
         elif self._cluster is not None:
             await self.seat.vacate(self._as_worker())
 
     async def begin(self) -> None:
         """Work as what `start` has found."""
         if self._cluster is not None:
+            if self.may_manage:
+                with suppress(OSError):
+                    await self.have_member()
             await self.worker.begin()
         self._on_change()
 
@@ -216,11 +224,15 @@ class Membership:
                     self._trouble(str(error))
 
     async def founded(self) -> None:
-        """A cluster was created here."""
-        async with self.lock:
-            self._write_down()
-            await self.worker.begin()
-            self._on_change()
+        """A cluster was created here. Goes on if the caller has gone."""
+        await self.whole(self._founded())
+
+    async def whole(self, steps: Coroutine[Any, Any, Result]) -> Result:
+        """What the steps return. They are done to the end, also where the caller is cancelled."""
+        task = asyncio.create_task(steps)
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+        return await asyncio.shield(task)
 
     async def close(self) -> None:
         """End the core; the membership stays."""
@@ -231,18 +243,28 @@ class Membership:
 
     # Its steps, each durable when it returns; for those who hold `lock`
 
-    def remember(self, cluster: ClusterFile) -> None:
+    async def remember(self, cluster: ClusterFile) -> None:
         """This host belongs to that cluster."""
         if cluster != self._cluster:
-            files.write(self.data.cluster_file, cluster)
+            await _write(self.data.cluster_file, cluster)
             self._cluster = cluster
         if not self.manages and self.seat.core is None:
             self._vacancy()
+
+    async def have_member(self) -> MemberFile:
+        """What a membership of this host is bound to; made when it is first asked for."""
+        if self._member is None:
+            member = files.new_member()
+            await _write(self.data.member_file, member)
+            self._member = member
+        return self._member
 
     async def become_worker(self) -> None:
         """It belongs to a cluster and does not manage it."""
         if not self.manages:
             await self.seat.vacate(self._as_worker())
+        if self.may_manage:
+            await self.have_member()  # what the worker tells of this host has it
         await self.worker.begin()
         self._on_change()
 
@@ -251,6 +273,7 @@ class Membership:
 
         WarrenError where there was one before that is not there any more.
         """
+        await self.have_member()
         if membership.data_dir.hex() != self.member.data_dir or self.member.opened:
             raise WarrenError("wrong_data_dir", self._log_lost())
         core = self.seat.core or await self._open_core()
@@ -266,10 +289,10 @@ class Membership:
                 await core.close()
             raise
         self.seat.core = core
-        self._opened()
+        await self._opened()
         if self._cluster is not None:
             cluster_id = membership.cluster_id.hex()
-            self.remember(replace(self._cluster, role="manager", cluster_id=cluster_id))
+            await self.remember(replace(self._cluster, role="manager", cluster_id=cluster_id))
         self.problem = ""
         self._told = None  # what was said before is of the past
         _log.info("this host manages the cluster now, as member %d", membership.member_id)
@@ -290,9 +313,9 @@ class Membership:
     async def reborn(self, core: OpenCore, cluster_id: bytes) -> None:
         """The core is the only member of that cluster now, in a new epoch."""
         self.seat.core = core
-        self._opened()
+        await self._opened()
         domain = "" if self.credentials is None else self.credentials.identity.trust_domain
-        self.remember(
+        await self.remember(
             ClusterFile(
                 cluster_id=cluster_id.hex(),
                 trust_domain=domain,
@@ -311,10 +334,10 @@ class Membership:
         core, self.seat.core = self.seat.core, None
         self._retiring = core
         self._member = files.new_member()
-        files.write(self.data.member_file, self._member)
-        if self._cluster is not None:
-            self.remember(replace(self._cluster, role="worker"))
         self._vacancy()
+        await _write(self.data.member_file, self._member)
+        if self._cluster is not None:
+            await self.remember(replace(self._cluster, role="worker"))
         self._on_change()
         try:
             async with asyncio.timeout(grace_s):
@@ -325,7 +348,7 @@ class Membership:
             if core is not None:
                 await core.close()
             self._retiring = None
-        self.data.set_raft_aside()
+        await asyncio.to_thread(self.data.set_raft_aside)
         self.worker.describe_again()
 
     async def forget(self, why: str = "") -> None:
@@ -334,9 +357,11 @@ class Membership:
         if self.data.has_log() or self.seat.core is not None:
             await self.end_membership(grace_s=0)
         store = self.data.store_file
-        files.forget(*(store.with_name(store.name + end) for end in ("", "-wal", "-shm")))
-        files.forget(self.data.member_file)
-        files.forget(self.data.cluster_file)  # last: until then a restart goes on with this
+        stores = [store.with_name(store.name + end) for end in ("", "-wal", "-shm")]
+        await asyncio.to_thread(files.forget, *stores)
+        await asyncio.to_thread(files.forget, self.data.member_file)
+        # Last: until then a restart goes on with this.
+        await asyncio.to_thread(files.forget, self.data.cluster_file)
         self._cluster = self._member = self._told = None
         self.problem = why
         await self._open()
@@ -354,6 +379,12 @@ class Membership:
                 "join one: warrenctl cluster join HOST:2377 --role worker"
             )
 
+    async def _founded(self) -> None:
+        async with self.lock:
+            await self._write_down()
+            await self.worker.begin()
+            self._on_change()
+
     async def _follow(self) -> None:
         if self._why_removed:
             why, self._why_removed = self._why_removed, ""
@@ -361,7 +392,7 @@ class Membership:
                 await self._be_removed(why)
             return
         if self._unwritten and self.manages:
-            self._write_down()
+            await self._write_down()
             if not self._unwritten:
                 await self.worker.begin()
                 self._on_change()
@@ -384,12 +415,12 @@ class Membership:
             cluster = replace(cluster, managers=tuple(told.api_addresses))
         if told.HasField("membership"):
             cluster = replace(cluster, cluster_id=told.membership.cluster_id.hex())
-        self.remember(cluster)
+        await self.remember(cluster)
         if told.HasField("membership"):
             if not self.manages:
                 await self.become_member(told.membership)
         elif not self.manages:
-            self._lost_no_more()
+            await self._lost_no_more()
         elif not self.seat.leads and await self._is_demoted():
             _log.warning("this host manages the cluster no more; it goes on as a worker")
             await self.end_membership(grace_s=self._grace_s)
@@ -420,21 +451,22 @@ class Membership:
             f"that one. On another manager: warrenctl node demote {name}; then promote it again"
         )
 
-    def _lost_no_more(self) -> None:
+    async def _lost_no_more(self) -> None:
         """No member: whatever log was lost, the next one is another's."""
         if self.problem:
             self.problem = ""
             self._on_change()
         if self._member is not None and self._member.opened:
-            self._member = files.new_member()
-            files.write(self.data.member_file, self._member)
+            member = files.new_member()
+            await _write(self.data.member_file, member)
+            self._member = member
             self.worker.describe_again()
 
-    def _write_down(self) -> None:
+    async def _write_down(self) -> None:
         """What a manager's host remembers beside its log; a full disk keeps it from no start."""
         try:
-            self._opened()
-            self._remember_founded()
+            await self._opened()
+            await self._remember_founded()
         except OSError as error:
             if not self._unwritten:
                 _log.warning("cannot note that this host manages (%s); tried again", error)
@@ -442,16 +474,17 @@ class Membership:
         else:
             self._unwritten = False
 
-    def _opened(self) -> None:
-        if not self.member.opened:
-            member = MemberFile(data_dir=self.member.data_dir, opened=True)
-            files.write(self.data.member_file, member)
+    async def _opened(self) -> None:
+        member = await self.have_member()
+        if not member.opened:
+            member = replace(member, opened=True)
+            await _write(self.data.member_file, member)
             self._member = member
 
-    def _remember_founded(self) -> None:
+    async def _remember_founded(self) -> None:
         if self._cluster is None:
             domain = "" if self.credentials is None else self.credentials.identity.trust_domain
-            self.remember(
+            await self.remember(
                 ClusterFile(
                     cluster_id="", trust_domain=domain, managers=(self.own_api,), role="manager"
                 )
@@ -469,3 +502,8 @@ class Membership:
             _log.error("%s", problem)
         self.problem = problem
         self._on_change()
+
+
+async def _write(path: Path, value: ClusterFile | MemberFile) -> None:
+    """By another thread: a disk that is slow to sync holds up neither API nor sessions."""
+    await asyncio.to_thread(files.write, path, value)

@@ -93,6 +93,10 @@ class HostWorker:
             await asyncio.wait({task}, timeout=_END_TIMEOUT_S)
         self.side = self._metrics.side = None
 
+    def image_digests(self) -> set[str]:
+        """Those of the images that this host is to run containers of."""
+        return set() if self.side is None else self.side.board.image_digests()
+
     def describe_again(self) -> None:
         """What the host says of itself may have changed."""
         if self.side is not None:

@@ -369,6 +369,29 @@ def test_the_last_exit_stays_visible_while_it_waits() -> None:
 
 
 @pytest.mark.parametrize(
+    ("exit_code", "oom_killed", "message"),
+    [
+        (137, True, "the kernel killed it for memory (exit code 137); give it more memory"),
+        (
+            3,
+            True,
+            (
+                "it ended with exit code 3; before that, the kernel killed a process of it for "
+                "memory; its logs may say whether it ended for that, and more memory may help"
+            ),
+        ),
+        (137, False, "it ended with exit code 137; its logs may say why"),
+        (0, True, "it ended by itself with exit code 0"),
+    ],
+)
+def test_how_it_ended_is_said(exit_code: int, oom_killed: bool, message: str) -> None:
+    ended = seen(Phase.STOPPED, exit_code=exit_code, oom_killed=oom_killed)
+    after = reported(decide(ID, wanted(restart=NONE), ended, known(RUNNING), NOW)[0])
+    assert after is not None
+    assert after.message == message
+
+
+@pytest.mark.parametrize(
     ("restart", "permanent", "state"),
     [
         (ANY, True, PENDING),

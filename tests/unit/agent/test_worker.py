@@ -17,7 +17,14 @@ from warren.agent import status
 from warren.agent.board import Board
 from warren.agent.converge import Memory
 from warren.agent.outbox import Outbox
-from warren.agent.runtime.base import ContainerRequest, Observed, Phase, RuntimeRefused
+from warren.agent.runtime.base import (
+    ContainerRequest,
+    Exited,
+    Observed,
+    Phase,
+    RuntimeEvent,
+    RuntimeRefused,
+)
 from warren.agent.runtime.simulated import Behaviour, RealClock, SimulatedRuntime
 from warren.agent.store import Fence, Journal, Store
 from warren.agent.worker import PURGES_MAX, STOPS_MAX, Worker
@@ -71,7 +78,13 @@ def assignments(
 class Rig:
     """A worker with everything around it; a second one over the same host is a restart."""
 
-    def __init__(self, runtime: SimulatedRuntime, directory: Path, concurrency: int = 4) -> None:
+    def __init__(
+        self,
+        runtime: SimulatedRuntime,
+        directory: Path,
+        concurrency: int = 4,
+        clock_ms: Callable[[], int] | None = None,
+    ) -> None:
         self.runtime = runtime
         self.directory = directory
         store = Store.open(directory / "worker.db")
@@ -86,7 +99,7 @@ class Rig:
             outbox=self.outbox,
             node_name="n1",
             logs_dir=directory / "logs",
-            clock_ms=RealClock().now_ms,
+            clock_ms=clock_ms or RealClock().now_ms,
             durations=self.durations,
             concurrency=concurrency,
         )
@@ -282,6 +295,76 @@ async def test_a_refused_start_pauses_and_says_why(tmp_path: Path) -> None:
         await rig.until(lambda: rig.state(1) == (2, pb.CONTAINER_STATE_RUNNING))
 
 
+async def test_an_exit_is_heard_after_the_wall_clock_steps_back(tmp_path: Path) -> None:
+    runtime = await opened()
+    ahead_ms = 3_600_000
+    rig = Rig(runtime, tmp_path, clock_ms=lambda: RealClock().now_ms() + ahead_ms)
+    async with running(rig):
+        rig.board.apply(assignments([1]))
+        await rig.until(lambda: rig.state(1) == (1, pb.CONTAINER_STATE_RUNNING))
+        ahead_ms = 0
+        runtime.end(container_id(1), 3)
+        await rig.until(lambda: rig.state(1)[0] == 2)
+        assert rig.board.memory[container_id(1)].exit_code == 3
+
+
+@pytest.mark.parametrize("phase", [Phase.CREATED, Phase.RUNNING])
+async def test_a_late_word_of_an_earlier_attempt_ends_no_later_one(
+    tmp_path: Path, phase: Phase
+) -> None:
+    def behave(_: ContainerRequest) -> Behaviour:
+        return Behaviour(start_ms=60_000 if phase is Phase.CREATED else 0)
+
+    async with running(Rig(await opened(behave), tmp_path)) as rig:
+        rig.board.apply(assignments([1]))
+        await rig.until(
+            lambda: (
+                container_id(1) in rig.worker.observed
+                and rig.worker.observed[container_id(1)].phase is phase
+            )
+        )
+        before = rig.worker.observed[container_id(1)]
+        rig.worker._take(Exited(container_id(1), 3, 1 << 50, False, pid=before.pid + 1))
+        assert rig.worker.observed[container_id(1)] == before
+        rig.worker._take(Exited(container_id(1), 3, 1, False, pid=before.pid))
+        assert rig.worker.observed[container_id(1)].exit_code == 3
+
+
+async def test_an_end_during_the_first_listing_is_seen(tmp_path: Path) -> None:
+    class ListsSlowly(SimulatedRuntime):
+        """What it lists first is old when it is told: the container has ended meanwhile."""
+
+        ended = False
+
+        async def list(self) -> list[Observed]:
+            found = await super().list()
+            if not self.ended:
+                self.ended = True
+                self.end(container_id(1), 3)
+                await heard.wait()
+            return found
+
+    heard = asyncio.Event()
+    runtime = ListsSlowly(RealClock())
+    runtime.plant(
+        Observed(id=container_id(1), attempt=1, spec_digest="", phase=Phase.RUNNING, pid=5)
+    )
+    await runtime.open()
+    rig = Rig(runtime, tmp_path)
+    take = rig.worker._take
+
+    def take_and_tell(event: RuntimeEvent) -> None:
+        take(event)
+        if isinstance(event, Exited):
+            heard.set()
+
+    rig.worker._take = take_and_tell  # type: ignore[method-assign]
+    async with running(rig):
+        rig.board.apply(assignments([1]))
+        await rig.until(lambda: rig.state(1)[0] == 2)
+        assert rig.board.memory[container_id(1)].exit_code == 3
+
+
 async def test_without_the_runtime_it_waits_and_goes_on(tmp_path: Path) -> None:
     runtime = await opened()
     async with running(Rig(runtime, tmp_path)) as rig:
@@ -322,6 +405,17 @@ async def test_a_spec_that_never_came_is_waited_for(tmp_path: Path) -> None:
         assert rig.board.hello(bytes(16), pb.NodeDescription(), []).set_hash == 0
         assert rig.board.apply(assignments([1]))
         await rig.until(lambda: rig.state(1) == (1, pb.CONTAINER_STATE_RUNNING))
+
+
+async def test_the_images_of_all_that_is_assigned_are_known(tmp_path: Path) -> None:
+    rig = Rig(await opened(), tmp_path)
+    assert rig.board.image_digests() == set()
+    spec = pb.ContainerSpec(image="web:1", image_digest="sha256:5a")
+    assert rig.board.apply(assignments([1, 2], spec=spec))
+    assert rig.board.image_digests() == {"sha256:5a"}
+    assert rig.board.apply(assignments([]))
+    assert rig.board.image_digests() == set()
+    await rig.journal.close()
 
 
 async def test_deltas_hash_and_fence(tmp_path: Path) -> None:

@@ -119,12 +119,13 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Exited(msgspec.Struct, frozen=True):
-    """The process of container ``id`` ended."""
+    """The process ``pid`` of container ``id`` ended; 0 where the runtime does not say which."""
 
     id: str
     exit_code: int
     at_ms: int
     oom_killed: bool
+    pid: int = 0
 
 
 class Oom(msgspec.Struct, frozen=True):
@@ -170,8 +171,8 @@ class Runtime(Protocol):
         time share one answer.
         """
 
-    async def create(self, request: ContainerRequest) -> None:
-        """Makes the attempt ready to start.
+    async def create(self, request: ContainerRequest) -> int:
+        """Makes the attempt ready to start, and returns the pid that it will have.
 
         Raises ``RuntimeRefused`` and leaves nothing behind where it cannot be made. If the
         attempt exists already it is left as it is; a remnant or another attempt of the same

@@ -144,14 +144,14 @@ class SimulatedRuntime:
             if there.observed.phase is Phase.RUNNING
         }
 
-    async def create(self, request: ContainerRequest) -> None:
+    async def create(self, request: ContainerRequest) -> int:
         """See `Runtime.create`."""
         await self._step("create", request.id)
         there = self._containers.get(request.id)
         if there is not None:
             same = there.observed.attempt == request.attempt
             if same and there.observed.phase is not Phase.REMNANT:
-                return
+                return there.observed.pid
             raise RuntimeRefused(
                 f"the container {request.id} has a remnant here; delete it first", permanent=False
             )
@@ -170,6 +170,7 @@ class SimulatedRuntime:
         self._containers[request.id] = _Container(
             observed, behaviour, reserved=request.spec.resources
         )
+        return observed.pid
 
     async def start(self, container_id: str, /) -> int:
         """See `Runtime.start`."""
@@ -250,7 +251,7 @@ class SimulatedRuntime:
     def _end(self, container: _Container, exit_code: int, *, oom_killed: bool = False) -> None:
         if container.observed.phase is Phase.STOPPED:
             return
-        at_ms = self._clock.now_ms()
+        at_ms, pid = self._clock.now_ms(), container.observed.pid
         self._set(
             container,
             phase=Phase.STOPPED,
@@ -260,7 +261,7 @@ class SimulatedRuntime:
             oom_killed=oom_killed,
         )
         if self.available:
-            self._put(Exited(container.observed.id, exit_code, at_ms, oom_killed))
+            self._put(Exited(container.observed.id, exit_code, at_ms, oom_killed, pid))
 
     def _set(self, container: _Container, **changes: object) -> None:
         container.observed = msgspec.structs.replace(container.observed, **changes)

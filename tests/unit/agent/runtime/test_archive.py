@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import io
 import os
+import tarfile
+import tracemalloc
 import zlib
 from pathlib import Path
 from typing import Any
@@ -191,3 +193,189 @@ async def test_a_directory_that_cannot_be_made_is_a_sentence(tmp_path: Path) -> 
         async with Spool(tmp_path / "file" / "spool"):
             pass
     assert refusal.value.code == "data_dir"
+
+
+def configured(document: Any) -> bytes:
+    """An OCI archive whose image has this configuration."""
+    layout = oci.Layout()
+    layer = layout.blob(oci.PLAIN_LAYER, LAYER)
+    config = layout.blob(oci.CONFIG, oci.encoded(document))
+    manifest = {"mediaType": oci.MANIFEST, "config": config, "layers": [layer]}
+    layout.add(layout.blob(oci.MANIFEST, oci.encoded(manifest)), "web:1")
+    return layout.tar()
+
+
+def good_config(config: Any) -> dict[str, Any]:
+    rootfs = {"type": "layers", "diff_ids": [oci.digest(LAYER)]}
+    return {"architecture": ARCHITECTURE, "os": "linux", "config": config, "rootfs": rootfs}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [{"User": 5}, {"Cmd": "sh -c x"}, {"Env": {"A": "1"}}, {"Entrypoint": [1]}, ["sh"], "sh", 7],
+    ids=str,
+)
+def test_an_odd_inner_config_is_refused(config: Any) -> None:
+    assert read(configured(good_config({"Cmd": ["sh"]})))
+    for data in (
+        configured(good_config(config)),
+        oci.docker_archive("web:1", [LAYER], config) if isinstance(config, dict) else None,
+    ):
+        if data is not None:
+            with pytest.raises(WarrenError) as refusal:
+                read(data)
+            assert refusal.value.code == "archive_invalid"
+
+
+@pytest.mark.parametrize("config", [{"User": None, "Cmd": None, "Env": None}, {}, None], ids=str)
+def test_null_in_the_inner_config_says_nothing(config: Any) -> None:
+    assert read(configured(good_config(config)))
+
+
+def with_blob(document: Any) -> bytes:
+    """An OCI archive whose manifest is that document."""
+    layout = oci.Layout()
+    layout.add(layout.blob(oci.MANIFEST, oci.encoded(document)), "web:1")
+    return layout.tar()
+
+
+def with_entry(**changes: Any) -> bytes:
+    """An OCI archive whose index has a good entry, but for the changes."""
+    layout = oci.Layout()
+    layout.add({**layout.manifest([LAYER]), **changes}, "web:1")
+    return layout.tar()
+
+
+def docker(tags: Any, config: Any = None) -> bytes:
+    files = {
+        "c.json": oci.encoded(good_config({}) if config is None else config),
+        "l.tar": LAYER,
+        "manifest.json": oci.encoded([{"Config": "c.json", "RepoTags": tags, "Layers": ["l.tar"]}]),
+    }
+    return oci.tar_of(files)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(with_blob([1]), id="a manifest that is a list"),
+        pytest.param(with_blob({"config": [1]}), id="a descriptor that is a list"),
+        pytest.param(configured([1]), id="a config that is a list"),
+        pytest.param(with_entry(mediaType=[1]), id="a media type that is a list"),
+        pytest.param(with_entry(mediaType="\ud800"), id="a media type that is no text"),
+        pytest.param(with_entry(platform="linux"), id="a platform that is a string"),
+        pytest.param(docker(5), id="tags that are a number"),
+        pytest.param(docker("web:1"), id="tags that are a string"),
+        pytest.param(docker([["web:1"]]), id="a tag that is a list"),
+        pytest.param(docker(["web:1"], [1]), id="docker's config that is a list"),
+    ],
+)
+def test_what_has_the_wrong_type_is_refused(data: bytes) -> None:
+    with pytest.raises(WarrenError) as refusal:
+        read(data)
+    assert refusal.value.code == "archive_invalid"
+
+
+def test_the_tags_may_be_missing() -> None:
+    assert read(docker(["web:1"]))
+    for none in (None, []):
+        (image,) = read(docker(none), "web:2")
+        assert image.names == ("docker.io/library/web:2",)
+
+
+@settings(max_examples=200, deadline=None)
+@given(JSON)
+def test_any_json_further_in_is_answered(document: Any) -> None:
+    assert not read_or_nothing(with_blob(document))
+    assert not read_or_nothing(configured(document))
+    read_or_nothing(configured(good_config(document)))
+    read_or_nothing(docker(document))
+    assert not read_or_nothing(docker(["web:1"], document or [1]))
+
+
+def test_a_name_that_is_no_text_is_told_as_text() -> None:
+    with pytest.raises(WarrenError, match="outside of itself") as refusal:
+        read(oci.tar_of({"/\udcff": b"x"}))
+    refusal.value.message.encode()
+
+
+def header(kind: bytes, data: bytes) -> bytes:
+    """An extended header of a tar, whose kind tarfile writes by itself only."""
+    info = tarfile.TarInfo("header")
+    info.type, info.size = kind, len(data)
+    return info.tobuf(tarfile.GNU_FORMAT) + data + bytes(-len(data) % tarfile.BLOCKSIZE)
+
+
+def record(key: str, value: str) -> bytes:
+    """A record of a pax header, of up to 9,999 bytes."""
+    line = f" {key}={value}\n".encode()
+    digits = next(n for n in range(1, 5) if len(str(len(line) + n)) == n)
+    return str(len(line) + digits).encode() + line
+
+
+def peak_bytes(data: bytes) -> int:
+    """What reading the archive takes of memory beside the archive, whatever becomes of it."""
+    file = io.BytesIO(data)
+    tracemalloc.start()
+    try:
+        archive.read(file, ARCHITECTURE, "", "overlayfs")
+    except WarrenError as error:
+        assert error.code == "archive_invalid"  # noqa: PT017 - both ways are fine
+    finally:
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    return peak
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME])
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(bytes(40 << 20), id="large"),
+        # Each "2 " is a record whose key goes on until the "=": 32,000 keys of 32 kB.
+        pytest.param(b"2 " * 32_000 + b"=\n", id="of records within records"),
+        pytest.param(b"1" * 8_000, id="of digits"),
+    ],
+)
+def test_headers_that_grow_when_they_are_read_are_refused(kind: bytes, data: bytes) -> None:
+    large = header(kind, data) + small()
+    with pytest.raises(WarrenError, match="headers") as refusal:
+        read(large)
+    assert refusal.value.code == "archive_invalid"
+    assert peak_bytes(large) < 4 << 20
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_headers_of_headers_are_refused(kind: bytes) -> None:
+    with pytest.raises(WarrenError) as refusal:
+        read(header(kind, b"") * 2_000 + small())
+    assert refusal.value.code == "archive_invalid"
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE])
+def test_headers_are_not_kept(kind: bytes) -> None:
+    member = oci.tar_of({"other": b""})[: tarfile.BLOCKSIZE]
+    headers = [header(kind, record(f"comment.{n}", "x" * 8_000)) + member for n in range(1_000)]
+    data = b"".join(headers) + small()
+    assert read(data)
+    assert peak_bytes(data) < 3 << 20
+
+
+def test_names_as_long_as_they_may_be_are_read() -> None:
+    name = "/".join(["d" * 200] * 20)
+    for form in (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT):
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w", format=form) as tar:
+            link = tarfile.TarInfo(name)
+            link.type, link.linkname = tarfile.SYMTYPE, name
+            tar.addfile(link)
+            end = tar.offset
+        assert read(buffer.getvalue()[:end] + small())
+
+
+@pytest.mark.parametrize("size", ["-5", "-512", "-100000"])
+def test_a_size_below_zero_is_refused(size: str) -> None:
+    member = oci.tar_of({"oci-layout": b"{}"})[: 2 * tarfile.BLOCKSIZE]
+    with pytest.raises(WarrenError) as refusal:
+        read(header(tarfile.XHDTYPE, record("size", size)) + member + small())
+    assert refusal.value.code == "archive_invalid"

@@ -43,7 +43,7 @@ def exit_of(pid: int, process: str = CONTAINER) -> task_events_pb2.TaskExit:
 
 
 async def test_an_exit(runtime: ContainerdRuntime) -> None:
-    expected = Exited(CONTAINER, 3, 7000, False)
+    expected = Exited(CONTAINER, 3, 7000, False, pid=10)
     assert translated(runtime, "TaskExit", exit_of(10)) == expected
     runtime._pids[CONTAINER] = 10
     assert translated(runtime, "TaskExit", exit_of(10)) == expected
@@ -63,7 +63,7 @@ async def test_the_exit_of_another_process_in_the_container_is_none(
 async def test_an_exit_after_a_kill_for_memory_says_so(runtime: ContainerdRuntime) -> None:
     oom = task_events_pb2.TaskOOM(container_id=CONTAINER)
     assert translated(runtime, "TaskOOM", oom) == Oom(CONTAINER)
-    assert translated(runtime, "TaskExit", exit_of(10)) == Exited(CONTAINER, 3, 7000, True)
+    assert translated(runtime, "TaskExit", exit_of(10)) == Exited(CONTAINER, 3, 7000, True, pid=10)
 
 
 async def test_other_events_are_passed_over(runtime: ContainerdRuntime) -> None:

@@ -102,7 +102,7 @@ async def test_a_life_that_ends_by_itself() -> None:
     assert [one.phase for one in await runtime.list()] == [Phase.RUNNING]
     await clock.advance(1)
     assert await anext(events) == Oom("a")
-    assert await anext(events) == Exited("a", 3, 500, True)
+    assert await anext(events) == Exited("a", 3, 500, True, pid=1001)
     (found,) = await runtime.list()
     assert (found.phase, found.exit_code, found.oom_killed) == (Phase.STOPPED, 3, True)
     with pytest.raises(RuntimeRefused):

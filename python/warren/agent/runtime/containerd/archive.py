@@ -13,20 +13,29 @@ from __future__ import annotations
 import hashlib
 import json
 import posixpath
+import re
 import tarfile
 from collections.abc import Mapping, Sequence
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final, cast
 
 import msgspec
 
 from warren.agent.runtime.containerd import references
+from warren.agent.runtime.containerd.spec import ImageConfig
 from warren.errors import WarrenError
 
 MEMBERS_MAX: Final = 20_000
 DOCUMENT_BYTES_MAX: Final = 8 * 1024 * 1024
 """An index, a manifest or a configuration larger than this is refused."""
 
+# Of one member, all together: two names of 4 KiB, and what little else is said. What tarfile makes
+# of them grows with the square of their size, in time and in memory.
+_HEADERS_BYTES_MAX: Final = 16 * 1024
+# No part of a name is longer. tarfile looks at all of a number once for each of its digits.
+_NUMBER: Final = re.compile(rb"\d{256}")
 _LAYERS_MAX: Final = 512
+# No blob has a TiB; the sum of all that a manifest has room for fits into 64 bits.
+_SIZE_BYTES_MAX: Final = 1 << 40
 _INDEX_DEPTH_MAX: Final = 4
 _HASH_CHUNK_BYTES: Final = 1024 * 1024
 
@@ -78,9 +87,11 @@ class Image(msgspec.Struct, frozen=True, kw_only=True):
 
 def invalid(why: str) -> WarrenError:
     """The refusal of an archive."""
+    # Names in a tar may be no text, and what is told must be.
+    told = why.encode(errors="replace").decode()
     return WarrenError(
         "archive_invalid",
-        f"{why}; nothing was loaded. Make the archive anew (docker save, or skopeo copy to "
+        f"{told}; nothing was loaded. Make the archive anew (docker save, or skopeo copy to "
         "oci-archive:) and load it again",
     )
 
@@ -129,12 +140,19 @@ class _Members:
     def _index(self) -> None:
         end = self.file.seek(0, 2)
         self.file.seek(0)
+        headers = _Headers(self.file)
+        count = 0
         try:
-            with tarfile.open(fileobj=self.file, mode="r:") as tar:
-                for count, member in enumerate(tar):
+            with tarfile.open(fileobj=cast("BinaryIO", headers), mode="r:") as tar:
+                while (member := tar.next()) is not None:
                     if count >= MEMBERS_MAX:
                         raise invalid(f"the archive has more than {MEMBERS_MAX:,} members")
+                    count += 1
                     self._add(member, end)
+                    headers.left_bytes = _HEADERS_BYTES_MAX
+                    # tarfile keeps all that it has read; none of it is needed again.
+                    tar.members.clear()  # type: ignore[attr-defined]
+                    tar.pax_headers = {}
         except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
             what = "is cut short" if end and self.found else "is not a tar file"
             raise invalid(f"the archive {what} ({error})") from error
@@ -147,7 +165,7 @@ class _Members:
             base = posixpath.dirname(name) if member.issym() else ""
             self._links[name] = posixpath.normpath(posixpath.join(base, member.linkname))
         elif member.isreg() and not member.issparse():
-            if member.offset_data + member.size > end:
+            if not 0 <= member.size <= end - member.offset_data:
                 raise invalid(f'the archive is cut short in "{name[:100]}"')
             self.found[name] = (member.offset_data, member.size)
 
@@ -190,6 +208,32 @@ class _Members:
         return self.file.read(len(magic)) == magic
 
 
+class _Headers:
+    """The archive as tarfile reads it: at most ``left_bytes`` more.
+
+    tarfile reads a header as a whole, however large it says that it is, and those that follow each
+    other by recursion.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.left_bytes = _HEADERS_BYTES_MAX
+        self.tell = file.tell
+        self.seek = file.seek
+        self._read = file.read
+
+    def read(self, size: int) -> bytes:
+        """The next bytes. Refuses to read more than is left."""
+        if not 0 <= size <= self.left_bytes:
+            raise invalid(
+                f"the archive has a member with more than {_HEADERS_BYTES_MAX:,} bytes of headers"
+            )
+        self.left_bytes -= size
+        data = self._read(size)
+        if _NUMBER.search(data):
+            raise invalid("the archive has a member with more than 255 digits in its headers")
+        return data
+
+
 class _Reader:
     def __init__(self, members: _Members, architecture: str, snapshotter: str) -> None:
         self.members = members
@@ -197,8 +241,8 @@ class _Reader:
         self.snapshotter = snapshotter
         self._verified: set[str] = set()
 
-    def json(self, name: str) -> Any:
-        return parse(self.members.document(name), name)
+    def json(self, name: str) -> dict[str, Any]:
+        return parse_object(self.members.document(name), name)
 
     def blob(self, descriptor: Any, labels: Mapping[str, str] | None = None) -> Blob:
         """The blob of an OCI descriptor, its size and digest checked against the content."""
@@ -241,7 +285,9 @@ class _Reader:
         blobs = (*(layer.blob for layer in unpacked), config, manifest)
         return Image(names=names, target=manifest, blobs=blobs, layers=tuple(unpacked))
 
-    def check_platform(self, config: Any) -> None:
+    def check_config(self, config: dict[str, Any]) -> None:
+        """That this node can run what has the configuration."""
+        process_config(config)
         made_for = f"{config.get('os')}/{config.get('architecture')}"
         if made_for != f"linux/{self.architecture}":
             raise invalid(f"the image is for {made_for} and this node is linux/{self.architecture}")
@@ -249,22 +295,16 @@ class _Reader:
 
 def _oci(reader: _Reader, reference: str) -> list[Image]:
     index = reader.json("index.json")
-    entries = [entry for entry in objects(index, "manifests") if _could_run(entry, reader)]
+    architecture = reader.architecture
+    entries = [each for each in objects(index, "manifests") if could_run(each, architecture)]
     if not entries:
-        raise invalid(f"the archive has no image for linux/{reader.architecture}")
+        raise invalid(f"the archive has no image for linux/{architecture}")
     images: dict[str, Image] = {}
     for entry in entries:
         name = _oci_name(entry, reference, alone=len(entries) == 1)
         image = _oci_image(reader, entry, (name,), _INDEX_DEPTH_MAX)
         images[name] = image
     return list(images.values())
-
-
-def _could_run(descriptor: Any, reader: _Reader) -> bool:
-    platform = descriptor.get("platform")
-    if not isinstance(platform, dict):
-        return True
-    return (platform.get("os"), platform.get("architecture")) == ("linux", reader.architecture)
 
 
 def _oci_name(descriptor: Any, reference: str, *, alone: bool) -> str:
@@ -293,13 +333,13 @@ def _normalised(name: str) -> str:
 
 
 def _oci_image(reader: _Reader, descriptor: Any, names: tuple[str, ...], depth: int) -> Image:
-    if descriptor.get("mediaType") not in _INDEXES:
+    if text(descriptor, "mediaType") not in _INDEXES:
         return _oci_manifest(reader, descriptor, names)
     if depth == 0:
         raise invalid("the archive's indexes are nested too deeply")
     document = reader.json(blob_path(text(descriptor, "digest")))
     for entry in objects(document, "manifests"):
-        if _could_run(entry, reader):
+        if could_run(entry, reader.architecture):
             image = _oci_image(reader, entry, names, depth - 1)
             held = {"containerd.io/gc.ref.content.m.0": image.target.digest}
             index = reader.blob(descriptor, held)
@@ -312,20 +352,23 @@ def _oci_manifest(reader: _Reader, descriptor: Any, names: tuple[str, ...]) -> I
     manifest = reader.json(blob_path(manifest_blob.digest))
     config_blob = reader.blob(manifest.get("config") or {})
     config = reader.json(blob_path(config_blob.digest))
-    reader.check_platform(config)
+    reader.check_config(config)
     layers = [reader.blob(layer) for layer in objects(manifest, "layers")]
     return reader.image(names, manifest_blob, config_blob, layers, diff_ids(config))
 
 
 def _docker(reader: _Reader, reference: str) -> list[Image]:
-    document = reader.json("manifest.json")
+    document = parse(reader.members.document("manifest.json"), "manifest.json")
     if not isinstance(document, list):
         raise invalid("manifest.json in the archive is not a list")
     images = []
     for entry in document:
         if not isinstance(entry, dict):
             raise invalid("manifest.json in the archive does not hold objects")
-        names = tuple(_normalised(str(tag)) for tag in entry.get("RepoTags") or ())
+        tags = entry.get("RepoTags") or []
+        if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
+            raise invalid('"RepoTags" in the archive is not a list of names')
+        names = tuple(map(_normalised, tags))
         if not names:
             if not reference or len(document) > 1:
                 raise WarrenError(
@@ -339,8 +382,8 @@ def _docker(reader: _Reader, reference: str) -> list[Image]:
 def _docker_image(reader: _Reader, entry: Any, names: tuple[str, ...]) -> Image:
     config_name = text(entry, "Config")
     raw = reader.members.document(config_name)
-    config = parse(raw, config_name)
-    reader.check_platform(config)
+    config = parse_object(raw, config_name)
+    reader.check_config(config)
     config_blob = Blob(media_type=_CONFIG, digest=sha256(raw), size_bytes=len(raw), data=raw)
     stated = posixpath.basename(config_name).removesuffix(".json")
     if len(stated) == 64 and config_blob.digest != f"sha256:{stated}":
@@ -398,12 +441,49 @@ def parse(raw: bytes, name: str) -> Any:
     return document
 
 
+def parse_object(raw: bytes, name: str) -> dict[str, Any]:
+    """The JSON object in ``raw``."""
+    document = parse(raw, name)
+    if not isinstance(document, dict):
+        raise invalid(f'"{name[:100]}" in the archive is no JSON object')
+    return document
+
+
 def text(document: Any, key: str) -> str:
     """A string of a JSON object that must have it."""
     value = document.get(key) if isinstance(document, dict) else None
-    if not isinstance(value, str):
+    # JSON can write half a character, which nothing else can.
+    if not isinstance(value, str) or any("\ud800" <= each <= "\udfff" for each in value):
         raise invalid(f'the archive lacks "{key}" where it must stand')
     return value
+
+
+def size_bytes(descriptor: dict[str, Any]) -> int:
+    """The size in a descriptor; 0 if it is not there."""
+    value = descriptor.get("size", 0)
+    if not isinstance(value, int) or not 0 <= value <= _SIZE_BYTES_MAX:
+        raise invalid(f'"size" must be a number of bytes, and is "{str(value)[:100]}"')
+    return value
+
+
+def could_run(descriptor: dict[str, Any], architecture: str) -> bool:
+    """Whether an index's entry is for linux/``architecture``, or says nothing of that."""
+    platform = descriptor.get("platform") or {}
+    if not isinstance(platform, dict):
+        raise invalid('"platform" in the archive is no JSON object')
+    made_for = (platform.get("os"), platform.get("architecture"))
+    return not platform or made_for == ("linux", architecture)
+
+
+def process_config(config: dict[str, Any]) -> ImageConfig:
+    """What an image's configuration says of its process. null says nothing, as in Go."""
+    inner = config.get("config") or {}
+    try:
+        if isinstance(inner, dict):
+            inner = {key: value for key, value in inner.items() if value is not None}
+        return msgspec.convert(inner, ImageConfig, strict=False)
+    except msgspec.ValidationError as error:
+        raise invalid(f"the image's configuration cannot be read ({error})") from error
 
 
 def objects(document: Any, key: str) -> list[dict[str, Any]]:

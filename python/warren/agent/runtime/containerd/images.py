@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
+import logging
 import platform
 import secrets
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence, Set
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,6 +32,7 @@ from warren.pb.v1 import node_pb2, objects_pb2
 
 _ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
 _CACHE_MAX: Final = 256
+_log = logging.getLogger("warren.runtime")
 
 
 def architecture() -> str:
@@ -62,7 +63,8 @@ class Images:
     """Images in containerd's namespace of ``client``.
 
     ``spool_dir`` takes uploads while they arrive. ``on_change`` is called after a load or a
-    removal, so that the node can describe itself anew.
+    removal, so that the node can describe itself anew. ``assigned`` tells the digests of the
+    images that this node is to run containers of.
     """
 
     def __init__(
@@ -71,13 +73,16 @@ class Images:
         node_id: str,
         spool_dir: Path,
         on_change: Callable[[], None] = lambda: None,
+        assigned: Callable[[], Set[str]] = frozenset,
     ) -> None:
         self.on_change = on_change
+        self.assigned = assigned
         self._client = client
         self._node_id = node_id
         self._spool_dir = spool_dir
         self._importer = Importer(client, node_id)
         self._resolved: OrderedDict[str, Resolved] = OrderedDict()
+        self._unusable: set[str] = set()
 
     async def load(
         self, pieces: AsyncIterator[bytes], reference: str = ""
@@ -114,17 +119,27 @@ class Images:
         """The images that can run on this host, sorted by reference."""
         answer = await self._client.unary(api.IMAGE_LIST, images_pb2.ListImagesRequest())
         found = []
+        unusable = set()
         for image in answer.images:
             try:
                 resolved = await self._resolve_target(image.target)
-            except (CallFailed, WarrenError):
-                # Pulled for another platform, or half-removed, with another tool: not usable.
+            except CallFailed:
+                continue  # half-removed, with another tool
+            except WarrenError as error:
+                unusable.add(image.target.digest)
+                if image.target.digest not in self._unusable:
+                    _log.warning(
+                        "the image %s in containerd cannot run here and is not listed: %s",
+                        image.name,
+                        error.message,
+                    )
                 continue
             found.append(
                 objects_pb2.NodeImage(
                     reference=image.name, digest=resolved.digest, size_bytes=resolved.size_bytes
                 )
             )
+        self._unusable = unusable
         return sorted(found, key=lambda image: image.reference)
 
     async def remove(self, reference: str, *, force: bool) -> str:
@@ -193,9 +208,11 @@ class Images:
     async def _prune(self, kept: set[str]) -> None:
         """Removes images that are named by digest alone and that no container runs any more.
 
-        Those in ``kept`` stay: a container of theirs may be waiting for its next attempt.
+        Those in ``kept`` stay, and those that are assigned: a container of theirs may be waiting
+        for its next attempt.
         """
         used = {container.labels.get(LABEL_IMAGE) for container in await self._containers()}
+        used |= self.assigned()
         answer = await self._client.unary(api.IMAGE_LIST, images_pb2.ListImagesRequest())
         for image in answer.images:
             if "@" in image.name and image.name not in kept and image.target.digest not in used:
@@ -233,9 +250,9 @@ class Images:
         document = await self._document(target.digest)
         size_bytes = target.size
         while "manifests" in document:
-            chosen = self._choose(document)
-            document = await self._document(chosen["digest"])
-            size_bytes += int(chosen.get("size", 0))
+            chosen = _choose(document)
+            document = await self._document(archive.text(chosen, "digest"))
+            size_bytes += archive.size_bytes(chosen)
         config_descriptor = document.get("config") or {}
         config = await self._document(archive.text(config_descriptor, "digest"))
         made_for = (config.get("os"), config.get("architecture"))
@@ -243,26 +260,17 @@ class Images:
             raise archive.invalid(f"the image is for {made_for[0]}/{made_for[1]}")
         layers = _layers(document, config)
         parts = [config_descriptor, *archive.objects(document, "layers")]
-        size_bytes += sum(int(part.get("size", 0)) for part in parts)
+        size_bytes += sum(map(archive.size_bytes, parts))
         resolved = Resolved(
             digest=target.digest,
             size_bytes=size_bytes,
-            config=msgspec.convert(config.get("config") or {}, ImageConfig, strict=False),
+            config=archive.process_config(config),
             layers=layers,
         )
         self._resolved[target.digest] = resolved
         if len(self._resolved) > _CACHE_MAX:
             self._resolved.popitem(last=False)
         return resolved
-
-    def _choose(self, index: dict[str, Any]) -> dict[str, Any]:
-        for entry in archive.objects(index, "manifests"):
-            made_for = entry.get("platform") or {}
-            if made_for in ({}, None) or (
-                made_for.get("os") == "linux" and made_for.get("architecture") == architecture()
-            ):
-                return entry
-        raise archive.invalid(f"the image has no variant for linux/{architecture()}")
 
     async def _document(self, digest: str) -> dict[str, Any]:
         data = b""
@@ -271,10 +279,7 @@ class Images:
             data += answer.data
             if len(data) > archive.DOCUMENT_BYTES_MAX:
                 raise archive.invalid(f"{digest} is too large for a manifest")
-        document = json.loads(data)
-        if not isinstance(document, dict):
-            raise archive.invalid(f"{digest} is no JSON object")
-        return document
+        return archive.parse_object(data, digest)
 
 
 def missing(reference: str) -> RuntimeRefused:
@@ -284,6 +289,13 @@ def missing(reference: str) -> RuntimeRefused:
         "warrenctl image load -i ARCHIVE",
         permanent=True,
     )
+
+
+def _choose(index: dict[str, Any]) -> dict[str, Any]:
+    for entry in archive.objects(index, "manifests"):
+        if archive.could_run(entry, architecture()):
+            return entry
+    raise archive.invalid(f"the image has no variant for linux/{architecture()}")
 
 
 def _layers(manifest: dict[str, Any], config: dict[str, Any]) -> tuple[archive.Layer, ...]:
@@ -296,7 +308,7 @@ def _layers(manifest: dict[str, Any], config: dict[str, Any]) -> tuple[archive.L
             archive.Blob(
                 media_type=archive.text(descriptor, "mediaType"),
                 digest=archive.text(descriptor, "digest"),
-                size_bytes=int(descriptor.get("size", 0)),
+                size_bytes=archive.size_bytes(descriptor),
             ),
             diff_id,
             chain_id,

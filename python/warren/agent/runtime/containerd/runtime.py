@@ -47,6 +47,7 @@ from warren.agent.runtime.containerd.events import EventQueue, Subscription
 from warren.agent.runtime.containerd.images import Images, Resolved, missing
 from warren.agent.runtime.containerd.importer import SNAPSHOTTER
 from warren.agent.runtime.containerd.observed import milliseconds, observed
+from warren.agent.runtime.containerd.paths import HostPaths
 from warren.agent.runtime.containerd.spec import CGROUP_PARENT, Host, build
 from warren.errors import WarrenError
 from warren.pb.containerd import (
@@ -58,7 +59,6 @@ from warren.pb.containerd import (
     tasks_pb2,
     types_pb2,
 )
-from warren.pb.v1 import objects_pb2
 
 _RUNC: Final = "io.containerd.runc.v2"
 _SPEC_TYPE: Final = "types.containerd.io/opencontainers/runtime-spec/1/Spec"
@@ -116,6 +116,7 @@ class ContainerdRuntime:
         self._log_options = {"max_bytes": str(log_max_bytes), "max_files": str(log_max_files)}
         self._host = host_facts()
         self._logger = warren_log_path()
+        self._paths = HostPaths()
         self._subscription = Subscription(self.client, self._translate, self._came_back)
         self._following: asyncio.Task[None] | None = None
         self._sweeping: asyncio.Task[None] | None = None
@@ -142,6 +143,7 @@ class ContainerdRuntime:
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
         self._following = self._sweeping = None
+        self._paths.close()
         await self.client.close()
 
     async def version(self) -> str:
@@ -189,18 +191,18 @@ class ContainerdRuntime:
         except (OSError, ValueError) as error:
             raise RuntimeUnavailable(f"the containers' cgroups cannot be read: {error}") from error
 
-    async def create(self, request: ContainerRequest) -> None:
+    async def create(self, request: ContainerRequest) -> int:
         """See `Runtime.create`. A snapshot, a container record, a task, in this order."""
-        await asyncio.to_thread(_check_host, request, self._logger)
+        await self._paths.check(request.spec.mounts)
+        await asyncio.to_thread(_check_logger, self._logger)
         image = await self.images.resolve(request.spec)
         try:
             mounts = await self._prepare(request, image)
         except AlreadyExists:
-            await self._expect_same(request)
-            return
+            return (await self._same(request)).pid
         try:
             await self._create_record(request, image, mounts)
-            await self._create_task(request, mounts)
+            return await self._create_task(request, mounts)
         except CallFailed as error:
             await self._undo(request.id)
             raise refusals.refused(error.details) from error
@@ -311,7 +313,7 @@ class ContainerdRuntime:
         create = containers_pb2.CreateContainerRequest(container=container)
         await self.client.unary(api.CONTAINER_CREATE, create)
 
-    async def _create_task(self, request: ContainerRequest, mounts: _Mounts) -> None:
+    async def _create_task(self, request: ContainerRequest, mounts: _Mounts) -> int:
         query = {"dir": str(request.log_dir), **self._log_options}
         encoded = urllib.parse.urlencode(query, quote_via=urllib.parse.quote)
         logger = f"binary://{urllib.parse.quote(str(self._logger))}?{encoded}"
@@ -321,9 +323,10 @@ class ContainerdRuntime:
         made = await self.client.unary(api.TASK_CREATE, create)
         self._pids[request.id] = made.pid
         self._oom.discard(request.id)
+        return made.pid
 
-    async def _expect_same(self, request: ContainerRequest) -> None:
-        """Whether what is there is this very attempt, whole; else it is refused."""
+    async def _same(self, request: ContainerRequest) -> Observed:
+        """What is there, if it is this very attempt, whole; else it is refused."""
         there = {found.id: found for found in await self.list()}.get(request.id)
         if there is None or there.attempt != request.attempt or there.phase is Phase.REMNANT:
             raise RuntimeRefused(
@@ -331,6 +334,7 @@ class ContainerdRuntime:
                 "delete it first",
                 permanent=False,
             )
+        return there
 
     async def _undo(self, container_id: str) -> None:
         try:
@@ -400,6 +404,7 @@ class ContainerdRuntime:
             end.exit_status,
             milliseconds(end.exited_at),
             self._was_oom_killed(container_id),
+            end.pid,
         )
 
     def _was_oom_killed(self, container_id: str) -> bool:
@@ -442,15 +447,7 @@ def _refusing() -> Iterator[None]:
         ) from error
 
 
-def _check_host(request: ContainerRequest, logger: Path) -> None:
-    """What must be there before anything is made; may wait for a slow disk."""
-    for mount in request.spec.mounts:
-        if mount.type == objects_pb2.MOUNT_TYPE_BIND and not os.path.exists(mount.source):
-            raise RuntimeRefused(
-                f"there is no {mount.source} on this node to mount at {mount.target}; "
-                "create it, or correct the mount",
-                permanent=True,
-            )
+def _check_logger(logger: Path) -> None:
     if not os.access(logger, os.X_OK):
         raise RuntimeRefused(
             f"the container logger {logger} is missing or not executable; install Warren anew",
