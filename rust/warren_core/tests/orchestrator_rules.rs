@@ -53,12 +53,18 @@ impl<'a> Twin<'a> {
 
     /// Whether nothing but counts and room is against the node.
     fn may_go(&self, node: &Node) -> bool {
+        self.may_ever_go(node)
+            && self.state.refusal(self.service, node).is_none()
+            && !self.is_near_another(node)
+    }
+
+    /// Whether what the node is allows it, whatever runs there.
+    fn may_ever_go(&self, node: &Node) -> bool {
         let image = &self.service.container_spec().image_digest;
         let images = &node.description.images;
         node.accepts_work()
             && images.iter().any(|it| it.digest == *image)
-            && self.state.refusal(self.service, node).is_none()
-            && !self.is_near_another(node)
+            && self.service.rules.refusal(node).is_none()
     }
 
     fn is_near_another(&self, node: &Node) -> bool {
@@ -86,9 +92,9 @@ impl<'a> Twin<'a> {
         here.map(|(_, count)| count).sum()
     }
 
-    /// The fewest of any value that it may go to.
+    /// The fewest of any value that it may ever go to.
     fn least(&self, attribute: &Attribute) -> u32 {
-        let nodes = self.state.nodes().filter(|node| self.may_go(node));
+        let nodes = self.state.nodes().filter(|node| self.may_ever_go(node));
         let values: BTreeSet<_> = nodes.filter_map(|node| attribute.value(node)).collect();
         let counts = values.iter().map(|value| self.count_at(attribute, value));
         counts.min().unwrap_or_default()

@@ -320,6 +320,7 @@ scenarios!(
     partition,
     freeze,
     placing,
+    skew_claimed,
     volumes,
     global_ended,
     preempting_device,

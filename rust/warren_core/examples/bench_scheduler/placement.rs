@@ -272,6 +272,7 @@ impl Bench {
                 over: self.zones.all,
                 weights: &[],
                 max_skew: Some(1),
+                possible: None,
             }),
             ..Rules::default()
         };

@@ -82,8 +82,12 @@ pub struct Balance<'a> {
     /// By part: containers go to the part that is furthest below its share. One that has no room
     /// leaves its share to the others; one without a weight gets nothing. Empty: all alike.
     pub weights: &'a [u32],
-    /// No part with a weight and an open node ever has more than so many more than another.
+    /// No part with a weight ever has more than so many more than another that has an open node
+    /// with the image, out of `possible`.
     pub max_skew: Option<u32>,
+    /// Where such containers may go whatever runs there now, everywhere unless said: more than what
+    /// is in [`Rules::within`] and not in [`Rules::without`].
+    pub possible: Option<&'a NodeSet>,
 }
 
 /// Nodes that are better than others by as much as the weight says, or worse.

@@ -7,6 +7,7 @@ use crate::scheduler::fill::{Counts, Fill};
 use crate::scheduler::index::Index;
 use crate::scheduler::lists::NONE;
 use crate::scheduler::search::{Area, Query};
+use crate::scheduler::sets::NodeSet;
 
 /// A part of the division.
 #[derive(Debug, Default)]
@@ -36,6 +37,7 @@ pub(super) struct Balancing<'a> {
     pub layer: usize,
     pub weights: &'a [u32],
     pub max_skew: Option<u32>,
+    pub possible: Option<&'a NodeSet>,
     pub query: Query<'a>,
     /// Containers of the service that nodes have already, by node.
     pub have: &'a [(u32, u32)],
@@ -107,19 +109,32 @@ impl Balancing<'_> {
             }
             weights[number] = 0;
             if let Some(skew) = self.max_skew
-                && fill.is_possible(index)
+                && self.is_possible(index, number)
             {
                 limit = limit.min(counts[number].saturating_add(skew));
             }
         }
     }
 
+    /// Whether some node of the part could ever take one.
+    fn is_possible(&self, index: &Index, number: usize) -> bool {
+        let area = self.area_of(number);
+        index.any_listed(area, self.query.order(), |node| {
+            let image = self.query.image.is_some_and(|set| set.contains(node));
+            image && self.possible.is_none_or(|set| set.contains(node))
+        })
+    }
+
+    fn area_of(&self, number: usize) -> Area {
+        Area {
+            layer: self.layer,
+            part: number as u32,
+        }
+    }
+
     fn fill_of<'f>(&'f self, number: usize, have: &'f [(u32, u32)]) -> Fill<'f> {
         Fill {
-            area: Area {
-                layer: self.layer,
-                part: number as u32,
-            },
+            area: self.area_of(number),
             query: self.query,
             have,
             max_per_node: self.max_per_node,
@@ -198,7 +213,7 @@ impl Balancing<'_> {
         if refused > 0 {
             part.closed = true;
             // Where nothing of the service may ever go, nothing has to be even with.
-            if !fill.is_possible(index) {
+            if !self.is_possible(index, number) {
                 part.weight = 0;
             }
         }

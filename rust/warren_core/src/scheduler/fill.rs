@@ -43,12 +43,6 @@ impl Fill<'_> {
         }
     }
 
-    /// Whether some node of the area could ever take one.
-    pub fn is_possible(&self, index: &Index) -> bool {
-        let may_go = |node| self.query.may_go(node);
-        index.any_listed(self.area, self.order(), may_go)
-    }
-
     fn order(&self) -> Order {
         self.query.order()
     }

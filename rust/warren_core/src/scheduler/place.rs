@@ -44,6 +44,7 @@ impl Scheduler {
                 layer: balance.over.0,
                 weights: balance.weights,
                 max_skew: balance.max_skew,
+                possible: balance.possible,
                 query,
                 have: &have,
                 max_per_node,

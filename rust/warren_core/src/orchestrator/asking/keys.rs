@@ -14,6 +14,8 @@ pub(super) type Key = Vec<u8>;
 pub(super) struct Keys {
     /// Where its containers may go.
     pub open: Option<Key>,
+    /// Where they may go but for what containers claim, if that is another question and is asked.
+    pub ever: Option<Key>,
     /// Where they had better not, because of taints.
     pub disliked: Option<Key>,
     /// One for each affinity.
@@ -27,6 +29,7 @@ impl Keys {
         let asks = tainted || asks_of_nodes(service);
         Self {
             open: asks.then(|| open(service)),
+            ever: bounds_claims(service).then(|| ever(service)),
             disliked: tainted.then(|| disliked(service)),
             affinities: affinities
                 .map(|(term, _)| named(2, term.to_string().into_bytes()))
@@ -35,14 +38,17 @@ impl Keys {
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &Key> {
-        let taints = self.open.iter().chain(&self.disliked);
-        taints.chain(&self.affinities)
+        let sets = self.open.iter().chain(&self.ever).chain(&self.disliked);
+        sets.chain(&self.affinities)
     }
 
     /// The question behind a key.
     pub fn question(&self, key: &Key, service: &Service) -> Question {
         if self.open.as_ref() == Some(key) {
             return Question::MayTake(Box::new(service.clone()));
+        }
+        if self.ever.as_ref() == Some(key) {
+            return Question::MayEverTake(Box::new(service.clone()));
         }
         let at = self.affinities.iter().position(|known| known == key);
         match at {
@@ -58,7 +64,26 @@ pub(super) fn asks_of_nodes(service: &Service) -> bool {
     rules.ask_of_nodes() || fsm::claims(spec)
 }
 
+/// Whether how even it is depends on nodes that claims keep it off.
+fn bounds_claims(service: &Service) -> bool {
+    let mut spreads = service.rules.spreads.iter();
+    fsm::claims(service.container_spec()) && spreads.any(|spread| spread.max_skew.is_some())
+}
+
 fn open(service: &Service) -> Key {
+    named(0, asked_of_nodes(service).encode_to_vec())
+}
+
+fn ever(service: &Service) -> Key {
+    let mut asked = asked_of_nodes(service);
+    if let Some(spec) = &mut asked.container {
+        spec.host_ports.clear();
+        spec.devices.clear();
+    }
+    named(3, asked.encode_to_vec())
+}
+
+fn asked_of_nodes(service: &Service) -> pb::ServiceSpec {
     let placement = service.spec.placement.as_ref();
     let placement = placement.map(|asked| pb::Placement {
         constraints: asked.constraints.clone(),
@@ -67,7 +92,7 @@ fn open(service: &Service) -> Key {
         ..Default::default()
     });
     let spec = service.container_spec();
-    let asked = pb::ServiceSpec {
+    pb::ServiceSpec {
         placement: placement.filter(|asked| *asked != Default::default()),
         container: Some(pb::ContainerSpec {
             host_ports: spec.host_ports.clone(),
@@ -76,8 +101,7 @@ fn open(service: &Service) -> Key {
             ..Default::default()
         }),
         ..Default::default()
-    };
-    named(0, asked.encode_to_vec())
+    }
 }
 
 fn disliked(service: &Service) -> Key {

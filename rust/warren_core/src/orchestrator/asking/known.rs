@@ -13,6 +13,8 @@ const POOL_MIN: usize = 64;
 pub(super) enum Question {
     /// Whether nothing but room keeps containers of such a service off the node.
     MayTake(Box<Service>),
+    /// The same, whatever the containers there claim.
+    MayEverTake(Box<Service>),
     /// Whether the node is the worse choice for it, by a taint.
     Dislikes(Box<Service>),
     /// Whether an affinity's condition holds.
@@ -23,6 +25,7 @@ impl Question {
     fn answer(&self, state: &State, node: &Node) -> bool {
         match self {
             Self::MayTake(service) => state.refusal(service, node).is_none(),
+            Self::MayEverTake(service) => service.rules.refusal(node).is_none(),
             Self::Dislikes(service) => service.rules.is_disliked(node),
             Self::Holds(term) => term.holds_on(node),
         }

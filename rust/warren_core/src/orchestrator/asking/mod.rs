@@ -151,9 +151,10 @@ impl Asking {
         Keys::of(service, !self.tainted.is_empty())
     }
 
-    /// Where containers of the service may go; `None`: everywhere.
-    fn open(&self, service: &Service) -> Option<&Known> {
-        self.known.get(self.keys(service).open.as_ref()?)
+    /// Where containers of the service may go whatever runs there now; `None`: everywhere.
+    fn ever_open(&self, service: &Service) -> Option<&Known> {
+        let Keys { open, ever, .. } = self.keys(service);
+        self.known.get(&ever.or(open)?)
     }
 
     /// Makes what the service asks for known.

@@ -182,14 +182,14 @@ pub(in crate::orchestrator) fn preempt(
 
 /// Nodes that are out because of where containers are.
 #[derive(Debug, Default)]
-pub(super) struct Apart {
+struct Apart {
     /// Those of the service itself.
     pub own: NodeSet,
     /// Those of others.
     pub others: NodeSet,
 }
 
-pub(super) fn apart(
+fn apart(
     asking: &Asking,
     scheduler: &Scheduler,
     state: &State,
@@ -238,6 +238,8 @@ struct Placing<'a> {
     asking: &'a Asking,
     placement: &'a Placement<'a>,
     open: Option<&'a Known>,
+    /// Whatever runs there.
+    ever: Option<&'a Known>,
     disliked: Option<Cow<'a, NodeSet>>,
     affinities: Vec<Affinity<'a>>,
     apart: Apart,
@@ -280,7 +282,12 @@ impl<'a> Placing<'a> {
                 is_other: vec![false; column.parts.len()],
             })
         });
-        let Keys { open, disliked, .. } = &keys;
+        let Keys {
+            open,
+            ever,
+            disliked,
+            ..
+        } = &keys;
         let mut disliked = known(disliked).map(|known| Cow::Borrowed(&known.set));
         let avoided = placement.avoided.iter();
         for number in avoided.filter_map(|id| scheduler.number(*id)) {
@@ -290,6 +297,7 @@ impl<'a> Placing<'a> {
             asking,
             placement,
             open: known(open),
+            ever: known(if ever.is_some() { ever } else { open }),
             disliked: disliked.filter(|set| !set.is_empty()),
             affinities: affinities.collect(),
             apart: apart(asking, scheduler, state, service, placement.spread),
@@ -396,8 +404,7 @@ impl<'a> Placing<'a> {
             let Some(most) = it.spread.max_skew else {
                 continue;
             };
-            let around = (self.open, &self.apart.others);
-            let least = least(it.column, &it.counts, service, scheduler, around);
+            let least = least(it.column, &it.counts, service, scheduler, self.ever);
             it.column.add_part(MISSING, &mut barred);
             for part in 1..it.column.parts.len() as u32 {
                 if it.counts[part as usize] + 1 > least.saturating_add(most) {
@@ -437,6 +444,7 @@ impl<'a> Placing<'a> {
                 over: it.column.division?,
                 weights: &it.weights,
                 max_skew: it.spread.max_skew,
+                possible: self.ever.map(|known| &known.set),
             })
         });
         let mut ask = self.placement.ask();

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use crate::fsm::placement::Spread;
 use crate::fsm::{Avoided, Container, Filter, Node, Refusal, Service, State};
 use crate::ids::NodeId;
+use crate::orchestrator::asking::Asking;
 use crate::orchestrator::asking::columns::{Column, MISSING};
 use crate::orchestrator::asking::weights::least;
-use crate::orchestrator::asking::{Asking, placing};
 use crate::scheduler::Scheduler;
 
 /// What is against nodes, as things are. The same as what [`place`](super::place) goes by: a node it
@@ -49,14 +49,13 @@ impl<'a> Reasons<'a> {
     ) -> Self {
         let own = spread.iter().filter(|(_, count)| **count > 0);
         let avoided = state.avoided(service, own.map(|(id, _)| *id));
-        let apart = placing::apart(asking, scheduler, state, service, spread);
         let hard = service.rules.spreads.iter();
         let hard = hard.filter(|spread| spread.max_skew.is_some());
         let skews = hard.filter_map(|asked| {
             let column = asking.columns.get(&asked.attribute)?;
             let counts = column.counts(spread, scheduler);
-            let open = asking.open(service);
-            let least = least(column, &counts, service, scheduler, (open, &apart.others));
+            let ever = asking.ever_open(service);
+            let least = least(column, &counts, service, scheduler, ever);
             Some(Skew {
                 spread: asked,
                 column,

@@ -4,7 +4,7 @@ use crate::fsm::Service;
 use crate::fsm::placement::Spread;
 use crate::orchestrator::asking::columns::{Column, MISSING};
 use crate::orchestrator::asking::known::Known;
-use crate::scheduler::{NodeSet, Scheduler};
+use crate::scheduler::Scheduler;
 
 /// Weight by part. A target is the percentage of a value; what is missing from 100 the other values
 /// share evenly. Nodes without a value are a value of their own, but have no weight where the skew
@@ -40,19 +40,18 @@ pub(super) fn next(count: u32, weight: u32) -> u64 {
     share.checked_div(weight.into()).unwrap_or(u64::MAX)
 }
 
-/// The fewest that a value has, of those that containers of the service may go to.
+/// The fewest that a value has, of those that containers of the service may go to, `ever`, whatever
+/// runs there now: that a node is taken, by one of the service or of another, makes no room elsewhere.
 pub(super) fn least(
     column: &Column,
     counts: &[u32],
     service: &Service,
     scheduler: &Scheduler,
-    (open, apart): (Option<&Known>, &NodeSet),
+    ever: Option<&Known>,
 ) -> u32 {
     let digest = &service.container_spec().image_digest;
     let may_go = |number: &u32| {
-        open.is_none_or(|known| known.set.contains(*number))
-            && !apart.contains(*number)
-            && scheduler.is_open(*number, digest)
+        ever.is_none_or(|known| known.set.contains(*number)) && scheduler.is_open(*number, digest)
     };
     let parts = column.parts.iter().zip(counts).skip(1);
     let possible = parts.filter(|(part, _)| part.nodes.iter().any(may_go));

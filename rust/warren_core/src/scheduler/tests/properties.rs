@@ -137,10 +137,12 @@ impl World {
         };
         let spread = (0..random.below(self.nodes))
             .map(|number| (id(number * 2), (mixed(number) % 9) as u32 / 2));
+        let within = tags(random);
         let ask = TwinAsk {
             resources,
             image: IMAGES[random.below(3) as usize].to_owned(),
-            within: tags(random),
+            possible: within.first().filter(|_| random.one_in(2)).copied(),
+            within,
             without: tags(random),
             max_per_node: random.one_in(4).then(|| random.below(4) as u32),
             max_skew: random.one_in(4).then(|| 1 + random.below(2) as u32),
@@ -187,6 +189,7 @@ impl World {
                 over: self.zones,
                 weights: &[],
                 max_skew: Some(skew),
+                possible: twin.possible.as_ref().map(set),
             }),
             affinities: &affinities[..count as usize % 3],
             devices: &[],

@@ -70,6 +70,7 @@ fn weights_are_kept_until_a_part_is_full() {
             over: zones,
             weights,
             max_skew: None,
+            possible: None,
         }),
         ..Rules::default()
     };
@@ -92,6 +93,7 @@ fn weights_for_one_are_those_for_many() {
             over: zones,
             weights: &[1, 3],
             max_skew: None,
+            possible: None,
         }),
         ..Rules::default()
     };

@@ -26,6 +26,8 @@ pub struct TwinAsk {
     pub without: Vec<&'static str>,
     pub max_per_node: Option<u32>,
     pub max_skew: Option<u32>,
+    /// One of `within`: where it may go whatever runs there now.
+    pub possible: Option<&'static str>,
     pub spread: BTreeMap<NodeId, u32>,
 }
 
@@ -55,11 +57,16 @@ impl TwinNode {
 
     /// Whether rules allow it, room apart.
     pub fn may_take(&self, ask: &TwinAsk) -> bool {
-        self.facts.refusal.is_none()
-            && self.images.contains(&ask.image)
+        self.may_ever_take(ask)
             && ask.within.iter().all(|tag| self.tags.contains(tag))
             && !ask.without.iter().any(|tag| self.tags.contains(tag))
             && (ask.max_skew.is_none() || self.zone.is_some())
+    }
+
+    fn may_ever_take(&self, ask: &TwinAsk) -> bool {
+        self.facts.refusal.is_none()
+            && self.images.contains(&ask.image)
+            && ask.possible.iter().all(|tag| self.tags.contains(tag))
     }
 }
 
@@ -74,11 +81,11 @@ impl Twin {
         })
     }
 
-    /// Containers of the service in each zone that it may go to.
+    /// Containers of the service in each zone that it may ever go to.
     pub fn zones(&self, ask: &TwinAsk, have: &BTreeMap<NodeId, u32>) -> BTreeMap<u32, u32> {
         let mut zones = BTreeMap::new();
         for node in self.nodes.values() {
-            if let Some(zone) = node.zone.filter(|_| node.may_take(ask)) {
+            if let Some(zone) = node.zone.filter(|_| node.may_ever_take(ask)) {
                 zones.entry(zone).or_default();
             }
         }
