@@ -316,6 +316,7 @@ scenarios!(
     updates,
     restarts,
     pending,
+    lost_claims,
     lost_node,
     partition,
     freeze,

@@ -83,6 +83,7 @@ impl State {
                 containers: IdMap::default(),
                 allocated: Resources::default(),
                 claims: Claims::default(),
+                lost: 0,
             };
             let handle = self.nodes.insert(row);
             self.node_ids.insert(id, handle);
@@ -176,6 +177,7 @@ impl State {
         if !container.is_terminal() {
             of_node.claims.take(named.as_deref(), container.devices());
         }
+        of_node.lost += u32::from(container.is_lost());
         let counts = Counts::of(&container, is_ready(&of_node.node));
         let record = of_node.records.insert(Record { container, element });
         let of_service = self.services.get_mut(service);
@@ -194,6 +196,7 @@ impl State {
         let Record { container, element } = row.records.get_mut(place.record);
         let (state_before, held_before) = (container.status.state, container.held());
         let held_any_before = !container.is_terminal();
+        row.lost -= u32::from(container.is_lost());
         let counts_before = Counts::of(container, ready);
         self.sum.take(*element);
         change(container);
@@ -201,6 +204,7 @@ impl State {
         self.sum.add(*element);
         self.by_state[state_before as usize] -= 1;
         self.by_state[container.status.state as usize] += 1;
+        row.lost += u32::from(container.is_lost());
         row.allocated = row
             .allocated
             .saturating_sub(held_before)
@@ -227,6 +231,7 @@ impl State {
         let Record { container, element } = row.records.remove(place.record);
         row.containers.remove(&id);
         row.allocated = row.allocated.saturating_sub(container.held());
+        row.lost -= u32::from(container.is_lost());
         if !container.is_terminal() {
             let spec = &self.specs[&container.spec_digest].spec;
             row.claims.give(Some(spec), container.devices());

@@ -8,9 +8,9 @@ use crate::fsm::apply::invalid;
 use crate::fsm::asked::DEVICE_MILLI;
 use crate::fsm::objects::{Container, Node, Service};
 use crate::fsm::refusals::{Filter, Refusal};
-use crate::fsm::state::State;
+use crate::fsm::state::{NodeRow, State};
 use crate::fsm::volumes;
-use crate::ids::NodeId;
+use crate::ids::{NodeId, ServiceId};
 use crate::pb;
 
 /// What is claimed on a node. Invariants: no port is claimed twice, of no device more than all of it,
@@ -256,6 +256,17 @@ impl State {
         refusal.or_else(|| self.claims_refusal(service, node.id))
     }
 
+    /// What is claimed on the node, also by what was given up with it and may still run there: `apply`
+    /// has given that back, and nothing is to be placed beside it before its worker has stopped it.
+    fn in_use(&self, row: &NodeRow, but: Option<(ServiceId, u64)>) -> Claims {
+        let mut claims = self.claimed(row, but);
+        for container in row.lost_containers() {
+            let spec = self.spec(&container.spec_digest).map(|spec| &**spec);
+            claims.take(spec, container.devices());
+        }
+        claims
+    }
+
     /// [`State::refusal`] for the successor of a container on its node, which gives back what it holds.
     pub fn refusal_of_successor(
         &self,
@@ -265,7 +276,7 @@ impl State {
     ) -> Option<String> {
         let refusal = || {
             let row = self.node_row(node.id)?;
-            let mut claims = self.claimed(row, None);
+            let mut claims = self.in_use(row, None);
             if !outgoing.is_terminal() {
                 let spec = self.spec(&outgoing.spec_digest).map(|spec| &**spec);
                 claims.give(spec, outgoing.devices());
@@ -280,7 +291,7 @@ impl State {
         let refusal = || {
             let row = self.node_row(node.id)?;
             let but = Some((service.id, slot));
-            self.claimed(row, but).refusal(service, node)
+            self.in_use(row, but).refusal(service, node)
         };
         service.rules.refusal(node).or_else(refusal)
     }
@@ -290,7 +301,7 @@ impl State {
             return None;
         }
         let row = self.node_row(node)?;
-        self.claimed(row, None).refusal(service, &row.node)
+        self.in_use(row, None).refusal(service, &row.node)
     }
 
     /// Every port that is taken, and every kind of device that is missing.
@@ -299,14 +310,15 @@ impl State {
         let Some(row) = self.node_row(node.id) else {
             return Vec::new();
         };
+        let claims = self.in_use(row, None);
         let taken = spec.host_ports.iter().filter_map(|port| {
-            let port = row.claims.taken(std::slice::from_ref(port))?;
+            let port = claims.taken(std::slice::from_ref(port))?;
             Some(Refusal::plain(Filter::Port, port_taken(port)))
         });
-        let used = volumes::mounted(Some(spec)).filter(|mount| row.claims.is_used(mount));
+        let used = volumes::mounted(Some(spec)).filter(|mount| claims.is_used(mount));
         let used = used.map(|it| Refusal::plain(Filter::Volume, volume_used(&it.source)));
         let missing = spec.devices.iter().filter_map(|ask| {
-            let why = row.claims.choose(std::slice::from_ref(ask), node).err()?;
+            let why = claims.choose(std::slice::from_ref(ask), node).err()?;
             let what = format!("not enough devices: {}", ask.kind);
             let filter = Filter::Device;
             Some(Refusal { filter, what, why })
@@ -322,18 +334,20 @@ impl State {
             return Some(Vec::new());
         }
         let row = self.node_row(node)?;
-        self.claimed(row, None).choose(asks, &row.node).ok()
+        self.in_use(row, None).choose(asks, &row.node).ok()
     }
 
     /// Thousandths that are held of each device of the node, by kind and number: first by containers,
-    /// then what is kept for those that preempt.
+    /// then what is kept for those that preempt, then what those hold that were given up with it.
     pub fn device_claims(&self, node: NodeId) -> impl Iterator<Item = (&str, u32, u32)> {
         let row = self.node_row(node).into_iter();
         row.flat_map(|row| {
             let held = row.claims.devices.iter();
             let held = held.map(|((kind, number), milli)| (kind.as_str(), *number, *milli));
             let kept = row.node.holds.iter().flat_map(|hold| &hold.devices);
-            held.chain(kept.map(|share| (share.kind.as_str(), share.number, share.milli)))
+            let lost = row.lost_containers().flat_map(Container::devices);
+            let shares = kept.chain(lost);
+            held.chain(shares.map(|share| (share.kind.as_str(), share.number, share.milli)))
         })
     }
 

@@ -286,6 +286,13 @@ impl State {
 }
 
 impl NodeRow {
+    /// Given up with the node; mostly none, which takes no walk.
+    pub(super) fn lost_containers(&self) -> impl Iterator<Item = &Container> {
+        let records = (self.lost > 0).then(|| self.records.iter());
+        let containers = records.into_iter().flatten().map(|row| &row.container);
+        containers.filter(|container| container.is_lost())
+    }
+
     fn victims_left<'a>(&'a self, hold: &'a Hold) -> impl Iterator<Item = &'a Container> {
         let left = hold.victims.iter().filter_map(|id| {
             let record = *self.containers.get(id)?;

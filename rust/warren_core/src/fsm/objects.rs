@@ -201,6 +201,11 @@ impl Container {
         is_terminal(self.status.state)
     }
 
+    /// Given up with its node, where it may still run.
+    pub fn is_lost(&self) -> bool {
+        self.status.state == ContainerState::Lost
+    }
+
     /// Whether it keeps its slot from being filled: it is meant to run, or may still be running.
     pub fn occupies(&self) -> bool {
         self.desired == DesiredState::Run || !self.is_terminal()

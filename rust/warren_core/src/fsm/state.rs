@@ -133,6 +133,8 @@ pub(super) struct NodeRow {
     pub containers: IdMap<ContainerId, Handle>,
     pub allocated: Resources,
     pub claims: Claims,
+    /// Containers that were given up with the node, and may still run there.
+    pub lost: u32,
 }
 
 /// A container, and what it adds to the hash of the state.

@@ -130,6 +130,13 @@ fn claims(state: &State) {
     let mut ports = BTreeSet::new();
     let mut devices: BTreeMap<_, u32> = BTreeMap::new();
     let mut volumes: BTreeMap<_, (u32, u32)> = BTreeMap::new();
+    let mut lost: BTreeMap<_, u32> = BTreeMap::new();
+    for container in state.containers().filter(|container| container.is_lost()) {
+        for share in container.devices() {
+            let device = (container.node, share.kind.clone(), share.number);
+            *lost.entry(device).or_default() += share.milli;
+        }
+    }
     for container in state.containers().filter(|c| !is_terminal(c.status.state)) {
         let spec = state.spec(&container.spec_digest).expect("it has one");
         for port in &spec.host_ports {
@@ -171,6 +178,10 @@ fn claims(state: &State) {
         for (kind, number, milli) in state.device_claims(node) {
             *listed.entry((node, kind.to_owned(), number)).or_default() += milli;
         }
+    }
+    // Beside what is held, that of the lost is in use.
+    for (device, milli) in lost {
+        *devices.entry(device).or_default() += milli;
     }
     assert_eq!(listed, devices);
     let alone = |(count, alone): &(u32, u32)| *alone == 0 || *count == 1;
