@@ -42,7 +42,7 @@ from warren.manager.serving import (
     serve_socket,
     stop_serving,
 )
-from warren.observe.endpoints import declare_http, routes
+from warren.observe.endpoints import Works, declare_http, routes
 from warren.observe.health import NO_CLUSTER, CheckResult, Health, Role
 from warren.observe.histograms import FINE_BOUNDS
 from warren.observe.host import declare_host
@@ -139,7 +139,9 @@ class Parts:
         favour_loop()
         scraper = Scraper(self._metrics)
         self._stack.callback(scraper.close)
-        server = HttpServer(routes(self._health, scraper))
+        works = Works(self._health)
+        self._metrics.register(works)
+        server = HttpServer(routes(self._health, works, scraper))
         await server.listen(self._settings.metrics_addr)
         self._stack.push_async_callback(server.close)
         declare_http(self._metrics, server)

@@ -268,6 +268,10 @@ def _host_and_log(node: WarrenNode) -> Expectation:
         "warren_sessions": 1,
         "warren_observe_http_connections": 1,  # the scrape's own
         **{
+            f'warren_component_healthy{{component="{name}"}}': 1
+            for name in ("api", "containerd", "raft")
+        },
+        **{
             f'warren_observe_http_refusals_total{{reason="{reason}"}}': count
             for reason, count in refused.items()
         },

@@ -51,7 +51,7 @@ _FIRST: Final = Row(
             queries=(
                 Query(
                     f"floor((cluster:warren_raft_voters:leader{{{_IN}}} - 1) / 2) "
-                    f"- cluster:warren_raft_voters_silent:leader{{{_IN}}}",
+                    f"- cluster:warren_raft_voters_missing:max{{{_IN}}}",
                     "managers",
                 ),
             ),
@@ -103,6 +103,7 @@ _FIRST: Final = Row(
             kind=Kind.TABLE,
             width=12,
             labels=("alertname", "severity", "node"),
+            runbooks=("WarrenGettingWorse",),
         ),
         Panel(
             title="Hosts",
@@ -114,7 +115,7 @@ _FIRST: Final = Row(
             steps=(Step(1, "green"),),
             words=((0, "does not answer"), (1, "answers")),
             labels=("node", "job", "instance"),
-            runbooks=("WarrenTargetDown",),
+            runbooks=("WarrenTargetDown", "WarrenDaemonRestarts"),
             drill=Drill("workers", "node"),
         ),
     ),

@@ -119,7 +119,7 @@ _LEADING: Final = Row(
                     "{{node}}",
                 ),
             ),
-            runbooks=("WarrenFsyncSlow",),
+            runbooks=("WarrenLeaderUnstable", "WarrenFsyncSlow"),
         ),
     ),
 )

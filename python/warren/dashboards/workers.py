@@ -91,6 +91,20 @@ _FIRST: Final = Row(
             steps=(Step(2, "orange"),),
             runbooks=("WarrenClockSkew",),
         ),
+        Panel(
+            title="Components",
+            answers="Whether each component works on all of the hosts, as daemons say themselves.",
+            queries=(
+                Query(f"min by (component) (warren_component_healthy{{{_IN}}})", "{{component}}"),
+            ),
+            kind=Kind.STATES,
+            width=24,
+            height=5,
+            below="red",
+            steps=(Step(1, "green"),),
+            words=((0, "does not work"), (1, "works")),
+            runbooks=("WarrenNotReady",),
+        ),
     ),
 )
 

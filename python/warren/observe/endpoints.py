@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from http import HTTPStatus
 
 import msgspec
-from prometheus_client.metrics_core import CounterMetricFamily, Metric
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from warren.observe import openmetrics
@@ -22,13 +22,14 @@ from warren.observe.http import (
 from warren.observe.metrics import CONTENT_TYPE, Metrics, Scraper
 
 
-def routes(health: Health, scraper: Scraper) -> dict[str, Handler]:
+def routes(health: Health, works: Works, scraper: Scraper) -> dict[str, Handler]:
     """`/live`, `/health` with a page for each component, `/ready` and `/metrics`."""
 
     async def live() -> Answer:
         return health.live()
 
     async def metrics(request: Request) -> Response:
+        await works.look()
         if openmetrics.accepted(request.accept):
             text = await scraper.scrape(as_openmetrics=True)
             return Response(HTTPStatus.OK, text, openmetrics.CONTENT_TYPE)
@@ -51,6 +52,29 @@ def declare_http(metrics: Metrics, server: HttpServer) -> None:
         lambda: server.connections,
     )
     metrics.register(_Refusals(server))
+
+
+class Works(Collector):
+    """Whether each component of a daemon works, as `/health` says."""
+
+    def __init__(self, health: Health) -> None:
+        self._health = health
+        self._found: dict[str, bool] = {}
+
+    async def look(self) -> None:
+        """On the event loop, before a scrape: at most as long as a check may take."""
+        await self._health.look()
+        self._found = self._health.works()
+
+    def collect(self) -> Iterator[Metric]:
+        family = GaugeMetricFamily(
+            "warren_component_healthy",
+            "Whether a component of this daemon works (0 or 1), as /health says.",
+            labels=("component",),
+        )
+        for name, works in self._found.items():
+            family.add_metric((name,), works)
+        yield family
 
 
 def _probe(ask: Callable[[], Awaitable[Answer]]) -> Handler:

@@ -197,6 +197,14 @@ class Health:
             message = self._outside
         return self._answer(not message, ("ready", "not_ready"), states, message)
 
+    async def look(self) -> None:
+        """Measure what is old, for `works`. Not taken for a question: the next may be far away."""
+        await self._measure_old()
+
+    def works(self) -> dict[str, bool]:
+        """Of each component that exists, whether it worked when it was looked at last."""
+        return {name: not why for name, why in self._why_not().items()}
+
     async def component(self, name: str) -> Answer | None:
         """A component's own page, `/health/<name>`; None where this daemon has no such thing now.
 
@@ -256,6 +264,9 @@ class Health:
         if not self._is_asked():
             self.changed()  # `run` is in a long pause
         self._asked_at = self._clock()
+        await self._measure_old()
+
+    async def _measure_old(self) -> None:
         oldest = self._clock() - self._stale
         stale = [c for c in self._components.values() if c.measured_at < oldest]
         if stale:

@@ -66,7 +66,7 @@ def test_promtool_would_say_no(tmp_path: Path) -> None:
     # The rules' tests are worth what promtool's exit code is: an alert that never fires fails them.
     for name in ("alerts.yml", "recording.yml"):
         text = (PROMETHEUS / name).read_text()
-        (tmp_path / name).write_text(text.replace("(warren_raft_is_leader) == 1", "(vector(1))"))
+        (tmp_path / name).write_text(text.replace("(warren_raft_is_leader == 1)\n", "up < 0\n"))
     (tmp_path / "tests").mkdir()
     shutil.copy(PROMETHEUS / "tests" / "members.yml", tmp_path / "tests")
     with pytest.raises(AssertionError, match="WarrenNoLeader"):

@@ -301,6 +301,26 @@ def test_while_nobody_asks_it_is_measured_seldom(run: Callable[..., Any]) -> Non
     run(main)
 
 
+def test_a_look_is_fresh_and_no_question(run: Callable[..., Any]) -> None:
+    switch = Switch()
+    health, clock = made(raft=switch)
+
+    async def main() -> None:
+        await health.look()
+        assert health.works() == {"raft": True}
+        switch.result = (False, "dead")
+        clock.now += 2
+        assert health.works() == {"raft": False}, "nobody knows that it works"
+        await health.look()
+        assert health.works() == {"raft": False}
+        assert switch.checks == 2
+        await health.look()
+        assert switch.checks == 2, "it is fresh enough"
+        assert not health._is_asked(), "a scrape begins no time of questions"
+
+    run(main)
+
+
 def test_a_change_is_measured_at_once(run: Callable[..., Any]) -> None:
     async def main() -> None:
         switch = Switch()

@@ -16,7 +16,7 @@ import pytest
 
 from tests.unit.observe.raw_http import GET, Client, Run, ask, hello, serving
 from warren.errors import StartupError
-from warren.observe.endpoints import declare_http, routes
+from warren.observe.endpoints import Works, declare_http, routes
 from warren.observe.health import CheckResult, Health, Role
 from warren.observe.http import (
     HttpServer,
@@ -309,7 +309,9 @@ def test_the_daemons_endpoints_for_a_real_client(run: Run) -> None:
         health = Health("1.2.3", role=Role.WORKER, clock=lambda: now[0])
         for name in ("session", "containerd", "api"):
             health.add(name, check)
-        server = HttpServer(routes(health, scraper))
+        works = Works(health)
+        metrics.register(works)
+        server = HttpServer(routes(health, works, scraper))
         declare_http(metrics, server)
         _, port = await server.listen("127.0.0.1:0")
         try:
