@@ -139,7 +139,7 @@ class _Parts:
 
     def _nodes(self) -> Any:
         with self._client() as client:
-            answer = client.call("ListNodes", api_pb2.ListNodesRequest())
+            answer = client.call("ListNodes", api_pb2.ListNodesRequest(with_images=True))
             of_members, _ = all_members(client, answer)
         return [_plain(views.node(each, of_members)) for each in answer.nodes]
 

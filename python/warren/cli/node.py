@@ -37,7 +37,9 @@ def ls(settings: Settings) -> None:
     from warren.pb.v1 import api_pb2
 
     with Client(settings) as client:
-        answer: api_pb2.ListNodesResponse = client.call("ListNodes", api_pb2.ListNodesRequest())
+        # People do not see the images in the table, and of ten thousand nodes they are many.
+        request = api_pb2.ListNodesRequest(with_images=settings.format != "table")
+        answer: api_pb2.ListNodesResponse = client.call("ListNodes", request)
         of_members, _ = all_members(client, answer)
     nodes = [views.node(view, of_members) for view in answer.nodes]
     nodes.sort(key=lambda each: each.name)

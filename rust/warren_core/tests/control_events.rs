@@ -163,6 +163,37 @@ fn whoever_follows_goes_on_past_what_is_filtered_out() {
     assert_eq!(told(&mut cluster, 1, &follows), []);
 }
 
+/// Decisions are known to who leads, what happened to all: what is not asked for is not missed.
+#[test]
+fn whoever_can_have_missed_nothing_does_not_start_over() {
+    let mut cluster = one_with_services(3);
+    let end = ask(&mut cluster, 1, &ListEventsRequest::default()).unwrap();
+    let end = end.revision.unwrap();
+    let another_leader = EventRevision {
+        term: end.term + 1,
+        ..end
+    };
+    let another_history = EventRevision {
+        epoch: end.epoch + 1,
+        ..end
+    };
+    for (after, kinds, starts_over) in [
+        (another_leader, &["placed"][..], true),
+        (another_leader, &["service_created"], false),
+        (another_leader, &[], true),
+        (another_history, &["placed"], false),
+        (another_history, &["service_created"], true),
+        (another_history, &[], true),
+    ] {
+        let follows = ListEventsRequest {
+            after: Some(after),
+            ..of_kinds(kinds)
+        };
+        let answer = ask(&mut cluster, 1, &follows).unwrap();
+        assert_eq!(answer.start_over, starts_over, "{after:?} {kinds:?}");
+    }
+}
+
 /// The age is counted by the manager; whoever follows is told everything, however old.
 #[test]
 fn what_is_too_old_is_left_out_at_the_start_only() {

@@ -169,6 +169,28 @@ fn what_came_with_level_4_waits_for_it() {
 }
 
 #[test]
+fn images_are_listed_where_they_are_asked_for() {
+    let mut cluster = Cluster::of(3);
+    let leader = cluster.leader();
+    cluster.open_session_at(leader, 2);
+    cluster.run(2_000);
+    let mut images = |with_images| {
+        let request = pb::ListNodesRequest {
+            with_images,
+            ..Default::default()
+        };
+        let answer = cluster.call(leader, "ListNodes", &request).unwrap();
+        let answer = pb::ListNodesResponse::decode(&answer[..]).unwrap();
+        let described = answer
+            .nodes
+            .into_iter()
+            .filter_map(|it| it.node?.description);
+        described.map(|it| it.images.len()).sum::<usize>()
+    };
+    assert_eq!((images(true), images(false)), (2, 0), "each of two has one");
+}
+
+#[test]
 fn labels_and_taints_are_set_and_shown() {
     let mut cluster = Cluster::of(3);
     at_the_newest_level(&mut cluster);
@@ -266,7 +288,10 @@ fn what_several_nodes_use_is_in_one_answer() {
     }
     let id = |number: u8| vec![number; 16];
     let mut list = |reader, node_ids| {
-        let request = pb::ListNodesRequest { node_ids };
+        let request = pb::ListNodesRequest {
+            node_ids,
+            with_images: false,
+        };
         let answer = cluster.call(reader, "ListNodes", &request)?;
         let answer = pb::ListNodesResponse::decode(&answer[..]).unwrap();
         let row = |view: pb::NodeView| {

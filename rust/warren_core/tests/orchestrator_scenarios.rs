@@ -234,6 +234,10 @@ impl World {
         let service = self.replica.state.resolve_service(name).expect("a service");
         let loops = self.orchestrator.crash_loops(service).into_iter();
         let all = self.orchestrator.crash_looping();
+        let by_service = self.orchestrator.crash_looping_by_service();
+        assert_eq!(by_service.values().sum::<u32>() as usize, all);
+        let counted = by_service.get(&service).copied().unwrap_or_default();
+        assert_eq!(counted as usize, loops.len());
         let told = loops.map(|it| {
             let exit = it
                 .exit_code

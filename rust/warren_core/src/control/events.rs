@@ -77,7 +77,7 @@ impl Told {
                 let new = |it: &Decision| wanted(it) && filter.is_new(it.time_ms);
                 self.decisions = from.orchestrator.decisions(new, count);
                 self.decided_upto = last;
-                self.start_over |= request.after.is_some();
+                self.start_over |= request.after.is_some() && filter.wants_decisions();
             }
         }
     }
@@ -95,7 +95,7 @@ impl Told {
             Following::Known(happened, upto) => (happened, upto),
             Following::Lost => {
                 let new = |it: &Happened| wanted(it) && filter.is_new(it.time_ms);
-                self.start_over |= request.after.is_some();
+                self.start_over |= request.after.is_some() && filter.wants_happened();
                 (from.history.newest(new, count), end_of(from.state))
             }
         };

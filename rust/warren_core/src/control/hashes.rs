@@ -25,7 +25,7 @@ pub enum Verdict {
         majority: StateHash,
     },
     /// Most voters have this member's state, and somebody has another.
-    Others { index: Index },
+    Others { index: Index, member: MemberId },
     /// The states differ, and none has a majority.
     NoMajority { index: Index },
 }
@@ -83,7 +83,14 @@ impl Hashes {
                     majority: *most,
                 })
             } else {
-                (votes.len() > 1).then_some(Verdict::Others { index })
+                let differs = |voter: &&u64| {
+                    let known = self.by_member.get(&MemberId(**voter));
+                    known
+                        .and_then(|known| known.get(&index))
+                        .is_some_and(|hash| *hash != own)
+                };
+                let member = voters.iter().find(differs).map(|voter| MemberId(*voter));
+                member.map(|member| Verdict::Others { index, member })
             }
         } else {
             // Whatever the silent ones have, it comes to no majority.
@@ -133,8 +140,11 @@ mod tests {
             majority,
         });
         assert_eq!(judged(&[(1, 7), (2, 8), (3, 8)], &[1, 2, 3]), minority);
-        let others = Some(Verdict::Others { index: AT });
-        assert_eq!(judged(&[(1, 8), (2, 8), (3, 7)], &[1, 2, 3]), others);
+        let others = |member| {
+            let member = MemberId(member);
+            Some(Verdict::Others { index: AT, member })
+        };
+        assert_eq!(judged(&[(1, 8), (2, 8), (3, 7)], &[1, 2, 3]), others(3));
         assert_eq!(judged(&[(1, 8), (2, 8), (3, 7)], &[1, 2]), None, "no voter");
         // A learner is judged by the voters.
         assert_eq!(judged(&[(1, 7), (2, 8), (3, 8)], &[2, 3, 4]), minority);

@@ -33,6 +33,8 @@ pub struct LeaderView {
     pub pending: Vec<PendingSlot>,
     /// Slots of the service asked for that are crash-looping.
     pub loops: Vec<CrashLoop>,
+    /// How many slots of services are crash-looping; for a list of the services only.
+    pub looping: BTreeMap<ServiceId, u32>,
     /// What of the service keeps failing; for an explanation only.
     pub keeping: Keeping,
     /// Where services keep failing; for a plan only.
@@ -114,7 +116,10 @@ fn answer(state: &State, view: &LeaderView, method: Method, body: &[u8]) -> Resu
         Method::ListServices => {
             let services = state
                 .services()
-                .map(|service| service_view(state, service))
+                .map(|service| pb::ServiceView {
+                    crash_looping: view.looping.get(&service.id).copied().unwrap_or_default(),
+                    ..service_view(state, service)
+                })
                 .collect();
             pb::ListServicesResponse { services }.encode_to_vec()
         }
@@ -235,7 +240,13 @@ fn list_nodes(
             .map(|node| node_view(state, view, node))
             .collect(),
     };
-    pb::ListNodesResponse { nodes }
+    let mut answer = pb::ListNodesResponse { nodes };
+    if !request.with_images {
+        let shown = answer.nodes.iter_mut().filter_map(|it| it.node.as_mut());
+        let described = shown.filter_map(|node| node.description.as_mut());
+        described.for_each(|description| description.images.clear());
+    }
+    answer
 }
 
 fn get_node(

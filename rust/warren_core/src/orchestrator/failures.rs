@@ -243,6 +243,18 @@ impl Failures {
         loops.map(|((_, slot), known)| known.told(*slot)).collect()
     }
 
+    /// How many slots of each service are crash-looping.
+    pub fn loop_counts(&self) -> BTreeMap<ServiceId, u32> {
+        let mut counts = BTreeMap::new();
+        if self.loops > 0 {
+            let slots = self.slots.iter();
+            for ((service, _), _) in slots.filter(|(_, known)| known.failures >= FAILURES) {
+                *counts.entry(*service).or_default() += 1;
+            }
+        }
+        counts
+    }
+
     /// How many slots are crash-looping.
     pub fn loop_count(&self) -> usize {
         self.loops

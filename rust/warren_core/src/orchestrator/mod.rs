@@ -510,6 +510,11 @@ impl Orchestrator {
         self.failures.loops(service)
     }
 
+    /// How many slots of each service are crash-looping; services without any are absent.
+    pub fn crash_looping_by_service(&self) -> BTreeMap<ServiceId, u32> {
+        self.failures.loop_counts()
+    }
+
     /// How many slots are crash-looping, of all services.
     pub fn crash_looping(&self) -> usize {
         self.failures.loop_count()

@@ -71,6 +71,18 @@ impl Filter {
         })
     }
 
+    /// Whether any decision can be asked for: of others none is missed.
+    pub fn wants_decisions(&self) -> bool {
+        let kinds = self.kinds.as_ref();
+        kinds.is_none_or(|kinds| !kinds.decisions.is_empty())
+    }
+
+    /// Likewise, of what happened.
+    pub fn wants_happened(&self) -> bool {
+        let kinds = self.kinds.as_ref();
+        kinds.is_none_or(|kinds| !kinds.happened.is_empty())
+    }
+
     /// Whether it is asked for, at whatever time.
     pub fn decision(&self, it: &Decision) -> bool {
         let kinds = self.kinds.as_ref();

@@ -134,13 +134,13 @@ impl Member {
         let voters = &self.raft.conf_state().voters;
         match self.hashes.judge(self.identity.member, voters, index) {
             None => {}
-            Some(Verdict::Others { index }) => out.log(
+            Some(Verdict::Others { index, member }) => out.log(
                 Level::Warning,
                 "control",
                 format!(
-                    "the state of another member differs from that of most at index {}: it stops when it \
-                     learns of it, and its log says so",
-                    index.0
+                    "the state of member {} differs from that of most at index {}, this one's is \
+                     right: the other stops when it learns of it, and its log says so",
+                    member.0, index.0
                 ),
             ),
             Some(Verdict::NoMajority { index }) => out.log(

@@ -416,6 +416,10 @@ impl Member {
             applied_index: self.applied.index,
             pending: pending.unwrap_or_default(),
             loops: loops.unwrap_or_default(),
+            looping: match method {
+                Method::ListServices => orchestrator.crash_looping_by_service(),
+                _ => BTreeMap::new(),
+            },
             keeping: keeping.map_or_else(Default::default, |it| orchestrator.keeping(it)),
             failing: match method {
                 Method::Plan => orchestrator.known_failing(),

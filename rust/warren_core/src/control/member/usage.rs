@@ -220,6 +220,7 @@ mod tests {
     fn a_list_of_too_many_nodes_is_refused() {
         let naming = |count: usize| pb::ListNodesRequest {
             node_ids: vec![vec![1; 16]; count],
+            with_images: false,
         };
         assert_eq!(check(&naming(ASKED_MAX)), Ok(()));
         let refused = check(&naming(ASKED_MAX + 1)).unwrap_err();

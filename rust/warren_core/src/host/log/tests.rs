@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use prost::bytes::Bytes;
 
+use super::super::clock;
 use super::*;
 use crate::control::Input;
 use crate::raft::LogEntry;
@@ -17,9 +18,17 @@ const OPTIONS: Options = Options {
     spare_segments_max: 2,
 };
 
-/// Files as they are, except that writes find no room while `full`.
+/// Files as they are, except that writes find no room while `full`, and that none is made while `stuck`.
 struct Filling {
     full: Arc<AtomicBool>,
+    stuck: Arc<Stuck>,
+}
+
+#[derive(Default)]
+struct Stuck {
+    is: AtomicBool,
+    /// Somebody waits for it to be over.
+    hit: AtomicBool,
 }
 
 struct FillingFile {
@@ -42,6 +51,10 @@ impl Disk for Filling {
         FileDisk.list(dir)
     }
     fn create(&self, path: &Path, bytes: u64) -> io::Result<Box<dyn File>> {
+        while self.stuck.is.load(Ordering::Acquire) {
+            self.stuck.hit.store(true, Ordering::Release);
+            std::thread::yield_now();
+        }
         self.wrap(FileDisk.create(path, bytes))
     }
     fn open(&self, path: &Path) -> io::Result<Box<dyn File>> {
@@ -82,6 +95,7 @@ impl File for FillingFile {
 struct Bench {
     dir: PathBuf,
     full: Arc<AtomicBool>,
+    stuck: Arc<Stuck>,
     core: Arc<Mailbox<Message>>,
     log: Log,
     thread: JoinHandle<()>,
@@ -97,7 +111,11 @@ impl Bench {
             epoch: 1,
             member_id: 3,
         };
-        let disk = Arc::new(Filling { full: full.clone() });
+        let stuck = Arc::new(Stuck::default());
+        let disk = Arc::new(Filling {
+            full: full.clone(),
+            stuck: stuck.clone(),
+        });
         let wal = Wal::create(disk, &dir, owner, OPTIONS).unwrap();
         let core = Arc::new(Mailbox::new());
         let shared = Arc::new(Shared::new().unwrap());
@@ -105,6 +123,7 @@ impl Bench {
         Self {
             dir,
             full,
+            stuck,
             core,
             log,
             thread,
@@ -190,6 +209,39 @@ fn what_finds_no_room_is_left_to_the_thread() {
     }
     assert_eq!(told.iter().filter(|told| told.is_err()).count(), 1);
     assert_eq!(bench.indexes(), [1, 2, 3, 4, 5]);
+}
+
+/// What is durable waits for nothing, but what comes next would.
+#[test]
+fn a_disk_that_hangs_over_a_new_segment_is_told() {
+    let bench = Bench::new("segment");
+    let health = &bench.log.shared.log_health;
+    bench.stuck.is.store(true, Ordering::Release);
+    let is_hit = || bench.stuck.hit.load(Ordering::Acquire);
+    let rests = || bench.log.unfinished.load(Ordering::Acquire) == 0;
+    let mut last = 0;
+    while !is_hit() {
+        last += 1;
+        let mut persist = entry(last);
+        persist.entries[0].payload = Bytes::from(vec![0; 64 << 10]);
+        bench.log.persist([persist]);
+        assert_eq!(
+            bench.told(),
+            [Ok(last)],
+            "the next segment was there already"
+        );
+        while !is_hit() && !rests() {
+            std::thread::yield_now();
+        }
+    }
+    let since_ns = clock::mono_ns();
+    assert!(health.waiting_ns(since_ns + 1_000_000_000) >= 1_000_000_000);
+    bench.stuck.is.store(false, Ordering::Release);
+    while !rests() {
+        std::thread::yield_now();
+    }
+    assert_eq!(health.waiting_ns(clock::mono_ns()), 0);
+    assert_eq!(bench.indexes(), (1..=last).collect::<Vec<_>>());
 }
 
 #[test]

@@ -141,7 +141,12 @@ impl LogThread {
     }
 
     fn make_room(&self, writer: &mut Writer) {
-        match writer.make_room() {
+        // What is handed over meanwhile waits for the disk just as well.
+        let health = &self.shared.log_health;
+        health.set_busy(clock::mono_ns().max(1));
+        let made = writer.make_room();
+        health.set_busy(0);
+        match made {
             Ok(()) => self.set_space(true, "there is room for the log again"),
             Err(NoRoom(why)) => self.set_space(false, &why),
         }

@@ -5,6 +5,7 @@ use std::io::Read as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use rustls::client::Resumption;
 use rustls::client::danger::ServerCertVerifier;
@@ -26,6 +27,8 @@ use crate::ids::NodeId;
 
 /// A longer file is no certificate.
 const FILE_BYTES_MAX: u64 = 1 << 20;
+/// How long files that were refused are let alone, unless they change.
+pub(super) const AGAIN: Duration = Duration::from_secs(5);
 
 /// Where the certificate lies by which other managers know this one; all in PEM.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,6 +59,9 @@ struct State {
     loaded: Arc<Loaded>,
     /// Of the files when they were last read, whether or not they could be used.
     read: Stamps,
+    /// When those that were read last were refused, if they were: they are tried again. A certificate
+    /// that is not valid yet becomes so, and no file changes by that.
+    refused_at: Option<Instant>,
 }
 
 /// Which content a file has, as far as its directory entry tells.
@@ -70,7 +76,11 @@ impl Current {
             files,
             node,
             reports,
-            state: Mutex::new(State { loaded, read }),
+            state: Mutex::new(State {
+                loaded,
+                read,
+                refused_at: None,
+            }),
         })
     }
 
@@ -87,22 +97,35 @@ impl Current {
             files,
             node,
             reports,
-            state: Mutex::new(State { loaded, read }),
+            state: Mutex::new(State {
+                loaded,
+                read,
+                refused_at: None,
+            }),
         }
     }
 
     /// What to make the next connection with: three calls of `stat` if nothing has changed.
     pub fn get(&self) -> Arc<Loaded> {
+        self.get_at(Instant::now())
+    }
+
+    /// [`Current::get`] by another clock.
+    pub(super) fn get_at(&self, at: Instant) -> Arc<Loaded> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let now = stamps(&self.files);
-        if now != state.read {
+        let again = state
+            .refused_at
+            .is_some_and(|refused_at| at >= refused_at + AGAIN);
+        if now != state.read || again {
             state.read = now;
-            self.reload(&mut state);
+            state.refused_at = (!self.reload(&mut state)).then_some(at);
         }
         state.loaded.clone()
     }
 
-    fn reload(&self, state: &mut State) {
+    /// False if what is there now cannot be used.
+    fn reload(&self, state: &mut State) -> bool {
         match load(&self.files, self.node) {
             Ok(loaded) => {
                 state.loaded = Arc::new(loaded);
@@ -112,14 +135,19 @@ impl Current {
                 if !self.reports.over(About::Files, || news.clone()) {
                     self.reports.news(news);
                 }
+                true
             }
             // Files are replaced one after the other: this may be over at the next look.
-            Err(error) => self.reports.trouble(
-                About::Files,
-                format!(
-                    "changed certificate files are not used, those read before stay in use: {error}"
-                ),
-            ),
+            Err(error) => {
+                self.reports.trouble(
+                    About::Files,
+                    format!(
+                        "changed certificate files are not used, those read before stay in use: \
+                         {error}"
+                    ),
+                );
+                false
+            }
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Certificates for tests: a CA, and what it issues.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose as Purpose, IsCa, Issuer,
@@ -19,6 +20,8 @@ pub struct Leaf {
     pub uris: Vec<String>,
     pub dns_name: Option<String>,
     pub years: (i32, i32),
+    /// From when on, since 1970, instead of the first of `years`.
+    pub since: Option<Duration>,
     pub purposes: Vec<Purpose>,
 }
 
@@ -28,6 +31,7 @@ impl Default for Leaf {
             uris: Vec::new(),
             dns_name: None,
             years: (2020, 2100),
+            since: None,
             purposes: vec![Purpose::ServerAuth, Purpose::ClientAuth],
         }
     }
@@ -64,7 +68,10 @@ impl Authority {
         let dns = leaf.dns_name.iter();
         let dns = dns.map(|name| SanType::DnsName(name.as_str().try_into().unwrap()));
         params.subject_alt_names = dns.chain(uris).collect();
-        params.not_before = date_time_ymd(leaf.years.0, 1, 1);
+        params.not_before = match leaf.since {
+            Some(since) => date_time_ymd(1970, 1, 1) + since,
+            None => date_time_ymd(leaf.years.0, 1, 1),
+        };
         params.not_after = date_time_ymd(leaf.years.1, 1, 1);
         params.extended_key_usages = leaf.purposes.clone();
         let key = KeyPair::generate().unwrap();

@@ -9,10 +9,11 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::super::counters::{Counters, Refused};
 use super::super::{Common, LANES, Peers, Received, Reports, listen, wire};
-use super::testing::{Authority, Issued, paths, write};
+use super::testing::{Authority, Issued, Leaf, paths, write};
 use super::*;
 use crate::control::peer::frame::{self, Header, Kind};
 use crate::control::{self, Identity, LogLine};
@@ -384,6 +385,30 @@ fn files_that_cannot_be_used_leave_the_old_ones_in_use() {
     std::fs::remove_file(&key).unwrap();
     reconnect(&mut one, &two);
     one.logs("key.pem: No such file");
+}
+
+/// As where this host's clock is behind that of whoever issues certificates.
+#[test]
+fn a_certificate_that_becomes_valid_is_taken_without_a_change_of_the_files() {
+    let ours = Authority::new("c");
+    let dir = TempDir::new();
+    write(&dir.0, &ours.pem, &ours.manager(node(ONE).0));
+    let current = Current::open(dir.files(), node(ONE), reports().0).unwrap();
+    let first = current.get();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let early = ours.issue(&Leaf {
+        uris: vec![ours.uri("manager", node(ONE).0)],
+        since: Some(now + Duration::from_secs(3)),
+        ..Leaf::default()
+    });
+    write(&dir.0, &ours.pem, &early);
+    let is_first = |at| Arc::ptr_eq(&current.get_at(at), &first);
+    let mut at = Instant::now();
+    assert!(is_first(at), "it is not valid yet");
+    until("it is taken", || {
+        at += files::AGAIN;
+        !is_first(at)
+    });
 }
 
 /// The library renews keys after some millions of records, and asks the other side to do the same.
