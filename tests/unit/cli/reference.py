@@ -72,7 +72,8 @@ With `--format json` an error is one line of JSON on standard error:
 `{"error":{"code":"not_found","message":"…","request_id":"…"}}`. Messages are for people and may
 change; codes are stable. `request_id` is there where a daemon was asked: the name of the call, by
 which it is found in the daemons' logs ([observability.md](observability.md#logs)). People are shown
-it where a command failed or reached no manager. Codes with an exit code other than 1:
+it where a command failed or reached no manager. Ctrl-C is how `events --watch` and
+`service logs --follow` end: exit code 130, and no error. Codes with an exit code other than 1:
 
 """
 
