@@ -139,9 +139,10 @@ has rows for.
 
 In `MemberView`, `role` is `leader`, `voter` or `learner`, `wanted` what it is to be once it has
 caught up (`voter` or `learner`), `lag` the number of entries that it lacks; `lag` and `active` (the
-leader has heard from it lately) are null, but for the leader, where a manager answers that does not
-lead. Ids of members are decimal numbers in a string, as in `WalReport`. In `ClusterView`, `joint`
-means that a change of voters is under way.
+leader has heard from it lately) are null, but for the leader, where it could not be asked itself:
+`cluster members` and `cluster status` look for it among the hosts that are named. Ids of members
+are decimal numbers in a string, as in `WalReport`. In `ClusterView`, `joint` means that a change of
+voters is under way.
 
 In `WalReport`, `end` is `clean` (a clean shutdown), `open` (a whole batch, no end mark: the daemon
 runs or was killed), `torn` (an incomplete batch that provably never was durable), `cut` (one that
