@@ -18,6 +18,7 @@ __all__ = ["ask", "status"]
 
 TIMEOUT_S: Final = 10.0
 _EVENTS_ASKED: Final = 500
+_OF_LOOPS: Final = ("crash_looping", "crash_loop_over")
 
 
 @click.command(cls=Command)
@@ -75,14 +76,19 @@ def _asked(client: Client, no_quorum: str) -> Asked:
     told = members.told_by_leader(client, nodes)
     stale = client.settings.stale
     events, events_why = newest_events(client, "", _EVENTS_ASKED)
+    loop_events = events
+    if events is not None and cluster.node_id != cluster.leader_node_id:
+        # By themselves: a loop may have begun long before the newest of all.
+        loop_events, _ = newest_events(client, "", _EVENTS_ASKED, _OF_LOOPS)
     return views_status.Asked(
         cluster=cluster,
         members=told.members,
         joint=told.joint,
         nodes=nodes.nodes,
         services=services.services,
-        slots=_slots(client, views_status.candidates(services.services, events)),
+        slots=_slots(client, views_status.candidates(services.services, loop_events)),
         events=events,
+        loop_events=loop_events,
         events_why=events_why,
         no_quorum=no_quorum,
         stale=stale,

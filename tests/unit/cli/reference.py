@@ -137,6 +137,9 @@ likewise. In `TopView`, `rates` are of the daemon that was asked, null with the 
 `cpu_used_milli` and `memory_used_bytes` are asked of the first nodes only, as many as the screen
 has rows for.
 
+In `ServiceView` and `ServiceDetail`, `crash_looping` is the number of slots that crash again and
+again, as the leader counts them; where another manager answers it is 0.
+
 In `MemberView`, `role` is `leader`, `voter` or `learner`, `wanted` what it is to be once it has
 caught up (`voter` or `learner`), `lag` the number of entries that it lacks; `lag` and `active` (the
 leader has heard from it lately) are null, but for the leader, where it could not be asked itself:
