@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -34,7 +34,9 @@ class ContainerReading(msgspec.Struct, frozen=True, kw_only=True):
     usage: Usage | None
 
 
-_Rows = list[tuple[tuple[str, str, str], list[ContainerReading]]]
+_Labels = tuple[str, str, str]
+_OF_OTHERS: Final = (OTHER, OTHER, OTHER)
+_Rows = list[tuple[_Labels, list[ContainerReading]]]
 
 
 class _Family(msgspec.Struct, frozen=True):
@@ -94,10 +96,38 @@ _FAMILIES: Final = (
     ),
     _Family("pids", "gauge", "Processes and threads of the container.", _used("pids")),
 )
+_COUNTERS: Final = tuple(it for it in _FAMILIES if it.kind == "counter")
+
+
+class _Counted:
+    """What those without series of their own are counted for, by family: what each has added since
+    it is one of them. Never falls, though they come and go; without what nobody has told of.
+    """
+
+    def __init__(self) -> None:
+        self.sums: dict[str, float] = {}
+        self._last: dict[str, dict[str, float]] = {}
+
+    def take(self, others: Sequence[tuple[str, ContainerReading]]) -> None:
+        """What they are at now, and who they are."""
+        last = {}
+        for container_id, reading in others:
+            at = self._last.get(container_id, {}).copy()
+            for family in _COUNTERS:
+                value = family.value(reading)
+                if value is None:
+                    continue
+                # What it was at when it came stands in its own series, or is of before this daemon.
+                before = at.get(family.name, value)
+                grown = value - before if value >= before else value
+                self.sums[family.name] = self.sums.get(family.name, 0.0) + grown
+                at[family.name] = value
+            last[container_id] = at
+        self._last = last
 
 
 class ContainerSeries(Collector):
-    """Collects what `read` gives, by container id, in the scraping thread.
+    """Collects what `read` gives, by container id, in the scraping thread, of which there is one.
 
     CPU time begins anew with each attempt of a container, as counters may.
     """
@@ -105,6 +135,7 @@ class ContainerSeries(Collector):
     def __init__(self, read: Callable[[], Mapping[str, ContainerReading]]) -> None:
         self._read = read
         self._warned = False
+        self._counted = _Counted()
 
     def collect(self) -> Iterator[Metric]:
         """The families as prometheus-client models them, also without a container."""
@@ -112,7 +143,7 @@ class ContainerSeries(Collector):
         for it in _FAMILIES:
             made = CounterMetricFamily if it.kind == "counter" else GaugeMetricFamily
             family = made(f"warren_container_{it.name}", it.documentation, labels=_LABELS)
-            for labels, value in _values(it, rows):
+            for labels, value in self._values(it, rows):
                 family.add_metric(labels, value)
             yield family
 
@@ -124,7 +155,7 @@ class ContainerSeries(Collector):
             family = f"warren_container_{it.name}"
             name = f"{family}_total" if it.kind == "counter" else family
             lines = [header(family if openmetrics else name, it.kind, it.documentation)]
-            values = _values(it, rows)
+            values = self._values(it, rows)
             lines += [f"{name}{{{texts[labels]}}} {value!r}\n" for labels, value in values]
             yield name, "".join(lines).encode()
 
@@ -135,8 +166,10 @@ class ContainerSeries(Collector):
             ((container_id, it.service, str(it.slot)), [it])
             for container_id, it in readings[:CONTAINERS_MAX]
         ]
-        if others := [it for _, it in readings[CONTAINERS_MAX:]]:
-            rows.append(((OTHER, OTHER, OTHER), others))
+        others = readings[CONTAINERS_MAX:]
+        self._counted.take(others)
+        if others:
+            rows.append((_OF_OTHERS, [it for _, it in others]))
             if not self._warned:
                 _log.warning(
                     "%d containers run here: those beyond %d share the series labelled %r",
@@ -147,9 +180,12 @@ class ContainerSeries(Collector):
             self._warned = True
         return rows
 
-
-def _values(family: _Family, rows: _Rows) -> Iterator[tuple[tuple[str, str, str], float]]:
-    for labels, readings in rows:
-        known = [value for it in readings if (value := family.value(it)) is not None]
-        if known:
-            yield labels, float(sum(known))
+    def _values(self, family: _Family, rows: _Rows) -> Iterator[tuple[_Labels, float]]:
+        for labels, readings in rows:
+            if labels == _OF_OTHERS and family.kind == "counter":
+                if family.name in self._counted.sums:
+                    yield labels, self._counted.sums[family.name]
+                continue
+            known = [value for it in readings if (value := family.value(it)) is not None]
+            if known:
+                yield labels, float(sum(known))

@@ -28,16 +28,22 @@ _ID: Final = Parsed("id", parse.binary_id)
 def members(settings: Settings) -> None:
     """List the managers as consensus has them.
 
-    LAG counts the entries that a member lacks; the leader alone knows it.
+    LAG counts the entries that a member lacks, STATE says whether the leader has heard from it
+    lately: the leader alone knows them. It is looked for among the hosts that are named, and with
+    certificates wherever it is; where it cannot be asked, the last line says why, and where to.
     """
     from warren.cli import render
     from warren.cli.client import Client
-    from warren.cli.members import all_members
+    from warren.cli.members import told_by_leader
+    from warren.cli.screen import printable
 
     with Client(settings) as client:
-        found, _ = all_members(client)
+        told = told_by_leader(client)
     header = ("ID", "NODE", "ADDRESS", "ROLE", "LAG", "STATE", "RELEASE")
-    render.show_list(settings, found, header, _row)
+    render.show_list(settings, told.members, header, _row)
+    if told.unknown and settings.format == "table":
+        said = f"LAG and STATE are not known: the leader alone knows them; {told.unknown}"
+        click.echo(printable(said))
 
 
 def _row(each: MemberView) -> tuple[str, ...]:

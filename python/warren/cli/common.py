@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
 import click
 
-from warren.cli.exits import EXIT_FAILED
+from warren.cli.exits import EXIT_FAILED, EXIT_INTERRUPTED
 
 __all__ = [
     "DEFAULT_HOST",
@@ -21,10 +22,12 @@ __all__ = [
     "Settings",
     "common_options",
     "detach_option",
+    "end_line",
     "format_option",
     "read_options",
     "reader_left",
     "this_daemon_options",
+    "until_ctrl_c",
 ]
 
 DEFAULT_HOST: Final = "unix:///run/warren/warren.sock"
@@ -84,6 +87,22 @@ class Group(click.Group):
 def reader_left() -> None:
     """Let what is still buffered go nowhere: whoever read our output has gone."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def end_line(settings: Settings) -> None:
+    """End the line in which a terminal shows `^C`; for programs there is none."""
+    if settings.format == "table":
+        click.echo(err=True)
+
+
+@contextmanager
+def until_ctrl_c(settings: Settings) -> Iterator[None]:
+    """What goes on until Ctrl-C: that ends it, and is no error to be told of."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        end_line(settings)
+        raise click.exceptions.Exit(EXIT_INTERRUPTED) from None
 
 
 def _context_settings(given: dict[str, Any] | None) -> dict[str, Any]:

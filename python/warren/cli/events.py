@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from warren.cli import parse
-from warren.cli.common import Command, Settings, common_options
+from warren.cli.common import Command, Settings, common_options, until_ctrl_c
 from warren.cli.params import Parsed
 from warren.errors import PASSING, WarrenError
 
@@ -106,7 +106,8 @@ def events(
     )
     with Client(settings) as client:
         if watch:
-            _follow(client, request)
+            with until_ctrl_c(settings):
+                _follow(client, request)
             return
         listed = _wanted(client, request, client.call("ListEvents", request))
     render.show_list(settings, listed, EVENT_HEADER, event_row)

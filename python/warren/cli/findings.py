@@ -185,7 +185,8 @@ def of_services(
 ) -> Iterator[FindingView]:
     """About services that do not run as they should, but for those that merely start.
 
-    `left_out`: how many more have too few containers and were not asked for.
+    `left_out`: how many more have too few containers, or crash-looping ones, and were not asked
+    for.
     """
     bad = [each for each in troubles if _bad(each, now_s)]
     bad.sort(key=lambda each: (_severity(each) != "critical", -_missing(each), each.name))
@@ -201,7 +202,7 @@ def of_services(
         )  # fmt: skip
     more = len(bad[_SERVICES_MAX:]) + left_out
     if more:
-        said = f"{more} more services have fewer containers than they should"
+        said = f"{more} more services have fewer containers than they should, or crash-looping ones"
         yield FindingView("warning", "services_short", None, said, "warrenctl service ls")
 
 

@@ -10,6 +10,8 @@ from warren.errors import WarrenError
 from warren.pb.v1 import explain_pb2
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from warren.cli.client import Client
     from warren.cli.shapes_explain import EventView
 
@@ -18,12 +20,15 @@ __all__ = ["EVENT_HEADER", "event_row", "newest_events"]
 EVENT_HEADER: Final = ("AGE", "CONTAINER", "WHAT", "NODE", "WHY")
 
 
-def newest_events(client: Client, ref: str, count: int) -> tuple[list[EventView] | None, str]:
-    """The newest `count` events of a service (of all: ""), the oldest first.
+def newest_events(
+    client: Client, ref: str, count: int, kinds: Sequence[str] = ()
+) -> tuple[list[EventView] | None, str]:
+    """The newest `count` events of a service (of all: ""), the oldest first; of `kinds` only, where
+    any are named and the manager filters.
 
     They are the leader's: where it cannot be asked, None, and why.
     """
-    request = explain_pb2.ListEventsRequest(ref=ref, count_max=count)
+    request = explain_pb2.ListEventsRequest(ref=ref, count_max=count, kinds=kinds)
     try:
         answer: explain_pb2.ListEventsResponse = client.call("ListEvents", request, retry=False)
     except WarrenError as error:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from warren.cli import parse
-from warren.cli.common import Command, Settings, read_options
+from warren.cli.common import Command, Settings, read_options, until_ctrl_c
 from warren.cli.params import Parsed
 
 if TYPE_CHECKING:
@@ -62,11 +62,12 @@ def logs(
             raise click.BadParameter(str(error), param_hint="--since") from None
     with Client(settings) as client:
         follower = _Follower(client, service, request)
-        chunks = follower.lines() if follow else follower.once()
         printer = _Printer(settings, timestamps)
-        for record, line in chunks:
-            printer.take(record, line)
-        printer.flush()
+        if follow:
+            with until_ctrl_c(settings):
+                printer.show(follower.lines())
+        else:
+            printer.show(follower.once())
 
 
 Lines = Iterator[tuple["objects_pb2.Container", "node_pb2.LogLine"]]
@@ -191,6 +192,14 @@ class _Printer:
         self._pieces: dict[tuple[bytes, bool], bytes] = {}
         self._last: dict[tuple[bytes, bool], tuple[Any, Any]] = {}
 
+    def show(self, lines: Lines) -> None:
+        """Print these, and in the end what never got its own end."""
+        for record, line in lines:
+            self.take(record, line)
+        for key, text in self._pieces.items():
+            self._print(*self._last[key], text)
+        self._pieces.clear()
+
     def take(self, record: objects_pb2.Container, line: node_pb2.LogLine) -> None:
         key = (line.container_id, line.stderr)
         text = self._pieces.pop(key, b"") + line.line
@@ -199,12 +208,6 @@ class _Printer:
             self._last[key] = (record, line)
             return
         self._print(record, line, text)
-
-    def flush(self) -> None:
-        """Print what never got its end."""
-        for key, text in self._pieces.items():
-            self._print(*self._last[key], text)
-        self._pieces.clear()
 
     def _print(self, record: Any, line: Any, text: bytes) -> None:
         if self._settings.format != "table":

@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 from itertools import pairwise
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from warren.cli.common import Group, Settings, common_options, reader_left
+from warren.cli.common import Group, Settings, common_options, end_line, reader_left
 from warren.cli.exits import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
@@ -58,6 +58,15 @@ class LazyGroup(Group):
         assert isinstance(command, click.Command)
         return command
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command that is named; Ctrl-C raises `click.Abort`."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            # Here, because click ends the terminal's line also in front of JSON.
+            end_line(ctx.ensure_object(Settings))
+            raise click.Abort from None
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, _COMMANDS[name][1]) for name in sorted(_COMMANDS)])
@@ -103,6 +112,8 @@ def run(arguments: list[str]) -> int:
         _complain(arguments, error.code, error.message, hint, error.request_id)
         return exit_code
     except (click.Abort, KeyboardInterrupt):
+        if _wants_json(arguments):
+            _complain(arguments, "interrupted", "interrupted")
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         reader_left()

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import copy
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from warren.cli import views
+from warren.cli import render, views
+from warren.cli.client import Client
 from warren.errors import WarrenError
 from warren.pb.v1 import api_pb2
 
 if TYPE_CHECKING:
-    from warren.cli.client import Client
+    from warren.cli.common import Settings
     from warren.cli.shapes import MemberView
 
-__all__ = ["all_members", "not_gone", "not_voting"]
+__all__ = ["Told", "all_members", "not_gone", "not_voting", "told_by_leader"]
+
+_LEADER_TIMEOUT_S: Final = 2.0
 
 
 def all_members(
@@ -27,6 +31,64 @@ def all_members(
     answer = _asked(client)
     names = {each.node.id.hex(): each.node.description.name for each in nodes.nodes}
     return views.members(answer, names), answer.joint
+
+
+class Told(NamedTuple):
+    """The members of consensus as the leader sees them, where it could be asked.
+
+    `joint`: whether a change of voters is under way; `unknown`: why what the leader alone knows is
+    not, and what to do; empty where it is.
+    """
+
+    members: list[MemberView]
+    joint: bool
+    unknown: str
+
+
+def told_by_leader(client: Client, nodes: api_pb2.ListNodesResponse | None = None) -> Told:
+    """The members, and where whoever answered does not lead, as the leader sees them.
+
+    It is looked for among the hosts that were named, and with certificates where it says that it
+    is. `nodes`: as for `all_members`.
+    """
+    if nodes is None:
+        nodes = client.call("ListNodes", api_pb2.ListNodesRequest())
+    told, joint = all_members(client, nodes)
+    if _is_whole(told):
+        return Told(told, joint, "")
+    if client.settings.stale:
+        return Told(told, joint, "--stale asks one manager only")
+    leader = next((each for each in told if each.role == "leader"), None)
+    trouble = ""
+    for host in _where_else(client.settings, leader):
+        own = copy.copy(client.settings)
+        own.host, own.timeout_ms = host, None
+        try:
+            with Client(own, min(_LEADER_TIMEOUT_S, client.deadline.remaining_s())) as other:
+                found, found_joint = all_members(other, nodes)
+        except WarrenError as error:
+            trouble = f" ({error.message})"
+            continue
+        if _is_whole(found):
+            return Told(found, found_joint, "")
+    if leader is None:
+        return Told(told, joint, f"who leads is not known yet: run this again{trouble}")
+    name = leader.node or render.short(leader.node_id)
+    where = f", or with --host {leader.api_address}" if leader.api_address else ""
+    return Told(told, joint, f"run this on {name}{where}{trouble}")
+
+
+def _is_whole(told: list[MemberView]) -> bool:
+    return all(each.active is not None for each in told)
+
+
+def _where_else(settings: Settings, leader: MemberView | None) -> list[str]:
+    """The hosts to ask for the leader, where there is more than the one that has answered."""
+    hosts = [word for word in settings.host.split(",") if word.strip()]
+    certified = settings.tls_ca and settings.tls_cert and settings.tls_key
+    if certified and leader is not None and leader.api_address:
+        hosts.append(leader.api_address)
+    return hosts if len(hosts) > 1 else []
 
 
 def not_voting(client: Client, member_id: int) -> str:

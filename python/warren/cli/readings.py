@@ -112,12 +112,14 @@ def rates(before: Readings, now: Readings) -> RatesView:
     errors = sum(n for labels, n in requests.items() if ("status", "error") in labels)
     commits = _total(before, now, "warren_raft_commit_duration_seconds_count")
     states = now.samples["warren_containers_total"]
+    p99_s, p99_over_s = _p99(_grown(before, now, "warren_api_request_duration_seconds_bucket"))
     return RatesView(
         seconds=seconds,
         api_per_s=sum(requests.values()) / seconds,
         api_errors_per_s=errors / seconds,
         api_mean_s=_mean(before, now, "warren_api_request_duration_seconds"),
-        api_p99_s=_p99(_grown(before, now, "warren_api_request_duration_seconds_bucket")),
+        api_p99_s=p99_s,
+        api_p99_over_s=p99_over_s,
         leads=any(now.samples["warren_raft_is_leader"].values()),
         commits_per_s=commits / seconds,
         commit_mean_s=_mean(before, now, "warren_raft_commit_duration_seconds"),
@@ -158,17 +160,21 @@ def _mean(before: Readings, now: Readings, name: str) -> float | None:
     return _total(before, now, f"{name}_sum") / count if count else None
 
 
-def _p99(buckets: Mapping[Labels, float]) -> float | None:
-    """The bound of the first bucket that holds 99 of 100, all methods taken together."""
+def _p99(buckets: Mapping[Labels, float]) -> tuple[float | None, float | None]:
+    """The bound of the first bucket that holds 99 of 100, all methods taken together; where only
+    the last one does, which has none, the longest bound instead: it takes longer than that.
+    """
     by_bound: dict[float, float] = {}
     for labels, count in buckets.items():
         bound = float(dict(labels)["le"])
         by_bound[bound] = by_bound.get(bound, 0.0) + count
     whole = max(by_bound.values(), default=0.0)
-    for bound in sorted(by_bound):
-        if whole and by_bound[bound] >= 0.99 * whole and bound != float("inf"):
-            return bound
-    return None
+    if not whole:
+        return None, None
+    bounds = sorted(bound for bound in by_bound if bound != float("inf"))
+    within = next((bound for bound in bounds if by_bound[bound] >= 0.99 * whole), None)
+    over = bounds[-1] if within is None and bounds else None
+    return within, over
 
 
 def _quantile(now: Readings, of: str, quantile: str) -> float | None:

@@ -32,7 +32,11 @@ for command in (create, update, scale, remove, logs):
 @read_options
 @click.pass_obj
 def ls(settings: Settings) -> None:
-    """List the services."""
+    """List the services.
+
+    LOOPING counts containers that crash again and again. It is shown where there are any; the
+    leader alone knows of them.
+    """
     from warren.cli import render, views
     from warren.cli.client import Client
     from warren.pb.v1 import api_pb2
@@ -42,6 +46,10 @@ def ls(settings: Settings) -> None:
             "ListServices", api_pb2.ListServicesRequest()
         )
 
+    services = sorted((views.service(view) for view in answer.services), key=lambda s: s.name)
+    # Names and images leave no room for a column of zeros.
+    looping = ("LOOPING",) if any(each.crash_looping for each in services) else ()
+
     def row(each: ServiceView) -> tuple[str, ...]:
         running = f"{each.running}/{each.desired}"
         return (
@@ -49,12 +57,13 @@ def ls(settings: Settings) -> None:
             each.name,
             each.mode,
             f"{running} (being removed)" if each.removing else running,
+            *(str(each.crash_looping or "-") for _ in looping),
             render.age(each.created_at),
             each.container.image,
         )
 
-    services = sorted((views.service(view) for view in answer.services), key=lambda s: s.name)
-    render.show_list(settings, services, ("ID", "NAME", "MODE", "RUNNING", "AGE", "IMAGE"), row)
+    header = ("ID", "NAME", "MODE", "RUNNING", *looping, "AGE", "IMAGE")
+    render.show_list(settings, services, header, row)
 
 
 @service.command()

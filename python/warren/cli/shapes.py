@@ -385,6 +385,7 @@ class ServiceView(Struct, frozen=True):
     replicas: int | None
     desired: int
     running: int
+    crash_looping: int
     version: int
     removing: bool
     labels: dict[str, str]
@@ -431,7 +432,6 @@ class ContainerView(Struct, frozen=True):
 
 
 class ServiceDetail(ServiceView, frozen=True):
-    crash_looping: int
     events: list[EventView] | None
 
 

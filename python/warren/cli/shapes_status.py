@@ -119,8 +119,8 @@ class StatusView(Struct, frozen=True):
 class RatesView(Struct, frozen=True):
     """Of the daemon that was asked, between two looks; latencies in seconds.
 
-    The p99 of requests is the bound of the bucket it lies in; p50 and p99 of commits and fsyncs
-    are since the daemon started.
+    The p99 of requests is the bound of the bucket it lies in; `api_p99_over_s` stands instead where
+    it is longer than any bound. p50 and p99 of commits and fsyncs are since the daemon started.
     """
 
     seconds: float
@@ -128,6 +128,7 @@ class RatesView(Struct, frozen=True):
     api_errors_per_s: float
     api_mean_s: float | None
     api_p99_s: float | None
+    api_p99_over_s: float | None
     leads: bool
     commits_per_s: float
     commit_mean_s: float | None

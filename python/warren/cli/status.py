@@ -11,15 +11,14 @@ from warren.cli.exits import EXIT_ATTENTION
 
 if TYPE_CHECKING:
     from warren.cli.client import Client
-    from warren.cli.shapes_members import MemberView
     from warren.cli.views_status import Asked
     from warren.pb.v1 import api_pb2, node_pb2
 
 __all__ = ["ask", "status"]
 
 TIMEOUT_S: Final = 10.0
-_LEADER_TIMEOUT_S: Final = 2.0
 _EVENTS_ASKED: Final = 500
+_OF_LOOPS: Final = ("crash_looping", "crash_loop_over")
 
 
 @click.command(cls=Command)
@@ -74,19 +73,22 @@ def _asked(client: Client, no_quorum: str) -> Asked:
     services: api_pb2.ListServicesResponse = client.call(
         "ListServices", api_pb2.ListServicesRequest()
     )
-    of_members, joint = members.all_members(client, nodes)
+    told = members.told_by_leader(client, nodes)
     stale = client.settings.stale
-    if not stale and any(each.active is None for each in of_members):
-        of_members, joint = _told_by_leader(client, nodes, of_members, joint)
     events, events_why = newest_events(client, "", _EVENTS_ASKED)
+    loop_events = events
+    if events is not None and cluster.node_id != cluster.leader_node_id:
+        # By themselves: a loop may have begun long before the newest of all.
+        loop_events, _ = newest_events(client, "", _EVENTS_ASKED, _OF_LOOPS)
     return views_status.Asked(
         cluster=cluster,
-        members=of_members,
-        joint=joint,
+        members=told.members,
+        joint=told.joint,
         nodes=nodes.nodes,
         services=services.services,
-        slots=_slots(client, views_status.candidates(services.services, events)),
+        slots=_slots(client, views_status.candidates(services.services, loop_events)),
         events=events,
+        loop_events=loop_events,
         events_why=events_why,
         no_quorum=no_quorum,
         stale=stale,
@@ -125,33 +127,6 @@ def _slots(client: Client, services: list[api_pb2.ServiceView]) -> dict[bytes, l
             continue  # it was removed meanwhile
         found[each.service.id] = list(answer.slots)
     return found
-
-
-def _told_by_leader(
-    client: Client, nodes: api_pb2.ListNodesResponse, told: list[MemberView], joint: bool
-) -> tuple[list[MemberView], bool]:
-    """The members as the leader sees them, where it can be asked; else as they were told."""
-    import copy
-
-    from warren.cli import members
-    from warren.cli.client import Client
-    from warren.errors import WarrenError
-
-    settings = client.settings
-    hosts = [word for word in settings.host.split(",") if word.strip()]
-    if settings.tls_ca and settings.tls_cert and settings.tls_key:
-        hosts += [it.api_address for it in told if it.role == "leader" and it.api_address]
-    for host in hosts if len(hosts) > 1 else ():
-        own = copy.copy(settings)
-        own.host, own.timeout_ms = host, None
-        try:
-            with Client(own, min(_LEADER_TIMEOUT_S, client.deadline.remaining_s())) as other:
-                answer = members.all_members(other, nodes)
-        except WarrenError:
-            continue
-        if all(each.active is not None for each in answer[0]):
-            return answer
-    return told, joint
 
 
 def _newest_change_ms(client: Client, services: api_pb2.ListServicesResponse) -> int:

@@ -101,6 +101,7 @@ def _rates(view: TopView, trends: Trends, width: int) -> Iterator[Line]:
     rates = view.rates
     failed = f"{rates.api_errors_per_s:.1f}/s failed" if rates.api_errors_per_s else ""
     p99 = f"p99 ≤ {_seconds(rates.api_p99_s)}" if rates.api_p99_s else ""
+    p99 = f"p99 > {_seconds(rates.api_p99_over_s)}" if rates.api_p99_over_s else p99
     mean = f"mean {_seconds(rates.api_mean_s)}" if rates.api_mean_s is not None else ""
     yield _rate("requests", _per_s(rates.api_per_s), spark([*trends.api], cells), mean, p99, failed)
     yield from _leader_rates(view, rates, trends, cells)

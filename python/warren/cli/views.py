@@ -305,8 +305,7 @@ def service(view: api_pb2.ServiceView) -> ServiceView:
 
 def service_detail(view: api_pb2.ServiceView, events: list[EventView] | None) -> ServiceDetail:
     """`events`: its newest ones, the oldest first; None: not known."""
-    fields = _service_fields(view)
-    return ServiceDetail(**fields, crash_looping=view.crash_looping, events=events)
+    return ServiceDetail(**_service_fields(view), events=events)
 
 
 def _service_fields(view: api_pb2.ServiceView) -> dict[str, Any]:
@@ -319,6 +318,7 @@ def _service_fields(view: api_pb2.ServiceView) -> dict[str, Any]:
         "replicas": record.spec.replicas if replicated else None,
         "desired": view.desired,
         "running": view.running,
+        "crash_looping": view.crash_looping,
         "version": record.version,
         "removing": record.removing,
         "labels": dict(sorted(record.spec.labels.items())),

@@ -44,8 +44,9 @@ class Asked(NamedTuple):
     """What was asked for, and how it went.
 
     `no_quorum`: why nothing newer can be had, empty where this is as of now; `events`: the oldest
-    first, None where the leader could not be asked, which `events_why` explains; `slots`: by the id
-    of the service; `daemon`: the one that was asked, None where it could not be asked of itself.
+    first, None where the leader could not be asked, which `events_why` explains; `loop_events`:
+    likewise, those of crash loops are among them, however old; `slots`: by the id of the service;
+    `daemon`: the one that was asked, None where it could not be asked of itself.
     """
 
     cluster: api_pb2.GetClusterResponse
@@ -55,6 +56,7 @@ class Asked(NamedTuple):
     services: Sequence[api_pb2.ServiceView]
     slots: Mapping[bytes, Sequence[api_pb2.Slot]]
     events: Sequence[EventView] | None
+    loop_events: Sequence[EventView] | None
     events_why: str
     no_quorum: str
     stale: bool
@@ -63,22 +65,26 @@ class Asked(NamedTuple):
 
 
 def candidates(
-    services: Sequence[api_pb2.ServiceView], events: Sequence[EventView] | None
+    services: Sequence[api_pb2.ServiceView], loop_events: Sequence[EventView] | None
 ) -> list[api_pb2.ServiceView]:
     """The services whose slots are worth asking for, those first that lack the most.
 
-    Too few containers run, or one of them was found crash-looping: between two crashes it runs.
+    Too few containers run, or one of them is crash-looping, as the leader says or events do:
+    between two crashes it runs.
     """
-    looping = {service_id for service_id, _ in crash_loops(events)}
+    looping = {service_id for service_id, _ in crash_loops(loop_events)}
     found = [
         each
         for each in services
-        if not each.service.removing
-        and (each.running < each.desired or each.service.id.hex() in looping)
+        if not each.service.removing and (_is_troubled(each) or each.service.id.hex() in looping)
     ]
     return sorted(
         found, key=lambda it: (it.running > 0, it.running - it.desired, it.service.spec.name)
     )
+
+
+def _is_troubled(view: api_pb2.ServiceView) -> bool:
+    return view.running < view.desired or view.crash_looping > 0
 
 
 def crash_loops(events: Sequence[EventView] | None) -> dict[tuple[str, int], str]:
@@ -241,20 +247,20 @@ def status(asked: Asked, *, now_ms: int) -> StatusView:
 
 
 def _troubles(asked: Asked) -> tuple[list[ServiceTroubleView], int]:
-    """Of the services that were looked into, and how many more lack containers."""
+    """Of the services that were looked into, and how many more lack containers or crash-loop."""
     found = []
     left_out = 0
     pending = {it.service_id: it.why for it in asked.events or () if it.kind == "pending"}
     # The leader's own word on crash loops is newer than its events.
     leads = asked.cluster.node_id == asked.cluster.leader_node_id
-    looping = {} if leads else crash_loops(asked.events)
+    looping = {} if leads else crash_loops(asked.loop_events)
     for view in asked.services:
         slots = asked.slots.get(view.service.id)
         if slots is not None:
             why = pending.get(view.service.id.hex(), "")
             trouble = service_trouble(view, slots, why, looping)
             found += [trouble] if trouble else []
-        elif view.running < view.desired and not view.service.removing:
+        elif _is_troubled(view) and not view.service.removing:
             left_out += 1
     found.sort(key=lambda each: (each.running > 0, each.running - each.desired, each.name))
     return found, left_out

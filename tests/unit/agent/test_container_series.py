@@ -11,6 +11,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics import parser as om_parser
 from prometheus_client.parser import text_string_to_metric_families
 
+from warren.agent import container_series
 from warren.agent.container_series import CONTAINERS_MAX, ContainerReading, ContainerSeries
 from warren.agent.runtime.base import Usage
 from warren.observe import openmetrics
@@ -105,3 +106,41 @@ def test_too_many_share_one_set_and_nothing_is_lost(caplog: pytest.LogCaptureFix
     total = sum(value for name, value in found.items() if name.startswith("warren_container_pids"))
     assert total == CONTAINERS_MAX + 10
     assert "share the series" in caplog.text
+
+
+def test_what_others_are_counted_for_never_falls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who has series of its own goes by the order of ids: others come and go without a restart."""
+    monkeypatch.setattr(container_series, "CONTAINERS_MAX", 2)
+    there: dict[str, ContainerReading] = {}
+    series = ContainerSeries(lambda: there)
+
+    def ran(restarts: int, cpu_s: int) -> ContainerReading:
+        """`cpu_s` 0: it does not run."""
+        used = Usage(cpu_ns=cpu_s * 10**9, memory_bytes=1, working_set_bytes=1, pids=1)
+        usage = used if cpu_s else None
+        return ContainerReading(service="web", slot=1, restarts=restarts, oom_kills=0, usage=usage)
+
+    def others() -> tuple[float, float]:
+        text = b"".join(block for _, block in series.blocks(openmetrics=False)).decode()
+        pairs = (line.rsplit(" ", 1) for line in text.splitlines() if 'container="other"' in line)
+        found = {name.partition("{")[0]: float(value) for name, value in pairs}
+        restarts, cpu_s = (f"warren_container_{it}_total" for it in ("restarts", "cpu_seconds"))
+        return found[restarts], found[cpu_s]
+
+    there = {"a": ran(0, 1), "b": ran(0, 1), "c": ran(500, 100), "d": ran(400, 100)}
+    first = others()
+    there |= {"c": ran(501, 102), "d": ran(400, 103)}
+    assert others() == (first[0] + 1, first[1] + 5)
+    del there["d"]
+    assert others() == (first[0] + 1, first[1] + 5), "one of them is gone"
+    there["aa"] = ran(7, 1000)
+    assert others() == (first[0] + 1, first[1] + 5), "b has come to them, with the life it has had"
+    there |= {"b": ran(2, 4), "c": ran(502, 1)}
+    assert others() == (first[0] + 4, first[1] + 9), "c is at its next attempt"
+    there["c"] = ran(502, 0)
+    assert others() == (first[0] + 4, first[1] + 9), "c does not run"
+    there["c"] = ran(502, 3)
+    assert others() == (first[0] + 4, first[1] + 11)
+    del there["b"], there["aa"]
+    there["d"] = ran(0, 5)
+    assert others() == (first[0] + 4, first[1] + 11), "after a time without others"

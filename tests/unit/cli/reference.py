@@ -72,7 +72,8 @@ With `--format json` an error is one line of JSON on standard error:
 `{"error":{"code":"not_found","message":"…","request_id":"…"}}`. Messages are for people and may
 change; codes are stable. `request_id` is there where a daemon was asked: the name of the call, by
 which it is found in the daemons' logs ([observability.md](observability.md#logs)). People are shown
-it where a command failed or reached no manager. Codes with an exit code other than 1:
+it where a command failed or reached no manager. Ctrl-C is how `events --watch` and
+`service logs --follow` end: exit code 130, and no error. Codes with an exit code other than 1:
 
 """
 
@@ -136,11 +137,15 @@ likewise. In `TopView`, `rates` are of the daemon that was asked, null with the 
 `cpu_used_milli` and `memory_used_bytes` are asked of the first nodes only, as many as the screen
 has rows for.
 
+In `ServiceView` and `ServiceDetail`, `crash_looping` is the number of slots that crash again and
+again, as the leader counts them; where another manager answers it is 0.
+
 In `MemberView`, `role` is `leader`, `voter` or `learner`, `wanted` what it is to be once it has
 caught up (`voter` or `learner`), `lag` the number of entries that it lacks; `lag` and `active` (the
-leader has heard from it lately) are null, but for the leader, where a manager answers that does not
-lead. Ids of members are decimal numbers in a string, as in `WalReport`. In `ClusterView`, `joint`
-means that a change of voters is under way.
+leader has heard from it lately) are null, but for the leader, where it could not be asked itself:
+`cluster members` and `cluster status` look for it among the hosts that are named. Ids of members
+are decimal numbers in a string, as in `WalReport`. In `ClusterView`, `joint` means that a change of
+voters is under way.
 
 In `WalReport`, `end` is `clean` (a clean shutdown), `open` (a whole batch, no end mark: the daemon
 runs or was killed), `torn` (an incomplete batch that provably never was durable), `cut` (one that

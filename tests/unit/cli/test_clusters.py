@@ -58,6 +58,44 @@ def test_what_the_leader_alone_knows_is_null_elsewhere(ctl: Run, three: FakeMana
     assert [(view["lag"], view["active"]) for view in others] == [(None, None)] * 2
 
 
+@pytest.fixture
+def follower(manager: FakeManager) -> FakeManager:
+    """It knows who leads, and nothing of how far the members are."""
+    leader = member(8, OTHER_NODE_ID, address="10.0.0.2:2378", leader=True)
+    leader.member.api_address = "10.0.0.2:2377"
+    manager.members = [member(7, NODE_ID), leader]
+    return manager
+
+
+def test_members_are_as_the_leader_knows_them_where_it_is_among_the_hosts(
+    ctl: Run, follower: FakeManager, others: list[FakeManager]
+) -> None:
+    leader = member(8, OTHER_NODE_ID, leader=True, match_index=LAST_INDEX)
+    others[0].members = [member(7, NODE_ID, match_index=LAST_INDEX - 3), leader]
+    hosts = f"--host={follower.host},{others[0].host}"
+    _, voter = json.loads(ctl("cluster", "members", hosts, "--format=json").out)
+    assert (voter["id"], voter["lag"], voter["active"]) == ("7", 3, True)
+    assert "not known" not in ctl("cluster", "members", hosts).out
+
+
+def test_why_lag_and_state_are_not_known_is_said(ctl: Run, follower: FakeManager) -> None:
+    said = "LAG and STATE are not known: the leader alone knows them; "
+    shown = ctl("cluster", "members").out.splitlines()
+    assert shown[2].split() == ["7", "a", "10.0.0.1:2378", "voter", "-", "-", "0.1.0"]
+    assert shown[3:] == [said + "run this on b0b0b0b0b0b0, or with --host 10.0.0.2:2377"]
+    gone = ctl("cluster", "members", f"--host={follower.host},unix:///nowhere/w.sock")
+    last = gone.out.splitlines()[-1]
+    assert last.startswith(said + "run this on b0b0b0b0b0b0")
+    assert "no daemon at /nowhere/w.sock" in last
+    assert ctl("cluster", "members", "--stale").out.splitlines()[-1] == (
+        said + "--stale asks one manager only"
+    )
+    follower.members[1].leader = False
+    assert ctl("cluster", "members").out.splitlines()[-1] == (
+        said + "who leads is not known yet: run this again"
+    )
+
+
 def test_info_counts_them(ctl: Run, three: FakeManager) -> None:
     view = json.loads(ctl("cluster", "info", "--format=json").out)
     assert (view["leader"], view["voters"], view["learners"]) == ("a", 2, 1)

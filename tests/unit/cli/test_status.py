@@ -23,7 +23,7 @@ from tests.unit.cli.fake_manager import (
 )
 from warren.cli import screen, status_screen, views, views_status
 from warren.cli.shapes import EventView, StatusView
-from warren.pb.v1 import api_pb2, node_pb2, objects_pb2
+from warren.pb.v1 import api_pb2, explain_pb2, node_pb2, objects_pb2
 
 NOW_MS = CREATED_AT_MS + 600_000
 LONG = "a-service-whose-name-is-as-long-as-a-dns-label-may-be-which-is63"[:63]
@@ -83,7 +83,8 @@ def asked(**fields: Any) -> views_status.Asked:
     given = {
         "cluster": cluster, "members": members(True, True, True), "joint": False,
         "nodes": [node("w1"), node("w2")], "services": [service("web", 2, 2)], "slots": {},
-        "events": [], "events_why": "", "no_quorum": "", "stale": False, "newest_change_ms": 0,
+        "events": [], "loop_events": [], "events_why": "", "no_quorum": "", "stale": False,
+        "newest_change_ms": 0,
     }  # fmt: skip
     return views_status.Asked(**{**given, **fields})
 
@@ -241,7 +242,7 @@ def test_a_follower_knows_of_crash_loops_from_events() -> None:
         None,
         "3 failures in a row",
     )
-    told = asked(events=[event], **troubled(view, running))
+    told = asked(loop_events=[event], **troubled(view, running))
     (found,) = views_status.status(told, now_ms=NOW_MS).findings
     assert found.summary == "service web: 1 of 1 run; 1 crash-looping: 3 failures in a row"
     told.cluster.leader_node_id = told.cluster.node_id
@@ -269,6 +270,21 @@ def test_crash_looping_services_are_looked_into_while_they_run() -> None:
     assert [each.service.spec.name for each in chosen] == ["looping"]
     over = [event("crash_looping"), event("crash_loop_over")]
     assert views_status.candidates([calm, looping], over) == []
+
+
+def test_the_leader_says_whose_containers_crash_loop() -> None:
+    """However long ago the loop began: nothing of it need stand in the newest events."""
+    looping, calm = service("looping", 3, 3), service("calm", 1, 1)
+    looping.crash_looping = 1
+    chosen = views_status.candidates([calm, looping], [])
+    assert [each.service.spec.name for each in chosen] == ["looping"]
+    view = status(services=[calm, looping], slots={})
+    assert kinds(view) == [("warning", "services_short")], "too many others were looked into"
+    assert view.findings[0].summary == (
+        "1 more services have fewer containers than they should, or crash-looping ones"
+    )
+    looping.service.removing = True
+    assert views_status.candidates([looping], []) == []
 
 
 def test_without_a_majority_it_is_said_how_old_this_is() -> None:
@@ -336,6 +352,71 @@ def test_the_exit_code_says_whether_something_needs_attention(
     done = ctl("cluster", "status")
     assert (done.code, done.err) == (0, "")
     assert "Nothing needs attention." in done.out
+
+
+def crash_looping(manager: FakeManager) -> api_pb2.ServiceView:
+    """A service, of whose containers all run, and one has crashed again and again."""
+    described = manager.ListNodes(api_pb2.ListNodesRequest())
+    described.nodes[0].node.description.containerd_version = "1.7"
+    manager.ListNodes = lambda _: described  # type: ignore[method-assign]
+    view = service("web", 3, 3)
+    manager.services[view.service.id] = view.service
+    listed = api_pb2.ListServicesResponse(services=[view])
+    manager.ListServices = lambda _: listed  # type: ignore[method-assign]
+    manager.slots = [slot(n, objects_pb2.CONTAINER_STATE_RUNNING) for n in (1, 2, 3)]
+    return listed.services[0]
+
+
+def test_what_crash_loops_needs_attention_also_while_it_runs(
+    ctl: Run, manager: FakeManager
+) -> None:
+    view = crash_looping(manager)
+    assert ctl("cluster", "status").code == 0
+    view.crash_looping = 1
+    manager.slots[1].crash_loop.failures = 12
+    done = ctl("cluster", "status", "--format=json")
+    assert done.code == 8
+    (found,) = json.loads(done.out)["findings"]
+    assert (found["severity"], found["subject"]) == ("warning", "web")
+    assert found["summary"] == (
+        "service web: 3 of 3 run; 1 crash-looping: failed 12 times in a row"
+    )
+
+
+def test_a_follower_asks_for_the_events_of_crash_loops_by_themselves(
+    ctl: Run, manager: FakeManager
+) -> None:
+    """Among all the newest, whatever else is decided would push them out."""
+    view, (placed,) = crash_looping(manager), manager.events
+    begun = explain_pb2.ServiceEvent(
+        kind="crash_looping", service_id=view.service.id, slot=2, why="failed 12 times in a row"
+    )
+
+    def listed(request: explain_pb2.ListEventsRequest) -> explain_pb2.ListEventsResponse:
+        events = [begun] if "crash_looping" in request.kinds else [placed] * request.count_max
+        return explain_pb2.ListEventsResponse(events=events, filtered=True)
+
+    manager.ListEvents = listed  # type: ignore[method-assign]
+    answer = manager.GetCluster(api_pb2.GetClusterRequest())
+    answer.leader_node_id = OTHER_NODE_ID
+    manager.GetCluster = lambda _: answer  # type: ignore[method-assign]
+    done = ctl("cluster", "status", "--format=json")
+    assert done.code == 8
+    (found,) = json.loads(done.out)["findings"]
+    assert found["summary"] == (
+        "service web: 3 of 3 run; 1 crash-looping: failed 12 times in a row"
+    )
+
+
+def test_service_ls_says_whose_containers_crash_loop(ctl: Run, manager: FakeManager) -> None:
+    view = crash_looping(manager)
+    assert "LOOPING" not in ctl("service", "ls").out, "there is no room for what is zero"
+    view.crash_looping = 2
+    header, row = ctl("service", "ls").out.splitlines()
+    assert header.split() == ["ID", "NAME", "MODE", "RUNNING", "LOOPING", "AGE", "IMAGE"]
+    assert row.split()[3:5] == ["3/3", "2"]
+    (listed,) = json.loads(ctl("service", "ls", "--format=json").out)
+    assert listed["crash_looping"] == 2
 
 
 def test_json_is_the_shape_that_is_documented(ctl: Run, manager: FakeManager) -> None:

@@ -114,6 +114,23 @@ def test_nothing_that_happened_has_no_latency() -> None:
     assert (found.api_mean_s, found.api_p99_s, found.commit_mean_s) == (None, None, None)
 
 
+def test_requests_slower_than_any_bound_have_a_p99_that_is_longer() -> None:
+    slow = """\
+warren_api_requests_total{{method="ListNodes",status="success"}} {n}
+warren_api_request_duration_seconds_bucket{{method="ListNodes",le="5.0"}} 0
+warren_api_request_duration_seconds_bucket{{method="ListNodes",le="10.0"}} 0
+warren_api_request_duration_seconds_bucket{{method="ListNodes",le="+Inf"}} {n}
+warren_api_request_duration_seconds_sum{{method="ListNodes"}} {seconds}
+warren_api_request_duration_seconds_count{{method="ListNodes"}} {n}
+"""
+    found = rates(slow.format(n=0, seconds=0), slow.format(n=20, seconds=240))
+    assert (found.api_mean_s, found.api_p99_s, found.api_p99_over_s) == (12.0, None, 10.0)
+    screen_text = "\n".join(shown(views_top.top(look(rates=found), None), 100, None))
+    assert "mean 12 s  p99 > 10 s" in screen_text
+    within = rates(page(0, 0, 0), page(100, 0, 0))
+    assert (within.api_p99_s, within.api_p99_over_s) == (0.01, None)
+
+
 def look(**fields: Any) -> views_top.Look:
     base = asked()
     given = {

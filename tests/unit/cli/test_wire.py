@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import subprocess
-import sys
 import time
 from collections import deque
 from pathlib import Path
@@ -351,48 +348,6 @@ def test_init_waits_for_the_node(ctl: Run, manager: FakeManager) -> None:
     done = ctl("cluster", "init", "--timeout=200ms")
     assert done.code == 1
     assert "containerd does not answer" in done.err
-
-
-def process(manager: FakeManager, *arguments: str) -> subprocess.Popen[str]:
-    # Unbuffered, Python takes a write that a vanished reader cut short for a whole one.
-    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
-    # A shell starts what runs in its background with SIGINT ignored, and everything inherits that.
-    return subprocess.Popen(
-        ["env", "--default-signal=INT", sys.executable, "-m", "warren.cli", *arguments],
-        env={
-            **inherited,
-            "PYTHONPATH": os.pathsep.join(sys.path),
-            "WARREN_HOST": manager.host,
-        },
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def test_ctrl_c_leaves_the_service_and_says_so(manager: FakeManager) -> None:
-    manager.progress.append([Progress(version=1, desired=1, pending=1)])
-    with process(manager, "service", "create", "web", "--image=tiny:1") as waiting:
-        assert manager.watching.wait(30)
-        assert waiting.stderr is not None
-        assert waiting.stderr.readline() == "web: 0/1 running, 1 pending\n"
-        waiting.send_signal(signal.SIGINT)
-        _, err = waiting.communicate(timeout=30)
-    assert waiting.returncode == 130
-    assert "the service stays" in err
-    assert "Traceback" not in err
-
-
-def test_a_reader_that_goes_away_is_no_drama(manager: FakeManager) -> None:
-    manager.slots = [slot(number, RUNNING) for number in range(1, 250)] * 20
-    with process(manager, "container", "ls", "--format=json") as writing:
-        assert writing.stdout is not None
-        assert writing.stderr is not None
-        writing.stdout.read(10)
-        writing.stdout.close()
-        assert writing.wait(30) == 1
-        assert writing.stderr.read() == ""
 
 
 # -- images --------------------------------------------------------------------------------------
