@@ -87,6 +87,9 @@ def test_what_fails_and_what_is_slow_fires_and_clears(node: WarrenNode, watch: W
 
     node.ctl("service", "create", "brief", "--image=tiny:1", "--detach", "--", "false")
     fires(prometheus, {"WarrenCrashLoops"})
+    # As its page has it: which services are these?
+    header, row = node.ctl("service", "ls").splitlines()
+    assert (header.split()[4], row.split()[4]) == ("LOOPING", "1"), (header, row)
     node.ctl("service", "rm", "brief")
     clears(prometheus)
 
