@@ -40,6 +40,7 @@ from warren.tls_files import Files
 __all__ = [
     "Credentials",
     "Material",
+    "NotNowError",
     "SpiffeId",
     "TlsError",
     "credentials_of",
@@ -61,6 +62,13 @@ _log = logging.getLogger("warren.tls")
 
 class TlsError(Exception):
     """Why certificate files cannot be used: a sentence that says what to do."""
+
+
+class NotNowError(TlsError):
+    """Why they cannot be used now: it ends without a change of the configuration.
+
+    The clock is set, a certificate is renewed, a directory is mounted, a permission is given.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,10 +172,13 @@ def load(files: Files, now: datetime | None = None) -> Material:
 def credentials_of(files: Files | None) -> Credentials | None:
     """What a daemon goes by; None where it has no certificates.
 
-    Raises StartupError (exit code 2) where they cannot be used.
+    Raises StartupError where they cannot be used: exit code 1, with which the supervisor tries
+    again, where that may end by itself; else 2.
     """
     try:
         return None if files is None else Credentials(files)
+    except NotNowError as error:
+        raise StartupError(str(error), 1) from None
     except TlsError as error:
         raise StartupError(str(error), 2) from None
 
@@ -276,7 +287,7 @@ def _read(key: str, path: Path) -> bytes:
         with path.open("rb") as file:
             content = file.read(_FILE_BYTES_MAX + 1)
     except OSError as error:
-        raise TlsError(f"cannot read {key} {path}: {error.strerror}") from None
+        raise NotNowError(f"cannot read {key} {path}: {error.strerror}") from None
     if len(content) > _FILE_BYTES_MAX:
         raise TlsError(f"{key} {path} is larger than 1 MiB; is it the right file?")
     return content
@@ -304,7 +315,8 @@ def _check_key(files: Files, key_pem: bytes, leaf: x509.Certificate) -> None:
         ) from None
     form = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     if public.public_bytes(*form) != leaf.public_key().public_bytes(*form):
-        raise TlsError(
+        # Also what it looks like between the two halves of a renewal.
+        raise NotNowError(
             f"tls_key {files.key} is not the key of the first certificate in tls_cert "
             f"{files.cert}; name the two that belong together"
         )
@@ -317,9 +329,9 @@ def _check_dates(what: str, certificates: Sequence[x509.Certificate], now: datet
     one = certificates[0]
     if now > one.not_valid_after_utc:
         ended = one.not_valid_after_utc.isoformat()
-        raise TlsError(f"{what} has expired at {ended}; have a new one issued")
+        raise NotNowError(f"{what} has expired at {ended}; have a new one issued")
     begins = one.not_valid_before_utc.isoformat()
-    raise TlsError(f"{what} is valid only from {begins}; is this host's clock right?")
+    raise NotNowError(f"{what} is valid only from {begins}; is this host's clock right?")
 
 
 def _check_chain(

@@ -12,8 +12,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from tests.support.certificates import TRUST_DOMAIN, Authority, node_id
 from warren import core
-from warren.errors import WarrenError
-from warren.tls import Credentials, SpiffeId, TlsError, load, manager_host_name
+from warren.errors import StartupError, WarrenError
+from warren.tls import Credentials, SpiffeId, TlsError, credentials_of, load, manager_host_name
 from warren.tls_files import Files
 
 NODE = node_id(7)
@@ -118,6 +118,31 @@ def test_what_is_wrong_with_a_file_is_said(authority: Authority, tmp_path: Path)
     assert "no private key" in why(Files(good.ca, good.cert, text))
     assert "no private key" in why(Files(good.ca, good.cert, good.cert))
     assert "is not the key of" in why(Files(good.ca, good.cert, other.key))
+
+
+def test_what_may_mend_itself_is_tried_again_at_the_start(
+    authority: Authority, tmp_path: Path
+) -> None:
+    def exit_code(files: Files) -> int:
+        with pytest.raises(StartupError) as caught:
+            credentials_of(files)
+        return caught.value.exit_code
+
+    past, future = datetime.now(UTC) - timedelta(hours=1), datetime.now(UTC) + timedelta(hours=1)
+    good = authority.worker(node_id(8))
+    # The clock is set, an agent renews (one file after the other), a file system is mounted.
+    assert exit_code(authority.issue("worker", NODE, begins=future)) == 1
+    assert exit_code(authority.issue("worker", NODE, ends=past)) == 1
+    assert exit_code(Files(good.ca, tmp_path / "missing", good.key)) == 1
+    assert exit_code(Files(good.ca, good.cert, tmp_path)) == 1
+    assert exit_code(Files(good.ca, good.cert, authority.worker(NODE).key)) == 1
+    # These stay wrong.
+    text = tmp_path / "text"
+    text.write_text("hello\n")
+    assert exit_code(Files(good.ca, text, good.key)) == 2
+    stranger = Authority(tmp_path / "other").worker(NODE)
+    assert exit_code(Files(good.ca, stranger.cert, stranger.key)) == 2
+    assert exit_code(authority.issue("worker", "me")) == 2
 
 
 def test_new_files_are_taken_and_bad_ones_are_not(
