@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
-from warren import __version__, amounts
+from warren import __version__, amounts, node_limits
 from warren.agent.runtime.base import Runtime, RuntimeUnavailable
 from warren.agent.volumes import Found, VolumeMap
 from warren.pb.v1 import objects_pb2
@@ -108,8 +108,8 @@ class Declared(NamedTuple):
         described.labels.update(self.labels)
         for taint in self.taints:
             described.taints.add(key=taint.key, value=taint.value, effect=_EFFECTS[taint.effect])
-        for row in self.devices:
-            described.devices.add(kind=row.kind, model=row.model, count=row.number)
+        for (kind, model), count in node_limits.counted(self.devices).items():
+            described.devices.add(kind=kind, model=model, count=count)
         if self.reserved != objects_pb2.Resources():
             described.reserved.CopyFrom(self.reserved)
         described.capacity.MergeFrom(self.capacity)
