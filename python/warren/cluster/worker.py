@@ -65,7 +65,7 @@ class HostWorker:
         self.side = WorkerSide(
             store=Store.open(self._data.store_file),
             runtime=self._runtime,
-            images=self._runtime.images.list,
+            images=self._runtime.images.by_need,
             route=route,
             managers=membership,
             manages=lambda: membership.manages,
