@@ -39,7 +39,9 @@ WELCOME_TIMEOUT_S: Final = 10.0
 WRITE_TIMEOUT_S: Final = 30.0
 HEARTBEAT_MIN_MS: Final = 100
 DESCRIBE_AGAIN_S: Final = 60.0
-PUBLISH_TIMEOUT_S: Final = 5.0
+PUBLISH_TIMEOUT_S: Final = 10.0
+PUBLISH_AGAIN_S: Final = 1.0
+KNOWN_TIMEOUT_S: Final = 5.0
 PUBLISH_POLL_S: Final = 0.02
 RECONNECT_FIRST_S: Final = 0.2
 RECONNECT_MAX_S: Final = 5.0
@@ -140,6 +142,7 @@ class Session:
         # How often somebody asked for a description, and up to which time managers know it.
         self._asked = 0
         self._known = 0
+        self._awaiting = 0
         self._spread = asyncio.Condition()
         self._writing = asyncio.Lock()
 
@@ -157,19 +160,23 @@ class Session:
         """End the stream, if there is one: only a hello tells what is still wanted here."""
         self._anew.set()
 
-    async def publish(self, timeout_s: float = PUBLISH_TIMEOUT_S) -> bool:
-        """Describe this node anew and wait until the managers know; False: not in time.
+    async def publish(self, timeout_s: float = PUBLISH_TIMEOUT_S) -> str:
+        """Describe this node anew and wait until the managers know; why they do not, if not in
+        time, else nothing.
 
         Who has loaded an image wants to use it in the next command.
         """
         self.describe_again()
         goal = self._asked
+        self._awaiting += 1
         try:
             async with asyncio.timeout(timeout_s), self._spread:
                 await self._spread.wait_for(lambda: self._known >= goal)
         except TimeoutError:
-            return False
-        return True
+            return self.problem or f"a manager has not confirmed it within {timeout_s:g} s"
+        finally:
+            self._awaiting -= 1
+        return ""
 
     async def run(self) -> None:
         """Connect, converse, connect again, until cancelled."""
@@ -362,8 +369,10 @@ class Session:
 
     async def _keep_describing(self, call: Any) -> None:
         while True:
+            # Somebody waits, and managers were away, or are told with the hello of this stream.
+            again = self._awaiting and self._asked > self._known
             try:
-                async with asyncio.timeout(DESCRIBE_AGAIN_S):
+                async with asyncio.timeout(PUBLISH_AGAIN_S if again else DESCRIBE_AGAIN_S):
                     await self._stale.wait()
             except TimeoutError:
                 pass
@@ -386,12 +395,12 @@ class Session:
         """Wait until a read shows `description`; a stream has no answers to wait for."""
         request = api_pb2.GetNodeRequest(ref=self._node_id.hex())
         try:
-            async with asyncio.timeout(PUBLISH_TIMEOUT_S):
+            async with asyncio.timeout(KNOWN_TIMEOUT_S):
                 while True:
                     # The stream may be on one that is closing, after a renewal of certificates.
                     channel = self._managers.dial(self._manager)
                     manager = rpc.Stub(channel, rpc.MANAGER)
-                    answer = await manager.GetNode(request, timeout=PUBLISH_TIMEOUT_S)
+                    answer = await manager.GetNode(request, timeout=KNOWN_TIMEOUT_S)
                     # The rest may be told in another form than it is kept in.
                     if answer.node.node.description.images == description.images:
                         return True

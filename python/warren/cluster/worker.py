@@ -102,7 +102,6 @@ class HostWorker:
         if self.side is not None:
             self.side.session.describe_again()
 
-    async def publish(self) -> None:
-        """Wait until managers know what the host says of itself."""
-        if self.side is not None:
-            await self.side.session.publish()
+    async def publish(self) -> str:
+        """Wait until managers know what the host says of itself; why they do not, else nothing."""
+        return "" if self.side is None else await self.side.session.publish()

@@ -11,6 +11,7 @@ import pytest
 from tests.unit.manager import test_edges
 from tests.unit.manager.test_edges import DEADLINE_S, Edges, Worker, until
 from warren import rpc
+from warren.errors import WarrenError
 from warren.pb.v1 import objects_pb2 as pb
 
 edges, worker = test_edges.edges, test_edges.worker
@@ -40,7 +41,7 @@ async def test_managers_are_asked_over_a_channel_that_is_open(
 ) -> None:
     task = await closing(worker, tmp_path, DEADLINE_S)
     worker.description = WITH_IMAGE
-    assert await worker.session.publish(DEADLINE_S)
+    assert not await worker.session.publish(DEADLINE_S)
     assert len(edges.core.sessions) == 2, "and the stream goes on"
     await worker.close()
     await task
@@ -65,3 +66,19 @@ async def test_what_nobody_expects_is_a_lost_session(
     assert any(record.exc_info for record in caplog.records), "a fault of ours has a traceback"
     worker.managers.channel = now
     await until(lambda: worker.session.connected)
+
+
+async def test_managers_who_were_away_are_waited_for(edges: Edges, worker: Worker) -> None:
+    await until(lambda: worker.session.connected)
+    edges.core.refuse["GetNode"] = WarrenError("no_leader", "no leader")
+    worker.description = WITH_IMAGE
+    told = asyncio.create_task(worker.session.publish(DEADLINE_S))
+    await until(lambda: any(method == "GetNode" for method, _, _ in edges.core.calls))
+    edges.core.refuse.clear()
+    assert await told == ""
+
+
+async def test_why_managers_do_not_know_is_said(edges: Edges, worker: Worker) -> None:
+    edges.core.refuse["Session"] = WarrenError("no_leader", "nobody leads")
+    await until(lambda: "nobody leads" in worker.session.problem)
+    assert "nobody leads" in await worker.session.publish(0.1)
