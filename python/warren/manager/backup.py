@@ -7,6 +7,7 @@ everything else in its directory, when the daemon starts.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import secrets
 from collections.abc import AsyncGenerator
@@ -26,6 +27,8 @@ METHOD: Final = "BackupCluster"
 CHUNK_BYTES: Final = 256 * 1024
 CORE_TIMEOUT_S: Final = 10.0
 """How long the newest state is waited for; writing it takes as long as it takes."""
+
+_log = logging.getLogger("warren.backup")
 
 
 class BackupCore(Protocol):
@@ -68,6 +71,9 @@ class Backups:
         try:
             async for chunk in self._read(file):
                 yield chunk
+        except GeneratorExit:
+            _log.info("whoever asked for a backup has not taken all of it")
+            raise
         finally:
             self._forget(file)
 
