@@ -23,8 +23,9 @@ __all__ = ["Channels", "explain"]
 CHANNELS_MAX: Final = 64
 """Many more than a cluster has managers; those that were used least lately are closed."""
 
-# Calls that are under way over a channel that is not used any more have so long to end.
-_CLOSE_GRACE_S: Final = 10.0
+# Calls that are under way over a channel that is not used any more go on to their end: a watch
+# lasts as long as somebody looks. gRPC wants a number.
+_CLOSE_GRACE_S: Final = 365 * 86_400.0
 _LOOK_TIMEOUT_S: Final = 3.0
 _UNSUITABLE_PURPOSE: Final = 26  # X509_V_ERR_INVALID_PURPOSE: it may not serve
 _NO_CERTIFICATES: Final = (
@@ -39,7 +40,7 @@ class Channels:
     def __init__(self, credentials: Credentials | None) -> None:
         self._credentials = credentials
         self._open: OrderedDict[str, tuple[int, grpc.aio.Channel]] = OrderedDict()
-        self._closing: set[asyncio.Task[None]] = set()
+        self._closing: dict[asyncio.Task[None], grpc.aio.Channel] = {}
 
     def get(self, address: str) -> grpc.aio.Channel:
         """The channel to `address`. WarrenError `unavailable` where there can be none."""
@@ -70,6 +71,7 @@ class Channels:
     async def close(self) -> None:
         """Close all of them, at once."""
         opened = [channel for _, channel in self._open.values()]
+        opened += self._closing.values()
         self._open.clear()
         for task in self._closing:
             task.cancel()
@@ -79,8 +81,8 @@ class Channels:
 
     def _close_later(self, channel: grpc.aio.Channel) -> None:
         task = asyncio.create_task(channel.close(_CLOSE_GRACE_S))
-        self._closing.add(task)
-        task.add_done_callback(self._closing.discard)
+        self._closing[task] = channel
+        task.add_done_callback(self._closing.pop)
 
 
 def _channel(address: str, material: Material | None) -> grpc.aio.Channel:

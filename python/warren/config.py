@@ -17,7 +17,7 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
-from warren import amounts
+from warren import amounts, node_limits
 from warren.errors import StartupError
 from warren.tls_files import Files
 
@@ -305,9 +305,12 @@ def _converted(key: str, raw: Any, source: str) -> Any:
         if isinstance(value, str) and key.endswith("_addr") and value:
             _check_port(value)
         _check_words(key, value)
+        refusal = node_limits.complaint(key, value)
     except (msgspec.ValidationError, ValueError):
         expects = described(key)[1]
         raise StartupError(f"{key} = {raw!r} ({source}): expected {expects}", 2) from None
+    if refusal:
+        raise StartupError(f"{key} ({source}): {refusal}", 2)
     return value
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any, Final
@@ -20,7 +20,6 @@ from warren import __version__, endpoint, rpc
 from warren.agent.node import NodeLocal
 from warren.agent.rebirth import Rebirth
 from warren.agent.runtime.base import RuntimeUnavailable
-from warren.agent.runtime.containerd.images import Images
 from warren.agent.runtime.containerd.runtime import ContainerdRuntime
 from warren.agent.side import WorkerMetrics, WorkerSide
 from warren.channels import Channels
@@ -205,7 +204,16 @@ class Parts:
         after = {"InitCluster": self._membership.founded}
         backups = Backups(self._seat, self._data.tmp_dir)
         services = Services(self._seat, forwarder, backups, self._metrics, after)
-        node = _Node(self._runtime.images, self._data, self, self._pipeline)
+        node = NodeLocal(
+            self._runtime.images,
+            self._data.logs_dir,
+            self.describe_daemon,
+            self.join_cluster,
+            self.leave_cluster,
+            Rebirth(self._data.tmp_dir, self.restore_cluster, self.recover_quorum),
+            self._pipeline,
+            self._worker.publish,
+        )
         server = await serve_socket(settings, services, node.handler())
         self._stack.push_async_callback(stop_serving, server, settings.socket)
         if self._credentials is not None and self._membership.may_manage:
@@ -350,10 +358,6 @@ class Parts:
             return None
         return node_pb2.ClockOffset(seconds=found.ahead, error_seconds=found.error)
 
-    async def publish(self) -> None:
-        """Wait until managers know what the host says of itself."""
-        await self._worker.publish()
-
     async def join_cluster(
         self, request: node_pb2.JoinClusterRequest
     ) -> node_pb2.JoinClusterResponse:
@@ -373,30 +377,6 @@ class Parts:
     ) -> node_pb2.RecoverQuorumResponse:
         """Become the only manager of this one's cluster."""
         return await rebirth.recover(self._membership, request)
-
-
-class _Node(NodeLocal):
-    """The node-local service; an image is loaded once the managers know of it."""
-
-    def __init__(self, images: Images, data: DataDir, parts: Parts, pipeline: LogPipeline) -> None:
-        super().__init__(
-            images,
-            data.logs_dir,
-            parts.describe_daemon,
-            parts.join_cluster,
-            parts.leave_cluster,
-            Rebirth(data.tmp_dir, parts.restore_cluster, parts.recover_quorum),
-            pipeline,
-        )
-        self._publish = parts.publish
-
-    async def load_image(
-        self, requests: AsyncIterator[node_pb2.LoadImageRequest], context: Any
-    ) -> AsyncIterator[node_pb2.LoadImageProgress]:
-        async for progress in super().load_image(requests, context):
-            if progress.step == "done":
-                await self._publish()
-            yield progress
 
 
 async def _open_core(settings: Config, data: DataDir, pipeline: LogPipeline) -> OpenCore:

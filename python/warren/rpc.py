@@ -8,6 +8,7 @@ as an encoded `warren.v1.Error` in the trailing metadata for ours.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -38,6 +39,7 @@ __all__ = [
     "Method",
     "Stub",
     "abort",
+    "cancelled_here",
     "failure",
     "is_read",
     "request_id_of",
@@ -269,6 +271,16 @@ def too_large(what: str, actual_bytes: int | None) -> WarrenError:
         f"{what} is larger than the limit of {MESSAGE_LIMIT_BYTES:,} bytes ({size}); "
         "make it smaller, or split it",
     )
+
+
+def cancelled_here() -> bool:
+    """Whether it is the running task that is being cancelled.
+
+    grpc.aio raises CancelledError also of a call that alone was cancelled, as by the end of its
+    channel.
+    """
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
 
 
 def is_read(method: str) -> bool:

@@ -6,8 +6,9 @@ verify the chain, the trust domain and the role. Hosts' names and addresses play
 manager's certificate also has the DNS name `manager.<trust domain>`, which is the one that gRPC's
 clients insist on, and no other certificate has it (docs/adr/0006).
 
-Files are read again when they have changed. What cannot be used is told and left alone: the last
-that could be used stays in force.
+Files are read again when they have changed. What cannot be used is told, once, and tried again: it
+may begin later by this host's clock, or be readable later. Until then the last that could be used
+stays in force.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ import re
 import ssl
 import tempfile
 import threading
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -38,8 +40,10 @@ from warren.errors import StartupError
 from warren.tls_files import Files
 
 __all__ = [
+    "RETRY_S",
     "Credentials",
     "Material",
+    "NotNowError",
     "SpiffeId",
     "TlsError",
     "credentials_of",
@@ -56,11 +60,23 @@ _TRUST_DOMAIN_MAX: Final = 245
 _FILE_BYTES_MAX: Final = 1 << 20
 _CHAIN_MAX: Final = 8
 _EXPIRES_SOON: Final = timedelta(days=3)
+
+RETRY_S: Final = 5.0
+"""Between two looks at files that were refused and have not changed."""
+
+_Stamp = tuple[int, ...] | None
 _log = logging.getLogger("warren.tls")
 
 
 class TlsError(Exception):
     """Why certificate files cannot be used: a sentence that says what to do."""
+
+
+class NotNowError(TlsError):
+    """Why they cannot be used now: it ends without a change of the configuration.
+
+    The clock is set, a certificate is renewed, a directory is mounted, a permission is given.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,10 +180,13 @@ def load(files: Files, now: datetime | None = None) -> Material:
 def credentials_of(files: Files | None) -> Credentials | None:
     """What a daemon goes by; None where it has no certificates.
 
-    Raises StartupError (exit code 2) where they cannot be used.
+    Raises StartupError where they cannot be used: exit code 1, with which the supervisor tries
+    again, where that may end by itself; else 2.
     """
     try:
         return None if files is None else Credentials(files)
+    except NotNowError as error:
+        raise StartupError(str(error), 1) from None
     except TlsError as error:
         raise StartupError(str(error), 2) from None
 
@@ -178,14 +197,25 @@ class Credentials:
     `generation` rises when it changes, so that whoever has a connection from before can tell.
     """
 
-    def __init__(self, files: Files) -> None:
+    def __init__(
+        self,
+        files: Files,
+        *,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        elapsed_s: Callable[[], float] = time.monotonic,
+    ) -> None:
         """Raises TlsError where the files cannot be used."""
         self.generation = 0
         self._files = files
+        self._now = now
+        self._elapsed_s = elapsed_s
         self._lock = threading.Lock()
+        # Taken first: what is written meanwhile is read at the next look.
         self._stamps = _stamps(files)
-        self._material = load(files)
+        self._material = load(files, now())
         self._warned_of: datetime | None = None
+        self._refused = ""
+        self._retry_at_s = 0.0
 
     @property
     def identity(self) -> SpiffeId:
@@ -201,7 +231,8 @@ class Credentials:
         """What is in force, after another look at the files."""
         with self._lock:
             stamps = _stamps(self._files)
-            if stamps != self._stamps:
+            due = self._refused and self._elapsed_s() >= self._retry_at_s
+            if stamps != self._stamps or due:
                 self._stamps = stamps
                 self._take()
             self._warn_of_expiry()
@@ -227,30 +258,37 @@ class Credentials:
 
     def _take(self) -> None:
         try:
-            material = load(self._files)
+            material = load(self._files, self._now())
+            self._check_same(material.identity)
         except TlsError as error:
-            _log.error("certificates have changed and cannot be used: %s; the last go on", error)
+            self._retry_at_s = self._elapsed_s() + RETRY_S
+            if str(error) != self._refused:
+                self._refused = str(error)
+                _log.error(
+                    "certificates have changed and cannot be used: %s; the last go on", error
+                )
             return
-        if material.identity != self._material.identity:
-            _log.error(
-                "the new certificate is for %s and this daemon runs as %s; the last goes on: "
-                "restart the daemon to be somebody else",
-                material.identity,
-                self._material.identity,
-            )
-            return
+        self._refused = ""
         self._material = material
         self.generation += 1
         _log.info("certificates were read anew; valid until %s", material.not_after.isoformat())
 
+    def _check_same(self, new: SpiffeId) -> None:
+        if new != self.identity:
+            raise TlsError(
+                f"the new certificate is for {new} and this daemon runs as {self.identity}; "
+                "restart the daemon to be somebody else"
+            )
+
     def _warn_of_expiry(self) -> None:
         until = self._material.not_after
-        if self._warned_of != until and until - datetime.now(UTC) < _EXPIRES_SOON:
+        if self._warned_of != until and until - self._now() < _EXPIRES_SOON:
             self._warned_of = until
             _log.warning(
-                "the certificate ends at %s; put a new one into %s",
+                "the certificate ends at %s; put a new one into %s%s",
                 until.isoformat(),
                 self._files.cert,
+                f" (what is there cannot be used: {self._refused})" if self._refused else "",
             )
 
 
@@ -259,16 +297,18 @@ def _server_configuration(material: Material) -> grpc.ServerCertificateConfigura
     return grpc.ssl_server_certificate_configuration([pair], material.ca_pem)
 
 
-def _stamps(files: Files) -> tuple[tuple[int, int, int] | None, ...]:
+def _stamps(files: Files) -> tuple[_Stamp, ...]:
     return tuple(_stamp(path) for path in (files.ca, files.cert, files.key))
 
 
-def _stamp(path: Path) -> tuple[int, int, int] | None:
+def _stamp(path: Path) -> _Stamp:
     try:
         status = os.stat(path)
     except OSError:
         return None
-    return (status.st_mtime_ns, status.st_size, status.st_ino)
+    # The change time follows a write as the modification time does, and also a permission to read
+    # that was missing, and a copy that keeps its original's times.
+    return (status.st_dev, status.st_ino, status.st_size, status.st_ctime_ns)
 
 
 def _read(key: str, path: Path) -> bytes:
@@ -276,7 +316,7 @@ def _read(key: str, path: Path) -> bytes:
         with path.open("rb") as file:
             content = file.read(_FILE_BYTES_MAX + 1)
     except OSError as error:
-        raise TlsError(f"cannot read {key} {path}: {error.strerror}") from None
+        raise NotNowError(f"cannot read {key} {path}: {error.strerror}") from None
     if len(content) > _FILE_BYTES_MAX:
         raise TlsError(f"{key} {path} is larger than 1 MiB; is it the right file?")
     return content
@@ -304,7 +344,8 @@ def _check_key(files: Files, key_pem: bytes, leaf: x509.Certificate) -> None:
         ) from None
     form = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     if public.public_bytes(*form) != leaf.public_key().public_bytes(*form):
-        raise TlsError(
+        # Also what it looks like between the two halves of a renewal.
+        raise NotNowError(
             f"tls_key {files.key} is not the key of the first certificate in tls_cert "
             f"{files.cert}; name the two that belong together"
         )
@@ -317,9 +358,9 @@ def _check_dates(what: str, certificates: Sequence[x509.Certificate], now: datet
     one = certificates[0]
     if now > one.not_valid_after_utc:
         ended = one.not_valid_after_utc.isoformat()
-        raise TlsError(f"{what} has expired at {ended}; have a new one issued")
+        raise NotNowError(f"{what} has expired at {ended}; have a new one issued")
     begins = one.not_valid_before_utc.isoformat()
-    raise TlsError(f"{what} is valid only from {begins}; is this host's clock right?")
+    raise NotNowError(f"{what} is valid only from {begins}; is this host's clock right?")
 
 
 def _check_chain(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -12,8 +13,16 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from tests.support.certificates import TRUST_DOMAIN, Authority, node_id
 from warren import core
-from warren.errors import WarrenError
-from warren.tls import Credentials, SpiffeId, TlsError, load, manager_host_name
+from warren.errors import StartupError, WarrenError
+from warren.tls import (
+    RETRY_S,
+    Credentials,
+    SpiffeId,
+    TlsError,
+    credentials_of,
+    load,
+    manager_host_name,
+)
 from warren.tls_files import Files
 
 NODE = node_id(7)
@@ -120,6 +129,31 @@ def test_what_is_wrong_with_a_file_is_said(authority: Authority, tmp_path: Path)
     assert "is not the key of" in why(Files(good.ca, good.cert, other.key))
 
 
+def test_what_may_mend_itself_is_tried_again_at_the_start(
+    authority: Authority, tmp_path: Path
+) -> None:
+    def exit_code(files: Files) -> int:
+        with pytest.raises(StartupError) as caught:
+            credentials_of(files)
+        return caught.value.exit_code
+
+    past, future = datetime.now(UTC) - timedelta(hours=1), datetime.now(UTC) + timedelta(hours=1)
+    good = authority.worker(node_id(8))
+    # The clock is set, an agent renews (one file after the other), a file system is mounted.
+    assert exit_code(authority.issue("worker", NODE, begins=future)) == 1
+    assert exit_code(authority.issue("worker", NODE, ends=past)) == 1
+    assert exit_code(Files(good.ca, tmp_path / "missing", good.key)) == 1
+    assert exit_code(Files(good.ca, good.cert, tmp_path)) == 1
+    assert exit_code(Files(good.ca, good.cert, authority.worker(NODE).key)) == 1
+    # These stay wrong.
+    text = tmp_path / "text"
+    text.write_text("hello\n")
+    assert exit_code(Files(good.ca, text, good.key)) == 2
+    stranger = Authority(tmp_path / "other").worker(NODE)
+    assert exit_code(Files(good.ca, stranger.cert, stranger.key)) == 2
+    assert exit_code(authority.issue("worker", "me")) == 2
+
+
 def test_new_files_are_taken_and_bad_ones_are_not(
     authority: Authority, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -141,6 +175,74 @@ def test_new_files_are_taken_and_bad_ones_are_not(
 
     authority.worker(NODE)
     assert credentials.material().cert_pem != second.cert_pem
+
+
+class Clock:
+    """A wall clock and one that only goes on, both as the test says."""
+
+    def __init__(self) -> None:
+        self.now = datetime.now(UTC)
+        self.elapsed_s = 0.0
+
+    def credentials(self, files: Files) -> Credentials:
+        return Credentials(files, now=lambda: self.now, elapsed_s=lambda: self.elapsed_s)
+
+
+def test_a_certificate_that_begins_later_is_taken_then(
+    authority: Authority, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = Clock()
+    soon = clock.now + timedelta(minutes=1)
+    credentials = clock.credentials(authority.issue("worker", NODE, ends=soon))
+    first = credentials.material()
+    caplog.clear()
+
+    authority.issue("worker", NODE, begins=soon)
+    for _ in range(5):
+        assert credentials.material() is first
+        clock.elapsed_s += RETRY_S
+    [refusal] = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert "is valid only from" in refusal.getMessage()
+
+    clock.now = soon + timedelta(seconds=1)
+    clock.elapsed_s += RETRY_S
+    assert credentials.material().not_after > soon
+    assert credentials.generation == 1
+
+
+def test_a_file_that_keeps_its_times_is_read_again(authority: Authority) -> None:
+    clock = Clock()
+    files = authority.worker(NODE)
+    credentials = clock.credentials(files)
+    right, times = files.key.read_bytes(), files.key.stat()
+
+    def put(content: bytes) -> None:
+        before = files.key.stat().st_ctime_ns
+        files.key.write_bytes(content)
+        while files.key.stat().st_ctime_ns == before:  # its clock goes in steps
+            os.utime(files.key, ns=(times.st_atime_ns, times.st_mtime_ns))
+        os.utime(files.key, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+    put(b"-" * len(right))
+    credentials.material()
+    assert credentials.generation == 0
+    put(right)
+    credentials.material()
+    assert credentials.generation == 1
+
+
+def test_who_is_told_of_the_end_is_told_what_is_wrong_with_the_new_one(
+    authority: Authority, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = Clock()
+    credentials = clock.credentials(authority.worker(NODE))
+    credentials.material()
+    credentials.files.key.write_text("")
+    credentials.material()
+    clock.now += timedelta(days=29)
+    credentials.material()
+    assert "put a new one" in caplog.messages[-1]
+    assert "no private key" in caplog.messages[-1]
 
 
 def spoilers(authority: Authority) -> list[Callable[[Files], object]]:

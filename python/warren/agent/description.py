@@ -6,13 +6,14 @@ import asyncio
 import logging
 import os
 import platform
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
-from warren import __version__, amounts
+from warren import __version__, amounts, node_limits
 from warren.agent.runtime.base import Runtime, RuntimeUnavailable
 from warren.agent.volumes import Found, VolumeMap
+from warren.node_limits import DESCRIPTION_BYTES_MAX
 from warren.pb.v1 import objects_pb2
 
 __all__ = [
@@ -37,6 +38,10 @@ _CONTAINER_DATA: Final = Path("/var/lib/containerd")
 # What Warren's managers take as a number of processes.
 _PIDS_MAX: Final = 1 << 22
 _GIB: Final = 1 << 30
+# Around an image in a description: a tag, and a length of two bytes.
+_IMAGE_FRAME_BYTES: Final = 3
+# What else of a description may grow while containerd does not answer: volumes come back.
+_SPARE_BYTES: Final = 20 << 10
 
 _EFFECTS: Final = {
     "no-schedule": objects_pb2.TAINT_EFFECT_NO_SCHEDULE,
@@ -108,8 +113,8 @@ class Declared(NamedTuple):
         described.labels.update(self.labels)
         for taint in self.taints:
             described.taints.add(key=taint.key, value=taint.value, effect=_EFFECTS[taint.effect])
-        for row in self.devices:
-            described.devices.add(kind=row.kind, model=row.model, count=row.number)
+        for (kind, model), count in node_limits.counted(self.devices).items():
+            described.devices.add(kind=kind, model=model, count=count)
         if self.reserved != objects_pb2.Resources():
             described.reserved.CopyFrom(self.reserved)
         described.capacity.MergeFrom(self.capacity)
@@ -126,7 +131,9 @@ class ManagerAddresses(NamedTuple):
 class Describer:
     """Describes this node. What containerd said last is kept while it does not answer.
 
-    `disk` is asked where containerd's own directory is not there.
+    `disk` is asked where containerd's own directory is not there. `images` gives those first that
+    matter most: managers take descriptions of a limited size, and `images_left_out` is how many
+    did not fit.
     `as_manager`: None where this host's certificate does not allow it to manage.
     """
 
@@ -142,6 +149,7 @@ class Describer:
         volumes_wait_s: float = 2.0,
         as_manager: Callable[[], ManagerAddresses | None] = lambda: None,
     ) -> None:
+        self.images_left_out = 0
         self._runtime = runtime
         self._images = images
         self._volumes = volumes
@@ -181,7 +189,7 @@ class Describer:
             described.data_dir = manager.data_dir
         try:
             described.containerd_version = await self._runtime.version()
-            images = sorted(await self._images(), key=lambda image: image.reference)
+            images = list(await self._images())
         except RuntimeUnavailable:
             described.containerd_version = ""
             return described
@@ -189,9 +197,21 @@ class Describer:
             _log.warning("cannot ask containerd for its images, keeping the last list: %s", error)
             return described
         described.ClearField("images")
-        described.images.extend(images)
+        fitting = _fitting(images, DESCRIPTION_BYTES_MAX - _SPARE_BYTES - described.ByteSize())
+        described.images.extend(sorted(fitting, key=lambda image: image.reference))
+        self._tell_left_out(len(images) - len(fitting), len(images))
         self._described.CopyFrom(described)
         return described
+
+    def _tell_left_out(self, count: int, of: int) -> None:
+        if count > self.images_left_out:
+            _log.warning(
+                "%s of %s images are not told to managers, which take no more of a node: no "
+                "service finds those here; remove images that nobody needs: warrenctl image rm",
+                f"{count:,}",
+                f"{of:,}",
+            )
+        self.images_left_out = count
 
     async def _volumes_there(self) -> list[objects_pb2.NodeVolume]:
         """As they are now; as they were, while a file system does not answer."""
@@ -216,6 +236,19 @@ class Describer:
                 ", ".join(self._found.missing),
             )
         return self._found.there
+
+
+def _fitting(
+    images: Sequence[objects_pb2.NodeImage], limit_bytes: int
+) -> list[objects_pb2.NodeImage]:
+    """As many of the first as have room together."""
+    fitting = []
+    for image in images:
+        limit_bytes -= image.ByteSize() + _IMAGE_FRAME_BYTES
+        if limit_bytes < 0:
+            break
+        fitting.append(image)
+    return fitting
 
 
 def disk_folder(otherwise: Path) -> Path:

@@ -31,7 +31,8 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class NodeLocal:
     """The service of `node.proto`. ``describe`` tells what `GetDaemon` answers; ``join``,
     ``leave`` and ``rebirth`` change what this host is in its cluster; ``levels`` has those of the
-    log.
+    log. ``publish`` waits until managers know what the host has, and gives the reason where they
+    do not.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class NodeLocal:
         leave: Callable[[node_pb2.LeaveClusterRequest], Awaitable[None]],
         rebirth: Rebirth,
         levels: log_levels.LogLevels,
+        publish: Callable[[], Awaitable[str]],
     ) -> None:
         self._images = images
         self._log_root = log_root
@@ -51,6 +53,7 @@ class NodeLocal:
         self._leave = leave
         self._rebirth = rebirth
         self._levels = levels
+        self._publish = publish
         self.loads = 0
 
     def handler(self) -> grpc.GenericRpcHandler:
@@ -96,7 +99,11 @@ class NodeLocal:
         try:
             reference = first.reference if first is not None else ""
             async for progress in self._images.load(_pieces(first, requests), reference):
+                # Who has loaded an image wants to use it in the next command.
+                why = await self._publish() if progress.step == "done" else ""
                 yield progress
+                if why:
+                    raise _loaded_for_itself(why)
         except _EXPECTED as error:
             await _abort("LoadImage", context, error)
         finally:
@@ -201,6 +208,14 @@ class NodeLocal:
         except WarrenError as error:
             await _abort("SetLogLevel", context, error)
             raise
+
+
+def _loaded_for_itself(why: str) -> WarrenError:
+    return WarrenError(
+        "unavailable",
+        f"it is loaded on this host, but managers do not know that yet: {why}; they are told as "
+        "soon as that is over, and there is no need to load it again",
+    )
 
 
 async def _next(

@@ -39,7 +39,9 @@ WELCOME_TIMEOUT_S: Final = 10.0
 WRITE_TIMEOUT_S: Final = 30.0
 HEARTBEAT_MIN_MS: Final = 100
 DESCRIBE_AGAIN_S: Final = 60.0
-PUBLISH_TIMEOUT_S: Final = 5.0
+PUBLISH_TIMEOUT_S: Final = 10.0
+PUBLISH_AGAIN_S: Final = 1.0
+KNOWN_TIMEOUT_S: Final = 5.0
 PUBLISH_POLL_S: Final = 0.02
 RECONNECT_FIRST_S: Final = 0.2
 RECONNECT_MAX_S: Final = 5.0
@@ -62,6 +64,9 @@ class _Counter(Protocol):
 
 class SessionEndedError(Exception):
     """The stream ended, or must not go on; the sentence says why."""
+
+
+_EXPECTED: Final = (grpc.RpcError, WarrenError, SessionEndedError, TimeoutError)
 
 
 class Managers(Protocol):
@@ -115,7 +120,8 @@ class Session:
         self._route = route
         self._managers = managers
         self._manages = manages
-        self._manager: rpc.Stub | None = None
+        self._manager = ""
+        self._fault = ""
         self._refused_as_removed = 0
         self._was_welcomed = False
         self._explaining: asyncio.Task[None] | None = None
@@ -136,6 +142,7 @@ class Session:
         # How often somebody asked for a description, and up to which time managers know it.
         self._asked = 0
         self._known = 0
+        self._awaiting = 0
         self._spread = asyncio.Condition()
         self._writing = asyncio.Lock()
 
@@ -153,19 +160,23 @@ class Session:
         """End the stream, if there is one: only a hello tells what is still wanted here."""
         self._anew.set()
 
-    async def publish(self, timeout_s: float = PUBLISH_TIMEOUT_S) -> bool:
-        """Describe this node anew and wait until the managers know; False: not in time.
+    async def publish(self, timeout_s: float = PUBLISH_TIMEOUT_S) -> str:
+        """Describe this node anew and wait until the managers know; why they do not, if not in
+        time, else nothing.
 
         Who has loaded an image wants to use it in the next command.
         """
         self.describe_again()
         goal = self._asked
+        self._awaiting += 1
         try:
             async with asyncio.timeout(timeout_s), self._spread:
                 await self._spread.wait_for(lambda: self._known >= goal)
         except TimeoutError:
-            return False
-        return True
+            return self.problem or f"a manager has not confirmed it within {timeout_s:g} s"
+        finally:
+            self._awaiting -= 1
+        return ""
 
     async def run(self) -> None:
         """Connect, converse, connect again, until cancelled."""
@@ -179,30 +190,43 @@ class Session:
         failures = redirects = 0
         while True:
             address = self._route.next()
-            try:
-                await self._once(address)
-            except (grpc.RpcError, WarrenError, SessionEndedError, TimeoutError) as error:
-                refusal = _refusal(error)
-                stood = self.connected
-                failures = 1 if stood else failures + 1
-                self._note_removal(refusal)
-                self._route.failed()
-                redirects = 0 if stood else redirects
-                if refusal.leader_address and redirects < REDIRECTS_MAX:
-                    redirects += 1
-                    self._route.redirect(refusal.leader_address)
-                    self.problem = "another manager leads; turning to that one"
-                    continue
-                redirects = 0
-                self._lost(address, refusal, failures)
+            error = await self._until_lost(address)
+            refusal = _refusal(error)
+            stood = self.connected
+            failures = 1 if stood else failures + 1
+            self._note_removal(refusal)
+            self._route.failed()
+            redirects = 0 if stood else redirects
+            if refusal.leader_address and redirects < REDIRECTS_MAX:
+                redirects += 1
+                self._route.redirect(refusal.leader_address)
+                self.problem = "another manager leads; turning to that one"
+                continue
+            redirects = 0
+            self._lost(address, error, failures)
             # A round through all of them counts as one failure.
             rounds = -(-failures // max(len(self._route.candidates()), 1))
             await asyncio.sleep(reconnect_pause_s(rounds, self._random()))
 
-    def _lost(self, address: str, refusal: WarrenError, failures: int) -> None:
+    async def _until_lost(self, address: str) -> Exception:
+        """One stream to its end, and what ended it: whatever it was, containers go on."""
+        try:
+            await self._once(address)
+        except asyncio.CancelledError:
+            if rpc.cancelled_here():
+                raise
+            return SessionEndedError("the connection was closed")
+        except Exception as error:  # noqa: BLE001 - told, and tried again
+            return error
+        return SessionEndedError("the stream has ended")
+
+    def _lost(self, address: str, error: Exception, failures: int) -> None:
+        refusal = _refusal(error)
         self.problem = f"no session with a manager: {refusal.message or 'no answer in time'}"
-        level = logging.WARNING if failures == 1 else logging.DEBUG
-        _log.log(level, "%s; containers go on, trying again", self.problem)
+        level, trace = logging.WARNING if failures == 1 else logging.DEBUG, None
+        if not isinstance(error, _EXPECTED) and (failures == 1 or self._fault != repr(error)):
+            self._fault, level, trace = repr(error), logging.ERROR, error
+        _log.log(level, "%s; containers go on, trying again", self.problem, exc_info=trace)
         looking = self._explaining is not None and not self._explaining.done()
         if refusal.code == "unavailable" and failures > 1 and not looking:
             self._explaining = asyncio.create_task(self._explain(address))
@@ -237,7 +261,7 @@ class Session:
             # No acknowledgement: a leader that was deposed and does not know it welcomes too.
             welcome = await self._welcomed(call)
             self._route.welcomed(address)
-            self._manager = rpc.Stub(channel, rpc.MANAGER)
+            self._manager = address
             if welcome.HasField("managers"):  # older releases do not say
                 self._managers.told(welcome.managers)
             await self._converse(call, welcome)
@@ -345,8 +369,10 @@ class Session:
 
     async def _keep_describing(self, call: Any) -> None:
         while True:
+            # Somebody waits, and managers were away, or are told with the hello of this stream.
+            again = self._awaiting and self._asked > self._known
             try:
-                async with asyncio.timeout(DESCRIBE_AGAIN_S):
+                async with asyncio.timeout(PUBLISH_AGAIN_S if again else DESCRIBE_AGAIN_S):
                     await self._stale.wait()
             except TimeoutError:
                 pass
@@ -367,19 +393,19 @@ class Session:
 
     async def _managers_know(self, description: objects_pb2.NodeDescription) -> bool:
         """Wait until a read shows `description`; a stream has no answers to wait for."""
-        manager = self._manager
-        if manager is None:
-            return False
         request = api_pb2.GetNodeRequest(ref=self._node_id.hex())
         try:
-            async with asyncio.timeout(PUBLISH_TIMEOUT_S):
+            async with asyncio.timeout(KNOWN_TIMEOUT_S):
                 while True:
-                    answer = await manager.GetNode(request, timeout=PUBLISH_TIMEOUT_S)
+                    # The stream may be on one that is closing, after a renewal of certificates.
+                    channel = self._managers.dial(self._manager)
+                    manager = rpc.Stub(channel, rpc.MANAGER)
+                    answer = await manager.GetNode(request, timeout=KNOWN_TIMEOUT_S)
                     # The rest may be told in another form than it is kept in.
                     if answer.node.node.description.images == description.images:
                         return True
                     await asyncio.sleep(PUBLISH_POLL_S)
-        except (grpc.RpcError, TimeoutError):
+        except (grpc.RpcError, WarrenError, TimeoutError):
             return False
 
     async def _send(self, call: Any, **body: Any) -> None:
@@ -403,7 +429,7 @@ def _refusal(error: Exception) -> WarrenError:
         return error
     if isinstance(error, grpc.RpcError):
         return rpc.failure(error)
-    return WarrenError("internal", str(error))
+    return WarrenError("internal", str(error) if isinstance(error, _EXPECTED) else repr(error))
 
 
 def _boottime_s() -> float:
@@ -417,13 +443,15 @@ def _is_news(memory: Memory) -> bool:
 
 
 async def _until_one_ends(parts: Iterable[Coroutine[Any, Any, None]]) -> list[BaseException]:
-    """Run all until one fails; what each that failed says, the others being cancelled.
+    """Run all until one ends; what each that failed says, the others being cancelled.
+
+    Whose call was cancelled, with its channel, has ended too and says nothing.
 
     No task group: of one that fails while it is cancelled only the failure would come out.
     """
     tasks = [asyncio.create_task(part) for part in parts]
     try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:
         for task in tasks:
             task.cancel()

@@ -67,6 +67,11 @@ class WorkerMetrics:
             "1 while the worker's store cannot be written or its disk does not answer, else 0.",
             lambda: float(bool(self.side and self.side.journal.problem)),
         )
+        metrics.gauge_function(
+            "warren_worker_images_left_out",
+            "Images of this host that managers are not told of, because they are too many.",
+            lambda: self.side.describer.images_left_out if self.side else 0,
+        )
 
     def _readings(self) -> dict[str, ContainerReading]:
         if self.side is None:
@@ -150,7 +155,7 @@ class WorkerSide:
             devices=DeviceMap(declared.devices),
             volumes=volumes,
         )
-        describer = Describer(
+        self.describer = Describer(
             name=node_name,
             declared=declared,
             disk=logs_dir,
@@ -168,7 +173,7 @@ class WorkerSide:
             board=self.board,
             journal=self.journal,
             outbox=self.outbox,
-            describe=describer.describe,
+            describe=self.describer.describe,
             observed=lambda: self.worker.observed.values(),
             random=random.random,
             reconnects=metrics.reconnects,

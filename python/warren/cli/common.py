@@ -45,9 +45,9 @@ class Settings:
 
     def __init__(self) -> None:
         self.host = os.environ.get("WARREN_HOST") or DEFAULT_HOST
-        self.tls_ca = os.environ.get("WARREN_TLS_CA", "")
-        self.tls_cert = os.environ.get("WARREN_TLS_CERT", "")
-        self.tls_key = os.environ.get("WARREN_TLS_KEY", "")
+        self.tls_ca = _tls_file("CA")
+        self.tls_cert = _tls_file("CERT")
+        self.tls_key = _tls_file("KEY")
         self.format = "table"
         self.timeout_ms: int | None = None
         self.stale = False
@@ -55,6 +55,11 @@ class Settings:
     def timeout_s(self, default_s: float) -> float:
         """The time limit for the whole command, in seconds."""
         return default_s if self.timeout_ms is None else self.timeout_ms / 1000
+
+
+def _tls_file(name: str) -> str:
+    # WARREN_TLS_… are the daemon's, and were once this command's too.
+    return os.environ.get(f"WARRENCTL_TLS_{name}") or os.environ.get(f"WARREN_TLS_{name}", "")
 
 
 class Command(click.Command):
@@ -152,7 +157,7 @@ def format_option(function: F) -> F:
 
 
 def _file_option(name: str, words: str) -> Callable[[F], F]:
-    variable = f"WARREN_{name.upper().replace('-', '_')}"
+    variable = f"WARRENCTL_{name.upper().replace('-', '_')}"
     return click.option(
         f"--{name}",
         metavar="FILE",

@@ -110,7 +110,7 @@ def _secure(host: Host, settings: Settings, timeout_s: float) -> grpc.Channel:
         raise WarrenError(
             "invalid",
             f"{host.text} is reached with certificates only; name three files: --tls-ca, "
-            "--tls-cert and --tls-key (WARREN_TLS_CA, WARREN_TLS_CERT, WARREN_TLS_KEY)",
+            "--tls-cert and --tls-key (WARRENCTL_TLS_CA, WARRENCTL_TLS_CERT, WARRENCTL_TLS_KEY)",
         )
     from warren import tls
     from warren.tls_files import Files

@@ -65,7 +65,7 @@ class HostWorker:
         self.side = WorkerSide(
             store=Store.open(self._data.store_file),
             runtime=self._runtime,
-            images=self._runtime.images.list,
+            images=self._runtime.images.by_need,
             route=route,
             managers=membership,
             manages=lambda: membership.manages,
@@ -102,7 +102,6 @@ class HostWorker:
         if self.side is not None:
             self.side.session.describe_again()
 
-    async def publish(self) -> None:
-        """Wait until managers know what the host says of itself."""
-        if self.side is not None:
-            await self.side.session.publish()
+    async def publish(self) -> str:
+        """Wait until managers know what the host says of itself; why they do not, else nothing."""
+        return "" if self.side is None else await self.side.session.publish()

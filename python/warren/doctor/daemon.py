@@ -34,6 +34,7 @@ __all__ = [
 
 _TIMEOUT_S: Final = 3.0
 _BODY_BYTES_MAX: Final = 16 << 20
+_TLS: Final = tuple(map(config.env_name, ("tls_ca", "tls_cert", "tls_key")))
 
 _ADVICE: Final = {
     "raft": "warrenctl cluster members says who is missing; disk.* here tell of the log's disk",
@@ -81,7 +82,8 @@ def read_setup(path: Path | None, file: Path | None, env: Mapping[str, str]) -> 
     A daemon that serves the socket is asked first: its process tells its flags and variables to
     root and to its own user.
     """
-    named = _resolved({}, env, file, None)
+    # Whose certificates variables named here are is open: they were once the client's too.
+    named = _resolved({}, {k: v for k, v in env.items() if k not in _TLS}, file, None)
     if file is not None:
         return named
     pid = listener(path or named.config.socket)

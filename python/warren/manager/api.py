@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from typing import Any, Final, Protocol
 
@@ -23,6 +23,7 @@ __all__ = ["API_METHODS", "ApiCounts", "Observe", "OpenStream", "service"]
 
 DEFAULT_TIMEOUT_S: Final = 10.0
 MAX_TIMEOUT_S: Final = 60.0
+PATIENCE_S: Final = 60.0
 API_METHODS: Final = tuple(rpc.MANAGER)
 _log = logging.getLogger("warren.api")
 
@@ -51,20 +52,23 @@ def service(
     succeeded: Mapping[str, Observe],
     after: Mapping[str, Callable[[], Awaitable[None]]],
     streams: Mapping[str, OpenStream] | None = None,
+    patience_s: float = PATIENCE_S,
 ) -> grpc.GenericRpcHandler:
     """The gRPC service `warren.v1.Manager` over `core`, for those whom `identify` knows.
 
     `succeeded`: by method, where the seconds of calls that were not refused also go, with their
     request ids.
     `after`: by method, what is awaited after such a call, before it is answered.
-    `streams`: by method, what answers instead of the core.
+    `streams`: by method, what answers instead of the core, and gives up a reader that takes nothing
+    for `patience_s`: what it holds others may want.
     """
     functions: dict[str, Callable[..., Any]] = {}
     for name, method in rpc.MANAGER.items():
         count = counts.method(name)
         if method.server_streaming:
-            opened = (streams or {}).get(name, core.stream)
-            functions[name] = _streaming(opened, identify, name, count)
+            own = (streams or {}).get(name)
+            limit_s = patience_s if own else None
+            functions[name] = _streaming(own or core.stream, identify, name, count, limit_s)
         else:
             observe, then = succeeded.get(name), after.get(name)
             functions[name] = _unary(core, identify, name, count, observe, then)
@@ -112,9 +116,14 @@ def _unary(
 
 
 def _streaming(
-    open_stream: OpenStream, identify: Identify, name: str, count: _MethodCount
-) -> Callable[[bytes, Context], AsyncIterator[bytes]]:
-    async def handle(request: bytes, context: Context) -> AsyncIterator[bytes]:
+    open_stream: OpenStream,
+    identify: Identify,
+    name: str,
+    count: _MethodCount,
+    limit_s: float | None,
+) -> Callable[[bytes, Context], Awaitable[None]]:
+    # Writes, and does not yield: an item that is not taken is cancelled here, with time to say so.
+    async def handle(request: bytes, context: Context) -> None:
         began = time.perf_counter()
         caller = None
         try:
@@ -122,8 +131,8 @@ def _streaming(
             _check_size(name, request)
             async with aclosing(open_stream(caller, name, request)) as items:
                 async for item in items:
-                    yield item
-        except (asyncio.CancelledError, GeneratorExit):
+                    await _write(context, item, limit_s)
+        except asyncio.CancelledError:
             # The caller has seen enough.
             seconds = time.perf_counter() - began
             count.record(seconds, _request_id(caller, context), ok=True)
@@ -138,6 +147,17 @@ def _streaming(
             _note_answered(name, caller, seconds)
 
     return handle
+
+
+async def _write(context: Context, item: bytes, limit_s: float | None) -> None:
+    try:
+        async with asyncio.timeout(limit_s):
+            await context.write(item)
+    except TimeoutError:
+        raise WarrenError(
+            "unavailable",
+            f"nothing was taken for {limit_s:g} s, and others may wait; ask again, and read on",
+        ) from None
 
 
 def timeout_s(context: Context) -> float:

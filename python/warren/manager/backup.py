@@ -28,9 +28,6 @@ CHUNK_BYTES: Final = 256 * 1024
 CORE_TIMEOUT_S: Final = 10.0
 """How long the newest state is waited for; writing it takes as long as it takes."""
 
-STALL_S: Final = 60.0
-"""A reader that takes nothing for so long is given up: others may want a backup too."""
-
 _log = logging.getLogger("warren.backup")
 
 
@@ -46,10 +43,9 @@ class BackupCore(Protocol):
 class Backups:
     """One backup at a time, into `directory`, which exists."""
 
-    def __init__(self, core: BackupCore, directory: Path, stall_s: float = STALL_S) -> None:
+    def __init__(self, core: BackupCore, directory: Path) -> None:
         self._core = core
         self._directory = directory
-        self._stall_s = stall_s
         self._busy = False
 
     async def stream(self, caller: Caller, method: str, body: bytes) -> AsyncGenerator[bytes, None]:
@@ -75,6 +71,9 @@ class Backups:
         try:
             async for chunk in self._read(file):
                 yield chunk
+        except GeneratorExit:
+            _log.info("whoever asked for a backup has not taken all of it")
+            raise
         finally:
             self._forget(file)
 
@@ -98,38 +97,12 @@ class Backups:
             file.unlink()
 
     async def _read(self, file: Path) -> AsyncGenerator[bytes, None]:
-        patience = _Patience(self._stall_s)
         opened = await asyncio.to_thread(file.open, "rb")
         try:
             total_bytes = os.fstat(opened.fileno()).st_size
             while data := await asyncio.to_thread(opened.read, CHUNK_BYTES):
                 chunk = api_pb2.BackupClusterChunk(data=data, total_bytes=total_bytes)
-                patience.begin()
                 yield chunk.SerializeToString()
-                patience.end()
                 total_bytes = 0
         finally:
-            patience.end()
             opened.close()
-
-
-class _Patience:
-    """Cancels the task that sends to somebody who takes nothing."""
-
-    def __init__(self, limit_s: float) -> None:
-        self._limit_s = limit_s
-        self._timer: asyncio.TimerHandle | None = None
-
-    def begin(self) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(self._limit_s, self._give_up, task)
-
-    def end(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-
-    def _give_up(self, task: asyncio.Task[object]) -> None:
-        _log.warning("nobody took the next piece of a backup for %g s; giving up", self._limit_s)
-        task.cancel()

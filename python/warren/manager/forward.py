@@ -109,6 +109,8 @@ class Forwarder:
             ok = True
         except grpc.RpcError as error:
             raise _translated(error, leader, method) from None
+        except asyncio.CancelledError:
+            raise _unless_cancelled_here(leader, method) from None
         finally:
             call.cancel()
             self._leave(ok=ok)
@@ -128,6 +130,8 @@ class Forwarder:
             return answer
         except grpc.RpcError as error:
             raise _translated(error, leader, method) from None
+        except asyncio.CancelledError:
+            raise _unless_cancelled_here(leader, method) from None
         finally:
             self._leave(ok=ok)
 
@@ -178,8 +182,22 @@ def _translated(error: grpc.RpcError, leader: str, method: str) -> WarrenError:
     refusal = rpc.failure(error)
     if refusal.code != "unavailable":
         return refusal
+    return _broke(leader, method, sent=_NOT_CONNECTED not in refusal.message)
+
+
+def _unless_cancelled_here(leader: str, method: str) -> BaseException:
+    """What a forwarded call means that was cancelled: its channel was closed, or nobody waits.
+
+    gRPC tells who asked nothing at all of a handler that is cancelled by anything but itself.
+    """
+    if rpc.cancelled_here():
+        return asyncio.CancelledError()
+    return _broke(leader, method, sent=True)
+
+
+def _broke(leader: str, method: str, *, sent: bool) -> WarrenError:
     # Nothing was sent where there was no connection; reads change nothing.
-    if _NOT_CONNECTED in refusal.message or rpc.is_read(method):
+    if not sent or rpc.is_read(method):
         return WarrenError(
             "no_leader",
             f"the manager that leads does not answer at {leader}; try again in a few seconds: "

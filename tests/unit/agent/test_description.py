@@ -16,6 +16,7 @@ from warren.agent.description import (
 )
 from warren.agent.runtime.simulated import RealClock, SimulatedRuntime
 from warren.config import Config
+from warren.node_limits import DESCRIPTION_BYTES_MAX
 from warren.pb.v1 import objects_pb2
 
 
@@ -58,6 +59,40 @@ async def test_what_containerd_said_last_is_kept() -> None:
     assert (await describer.describe()).images == first.images
     broken = False
     assert list((await describer.describe()).images) == []
+
+
+async def test_a_description_never_gets_too_large(caplog: pytest.LogCaptureFixture) -> None:
+    digest = "sha256:" + "a" * 64
+    there = [
+        objects_pb2.NodeImage(reference=f"registry/app:{n:05}", digest=digest, size_bytes=1 << 30)
+        for n in reversed(range(3000))
+    ]
+
+    async def listed() -> list[objects_pb2.NodeImage]:
+        return there
+
+    declared = Declared(labels={"x": "y" * 50_000})
+    runtime = SimulatedRuntime(RealClock())
+    describer = Describer(
+        name="n1", declared=declared, disk=Path("/"), runtime=runtime, images=listed
+    )
+    described = await describer.describe()
+    assert 0.9 * DESCRIPTION_BYTES_MAX < described.ByteSize() <= DESCRIPTION_BYTES_MAX
+    # The first are the ones that matter most.
+    told = len(described.images)
+    assert sorted(there[:told], key=lambda it: it.reference) == list(described.images)
+    assert describer.images_left_out == 3000 - told
+    await describer.describe()
+    [warning] = caplog.messages
+    assert f"{3000 - told:,} of 3,000 images" in warning
+
+    runtime.go_away()
+    assert (await describer.describe()).images == described.images
+    assert describer.images_left_out == 3000 - told
+    runtime.come_back()
+    del there[10:]
+    assert len((await describer.describe()).images) == 10
+    assert describer.images_left_out == 0
 
 
 def test_what_is_configured_comes_before_what_is_found() -> None:

@@ -31,6 +31,7 @@ class PretendedImages:
         self.received = b""
         self.reference = ""
         self.fails: Exception | None = None
+        self.unknown_because = ""
 
     async def load(
         self, pieces: AsyncIterator[bytes], reference: str
@@ -42,6 +43,9 @@ class PretendedImages:
         if self.fails:
             raise self.fails
         yield node_pb2.LoadImageProgress(step="done", images=[IMAGE])
+
+    async def publish(self) -> str:
+        return self.unknown_because
 
     async def list(self) -> list[objects_pb2.NodeImage]:
         if self.fails:
@@ -100,6 +104,7 @@ async def served(tmp_path: Path) -> AsyncIterator[Served]:
         leave,
         rebirth,
         pipeline,
+        images.publish,
     )
     server = grpc.aio.server(options=rpc.SERVER_OPTIONS)
     server.add_generic_rpc_handlers((node.handler(),))
@@ -128,6 +133,14 @@ async def refusal(call: Any) -> WarrenError:
     with pytest.raises(grpc.aio.AioRpcError) as error:
         await ended()
     return rpc.failure(error.value)
+
+
+async def test_an_image_that_managers_do_not_know_of_is_told(served: Served) -> None:
+    served.images.unknown_because = "no session with a manager"
+    error = await refusal(served.stub.LoadImage(archive(b"one"), timeout=10))
+    assert error.code == "unavailable"
+    assert "loaded on this host" in error.message
+    assert "no session with a manager" in error.message
 
 
 async def test_an_archive_arrives_whole(served: Served) -> None:

@@ -65,6 +65,7 @@ def ctl(
     monkeypatch.setenv("COLUMNS", "80")
     for file in ("CA", "CERT", "KEY"):
         monkeypatch.delenv(f"WARREN_TLS_{file}", raising=False)
+        monkeypatch.delenv(f"WARRENCTL_TLS_{file}", raising=False)
 
     def run(*arguments: str) -> Done:
         capfd.readouterr()

@@ -29,9 +29,9 @@ Every command that asks the daemon takes `--host`, `--tls-ca`, `--tls-cert`, `--
 `--host` (or `WARREN_HOST`) lists daemons, with commas between: `unix:///path` is the socket of the
 host one sits at (default: `unix:///run/warren/warren.sock`), `HOST:PORT` the API of a manager
 elsewhere, as in `10.0.0.1:2377,10.0.0.2:2377,10.0.0.3:2377`. For the latter name three files: the
-certificates of who signs the managers' (`--tls-ca`, `WARREN_TLS_CA`), a certificate for people
-(`spiffe://DOMAIN/client/NAME`) or a node's own (`--tls-cert`, `WARREN_TLS_CERT`) and its key
-(`--tls-key`, `WARREN_TLS_KEY`). Who answers must be a manager of the same trust domain.
+certificates of who signs the managers' (`--tls-ca`, `WARRENCTL_TLS_CA`), a certificate for people
+(`spiffe://DOMAIN/client/NAME`) or a node's own (`--tls-cert`, `WARRENCTL_TLS_CERT`) and its key
+(`--tls-key`, `WARRENCTL_TLS_KEY`). Who answers must be a manager of the same trust domain.
 
 Any manager answers: one that does not lead forwards what the leader must do. The first host in the
 list that can be reached is asked. When it is gone, shuts down or knows no leader, the next one is

@@ -61,16 +61,15 @@ def test_a_manager_of_the_same_trust_domain(
     assert done.code == 0, done.err
 
 
+@pytest.mark.parametrize("prefix", ["WARRENCTL", "WARREN"])
 def test_files_from_the_environment(
-    ctl: Run,
-    start: Start,
-    authority: Authority,
-    monkeypatch: pytest.MonkeyPatch,
+    ctl: Run, start: Start, authority: Authority, monkeypatch: pytest.MonkeyPatch, prefix: str
 ) -> None:
     files = authority.client()
-    monkeypatch.setenv("WARREN_TLS_CA", str(files.ca))
-    monkeypatch.setenv("WARREN_TLS_CERT", str(files.cert))
-    monkeypatch.setenv("WARREN_TLS_KEY", str(files.key))
+    for name, path in (("CA", files.ca), ("CERT", files.cert), ("KEY", files.key)):
+        monkeypatch.setenv(f"{prefix}_TLS_{name}", str(path))
+        if prefix == "WARRENCTL":
+            monkeypatch.setenv(f"WARREN_TLS_{name}", "/a/daemons/file")
     monkeypatch.setenv("WARREN_HOST", start().address)
     assert ctl("node", "ls").code == 0
 

@@ -35,6 +35,22 @@ def test_the_limit_of_open_files_is_this_processs() -> None:
     assert not machine.read_open_files(None).of_daemon
 
 
+def test_the_clients_certificates_are_not_the_daemons(tmp_path: Path) -> None:
+    file = tmp_path / "warrend.toml"
+    file.write_text(f'data_dir = "{tmp_path}"\nsocket = "{tmp_path}/s"\n')
+    env = {
+        "WARREN_CONFIG": str(file),
+        "WARREN_TLS_CA": "ca.pem",
+        "WARREN_TLS_CERT": "/ann.pem",
+        "WARREN_LOG_LEVEL": "debug",
+    }
+    found = daemon.read_setup(None, None, env)
+    assert found.trouble == ""
+    assert found.config.data_dir == tmp_path
+    assert (found.config.tls_ca, found.config.tls_cert) == ("", "")
+    assert found.config.log_level == "debug"
+
+
 def test_a_port_and_who_holds_it() -> None:
     with socket.socket() as server, socket.socket() as bound:
         server.bind(("127.0.0.1", 0))

@@ -113,19 +113,3 @@ async def test_what_nobody_waits_for_any_more_is_removed_when_it_is_there(tmp_pa
                 await asyncio.sleep(0)
     assert data == core.content
     assert left_in(tmp_path) == []
-
-
-async def test_a_reader_that_takes_nothing_is_given_up(tmp_path: Path) -> None:
-    core = SlowCore()
-    core.go.set()
-    backups = Backups(core, tmp_path, stall_s=0.05)
-
-    async def stuck() -> None:
-        async with aclosing(backups.stream(HERE, METHOD, b"")) as chunks:
-            async for _ in chunks:
-                await asyncio.Event().wait()
-
-    async with asyncio.timeout(DEADLINE_S):
-        with pytest.raises(asyncio.CancelledError):
-            await asyncio.create_task(stuck())
-    assert (await drained(backups))[0] == core.content

@@ -476,10 +476,10 @@ async def test_publish_waits_until_the_managers_know(edges: Edges, worker: Worke
     worker.description = pb.NodeDescription(
         name="n1", images=[pb.NodeImage(reference="tiny", digest="sha256:1")]
     )
-    assert await worker.session.publish(DEADLINE_S)
+    assert not await worker.session.publish(DEADLINE_S)
     assert edges.core.description == worker.description
     edges.core.refuse["GetNode"] = WarrenError("no_leader", "no leader")
-    assert not await worker.session.publish(0.2)
+    assert "not confirmed it" in await worker.session.publish(0.2)
 
 
 async def test_no_manager_is_waited_for(tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ class Core:
         self.calls: list[tuple[str, str, bool]] = []
         self.refuse: list[WarrenError] = []
         self.hang = False
+        self.go_on = asyncio.Event()
 
     async def call(
         self, identity: str, method: str, body: bytes, timeout_s: float, *, stale: bool = False
@@ -50,6 +51,8 @@ class Core:
             raise self.refuse.pop(0)
         for running in (1, 2):
             yield api_pb2.ServiceProgress(running=running).SerializeToString()
+            if self.hang:
+                await self.go_on.wait()
 
 
 class Counts:
@@ -277,12 +280,47 @@ async def test_a_leader_that_is_gone(fleet: Fleet) -> None:
     fleet.follower.core.refuse = [fleet.not_leader()]
     fleet.leader.core.hang = True
     call = asyncio.ensure_future(refusal_of(ann.CreateService(CREATE, timeout=20)))
-    async with asyncio.timeout(10):
-        while not fleet.leader.core.calls:  # noqa: ASYNC110 - a condition with a deadline
-            await asyncio.sleep(0.01)
+    await asked(fleet.leader)
     await fleet.leader.server.stop(None)
     assert (await call).code == "outcome_unknown"
     assert fleet.follower.forwards.forwarded == [False, False]
+
+
+async def asked(manager: Manager, calls: int = 1) -> None:
+    async with asyncio.timeout(10):
+        while len(manager.core.calls) < calls:  # noqa: ASYNC110 - a condition with a deadline
+            await asyncio.sleep(0.01)
+
+
+async def test_a_connection_that_is_closed_here_is_told(fleet: Fleet) -> None:
+    ann = fleet.stub(fleet.follower, fleet.authority.client("ann"))
+    fleet.leader.core.hang = True
+    fleet.follower.core.refuse = [fleet.not_leader(), fleet.not_leader()]
+    call = asyncio.ensure_future(refusal_of(ann.CreateService(CREATE, timeout=20)))
+    await asked(fleet.leader)
+    watch = ann.WatchService(api_pb2.WatchServiceRequest(), timeout=20)
+    assert (await watch.read()).running == 1
+    await fleet.follower.channels.close()
+    async with asyncio.timeout(5):
+        assert (await call).code == "outcome_unknown"
+        assert (await refusal_of(watch.read())).code == "no_leader"
+    assert fleet.follower.forwards.forwarded == [False, False]
+
+
+async def test_a_watch_goes_on_through_a_renewal_of_certificates(fleet: Fleet) -> None:
+    ann = fleet.stub(fleet.follower, fleet.authority.client("ann"))
+    fleet.leader.core.hang = True
+    fleet.follower.core.refuse = [fleet.not_leader()]
+    watch = ann.WatchService(api_pb2.WatchServiceRequest(), timeout=20)
+    assert (await watch.read()).running == 1
+    fleet.leader.core.hang = False
+    fleet.authority.manager(node_id(1))
+    fleet.follower.core.refuse = [fleet.not_leader()]
+    await ann.CreateService(CREATE, timeout=5)
+    assert fleet.follower.credentials.generation == 1
+    fleet.leader.core.go_on.set()
+    assert (await watch.read()).running == 2
+    assert await watch.read() is grpc.aio.EOF
 
 
 async def test_a_leader_that_is_silent_is_left_when_the_lead_moves(fleet: Fleet) -> None:
@@ -294,9 +332,7 @@ async def test_a_leader_that_is_silent_is_left_when_the_lead_moves(fleet: Fleet)
         fleet.follower.core.refuse = [fleet.not_leader()]
         waiting = len(fleet.leader.core.calls) + 1
         call = asyncio.ensure_future(getattr(ann, method)(request, timeout=20))
-        async with asyncio.timeout(10):
-            while len(fleet.leader.core.calls) < waiting:  # noqa: ASYNC110 - with a deadline
-                await asyncio.sleep(0.01)
+        await asked(fleet.leader, waiting)
         fleet.follower.term = term
         if code is None:
             await call  # asked anew, and answered here

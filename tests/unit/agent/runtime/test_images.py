@@ -28,6 +28,7 @@ class Containerd:
     def __init__(self) -> None:
         self.layout = oci.Layout()
         self.names: dict[str, dict[str, Any]] = {}
+        self.updated_s: dict[str, int] = {}
         self.containers: list[containers_pb2.Container] = []
 
     async def unary(self, call: api.Call[Any, Any], request: Any) -> Any:
@@ -52,7 +53,9 @@ class Containerd:
     def _image(self, name: str) -> images_pb2.Image:
         entry = self.names[name]
         target = types_pb2.Descriptor(digest=entry["digest"], size=entry["size"])
-        return images_pb2.Image(name=name, target=target)
+        image = images_pb2.Image(name=name, target=target)
+        image.updated_at.seconds = self.updated_s.get(name, 0)
+        return image
 
 
 @pytest.fixture
@@ -162,3 +165,14 @@ async def test_null_in_an_image_s_config_says_nothing(
     }
     found = await images.resolve(objects_pb2.ContainerSpec(image="docker.io/library/web:1"))
     assert (found.config.user, found.config.cmd, found.config.working_dir) == ("", ["sh"], "")
+
+
+async def test_what_is_to_run_here_comes_first_then_the_newest(
+    containerd: Containerd, images: Images
+) -> None:
+    for number, name in enumerate("abcd"):
+        containerd.names[name] = manifest(containerd, annotations={"n": name})
+        containerd.updated_s[name] = number
+    images.assigned = lambda: {containerd.names["b"]["digest"]}
+    assert [image.reference for image in await images.by_need()] == ["b", "d", "c", "a"]
+    assert [image.reference for image in await images.list()] == ["a", "b", "c", "d"]

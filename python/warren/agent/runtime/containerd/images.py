@@ -117,6 +117,20 @@ class Images:
 
     async def list(self) -> list[objects_pb2.NodeImage]:
         """The images that can run on this host, sorted by reference."""
+        return sorted((image for image, _ in await self._usable()), key=lambda it: it.reference)
+
+    async def by_need(self) -> Sequence[objects_pb2.NodeImage]:
+        """The same: first what this host is to run, then the newest."""
+        assigned = self.assigned()
+
+        def rank(each: tuple[objects_pb2.NodeImage, int]) -> tuple[bool, int, str]:
+            image, updated_ns = each
+            return (image.digest not in assigned, -updated_ns, image.reference)
+
+        return [image for image, _ in sorted(await self._usable(), key=rank)]
+
+    async def _usable(self) -> Sequence[tuple[objects_pb2.NodeImage, int]]:
+        """The images that can run here, and when each was stored, in nanoseconds."""
         answer = await self._client.unary(api.IMAGE_LIST, images_pb2.ListImagesRequest())
         found = []
         unusable = set()
@@ -134,13 +148,12 @@ class Images:
                         error.message,
                     )
                 continue
-            found.append(
-                objects_pb2.NodeImage(
-                    reference=image.name, digest=resolved.digest, size_bytes=resolved.size_bytes
-                )
+            usable = objects_pb2.NodeImage(
+                reference=image.name, digest=resolved.digest, size_bytes=resolved.size_bytes
             )
+            found.append((usable, image.updated_at.ToNanoseconds()))
         self._unusable = unusable
-        return sorted(found, key=lambda image: image.reference)
+        return found
 
     async def remove(self, reference: str, *, force: bool) -> str:
         """Removes the name, and what nothing else uses; returns the name in full.
