@@ -265,6 +265,7 @@ def _host_and_log(node: WarrenNode) -> Expectation:
         "warren_log_lines_total": len(lines),
         "warren_log_queue_depth": 0,
         "warren_session_connected": 1,
+        "warren_worker_images_left_out": 0,
         "warren_sessions": 1,
         "warren_observe_http_connections": 1,  # the scrape's own
         **{
