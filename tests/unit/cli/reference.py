@@ -48,7 +48,9 @@ leader (`no_leader`; less than a second) it is tried again, for 3 s at most.
 Commands that change a service wait until the change has happened (60 s; `--timeout` says otherwise,
 `--detach` does not wait). A wait that runs out, or Ctrl-C, leaves the service as asked.
 What is in other passing trouble (a daemon that restarts, a full queue, an answer that did not
-come) is tried again until the timeout.
+come) is tried again until the timeout. Where an attempt at a change got no answer, or its
+connection broke, and no later one was answered or refused for what the state says, the command
+ends with `outcome_unknown`, whatever the later ones met: the change may still take effect.
 
 Results go to standard output, progress and errors to standard error. `NO_COLOR` is honoured; what
 goes into a pipe or a file is never cut off.
