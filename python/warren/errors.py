@@ -13,10 +13,10 @@ __all__ = ["PASSING", "PYTHON_CODES", "StartupError", "WarrenError"]
 PASSING: Final = frozenset(
     {
         *("unavailable", "no_answer", "no_leader", "not_leader", "handing_over"),
-        *("outcome_unknown", "overloaded", "shutting_down"),
+        *("no_quorum", "outcome_unknown", "overloaded", "shutting_down"),
     }
 )
-"""Codes of what a call meets while a manager, or the way to it, is away for a moment."""
+"""Codes of what a call meets while managers, or the way to them, are away for a moment."""
 
 PYTHON_CODES: Final[frozenset[str]] = frozenset(
     {

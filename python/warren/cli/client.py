@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from warren.cli import hosts
-from warren.errors import WarrenError
+from warren.errors import PASSING, WarrenError
 
 # After `hosts`, which tells gRPC to be quiet.
 import grpc  # isort: skip
@@ -168,6 +168,10 @@ class Client:
     def renew(self) -> None:
         """Begin the deadline anew, for those who ask again and again."""
         self.deadline = Deadline(self.deadline.timeout_s)
+
+    def passes(self, why: WarrenError) -> bool:
+        """Whether who waits had better ask again: it passes, or the next host may do better."""
+        return why.code in PASSING or (len(self._hosts) > 1 and why.code in _ELSEWHERE)
 
     def request_id(self) -> commands_pb2.RequestId:
         """A new one. Sent again with the same request, it has no second effect."""

@@ -46,7 +46,8 @@ once each host was asked, the command fails with `no_quorum` and says who is mis
 leader (`no_leader`; less than a second) it is tried again, for 3 s at most.
 
 Commands that change a service wait until the change has happened (60 s; `--timeout` says otherwise,
-`--detach` does not wait). A wait that runs out, or Ctrl-C, leaves the service as asked.
+`--detach` does not wait). A wait that runs out, or Ctrl-C, leaves the service as asked. A majority
+or a manager that is away for a moment does not end a wait; what does says what has been done.
 What is in other passing trouble (a daemon that restarts, a full queue, an answer that did not
 come) is tried again until the timeout. Where an attempt at a change got no answer, or its
 connection broke, and no later one was answered or refused for what the state says, the command
