@@ -43,6 +43,7 @@ __all__ = [
     "failure",
     "is_read",
     "never_sent",
+    "no_answer",
     "request_id_of",
     "request_id_text",
     "service",
@@ -292,6 +293,14 @@ def is_read(method: str) -> bool:
     return method.startswith(_READS)
 
 
+def no_answer() -> WarrenError:
+    """The failure of a read that got none in time."""
+    return WarrenError(
+        "no_answer",
+        "no answer in time; on the host that was asked, `warrenctl doctor` says what is wrong",
+    )
+
+
 def never_sent(message: str) -> bool:
     """Whether `unavailable` with this sentence means that the request has reached nobody."""
     return any(words in message for words in _NEVER_SENT)
@@ -306,10 +315,7 @@ def failure(error: grpc.RpcError, method: str = "") -> WarrenError:
     own = _own_refusal(error)
     refusal = own or _failure(error)
     if refusal.code == "outcome_unknown" and is_read(method):
-        return WarrenError(
-            "no_answer",
-            "no answer in time; on the host that was asked, `warrenctl doctor` says what is wrong",
-        )
+        return no_answer()
     broke = own is None and refusal.code == "unavailable" and not never_sent(refusal.message)
     if broke and method and not is_read(method):
         return WarrenError(

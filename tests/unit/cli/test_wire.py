@@ -16,13 +16,11 @@ from tests.unit.cli.conftest import Run
 from tests.unit.cli.fake_manager import (
     CLUSTER_ID,
     NODE_ID,
-    OTHER_NODE_ID,
     FakeManager,
     RefusalError,
     slot,
 )
-from warren.cli import logs
-from warren.pb.v1 import api_pb2, node_pb2, objects_pb2
+from warren.pb.v1 import api_pb2, objects_pb2
 
 RUNNING = objects_pb2.CONTAINER_STATE_RUNNING
 Progress = api_pb2.ServiceProgress
@@ -409,96 +407,6 @@ def test_images(ctl: Run, manager: FakeManager) -> None:
     done = ctl("image", "rm", "a:1", "b:1", "--force")
     assert done.out == "removed docker.io/library/a:1\nremoved docker.io/library/b:1\n"
     assert [request.force for request in manager.requests("RemoveImage")] == [True, True]
-
-
-# -- logs ----------------------------------------------------------------------------------------
-
-
-def log_line(number: int, text: bytes, **fields: object) -> node_pb2.LogLine:
-    line = node_pb2.LogLine(container_id=bytes([number] * 16), line=text)
-    line.time_ns = 1_767_225_600_123_456_789
-    for name, value in fields.items():
-        setattr(line, name, value)
-    return line
-
-
-def test_logs_are_labelled_and_joined(ctl: Run, manager: FakeManager) -> None:
-    create(ctl)
-    manager.slots = [slot(1, RUNNING), slot(2, RUNNING)]
-    manager.log_lines = [
-        log_line(1, b"half", partial=True),
-        log_line(2, b"between"),
-        log_line(1, b" and half"),
-        log_line(1, b"to stderr", stderr=True),
-        log_line(2, b"never ended", partial=True),
-    ]
-    done = ctl("service", "logs", "web")
-    assert done.out == "web.2 | between\nweb.1 | half and half\nweb.2 | never ended\n"
-    assert done.err == "web.1 | to stderr\n"
-    (request,) = manager.requests("Logs")
-    assert (request.follow, request.tail, request.since_ms) == (False, -1, 0)
-
-
-def test_logs_with_every_flag(ctl: Run, manager: FakeManager) -> None:
-    create(ctl)
-    manager.slots = [slot(1, RUNNING)]
-    manager.log_lines = [log_line(1, b"x")]
-    done = ctl("service", "logs", "web", "--tail=5", "--since=2026-01-01T00:00:00Z", "-t")
-    assert done.out == "web.1 | 2026-01-01T00:00:00.123456789Z x\n"
-    (request,) = manager.requests("Logs")
-    assert (request.tail, request.since_ms) == (5, 1_767_225_600_000)
-    done = ctl("service", "logs", "web", "--format=json")
-    assert json.loads(done.out) == {
-        "service": "web",
-        "slot": 1,
-        "container_id": "01" * 16,
-        "time": "2026-01-01T00:00:00.123456789Z",
-        "stream": "stdout",
-        "line": "x",
-    }
-
-
-def test_logs_of_nothing(ctl: Run, manager: FakeManager) -> None:
-    create(ctl)
-    assert ctl("service", "logs", "web").out == ""
-    assert manager.requests("Logs") == []
-
-
-def test_logs_on_another_node_are_named(ctl: Run, manager: FakeManager) -> None:
-    create(ctl)
-    manager.slots = [slot(1, RUNNING, node_id=OTHER_NODE_ID)]
-    done = ctl("service", "logs", "web")
-    assert "web.1 is on node a" in done.err
-    assert manager.requests("Logs") == []
-
-
-def test_following_reads_new_containers_and_ends_with_the_service(
-    ctl: Run, manager: FakeManager, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(logs, "LIST_PAUSE_S", 0.05)
-    create(ctl)
-    manager.slots = [slot(1, RUNNING)]
-    manager.log_lines = [log_line(1, b"old"), log_line(2, b"new")]
-    calls = 0
-    list_slots = manager.ListSlots
-
-    def changing(request: api_pb2.ListSlotsRequest) -> api_pb2.ListSlotsResponse:
-        nonlocal calls
-        calls += 1
-        if calls == 3:
-            manager.slots.append(slot(2, RUNNING))
-        # Only once both have been asked for can the service go: nothing may be lost on the way.
-        if calls > 3 and len(manager.requests("Logs")) == 2:
-            manager.services.clear()
-        return list_slots(request)
-
-    monkeypatch.setattr(manager, "ListSlots", changing)
-    done = ctl("service", "logs", "-f", "web", "--tail=1")
-    assert done.code == 0
-    assert done.out.splitlines()[0] == "web.1 | old"
-    first, second = manager.requests("Logs")
-    assert (first.tail, list(first.container_ids)) == (1, [bytes([1] * 16)])
-    assert (second.tail, list(second.container_ids)) == (-1, [bytes([2] * 16)])
 
 
 # -- what is read --------------------------------------------------------------------------------
