@@ -50,6 +50,12 @@ class WarrenError(Exception):
     def __str__(self) -> str:
         return self.message
 
+    def worded(self, message: str) -> WarrenError:
+        """The same refusal with another sentence."""
+        other = WarrenError(self.code, message, self.leader_address)
+        other.request_id = self.request_id
+        return other
+
 
 class StartupError(Exception):
     """Why the daemon cannot start; printed as it is, without a traceback.

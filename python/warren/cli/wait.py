@@ -77,8 +77,8 @@ def until(client: Client, missing: Callable[[], str], *, what: str, so_far: str,
                 except WarrenError as error:
                     # The last look is cut short by the deadline: that is not what failed.
                     if client.deadline.remaining_s() > 0 and not client.passes(error):
-                        raise _ended(
-                            error,
+                        # Nobody may think that nothing has been done.
+                        raise error.worded(
                             f"{so_far}, but waiting for {what} has failed: {error.message}; "
                             f"look again with: {look}",
                         ) from None
@@ -151,7 +151,7 @@ def _wait(client: Client, service_id: bytes, name: str, done: Any, goal: str) ->
                     if error.code == "not_found":
                         raise
                     if not client.passes(error):
-                        raise _ended(error, f"{error.message}; {_stays(name, goal)}") from None
+                        raise error.worded(f"{error.message}; {_stays(name, goal)}") from None
                     if error.code != "no_answer" or not last:
                         last = error.message
                         progress.say(f"{name}: {last}")
@@ -163,13 +163,6 @@ def _wait(client: Client, service_id: bytes, name: str, done: Any, goal: str) ->
         f"service {name} is not {goal} after {client.deadline.timeout_s:g} s ({last}); "
         f"{_stays(name, goal)}",
     )
-
-
-def _ended(error: WarrenError, message: str) -> WarrenError:
-    """The failure that a wait ends with: nobody may think that nothing has been done."""
-    told = WarrenError(error.code, message)
-    told.request_id = error.request_id
-    return told
 
 
 def _changes(client: Client, service_id: bytes) -> Any:

@@ -185,6 +185,40 @@ def test_rm_of_a_wrong_name_among_others_removes_nothing(ctl: Run, manager: Fake
     assert len(manager.requests("RemoveService")) == 1
 
 
+def test_scale_of_a_wrong_name_among_others_scales_nothing(ctl: Run, manager: FakeManager) -> None:
+    create(ctl)
+    done = ctl("service", "scale", "web=3", "nobody=5")
+    assert (done.code, manager.requests("UpdateService")) == (4, [])
+
+
+def test_scale_that_cannot_go_on_says_what_is_changed(ctl: Run, manager: FakeManager) -> None:
+    create(ctl)
+    for name in ("db", "mq"):
+        assert ctl("service", "create", name, "--image=tiny:1").code == 0
+    update = manager.UpdateService
+
+    def second_is_removed(request: api_pb2.UpdateServiceRequest) -> api_pb2.UpdateServiceResponse:
+        if request.spec.name == "mq":
+            raise RefusalError("removing", "service `mq` is being removed; wait until it is gone")
+        return update(request)
+
+    manager.UpdateService = second_is_removed  # type: ignore[method-assign]
+    done = ctl("service", "scale", "web=3", "db=2", "mq=2", "--format=json")
+    error = json.loads(done.err)["error"]
+    assert (done.code, error["code"]) == (1, "removing")
+    assert error["message"] == (
+        "service mq: service `mq` is being removed; wait until it is gone; "
+        "changed before it: web=3, db=2"
+    )
+    assert error["request_id"]
+
+
+def test_one_scale_that_fails_is_its_own_sentence(ctl: Run, manager: FakeManager) -> None:
+    create(ctl)
+    manager.refuse["UpdateService"] = deque([RefusalError("removing", "it is being removed")])
+    assert ctl("service", "scale", "web=3").complaint == "warrenctl: it is being removed\n"
+
+
 # -- refusals and retries ------------------------------------------------------------------------
 
 
