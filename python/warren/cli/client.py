@@ -205,11 +205,13 @@ class Client:
         failures = 0
         said = False
         while True:
-            limit_s = attempt_timeout_s or _attempt_s(candidates, failures // candidates)
-            if retry and attempt_timeout_s is None:
-                # However little time there is: one that hangs leaves the others their share.
-                left = candidates - failures % candidates
-                limit_s = min(limit_s, self.deadline.remaining_s() / left)
+            limit_s = attempt_timeout_s
+            if limit_s is None:
+                limit_s = _attempt_s(candidates, failures // candidates)
+                if retry:
+                    # However little time there is: one that hangs leaves the others their share.
+                    left = candidates - failures % candidates
+                    limit_s = min(limit_s, self.deadline.remaining_s() / left)
             try:
                 return self._attempt(method, request, name, limit_s)
             except WarrenError as error:

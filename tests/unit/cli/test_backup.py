@@ -6,6 +6,7 @@ import asyncio
 import errno
 import json
 import os
+import time
 from collections import deque
 from pathlib import Path
 
@@ -14,8 +15,11 @@ import pytest
 from tests.support.backups import backup_of, founded
 from tests.unit.cli.conftest import Run
 from tests.unit.cli.fake_manager import CLUSTER_ID, NODE_ID, FakeManager, RefusalError
+from warren.cli import backup, client
 from warren.cli.backup_file import Received
+from warren.cli.common import Settings
 from warren.errors import WarrenError
+from warren.pb.v1 import node_pb2
 
 
 @pytest.fixture(scope="module")
@@ -213,6 +217,26 @@ def test_a_recovery_is_not_done_by_accident(manager: FakeManager, ctl: Run) -> N
     assert done.code == 2
     assert "--yes" in done.err
     assert [request.dry_run for request in manager.requests("RecoverQuorum")] == [True]
+
+
+def test_a_plan_may_be_read_for_longer_than_the_timeout(
+    manager: FakeManager, ctl: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backup, "_confirm", lambda: time.sleep(2.5))
+    done = ctl("cluster", "recover", "--from-quorum-loss", "--timeout=2s")
+    assert done.code == 0, done.err
+    assert [request.dry_run for request in manager.requests("RecoverQuorum")] == [True, False]
+
+
+def test_no_time_left_is_not_all_the_time(manager: FakeManager) -> None:
+    settings = Settings()
+    settings.host, settings.timeout_ms = manager.host, 2000
+    manager.hangs = {"GetDaemon"}
+    with client.Client(settings) as asked:
+        started_s = time.monotonic()
+        with pytest.raises(WarrenError):
+            asked.call("GetDaemon", node_pb2.GetDaemonRequest(), retry=False, attempt_timeout_s=0.0)
+    assert time.monotonic() - started_s < 1
 
 
 def test_a_recovery_that_the_daemon_advises_against(manager: FakeManager, ctl: Run) -> None:
