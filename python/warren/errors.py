@@ -20,6 +20,7 @@ PASSING: Final = frozenset(
 
 PYTHON_CODES: Final[frozenset[str]] = frozenset(
     {
+        "answer_too_large",  # more than fits into one: a list of very much
         "archive_invalid",  # an image archive that cannot be read
         "image_in_use",  # removing an image that containers use
         "internal",  # a fault of ours; the daemon's log has the details

@@ -73,6 +73,13 @@ _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,80}")
 
 _READS: Final = ("Get", "List", "Watch", "Ping", "Explain", "Plan", "Logs", "Backup")
 
+# gRPC's words of a message that is an answer, and how large that is; of a request it says the
+# same with the sides changed.
+_ANSWER_TOO_LARGE: Final = re.compile(
+    r"(?:SERVER: Sent|CLIENT: Received) message larger than max \((\d+) vs\. (\d+)\)"
+)
+_REQUEST_TOO_LARGE: Final = re.compile(r"(?:SERVER: Received|CLIENT: Sent) message larger than max")
+
 # gRPC's words where there was no connection that a request could have gone over.
 _NEVER_SENT: Final = ("failed to connect", "DNS resolution failed")
 
@@ -145,6 +152,7 @@ STATUS_OF_CODE: Final[Mapping[str, grpc.StatusCode]] = {
     "no_capacity": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "state_went_back": grpc.StatusCode.ABORTED,
     # The Python edges' own.
+    "answer_too_large": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "archive_invalid": grpc.StatusCode.INVALID_ARGUMENT,
     "image_in_use": grpc.StatusCode.FAILED_PRECONDITION,
     "internal": grpc.StatusCode.INTERNAL,
@@ -345,12 +353,29 @@ def _failure(error: grpc.RpcError) -> WarrenError:
             "trying anew",
         )
     if status is grpc.StatusCode.RESOURCE_EXHAUSTED:
-        return too_large("the message", None)
+        return _exhausted(details)
     if status is grpc.StatusCode.UNIMPLEMENTED:
         return WarrenError(
             "unknown_method", "the daemon does not know this call; is the client newer than it?"
         )
     return WarrenError("internal", f"the call failed: {details} ({status.name})")
+
+
+def _exhausted(details: str) -> WarrenError:
+    """One status for three causes, which only gRPC's sentence tells apart."""
+    if answer := _ANSWER_TOO_LARGE.search(details):
+        return WarrenError(
+            "answer_too_large",
+            f"the answer has {int(answer[1]):,} bytes and the limit is {int(answer[2]):,}; "
+            "ask for one thing instead of the list of all",
+        )
+    if _REQUEST_TOO_LARGE.search(details):
+        return too_large("the message", None)
+    return WarrenError(
+        "overloaded",
+        f"the daemon has more to do than it takes on ({details.rstrip('!.')}); "
+        "try again in a moment",
+    )
 
 
 def _trailing_metadata(error: grpc.RpcError) -> Iterable[tuple[str, Any]]:

@@ -76,9 +76,10 @@ With `--format json` an error is one line of JSON on standard error:
 change; codes are stable. `request_id` is there where a daemon was asked: the name of the call, by
 which it is found in the daemons' logs ([observability.md](observability.md#logs)). People are shown
 it where a command failed or reached no manager. Ctrl-C is how `events --watch` and
-`service logs --follow` end: exit code 130, and no error. `internal` may also be a fault of
-`warrenctl` itself: with `WARRENCTL_TRACEBACK=1` in the environment it shows where. Codes with an
-exit code other than 1:
+`service logs --follow` end: exit code 130, and no error. `answer_too_large` (exit code 1) is for
+lists of more than fits into one answer; what is listed can be asked for one by one. `internal` may
+also be a fault of `warrenctl` itself: with `WARRENCTL_TRACEBACK=1` in the environment it shows
+where. Codes with an exit code other than 1:
 
 """
 

@@ -264,6 +264,25 @@ def test_a_broken_connection_is_retried(ctl: Run, manager: FakeManager) -> None:
     assert ctl("service", "ls").code == 0
 
 
+def test_more_calls_than_a_daemon_takes_are_asked_again(ctl: Run, manager: FakeManager) -> None:
+    full = RefusalError(
+        "", "Concurrent RPC limit exceeded!", bare=grpc.StatusCode.RESOURCE_EXHAUSTED
+    )
+    manager.refuse["ListServices"] = deque([full, full])
+    assert ctl("service", "ls").code == 0
+    assert len(manager.requests("ListServices")) == 3
+
+
+def test_an_answer_that_is_too_large_is_not_asked_for_again(ctl: Run, manager: FakeManager) -> None:
+    words = "SERVER: Sent message larger than max (70000000 vs. 67108864)"
+    large = RefusalError("", words, bare=grpc.StatusCode.RESOURCE_EXHAUSTED)
+    manager.refuse["ListNodes"] = deque([large])
+    done = ctl("node", "ls", "--format=json")
+    error = json.loads(done.err)["error"]
+    assert (done.code, error["code"]) == (1, "answer_too_large")
+    assert "70,000,000 bytes" in error["message"]
+
+
 def test_a_trouble_that_stays_is_reported_after_the_timeout(ctl: Run, manager: FakeManager) -> None:
     trouble = [RefusalError("no_leader", "the cluster has no leader at the moment")] * 1000
     manager.refuse["ListNodes"] = deque(trouble)
