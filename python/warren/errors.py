@@ -13,13 +13,14 @@ __all__ = ["PASSING", "PYTHON_CODES", "StartupError", "WarrenError"]
 PASSING: Final = frozenset(
     {
         *("unavailable", "no_answer", "no_leader", "not_leader", "handing_over"),
-        *("outcome_unknown", "overloaded", "shutting_down"),
+        *("no_quorum", "outcome_unknown", "overloaded", "shutting_down"),
     }
 )
-"""Codes of what a call meets while a manager, or the way to it, is away for a moment."""
+"""Codes of what a call meets while managers, or the way to them, are away for a moment."""
 
 PYTHON_CODES: Final[frozenset[str]] = frozenset(
     {
+        "answer_too_large",  # more than fits into one: a list of very much
         "archive_invalid",  # an image archive that cannot be read
         "image_in_use",  # removing an image that containers use
         "internal",  # a fault of ours; the daemon's log has the details
@@ -49,6 +50,12 @@ class WarrenError(Exception):
 
     def __str__(self) -> str:
         return self.message
+
+    def worded(self, message: str) -> WarrenError:
+        """The same refusal with another sentence."""
+        other = WarrenError(self.code, message, self.leader_address)
+        other.request_id = self.request_id
+        return other
 
 
 class StartupError(Exception):

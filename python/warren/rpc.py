@@ -42,6 +42,8 @@ __all__ = [
     "cancelled_here",
     "failure",
     "is_read",
+    "never_sent",
+    "no_answer",
     "request_id_of",
     "request_id_text",
     "service",
@@ -69,7 +71,17 @@ _ANSWER_LIMIT_BYTES: Final = 64 * 1024 * 1024
 # Two UUIDs, or a trace's and a span's id, and room for more; nothing that a log could trip over.
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,80}")
 
-_READS: Final = ("Get", "List", "Watch", "Ping", "Explain", "Plan")
+_READS: Final = ("Get", "List", "Watch", "Ping", "Explain", "Plan", "Logs", "Backup")
+
+# gRPC's words of a message that is an answer, and how large that is; of a request it says the
+# same with the sides changed.
+_ANSWER_TOO_LARGE: Final = re.compile(
+    r"(?:SERVER: Sent|CLIENT: Received) message larger than max \((\d+) vs\. (\d+)\)"
+)
+_REQUEST_TOO_LARGE: Final = re.compile(r"(?:SERVER: Received|CLIENT: Sent) message larger than max")
+
+# gRPC's words where there was no connection that a request could have gone over.
+_NEVER_SENT: Final = ("failed to connect", "DNS resolution failed")
 
 Options = list[tuple[str, int]]
 
@@ -140,6 +152,7 @@ STATUS_OF_CODE: Final[Mapping[str, grpc.StatusCode]] = {
     "no_capacity": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "state_went_back": grpc.StatusCode.ABORTED,
     # The Python edges' own.
+    "answer_too_large": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "archive_invalid": grpc.StatusCode.INVALID_ARGUMENT,
     "image_in_use": grpc.StatusCode.FAILED_PRECONDITION,
     "internal": grpc.StatusCode.INTERNAL,
@@ -288,26 +301,47 @@ def is_read(method: str) -> bool:
     return method.startswith(_READS)
 
 
+def no_answer() -> WarrenError:
+    """The failure of a read that got none in time."""
+    return WarrenError(
+        "no_answer",
+        "no answer in time; on the host that was asked, `warrenctl doctor` says what is wrong",
+    )
+
+
+def never_sent(message: str) -> bool:
+    """Whether `unavailable` with this sentence means that the request has reached nobody."""
+    return any(words in message for words in _NEVER_SENT)
+
+
 def failure(error: grpc.RpcError, method: str = "") -> WarrenError:
     """What a failed call means: the manager's own refusal, or what gRPC itself could not do.
 
-    `method`: which was called, where that is known: of a read, no answer is no open question.
+    `method`: which was called, where that is known. Of a read, no answer is no open question; of
+    a change, a connection that broke while it was under way is one.
     """
-    refusal = _failure(error)
+    own = _own_refusal(error)
+    refusal = own or _failure(error)
     if refusal.code == "outcome_unknown" and is_read(method):
+        return no_answer()
+    broke = own is None and refusal.code == "unavailable" and not never_sent(refusal.message)
+    if broke and method and not is_read(method):
         return WarrenError(
-            "no_answer",
-            "no answer in time; on the host that was asked, `warrenctl doctor` says what is wrong",
+            "outcome_unknown",
+            "the connection to the daemon broke; the request may still take effect: look at the "
+            "result before trying anew",
         )
     return refusal
 
 
-def _failure(error: grpc.RpcError) -> WarrenError:
+def _own_refusal(error: grpc.RpcError) -> WarrenError | None:
     for key, value in _trailing_metadata(error):
         if key == ERROR_METADATA_KEY:
-            refusal = _decoded(value)
-            if refusal is not None:
-                return refusal
+            return _decoded(value)
+    return None
+
+
+def _failure(error: grpc.RpcError) -> WarrenError:
     status = error.code() if hasattr(error, "code") else grpc.StatusCode.UNKNOWN
     details = (error.details() if hasattr(error, "details") else None) or str(error)
     if status is grpc.StatusCode.UNAVAILABLE:
@@ -319,12 +353,29 @@ def _failure(error: grpc.RpcError) -> WarrenError:
             "trying anew",
         )
     if status is grpc.StatusCode.RESOURCE_EXHAUSTED:
-        return too_large("the message", None)
+        return _exhausted(details)
     if status is grpc.StatusCode.UNIMPLEMENTED:
         return WarrenError(
             "unknown_method", "the daemon does not know this call; is the client newer than it?"
         )
     return WarrenError("internal", f"the call failed: {details} ({status.name})")
+
+
+def _exhausted(details: str) -> WarrenError:
+    """One status for three causes, which only gRPC's sentence tells apart."""
+    if answer := _ANSWER_TOO_LARGE.search(details):
+        return WarrenError(
+            "answer_too_large",
+            f"the answer has {int(answer[1]):,} bytes and the limit is {int(answer[2]):,}; "
+            "ask for one thing instead of the list of all",
+        )
+    if _REQUEST_TOO_LARGE.search(details):
+        return too_large("the message", None)
+    return WarrenError(
+        "overloaded",
+        f"the daemon has more to do than it takes on ({details.rstrip('!.')}); "
+        "try again in a moment",
+    )
 
 
 def _trailing_metadata(error: grpc.RpcError) -> Iterable[tuple[str, Any]]:

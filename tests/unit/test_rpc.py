@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -44,8 +45,10 @@ def test_a_service_must_have_every_function() -> None:
         rpc.service(rpc.DISPATCHER, {})
 
 
-async def _serve(path: Path, functions: dict[str, Any]) -> grpc.aio.Server:
-    server = grpc.aio.server(options=rpc.SERVER_OPTIONS)
+async def _serve(
+    path: Path, functions: dict[str, Any], options: rpc.Options = rpc.SERVER_OPTIONS, **more: Any
+) -> grpc.aio.Server:
+    server = grpc.aio.server(options=options, **more)
     methods = {name: rpc.MANAGER[name] for name in functions}
     server.add_generic_rpc_handlers((rpc.service(methods, functions, raw=True),))
     server.add_insecure_port(f"unix:{path}")
@@ -99,6 +102,56 @@ async def test_a_message_beyond_the_transport_limit_is_worded_here(stub: rpc.Stu
     refusal = rpc.failure(caught.value)
     assert refusal.code == "too_large"
     assert "4,194,304 bytes" in refusal.message
+
+
+@pytest.mark.parametrize("side", ["server", "client"])
+async def test_an_answer_that_is_too_large_is_not_the_callers_fault(
+    tmp_path: Path, side: str
+) -> None:
+    async def large(_request: bytes, _context: Any) -> bytes:
+        return bytes(2 << 20)
+
+    path = tmp_path / "s"
+    small = [(f"grpc.max_{'send' if side == 'server' else 'receive'}_message_length", 1 << 20)]
+    server_options, client_options = (small, None) if side == "server" else ([], small)
+    server = await _serve(path, {"GetCluster": large}, server_options)
+    async with grpc.aio.insecure_channel(f"unix:{path}", options=client_options) as channel:
+        stub = rpc.Stub(channel, rpc.MANAGER)
+        with pytest.raises(grpc.RpcError) as caught:
+            await stub.GetCluster(api_pb2.GetClusterRequest(), timeout=30)
+    await server.stop(None)
+    refusal = rpc.failure(caught.value, "GetCluster")
+    assert refusal.code == "answer_too_large"
+    assert "has 2,097,152 bytes" in refusal.message
+    assert "limit is 1,048,576" in refusal.message
+
+
+async def test_more_calls_than_a_server_takes_are_overload(tmp_path: Path) -> None:
+    entered, leave = asyncio.Event(), asyncio.Event()
+
+    async def wait(_request: bytes, _context: Any) -> bytes:
+        entered.set()
+        await leave.wait()
+        return b""
+
+    path = tmp_path / "s"
+    server = await _serve(path, {"Ping": wait}, maximum_concurrent_rpcs=1)
+    async with grpc.aio.insecure_channel(f"unix:{path}", options=rpc.CLIENT_OPTIONS) as channel:
+        stub = rpc.Stub(channel, rpc.MANAGER)
+        first = asyncio.ensure_future(_awaited(stub.Ping(api_pb2.PingRequest(), timeout=30)))
+        await entered.wait()
+        with pytest.raises(grpc.RpcError) as caught:
+            await stub.Ping(api_pb2.PingRequest(), timeout=30)
+        leave.set()
+        await first
+    await server.stop(None)
+    refusal = rpc.failure(caught.value, "Ping")
+    assert refusal.code == "overloaded"
+    assert "try again" in refusal.message
+
+
+async def _awaited(call: Any) -> Any:
+    return await call
 
 
 async def test_an_unknown_method_and_no_server(stub: rpc.Stub, tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ __all__ = [
 _WEIGHT_DEFAULT: Final = 50
 _WEIGHT: Final = re.compile(r"(.*\S)\s*,\s*weight=(-?\d{1,9})", re.ASCII | re.DOTALL)
 _AMOUNT: Final = re.compile(r"(\d{0,7})(?:\.(\d{1,3}))?", re.ASCII)
+_UINT32_MAX: Final = 2**32 - 1
 _PERCENT: Final = re.compile(r"(\d{1,6})%?", re.ASCII)
 
 
@@ -151,6 +152,8 @@ def device(text: str) -> DeviceFlag:
     milli = int(match[1] or "0") * 1000 + int((match[2] or "").ljust(3, "0")) if match else 1000
     if milli == 0 or (milli > 1000 and milli % 1000):
         raise ValueError(f"'{text}': ask for whole devices, or for a share of one between 0 and 1")
+    if milli > _UINT32_MAX:
+        raise ValueError(f"'{text}' asks for more devices than can be counted: 4294967 at most")
     key, _, models = rest.partition("=")
     if comma and (key.strip() != "model" or not models.strip()):
         raise ValueError(f"'{text}': after the amount write model=MODEL, or model=ONE|OTHER")

@@ -201,6 +201,8 @@ def recover(settings: Settings, force: bool, yes: bool, detach: bool) -> None:
             click.echo(_plan_text(plan), err=True)
         if not yes:
             _confirm()
+            # How long somebody reads is no part of how long the daemon may take.
+            client.renew()
         daemon: node_pb2.GetDaemonResponse = client.call("GetDaemon", node_pb2.GetDaemonRequest())
         answer = _recover(client, force=force, dry_run=False)
         if not detach:

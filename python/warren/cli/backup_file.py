@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import os
 import struct
@@ -50,7 +52,9 @@ def view(header: snapshot_pb2.BackupHeader, file: str, size_bytes: int) -> Backu
 class Received:
     """Takes a backup piece by piece into `FILE.part`; `finish` gives it its name.
 
-    Left without that, nothing stays. Raises WarrenError `failed` where the file cannot be written.
+    Left without that, nothing stays. Whoever has `FILE.part` locked is alone with it: a second
+    backup into the same file is refused, and one that was killed leaves what the next takes over.
+    Raises WarrenError `failed` where the file cannot be written.
     """
 
     def __init__(self, path: Path) -> None:
@@ -63,7 +67,12 @@ class Received:
         self._end = b""
         self.size_bytes = 0
         try:
-            fd = os.open(self._part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, _MODE)
+            fd = _locked(self._part)
+        except BlockingIOError:
+            raise WarrenError(
+                "failed",
+                f"another backup is being saved to {path}; wait for it, or name another file",
+            ) from None
         except OSError as error:
             raise _failed(self._part, error) from None
         self._file = open(fd, "wb")  # noqa: SIM115 - closed on leaving
@@ -77,8 +86,9 @@ class Received:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._file.close()
+        # While it is locked: afterwards it may be another's.
         self._part.unlink(missing_ok=True)
+        self._file.close()
 
     def add(self, data: bytes) -> None:
         """The next bytes."""
@@ -104,11 +114,54 @@ class Received:
         try:
             self._file.flush()
             os.fsync(self._file.fileno())
-            self._part.rename(self._path)
+            _name(self._part, self._path)
             _sync_names(self._path.parent)
+        except FileExistsError:
+            raise WarrenError(
+                "failed", f"{self._path} exists by now; nothing was kept, name another file"
+            ) from None
         except OSError as error:
             raise _failed(self._path, error) from None
         return view(header, str(self._path), self.size_bytes)
+
+
+def _locked(part: Path) -> int:
+    """`part`, empty, open and locked. Raises BlockingIOError where another has it."""
+    # Not through a link that somebody has put there, and never readable for others.
+    flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    while True:
+        fd = os.open(part, flags, _MODE)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_at(fd, part):
+                os.fchmod(fd, _MODE)
+                os.ftruncate(fd, 0)
+                return fd
+        except BaseException:
+            os.close(fd)
+            raise
+        # Whoever had it was done with it between the two calls: what is locked has no name.
+        os.close(fd)
+
+
+def _is_at(fd: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(fd), path.stat(follow_symlinks=False))
+    except FileNotFoundError:
+        return False
+
+
+def _name(part: Path, path: Path) -> None:
+    """Give it its name. Raises FileExistsError where something has that already."""
+    try:
+        os.link(part, path)  # unlike a rename, it replaces nothing
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
+        # A file system without second names, as on many a stick or share.
+        if path.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)) from None
+        part.rename(path)
 
 
 def _header(start: bytes) -> snapshot_pb2.BackupHeader:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from warren.cli import hosts
-from warren.errors import WarrenError
+from warren.errors import PASSING, WarrenError
 
 # After `hosts`, which tells gRPC to be quiet.
 import grpc  # isort: skip
@@ -56,6 +56,11 @@ _ELSEWHERE: Final = _HOPELESS | {
 }
 # The same host may do better in a moment.
 _RETRIED: Final = _ELSEWHERE | {"handing_over", "overloaded"}
+# These tell nothing of the attempts before; what the state says of a request (`name_taken`) does.
+_SETTLES_NOTHING: Final = _RETRIED | {
+    *("data_dir", "denied", "internal", "log_damaged", "no_space"),
+    *("request_too_old", "unknown_method"),
+}
 # There may be no leader behind these either.
 _LEADERLESS: Final = frozenset({"unavailable", "no_leader", "not_leader", "shutting_down"})
 
@@ -81,9 +86,11 @@ class _Troubles:
         self._hopeless: WarrenError | None = None
         self._no_leader: WarrenError | None = None
         self._leaderless_since_s = 0.0
+        self._in_doubt = False
 
     def final(self, host: int, why: WarrenError) -> WarrenError | None:
         """The failure that the call ends with; None: try again. `host`: whose failure `why` is."""
+        self._in_doubt |= why.code == "outcome_unknown"
         if why.code not in _RETRIED:
             return why
         self._failed.add(host)
@@ -94,6 +101,21 @@ class _Troubles:
         if self._hopeless is not None and len(self._failed) >= self._hosts_count:
             return self._hopeless
         return self._election(why)
+
+    def told(self, why: WarrenError, name: str) -> WarrenError:
+        """What is said of a call, named so, that ends with `why`.
+
+        Where an attempt may have taken effect, the last one's failure must not hide that.
+        """
+        if not self._in_doubt or why.code == "outcome_unknown" or why.code not in _SETTLES_NOTHING:
+            return why
+        doubt = WarrenError(
+            "outcome_unknown",
+            "an attempt got no answer, and the request may still take effect: look at the result "
+            f"before trying anew; the last attempt: {why.message}",
+        )
+        doubt.request_id = name
+        return doubt
 
     def _election(self, why: WarrenError) -> WarrenError | None:
         now_s = time.monotonic()
@@ -147,6 +169,10 @@ class Client:
         """Begin the deadline anew, for those who ask again and again."""
         self.deadline = Deadline(self.deadline.timeout_s)
 
+    def passes(self, why: WarrenError) -> bool:
+        """Whether who waits had better ask again: it passes, or the next host may do better."""
+        return why.code in PASSING or (len(self._hosts) > 1 and why.code in _ELSEWHERE)
+
     def request_id(self) -> commands_pb2.RequestId:
         """A new one. Sent again with the same request, it has no second effect."""
         self._sequence += 1
@@ -179,11 +205,13 @@ class Client:
         failures = 0
         said = False
         while True:
-            limit_s = attempt_timeout_s or _attempt_s(candidates, failures // candidates)
-            if retry and attempt_timeout_s is None:
-                # However little time there is: one that hangs leaves the others their share.
-                left = candidates - failures % candidates
-                limit_s = min(limit_s, self.deadline.remaining_s() / left)
+            limit_s = attempt_timeout_s
+            if limit_s is None:
+                limit_s = _attempt_s(candidates, failures // candidates)
+                if retry:
+                    # However little time there is: one that hangs leaves the others their share.
+                    left = candidates - failures % candidates
+                    limit_s = min(limit_s, self.deadline.remaining_s() / left)
             try:
                 return self._attempt(method, request, name, limit_s)
             except WarrenError as error:
@@ -193,7 +221,7 @@ class Client:
                 self._go_elsewhere(method, why)
                 raise why
             if final is not None or self.deadline.remaining_s() <= pause_s:
-                raise final or why
+                raise troubles.told(final or why, name)
             failures += 1
             if candidates > 1 and why.code in _ELSEWHERE:
                 self._at = (self._at + 1) % candidates

@@ -36,8 +36,6 @@ _SHOWN: Final = 100
 #: At most so many come with one answer while they are followed.
 _FOLLOWED_MAX: Final = 1000
 _POLL_S: Final = 1.0
-# Who watches an outage wants to see the end of it, also where the majority is away.
-_PASSING: Final = PASSING | {"no_quorum"}
 # A manager that starts manages nothing yet. Before anything was told, the host is the wrong one.
 _STARTING: Final = "worker_only"
 
@@ -163,7 +161,8 @@ def _follow(client: Client, request: explain_pb2.ListEventsRequest) -> None:
             told = _wanted(client, request, answer)
         except WarrenError as error:
             followed = request.HasField("after")
-            if error.code not in _PASSING and not (followed and error.code == _STARTING):
+            # Who watches an outage wants to see the end of it, also where the majority is away.
+            if error.code not in PASSING and not (followed and error.code == _STARTING):
                 raise
             if error.message != trouble:
                 click.echo(f"{error.message}; trying on", err=True)

@@ -52,7 +52,10 @@ def _host(word: str) -> Host:
     if path != word and path.startswith("/"):
         return Host(word, path=path)
     try:
-        return Host(word, address=address(word))
+        named = address(word)
+        # As the resolver does, which takes no empty or endless part of a name.
+        named[0].encode("idna")
+        return Host(word, address=named)
     except ValueError:
         raise WarrenError("invalid", f"cannot use host '{word}'; {_HOW}") from None
 

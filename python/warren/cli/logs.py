@@ -14,6 +14,7 @@ from warren.cli.params import Parsed
 
 if TYPE_CHECKING:
     from warren.cli.client import Client
+    from warren.errors import WarrenError
     from warren.pb.v1 import node_pb2, objects_pb2
 
 __all__ = ["logs"]
@@ -22,6 +23,11 @@ LIST_PAUSE_S: Final = 1.0
 """How often a follower looks for containers that have come since."""
 
 _QUEUE_MAX: Final = 256
+_REOPEN_PAUSE_S: Final = 0.5
+# Lines that have come are not printed while containers are looked for.
+_LOOK_TIMEOUT_S: Final = 5.0
+# A daemon that opens its log answers these for a moment.
+_STARTING: Final = frozenset({"worker_only", "not_in_cluster"})
 # A line without an end is given out in pieces of this size.
 _LINE_BYTES_MAX: Final = 1 << 20
 _COLORS: Final = ("cyan", "yellow", "green", "magenta", "blue", "red")
@@ -74,63 +80,80 @@ Lines = Iterator[tuple["objects_pb2.Container", "node_pb2.LogLine"]]
 
 
 class _Follower:
-    """The log lines of a service's containers, those included that come while it is read."""
+    """The log lines of a service's containers, those included that come while it is read.
+
+    Streams are read in threads, one for each batch of new containers, that end with the process.
+    """
 
     def __init__(self, client: Client, service: str, request: node_pb2.LogsRequest) -> None:
+        import queue
+
         self._client = client
         self._service = service
         self._request = request
         self._seen: dict[bytes, objects_pb2.Container] = {}
+        # Lines, the failure of a stream, and None after its last line.
+        self._arrived: queue.Queue[Any] = queue.Queue(_QUEUE_MAX)
 
     def once(self) -> Lines:
-        """What has been written so far."""
+        """What has been written so far. The timeout is for each answer, not for reading them."""
+        import queue
+
+        from warren import rpc
+
         fresh = self._fresh()
         if not fresh:
             return
-        yield from self._read(fresh, self._client.deadline.remaining_s())
+        self._start(fresh)
+        while True:
+            try:
+                item = self._arrived.get(timeout=self._client.deadline.timeout_s)
+            except queue.Empty:
+                raise rpc.no_answer() from None
+            if item is None:
+                return
+            yield _line_of(item)
 
     def lines(self) -> Lines:
         """What has been and will be written; ends when the service is gone."""
-        import queue
-        import threading
-
         from warren.errors import WarrenError
 
-        # One stream per batch of new containers, each in a thread that ends with the process.
-        arrived: queue.Queue[Any] = queue.Queue(_QUEUE_MAX)
-
-        def pump(fresh: list[bytes]) -> None:
-            try:
-                for item in self._read(fresh, None):
-                    arrived.put(item)
-            except WarrenError as error:
-                arrived.put(error)
-
+        listed, trouble = False, ""
         while True:
+            self._client.renew()
             try:
-                fresh = self._fresh()
+                # What is there already goes on meanwhile: nothing waits for a manager.
+                fresh = self._fresh(retry=not listed)
+                listed, trouble = True, ""
             except WarrenError as error:
-                if error.code == "not_found" and self._seen:
+                if not listed:
+                    raise
+                if error.code == "not_found":
                     return
-                raise
+                if not _goes_on(error):
+                    raise
+                if error.message != trouble:
+                    click.echo(f"{error.message}; trying on", err=True)
+                fresh, trouble = [], error.message
             if fresh:
-                threading.Thread(target=pump, args=(fresh,), daemon=True).start()
+                self._start(fresh)
                 self._request.since_ms = 0
                 self._request.tail = -1
-            yield from _until_pause(arrived)
+            yield from self._until_pause()
 
-    def _fresh(self) -> list[bytes]:
+    def _fresh(self, *, retry: bool = True) -> list[bytes]:
         """Containers on the daemon's node that were not there the last time."""
-        from warren.cli.client import Deadline
         from warren.pb.v1 import api_pb2, node_pb2
 
-        if self._seen:
-            self._client.deadline = Deadline(self._client.deadline.timeout_s)
+        limit_s = None if retry else _LOOK_TIMEOUT_S
         daemon: node_pb2.GetDaemonResponse = self._client.call(
-            "GetDaemon", node_pb2.GetDaemonRequest()
+            "GetDaemon", node_pb2.GetDaemonRequest(), retry=retry, attempt_timeout_s=limit_s
         )
         answer: api_pb2.ListSlotsResponse = self._client.call(
-            "ListSlots", api_pb2.ListSlotsRequest(ref=self._service, all=True)
+            "ListSlots",
+            api_pb2.ListSlotsRequest(ref=self._service, all=True),
+            retry=retry,
+            attempt_timeout_s=limit_s,
         )
         fresh = []
         for slot in answer.slots:
@@ -148,31 +171,98 @@ class _Follower:
                 )
         return fresh
 
-    def _read(self, containers: list[bytes], timeout_s: float | None) -> Lines:
+    def _start(self, containers: list[bytes]) -> None:
+        """Have their lines arrive."""
+        import threading
+
         from warren.pb.v1 import node_pb2
 
         request = node_pb2.LogsRequest()
         request.CopyFrom(self._request)
         request.container_ids.extend(containers)
-        for chunk in self._client.stream("Logs", request, timeout_s):
-            for line in chunk.lines:
-                yield self._seen[line.container_id], line
+        threading.Thread(target=self._pump, args=(request,), daemon=True).start()
+
+    def _pump(self, wanted: node_pb2.LogsRequest) -> None:
+        import time
+
+        from warren.errors import WarrenError
+
+        places = _Places()
+        while True:
+            try:
+                for chunk in self._client.stream("Logs", places.request(wanted), None):
+                    for line in filter(places.is_new, chunk.lines):
+                        self._arrived.put((self._seen[line.container_id], line))
+            except WarrenError as error:
+                if not wanted.follow or not _goes_on(error):
+                    self._arrived.put(error)
+                    return
+            if not wanted.follow:
+                self._arrived.put(None)
+                return
+            time.sleep(_REOPEN_PAUSE_S)
+
+    def _until_pause(self) -> Lines:
+        """What arrives until it is time to look for new containers again."""
+        import queue
+        import time
+
+        end_s = time.monotonic() + LIST_PAUSE_S
+        while (left_s := end_s - time.monotonic()) > 0:
+            try:
+                yield _line_of(self._arrived.get(timeout=left_s))
+            except queue.Empty:
+                return
 
 
-def _until_pause(arrived: Any) -> Lines:
-    """What arrives until it is time to look for new containers again."""
-    import queue
-    import time
+class _Places:
+    """How far each container's log has been read: a stream that broke goes on from there."""
 
-    end_s = time.monotonic() + LIST_PAUSE_S
-    while (left_s := end_s - time.monotonic()) > 0:
-        try:
-            item = arrived.get(timeout=left_s)
-        except queue.Empty:
-            return
-        if isinstance(item, Exception):
-            raise item
-        yield item
+    def __init__(self) -> None:
+        # The time of the last line, and how many of that time there were.
+        self._last: dict[bytes, tuple[int, int]] = {}
+        self._again: dict[bytes, tuple[int, int]] = {}
+
+    def request(self, wanted: node_pb2.LogsRequest) -> node_pb2.LogsRequest:
+        """What to ask for: all that is wanted, or what came after it was read in part."""
+        from warren.pb.v1 import node_pb2
+
+        self._again = dict(self._last)
+        if not self._last:
+            return wanted
+        rest = node_pb2.LogsRequest()
+        rest.CopyFrom(wanted)
+        rest.tail = -1
+        rest.since_ms = min(time_ns for time_ns, _ in self._last.values()) // 1_000_000
+        return rest
+
+    def is_new(self, line: node_pb2.LogLine) -> bool:
+        """Whether a line was not there before the stream broke; it counts as read then."""
+        key, time_ns = line.container_id, line.time_ns
+        again_ns, again = self._again.get(key, (0, 0))
+        if time_ns < again_ns:
+            return False
+        if time_ns == again_ns and again:
+            self._again[key] = (again_ns, again - 1)
+            return False
+        # From here on all are: the clock may step back.
+        self._again.pop(key, None)
+        last_ns, count = self._last.get(key, (0, 0))
+        self._last[key] = (time_ns, count + 1 if time_ns == last_ns else 1)
+        return True
+
+
+def _goes_on(error: WarrenError) -> bool:
+    """Whether who follows has only to wait: the log itself is on this host."""
+    from warren.errors import PASSING
+
+    return error.code in PASSING or error.code in _STARTING
+
+
+def _line_of(item: Any) -> Any:
+    if isinstance(item, Exception):
+        raise item
+    return item
 
 
 def _label(record: objects_pb2.Container) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import sys
 from importlib import import_module
 from itertools import pairwise
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 __all__ = ["cli", "main", "run"]
 
 PROG: Final = "warrenctl"
+_TRACEBACK: Final = "WARRENCTL_TRACEBACK"
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 # Module and short help, so that listing them imports none.
 _COMMANDS: Final = {
@@ -89,6 +93,7 @@ def cli(ctx: click.Context) -> None:
 def main(args: Sequence[str] | None = None) -> None:
     """Run `warrenctl` and exit. `args`: without the program's name; default: the process's own."""
     arguments = sys.argv[1:] if args is None else list(args)
+    _open_standard_streams()
     sys.exit(run(arguments))
 
 
@@ -121,7 +126,33 @@ def run(arguments: list[str]) -> int:
     except OSError as error:
         _complain(arguments, "failed", f"{error.strerror or error}: {error.filename or 'output'}")
         return EXIT_FAILED
+    except Exception as error:  # noqa: BLE001 - whatever it is, people get a sentence
+        return _unforeseen(arguments, error)
     return result if isinstance(result, int) else 0
+
+
+def _open_standard_streams() -> None:
+    """Python has None for those that are closed, and another file would get their number."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - as long as the process
+
+
+def _unforeseen(arguments: list[str], error: Exception) -> int:
+    if isinstance(error, UnicodeEncodeError) and _SURROGATE.search(error.object):
+        _complain(arguments, "invalid", f"'{error.object}' is no text in UTF-8")
+        return EXIT_USAGE
+    if os.environ.get(_TRACEBACK):
+        import traceback
+
+        traceback.print_exception(error)
+    _complain(
+        arguments,
+        "internal",
+        f"a fault of {PROG}'s own: {type(error).__name__}: {error}",
+        f"{_TRACEBACK}=1 in the environment shows where; please report that",
+    )
+    return EXIT_FAILED
 
 
 def _usage_hint(error: click.ClickException) -> str:
@@ -132,6 +163,8 @@ def _usage_hint(error: click.ClickException) -> str:
 def _complain(
     arguments: list[str], code: str, message: str, hint: str = "", request_id: str = ""
 ) -> None:
+    # Bytes that are no UTF-8 stand in the words of a command line as what cannot be encoded.
+    message = message.encode(errors="backslashreplace").decode()
     if _wants_json(arguments):
         import msgspec
 

@@ -26,9 +26,11 @@ def all_members(
 
     `nodes`: the cluster's nodes, where they have been asked for already.
     """
-    if nodes is None:
-        nodes = client.call("ListNodes", api_pb2.ListNodesRequest())
     answer = _asked(client)
+    if nodes is None:
+        # Of thousands of nodes the names of a few are wanted.
+        node_ids = [each.member.node_id for each in answer.members]
+        nodes = client.call("ListNodes", api_pb2.ListNodesRequest(node_ids=node_ids))
     names = {each.node.id.hex(): each.node.description.name for each in nodes.nodes}
     return views.members(answer, names), answer.joint
 
@@ -51,8 +53,6 @@ def told_by_leader(client: Client, nodes: api_pb2.ListNodesResponse | None = Non
     It is looked for among the hosts that were named, and with certificates where it says that it
     is. `nodes`: as for `all_members`.
     """
-    if nodes is None:
-        nodes = client.call("ListNodes", api_pb2.ListNodesRequest())
     told, joint = all_members(client, nodes)
     if _is_whole(told):
         return Told(told, joint, "")

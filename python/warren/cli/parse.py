@@ -263,8 +263,14 @@ def _mount_fields(text: str) -> dict[str, str]:
     import difflib
 
     fields: dict[str, str] = {}
-    # A path with a comma can be quoted, as in "source=/a,b".
-    for part in next(csv.reader([text]), []):
+    try:
+        # A path with a comma can be quoted, as in "source=/a,b".
+        parts = next(csv.reader([text]), [])
+    except csv.Error:
+        raise ValueError(
+            f"'{text}' is no mount; write KEY=VALUE with commas between, all on one line"
+        ) from None
+    for part in parts:
         written, equals, value = part.partition("=")
         key = _MOUNT_KEYS.get(written.strip().lower())
         if key is None:

@@ -147,21 +147,47 @@ def scale(settings: Settings, scales: tuple[tuple[str, int], ...], detach: bool)
     from warren.cli.client import Client
     from warren.cli.spec import SpecFlags, apply
 
-    changes = []
     with Client(settings, WAIT_TIMEOUT_S) as client:
+        # All are looked up first: a wrong name among them changes nothing.
+        wanted = {}
         for ref, replicas in scales:
             before = _get(client, ref)
             apply(before.spec, SpecFlags(replicas=replicas))
-            changes.append((before, _update(client, before, before.spec)))
+            wanted[before.id] = before
+        changes = _scaled(client, [*wanted.values()])
         if not detach:
             for service, version in changes:
                 wait.wait_running(client, service.id, service.spec, version)
     views = [shapes.ServiceChanged(s.id.hex(), s.spec.name, version) for s, version in changes]
     if settings.format == "table":
         for service, _ in changes:
-            click.echo(f"{service.spec.name}={service.spec.replicas}")
+            click.echo(_scale_text(service))
     else:
         render.show_list(settings, views, (), lambda _: ())
+
+
+def _scaled(
+    client: Client, services: Sequence[objects_pb2.Service]
+) -> list[tuple[objects_pb2.Service, int]]:
+    """Change one after the other; each with its new version. A failure names those before it."""
+    from warren.errors import WarrenError
+
+    changes: list[tuple[objects_pb2.Service, int]] = []
+    for service in services:
+        try:
+            changes.append((service, _update(client, service, service.spec)))
+        except WarrenError as error:
+            if not changes:
+                raise
+            before = ", ".join(_scale_text(changed) for changed, _ in changes)
+            raise error.worded(
+                f"service {service.spec.name}: {error.message}; changed before it: {before}"
+            ) from None
+    return changes
+
+
+def _scale_text(service: objects_pb2.Service) -> str:
+    return f"{service.spec.name}={service.spec.replicas}"
 
 
 @click.command("rm", cls=Command)

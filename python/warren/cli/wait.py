@@ -8,7 +8,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
-from warren.errors import PASSING, WarrenError
+from warren.errors import WarrenError
 from warren.pb.v1 import api_pb2, objects_pb2
 
 if TYPE_CHECKING:
@@ -65,7 +65,8 @@ def until(client: Client, missing: Callable[[], str], *, what: str, so_far: str,
     """Until `missing()` is empty; meanwhile it says what is still waited for.
 
     `what`: who is waited for; `so_far`: what has been done already; `look`: the command that shows
-    how it went on. Raises WarrenError `timeout` at the client's deadline, `interrupted` on Ctrl-C.
+    how it went on. Raises WarrenError `timeout` at the client's deadline, `interrupted` on Ctrl-C;
+    what does not pass keeps its code, with `so_far` before its sentence.
     """
     why = ""
     try:
@@ -75,8 +76,12 @@ def until(client: Client, missing: Callable[[], str], *, what: str, so_far: str,
                     why = missing()
                 except WarrenError as error:
                     # The last look is cut short by the deadline: that is not what failed.
-                    if client.deadline.remaining_s() > 0 and error.code not in PASSING:
-                        raise
+                    if client.deadline.remaining_s() > 0 and not client.passes(error):
+                        # Nobody may think that nothing has been done.
+                        raise error.worded(
+                            f"{so_far}, but waiting for {what} has failed: {error.message}; "
+                            f"look again with: {look}",
+                        ) from None
                     why = error.message
                 if not why:
                     return
@@ -142,9 +147,14 @@ def _wait(client: Client, service_id: bytes, name: str, done: Any, goal: str) ->
                 except WarrenError as error:
                     if error.code == "not_found" and goal == "removed":
                         return
-                    if error.code not in PASSING:
+                    # What became of the service tells what became of the change.
+                    if error.code == "not_found":
                         raise
-                    last = last or error.message
+                    if not client.passes(error):
+                        raise error.worded(f"{error.message}; {_stays(name, goal)}") from None
+                    if error.code != "no_answer" or not last:
+                        last = error.message
+                        progress.say(f"{name}: {last}")
                 time.sleep(min(_REOPEN_PAUSE_S, client.deadline.remaining_s()))
     except KeyboardInterrupt:
         raise WarrenError("interrupted", f"not waiting any more; {_stays(name, goal)}") from None

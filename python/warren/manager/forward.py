@@ -38,7 +38,6 @@ _ATTEMPTS_MAX: Final = 4
 _PAUSE_S: Final = 0.05
 # Between two looks at the term while an answer is awaited: a part of what an election takes.
 _LOOK_S: Final = 0.1
-_NOT_CONNECTED: Final = "failed to connect"
 
 
 class Outcomes(Protocol):
@@ -182,7 +181,7 @@ def _translated(error: grpc.RpcError, leader: str, method: str) -> WarrenError:
     refusal = rpc.failure(error)
     if refusal.code != "unavailable":
         return refusal
-    return _broke(leader, method, sent=_NOT_CONNECTED not in refusal.message)
+    return _broke(leader, method, sent=not rpc.never_sent(refusal.message))
 
 
 def _unless_cancelled_here(leader: str, method: str) -> BaseException:

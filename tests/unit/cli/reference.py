@@ -46,9 +46,12 @@ once each host was asked, the command fails with `no_quorum` and says who is mis
 leader (`no_leader`; less than a second) it is tried again, for 3 s at most.
 
 Commands that change a service wait until the change has happened (60 s; `--timeout` says otherwise,
-`--detach` does not wait). A wait that runs out, or Ctrl-C, leaves the service as asked.
+`--detach` does not wait). A wait that runs out, or Ctrl-C, leaves the service as asked. A majority
+or a manager that is away for a moment does not end a wait; what does says what has been done.
 What is in other passing trouble (a daemon that restarts, a full queue, an answer that did not
-come) is tried again until the timeout.
+come) is tried again until the timeout. Where an attempt at a change got no answer, or its
+connection broke, and no later one was answered or refused for what the state says, the command
+ends with `outcome_unknown`, whatever the later ones met: the change may still take effect.
 
 Results go to standard output, progress and errors to standard error. `NO_COLOR` is honoured; what
 goes into a pipe or a file is never cut off.
@@ -73,7 +76,10 @@ With `--format json` an error is one line of JSON on standard error:
 change; codes are stable. `request_id` is there where a daemon was asked: the name of the call, by
 which it is found in the daemons' logs ([observability.md](observability.md#logs)). People are shown
 it where a command failed or reached no manager. Ctrl-C is how `events --watch` and
-`service logs --follow` end: exit code 130, and no error. Codes with an exit code other than 1:
+`service logs --follow` end: exit code 130, and no error. `answer_too_large` (exit code 1) is for
+lists of more than fits into one answer; what is listed can be asked for one by one. `internal` may
+also be a fault of `warrenctl` itself: with `WARRENCTL_TRACEBACK=1` in the environment it shows
+where. Codes with an exit code other than 1:
 
 """
 

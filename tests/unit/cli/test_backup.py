@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
+import os
+import time
 from collections import deque
 from pathlib import Path
 
@@ -12,6 +15,11 @@ import pytest
 from tests.support.backups import backup_of, founded
 from tests.unit.cli.conftest import Run
 from tests.unit.cli.fake_manager import CLUSTER_ID, NODE_ID, FakeManager, RefusalError
+from warren.cli import backup, client
+from warren.cli.backup_file import Received
+from warren.cli.common import Settings
+from warren.errors import WarrenError
+from warren.pb.v1 import node_pb2
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +71,70 @@ def test_what_is_there_is_not_overwritten(manager: FakeManager, ctl: Run, tmp_pa
     assert done.code == 1
     assert "exists" in done.err
     assert file.read_text() == "precious"
+
+
+def test_two_at_once_do_not_mix(saved: bytes, tmp_path: Path) -> None:
+    file = tmp_path / "b"
+    with Received(file) as first:
+        first.add(saved[:1000])
+        with pytest.raises(WarrenError, match="another backup is being saved"):
+            Received(file)
+        first.add(saved[1000:])
+        first.finish(len(saved))
+    assert file.read_bytes() == saved
+    assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_what_came_meanwhile_is_not_overwritten(
+    saved: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    if not links:
+        monkeypatch.setattr(os, "link", _no_links)
+    file = tmp_path / "b"
+    with Received(file) as received:
+        received.add(saved)
+        file.write_text("precious")
+        with pytest.raises(WarrenError, match="exists by now"):
+            received.finish(len(saved))
+    assert file.read_text() == "precious"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_file_system_without_links_will_do(
+    saved: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "link", _no_links)
+    file = tmp_path / "b"
+    with Received(file) as received:
+        received.add(saved)
+        received.finish(len(saved))
+    assert file.read_bytes() == saved
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_what_one_that_was_killed_has_left_is_taken_over(saved: bytes, tmp_path: Path) -> None:
+    part = tmp_path / "b.part"
+    part.write_bytes(b"left" * len(saved))
+    part.chmod(0o644)
+    with Received(tmp_path / "b") as received:
+        assert part.stat().st_mode & 0o777 == 0o600
+        received.add(saved)
+        received.finish(len(saved))
+    assert (tmp_path / "b").read_bytes() == saved
+
+
+def test_the_way_into_the_file_is_no_link(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.write_text("precious")
+    (tmp_path / "b.part").symlink_to(other)
+    with pytest.raises(WarrenError, match="cannot write"):
+        Received(tmp_path / "b")
+    assert other.read_text() == "precious"
+
+
+def _no_links(*_: object) -> None:
+    raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
 
 @pytest.mark.parametrize("fault", ["short", "changed", "refused", "nothing"])
@@ -145,6 +217,26 @@ def test_a_recovery_is_not_done_by_accident(manager: FakeManager, ctl: Run) -> N
     assert done.code == 2
     assert "--yes" in done.err
     assert [request.dry_run for request in manager.requests("RecoverQuorum")] == [True]
+
+
+def test_a_plan_may_be_read_for_longer_than_the_timeout(
+    manager: FakeManager, ctl: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backup, "_confirm", lambda: time.sleep(2.5))
+    done = ctl("cluster", "recover", "--from-quorum-loss", "--timeout=2s")
+    assert done.code == 0, done.err
+    assert [request.dry_run for request in manager.requests("RecoverQuorum")] == [True, False]
+
+
+def test_no_time_left_is_not_all_the_time(manager: FakeManager) -> None:
+    settings = Settings()
+    settings.host, settings.timeout_ms = manager.host, 2000
+    manager.hangs = {"GetDaemon"}
+    with client.Client(settings) as asked:
+        started_s = time.monotonic()
+        with pytest.raises(WarrenError):
+            asked.call("GetDaemon", node_pb2.GetDaemonRequest(), retry=False, attempt_timeout_s=0.0)
+    assert time.monotonic() - started_s < 1
 
 
 def test_a_recovery_that_the_daemon_advises_against(manager: FakeManager, ctl: Run) -> None:

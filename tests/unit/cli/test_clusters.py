@@ -49,6 +49,27 @@ def test_members(ctl: Run, three: FakeManager) -> None:
     assert (learner["role"], learner["wanted"], learner["lag"]) == ("learner", "voter", 39)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("cluster", "members"),
+        ("cluster", "info"),
+        ("cluster", "transfer-leadership"),
+        ("node", "inspect", "a"),
+    ],
+)
+def test_of_all_nodes_only_the_managers_are_asked_for(
+    ctl: Run, three: FakeManager, words: tuple[str, ...]
+) -> None:
+    three.nodes = 50
+    done = ctl(*words)
+    assert done.code == 0, done.err
+    asked = three.requests("ListNodes")
+    assert asked
+    for request in asked:
+        assert set(request.node_ids) == {NODE_ID, OTHER_NODE_ID, THIRD_NODE_ID}
+
+
 def test_what_the_leader_alone_knows_is_null_elsewhere(ctl: Run, three: FakeManager) -> None:
     for each in three.members:
         each.match_index = 0

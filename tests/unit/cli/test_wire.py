@@ -16,13 +16,11 @@ from tests.unit.cli.conftest import Run
 from tests.unit.cli.fake_manager import (
     CLUSTER_ID,
     NODE_ID,
-    OTHER_NODE_ID,
     FakeManager,
     RefusalError,
     slot,
 )
-from warren.cli import logs
-from warren.pb.v1 import api_pb2, node_pb2, objects_pb2
+from warren.pb.v1 import api_pb2, objects_pb2
 
 RUNNING = objects_pb2.CONTAINER_STATE_RUNNING
 Progress = api_pb2.ServiceProgress
@@ -187,6 +185,40 @@ def test_rm_of_a_wrong_name_among_others_removes_nothing(ctl: Run, manager: Fake
     assert len(manager.requests("RemoveService")) == 1
 
 
+def test_scale_of_a_wrong_name_among_others_scales_nothing(ctl: Run, manager: FakeManager) -> None:
+    create(ctl)
+    done = ctl("service", "scale", "web=3", "nobody=5")
+    assert (done.code, manager.requests("UpdateService")) == (4, [])
+
+
+def test_scale_that_cannot_go_on_says_what_is_changed(ctl: Run, manager: FakeManager) -> None:
+    create(ctl)
+    for name in ("db", "mq"):
+        assert ctl("service", "create", name, "--image=tiny:1").code == 0
+    update = manager.UpdateService
+
+    def second_is_removed(request: api_pb2.UpdateServiceRequest) -> api_pb2.UpdateServiceResponse:
+        if request.spec.name == "mq":
+            raise RefusalError("removing", "service `mq` is being removed; wait until it is gone")
+        return update(request)
+
+    manager.UpdateService = second_is_removed  # type: ignore[method-assign]
+    done = ctl("service", "scale", "web=3", "db=2", "mq=2", "--format=json")
+    error = json.loads(done.err)["error"]
+    assert (done.code, error["code"]) == (1, "removing")
+    assert error["message"] == (
+        "service mq: service `mq` is being removed; wait until it is gone; "
+        "changed before it: web=3, db=2"
+    )
+    assert error["request_id"]
+
+
+def test_one_scale_that_fails_is_its_own_sentence(ctl: Run, manager: FakeManager) -> None:
+    create(ctl)
+    manager.refuse["UpdateService"] = deque([RefusalError("removing", "it is being removed")])
+    assert ctl("service", "scale", "web=3").complaint == "warrenctl: it is being removed\n"
+
+
 # -- refusals and retries ------------------------------------------------------------------------
 
 
@@ -230,6 +262,25 @@ def test_a_broken_connection_is_retried(ctl: Run, manager: FakeManager) -> None:
     trouble = RefusalError("", "Socket closed", bare=grpc.StatusCode.UNAVAILABLE)
     manager.refuse["ListServices"] = deque([trouble])
     assert ctl("service", "ls").code == 0
+
+
+def test_more_calls_than_a_daemon_takes_are_asked_again(ctl: Run, manager: FakeManager) -> None:
+    full = RefusalError(
+        "", "Concurrent RPC limit exceeded!", bare=grpc.StatusCode.RESOURCE_EXHAUSTED
+    )
+    manager.refuse["ListServices"] = deque([full, full])
+    assert ctl("service", "ls").code == 0
+    assert len(manager.requests("ListServices")) == 3
+
+
+def test_an_answer_that_is_too_large_is_not_asked_for_again(ctl: Run, manager: FakeManager) -> None:
+    words = "SERVER: Sent message larger than max (70000000 vs. 67108864)"
+    large = RefusalError("", words, bare=grpc.StatusCode.RESOURCE_EXHAUSTED)
+    manager.refuse["ListNodes"] = deque([large])
+    done = ctl("node", "ls", "--format=json")
+    error = json.loads(done.err)["error"]
+    assert (done.code, error["code"]) == (1, "answer_too_large")
+    assert "70,000,000 bytes" in error["message"]
 
 
 def test_a_trouble_that_stays_is_reported_after_the_timeout(ctl: Run, manager: FakeManager) -> None:
@@ -409,96 +460,6 @@ def test_images(ctl: Run, manager: FakeManager) -> None:
     done = ctl("image", "rm", "a:1", "b:1", "--force")
     assert done.out == "removed docker.io/library/a:1\nremoved docker.io/library/b:1\n"
     assert [request.force for request in manager.requests("RemoveImage")] == [True, True]
-
-
-# -- logs ----------------------------------------------------------------------------------------
-
-
-def log_line(number: int, text: bytes, **fields: object) -> node_pb2.LogLine:
-    line = node_pb2.LogLine(container_id=bytes([number] * 16), line=text)
-    line.time_ns = 1_767_225_600_123_456_789
-    for name, value in fields.items():
-        setattr(line, name, value)
-    return line
-
-
-def test_logs_are_labelled_and_joined(ctl: Run, manager: FakeManager) -> None:
-    create(ctl)
-    manager.slots = [slot(1, RUNNING), slot(2, RUNNING)]
-    manager.log_lines = [
-        log_line(1, b"half", partial=True),
-        log_line(2, b"between"),
-        log_line(1, b" and half"),
-        log_line(1, b"to stderr", stderr=True),
-        log_line(2, b"never ended", partial=True),
-    ]
-    done = ctl("service", "logs", "web")
-    assert done.out == "web.2 | between\nweb.1 | half and half\nweb.2 | never ended\n"
-    assert done.err == "web.1 | to stderr\n"
-    (request,) = manager.requests("Logs")
-    assert (request.follow, request.tail, request.since_ms) == (False, -1, 0)
-
-
-def test_logs_with_every_flag(ctl: Run, manager: FakeManager) -> None:
-    create(ctl)
-    manager.slots = [slot(1, RUNNING)]
-    manager.log_lines = [log_line(1, b"x")]
-    done = ctl("service", "logs", "web", "--tail=5", "--since=2026-01-01T00:00:00Z", "-t")
-    assert done.out == "web.1 | 2026-01-01T00:00:00.123456789Z x\n"
-    (request,) = manager.requests("Logs")
-    assert (request.tail, request.since_ms) == (5, 1_767_225_600_000)
-    done = ctl("service", "logs", "web", "--format=json")
-    assert json.loads(done.out) == {
-        "service": "web",
-        "slot": 1,
-        "container_id": "01" * 16,
-        "time": "2026-01-01T00:00:00.123456789Z",
-        "stream": "stdout",
-        "line": "x",
-    }
-
-
-def test_logs_of_nothing(ctl: Run, manager: FakeManager) -> None:
-    create(ctl)
-    assert ctl("service", "logs", "web").out == ""
-    assert manager.requests("Logs") == []
-
-
-def test_logs_on_another_node_are_named(ctl: Run, manager: FakeManager) -> None:
-    create(ctl)
-    manager.slots = [slot(1, RUNNING, node_id=OTHER_NODE_ID)]
-    done = ctl("service", "logs", "web")
-    assert "web.1 is on node a" in done.err
-    assert manager.requests("Logs") == []
-
-
-def test_following_reads_new_containers_and_ends_with_the_service(
-    ctl: Run, manager: FakeManager, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(logs, "LIST_PAUSE_S", 0.05)
-    create(ctl)
-    manager.slots = [slot(1, RUNNING)]
-    manager.log_lines = [log_line(1, b"old"), log_line(2, b"new")]
-    calls = 0
-    list_slots = manager.ListSlots
-
-    def changing(request: api_pb2.ListSlotsRequest) -> api_pb2.ListSlotsResponse:
-        nonlocal calls
-        calls += 1
-        if calls == 3:
-            manager.slots.append(slot(2, RUNNING))
-        # Only once both have been asked for can the service go: nothing may be lost on the way.
-        if calls > 3 and len(manager.requests("Logs")) == 2:
-            manager.services.clear()
-        return list_slots(request)
-
-    monkeypatch.setattr(manager, "ListSlots", changing)
-    done = ctl("service", "logs", "-f", "web", "--tail=1")
-    assert done.code == 0
-    assert done.out.splitlines()[0] == "web.1 | old"
-    first, second = manager.requests("Logs")
-    assert (first.tail, list(first.container_ids)) == (1, [bytes([1] * 16)])
-    assert (second.tail, list(second.container_ids)) == (-1, [bytes([2] * 16)])
 
 
 # -- what is read --------------------------------------------------------------------------------
