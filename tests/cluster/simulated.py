@@ -93,6 +93,10 @@ class SimulatedImages:
         digest = f"sha256:{'5a' * 32}"
         return [objects_pb2.NodeImage(reference=IMAGE, digest=digest, size_bytes=1 << 20)]
 
+    async def by_need(self) -> list[objects_pb2.NodeImage]:
+        """That image."""
+        return await self.list()
+
     async def load(self, pieces: Any, reference: str = "") -> Any:
         """Refused."""
         raise WarrenError("invalid", f"simulated hosts have the image {IMAGE} and no other")
