@@ -325,6 +325,7 @@ scenarios!(
     volumes,
     global_ended,
     preempting_device,
+    preempting_dropped,
     preempting_forbidden,
     preempting_kept,
     preempting_moved,

@@ -42,6 +42,10 @@ impl Orchestrator {
             }
             Subject::Preempt(items) => {
                 let applied = applied(items.len());
+                // What it had set aside, and its victims, are there for others.
+                if !applied.iter().all(|applied| *applied) {
+                    self.marks.room();
+                }
                 for (item, applied) in items.iter().zip(applied) {
                     if let Some(set_aside) = item.set_aside {
                         self.scheduler.preempt_end(item.node, set_aside);
@@ -103,7 +107,8 @@ impl Orchestrator {
         }
     }
 
-    /// At once if the item took effect, else when the state is known better.
+    /// At once if the item took effect, else when the state is known better, and not for the room
+    /// that it gave back.
     fn look_again(&mut self, service: ServiceId, now_ms: u64, applied: bool) {
         if applied {
             self.mark(service);
@@ -111,6 +116,7 @@ impl Orchestrator {
             if let Some(pass) = self.passes.get_mut(&service) {
                 pass.swept = false;
             }
+            self.marks.pass_over(service);
             self.marks.mark_at(service, now_ms + RETRY_MS);
         }
     }
