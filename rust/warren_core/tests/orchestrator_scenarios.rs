@@ -324,6 +324,7 @@ scenarios!(
     skew_claimed,
     volumes,
     global_ended,
+    draining_given_back,
     preempting_device,
     preempting_dropped,
     preempting_forbidden,

@@ -50,10 +50,10 @@ impl Orchestrator {
                 Pass::new(service, since, room)
             }
         };
-        let items_before = meter.items;
+        let (items_before, room_before) = (meter.items, self.marks.room_count());
         let turn = self.go_on(state, service, &mut pass, now_ms, meter);
         // There is room for what waited only since: nobody had to mark it.
-        if pass.swept && pass.room == self.marks.room_count() {
+        if pass.swept && pass.room == room_before {
             self.stats.missed += (items_before - meter.items) as u64;
         }
         match turn {
