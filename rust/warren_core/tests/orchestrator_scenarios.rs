@@ -331,6 +331,7 @@ scenarios!(
     preempting_kept,
     preempting_moved,
     preempting_late,
+    preempting_lowered,
     preempting_once,
     preempting_refused,
     preferring,

@@ -304,7 +304,7 @@ impl Orchestrator {
                     self.mark(id);
                     let asking = &mut self.asking;
                     asking.service_changed(&mut self.scheduler, id, state.service(id));
-                    self.priority_changed(id, state.service(id));
+                    self.priority_changed(state, id);
                     if state.service(id).is_some_and(|service| service.is_global()) {
                         self.globals.insert(id);
                     }
@@ -417,7 +417,7 @@ impl Orchestrator {
         self.preemptors.remove(&service);
         self.blocked.remove(&service);
         self.unplaced.remove(&service);
-        self.priority_changed(service, None);
+        self.priorities.remove(&service);
     }
 
     /// Derives what to do next, within the budget, each proposal within the limits of a command.

@@ -278,18 +278,30 @@ impl Orchestrator {
     }
 
     /// The service is another than before: if its priority is, what holds what is learnt anew.
-    pub(super) fn priority_changed(&mut self, id: ServiceId, service: Option<&Service>) {
-        let known = self.priorities.get(&id).copied();
-        let Some(known) = known else { return };
-        match service {
-            None => drop(self.priorities.remove(&id)),
-            Some(service) if service.rules.priority != known => {
-                self.priorities.insert(id, service.rules.priority);
+    pub(super) fn priority_changed(&mut self, state: &State, id: ServiceId) {
+        let Some(service) = state.service(id) else {
+            return;
+        };
+        let priority = service.rules.priority;
+        match self.priorities.get(&id) {
+            Some(known) if *known == priority => {}
+            Some(_) => {
+                self.priorities.insert(id, priority);
                 self.scheduler.occupants_unknown();
                 self.marks.room();
             }
-            Some(_) => {}
+            // It may have been too urgent for those who looked when what it has was not there yet.
+            None if self.is_outranked(service) && state.container_count_of_service(id) > 0 => {
+                self.marks.room();
+            }
+            None => {}
         }
+    }
+
+    /// Whether it is less urgent than somebody who waits and preempts.
+    fn is_outranked(&self, service: &Service) -> bool {
+        let mut preemptors = self.preemptors.values();
+        preemptors.any(|priority| service.rules.priority < *priority)
     }
 
     /// It has just been bound, and is less urgent than somebody who waits and preempts: while it was on
@@ -299,8 +311,7 @@ impl Orchestrator {
             return false;
         }
         let service = state.service(container.service);
-        let less = |than: &u32| service.is_some_and(|it| it.rules.priority < *than);
-        self.preemptors.values().any(less)
+        service.is_some_and(|service| self.is_outranked(service))
     }
 
     /// Why a slot that room is kept for is not filled yet.
