@@ -332,6 +332,8 @@ scenarios!(
     preempting_moved,
     preempting_late,
     preempting_lowered,
+    preempting_move_refused,
+    preempting_moving,
     preempting_once,
     preempting_refused,
     preferring,

@@ -26,12 +26,15 @@ impl Orchestrator {
                 self.settle_binds(now_ms, &binds, &applied, outcome.is_ok());
             }
             Subject::Desired(items) => {
-                for (it, applied) in items.iter().zip(applied(items.len())) {
+                let applied = applied(items.len());
+                self.may_make_room(applied.iter().any(|applied| !applied));
+                for (it, applied) in items.iter().zip(applied) {
                     self.stays(it.node, applied);
                     self.look_again(it.service, now_ms, applied);
                 }
             }
             Subject::Moves(moves) => {
+                self.may_make_room(true);
                 for (moving, applied) in moves.iter().zip(applied(moves.len())) {
                     if applied {
                         self.note_moved(moving);
@@ -104,6 +107,14 @@ impl Orchestrator {
     fn stays(&mut self, node: NodeId, applied: bool) {
         if !applied {
             self.scheduler.occupants_changed(node);
+        }
+    }
+
+    /// Containers may be victims again that were none while something about them was on its way:
+    /// who looked for some meanwhile looks again.
+    fn may_make_room(&mut self, again: bool) {
+        if again && !self.preemptors.is_empty() {
+            self.marks.room();
         }
     }
 
