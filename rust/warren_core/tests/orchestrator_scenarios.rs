@@ -335,6 +335,7 @@ scenarios!(
     preempting_move_refused,
     preempting_moving,
     preempting_once,
+    preempting_raised,
     preempting_refused,
     preferring,
     preempting,

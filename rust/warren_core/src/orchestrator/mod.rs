@@ -203,6 +203,8 @@ pub struct Orchestrator {
     frozen: bool,
     /// What the scheduler counts by, where that is known.
     overcommit: Option<Overcommit>,
+    /// The feature level when the cluster changed last.
+    level: u32,
     stats: Stats,
     latencies_ms: Vec<u64>,
     looked: usize,
@@ -238,6 +240,7 @@ impl Orchestrator {
             preemptors: BTreeMap::new(),
             frozen: false,
             overcommit: None,
+            level: 0,
             stats: Stats::default(),
             latencies_ms: Vec::new(),
             looked: 0,
