@@ -325,6 +325,7 @@ scenarios!(
     volumes,
     global_ended,
     draining_given_back,
+    preempting_apart,
     preempting_device,
     preempting_dropped,
     preempting_forbidden,

@@ -109,6 +109,7 @@ use marks::Marks;
 use outbox::Outbox;
 use pass::Pass;
 use plan::{Found, Slot};
+use preempt::is_in_the_way;
 use progress::Waiting;
 use sweep::Sweep;
 use walks::Walks;
@@ -297,6 +298,7 @@ impl Orchestrator {
         let mut room = false;
         // Of the event before: those of a command mostly concern one of them.
         let (mut last_service, mut last_node) = (None, None);
+        let mut came = BTreeSet::new();
         for event in events {
             match *event {
                 Event::Cluster => self.observe_cluster(state),
@@ -330,6 +332,9 @@ impl Orchestrator {
                     // Who waits may wait for a port, a device, or for whom it is kept apart from, and
                     // not for an amount.
                     room |= ended || container.is_some_and(|it| self.is_new_victim(state, it));
+                    if container.is_some_and(|it| is_in_the_way(state, it)) {
+                        came.insert(service);
+                    }
                     if last_service != Some(service)
                         && !container.is_some_and(|it| self.is_own_bind(it))
                     {
@@ -343,6 +348,7 @@ impl Orchestrator {
                 }
             }
         }
+        self.mark_who_keeps_apart(state, &came);
         if room {
             self.marks.room();
         }

@@ -5,6 +5,7 @@
 //! number of preemptions that are under way is bounded: how fast one follows another is then up to
 //! how long it takes containers to stop.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::fsm::{
@@ -314,6 +315,22 @@ impl Orchestrator {
         service.is_some_and(|service| self.is_outranked(service))
     }
 
+    /// Containers of these services have just come: of what is kept for who keeps apart from them
+    /// some may be of no use any more. One look for each hold, as few as there may be of those.
+    pub(super) fn mark_who_keeps_apart(&mut self, state: &State, came: &BTreeSet<ServiceId>) {
+        if came.is_empty() {
+            return;
+        }
+        for service in state.services_with_holds() {
+            let rules = state.service(service).map(|service| &service.rules);
+            let asked = rules.into_iter().flat_map(|rules| &rules.anti_affinities);
+            let mut others = asked.filter_map(|it| state.service_by_name(&it.service));
+            if others.any(|other| came.contains(&other.id)) {
+                self.mark(service);
+            }
+        }
+    }
+
     /// Why a slot that room is kept for is not filled yet.
     pub(super) fn why_held(
         &self,
@@ -326,6 +343,11 @@ impl Orchestrator {
         let left = state.victims_left(node, hold);
         Some(waiting_for(state, service, node, left))
     }
+}
+
+/// It has just been bound, and somebody that room is kept for may have to keep away from it.
+pub(super) fn is_in_the_way(state: &State, container: &Container) -> bool {
+    container.status.state == ContainerState::Assigned && state.hold_count() > 0
 }
 
 /// Whether the node is still one that the slot may go to: what its service asks for, or what the node
