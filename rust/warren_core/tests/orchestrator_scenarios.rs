@@ -329,6 +329,7 @@ scenarios!(
     preempting_device,
     preempting_dropped,
     preempting_forbidden,
+    preempting_global,
     preempting_kept,
     preempting_moved,
     preempting_late,

@@ -90,6 +90,7 @@ impl Orchestrator {
             for found in found.drain(..) {
                 match found {
                     Found::Surplus(container) => pass.surplus.push(container),
+                    Found::Needless(slot) => self.needs_no_room(state, service.id, pass, slot),
                     Found::Slot(slot, verdict, watched) => {
                         self.watch(state, service, slot, watched, now_ms);
                         self.take_in(state, service, pass, slot, verdict, now_ms);
@@ -159,8 +160,8 @@ impl Orchestrator {
                 | Verdict::Frozen
                 | Verdict::Fenced(..)
         );
-        if fills && bound_to.is_none() && state.hold_of(id, slot.number, slot.node).is_some() {
-            pass.needless.push(slot);
+        if fills {
+            self.needs_no_room(state, id, pass, slot);
         }
         let mut keep = |node| *pass.spread.entry(node).or_insert(0) += 1;
         match verdict {
@@ -211,6 +212,14 @@ impl Orchestrator {
                     _ => {}
                 }
             }
+        }
+    }
+
+    /// What is kept for the slot, if anything is, is of no use; unless it is on its way there.
+    fn needs_no_room(&self, state: &State, id: ServiceId, pass: &mut Pass, slot: Slot) {
+        let busy = self.in_flight.node_of(id, slot).is_some();
+        if !busy && state.hold_of(id, slot.number, slot.node).is_some() {
+            pass.needless.push(slot);
         }
     }
 
