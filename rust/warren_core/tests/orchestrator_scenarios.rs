@@ -327,6 +327,7 @@ scenarios!(
     draining_given_back,
     preempting_apart,
     preempting_device,
+    preempting_device_gone,
     preempting_dropped,
     preempting_forbidden,
     preempting_global,

@@ -66,7 +66,7 @@ impl Orchestrator {
                 continue;
             };
             let left = state.victims_left(node, hold).next().is_some();
-            if !may_be_kept(state, service, pass, slot.number, (node, left)) {
+            if !may_be_kept(state, service, pass, hold, (node, left)) {
                 self.give_up_kept(service, pass, &vacancy, node, meter);
                 continue;
             }
@@ -356,22 +356,19 @@ fn may_be_kept(
     state: &State,
     service: &Service,
     pass: &Pass,
-    slot: u64,
+    hold: &Hold,
     (node, left): (NodeId, bool),
 ) -> bool {
     let Some(known) = state.node(node) else {
         return false;
-    };
-    let refused = match left {
-        true => service.rules.refusal(known),
-        false => state.refusal_of_kept(service, slot, known),
     };
     let own = pass.spread.iter().filter(|(_, count)| **count > 0);
     let own = own.map(|(id, _)| *id);
     let there = pass.spread.get(&node).copied().unwrap_or(0);
     let full = asking::most_per_node(service).is_some_and(|most| there >= most);
     let avoided = state.avoided(service, own);
-    refused.is_none() && !full && avoided.iter().all(|it| it.refusal(known).is_none())
+    let may = state.may_be_kept(service, known, hold, left);
+    may && !full && avoided.iter().all(|it| it.refusal(known).is_none())
 }
 
 /// A container that may have to make room for one of a higher priority.
