@@ -273,6 +273,7 @@ impl Orchestrator {
         self.decisions.clear();
         self.keeper = Keeper::default();
         self.passes.clear();
+        self.scans_next = false;
         self.globals.clear();
         self.pending.clear();
         self.blocked.clear();
