@@ -2,8 +2,8 @@
 //!
 //! Besides the words of the state's scenarios: `lead`, `follow`, `up n1`, `down n1`; `wait 5s`
 //! with a pulse and a sign of life of every node in session a second; `step` prints what is
-//! proposed; `settle` applies what has been, prints what came of it, and reports outcomes;
-//! `run` steps and settles until nothing is left to do now; `pending web`, `loops web`, `progress web`, `stats`;
+//! proposed, `step 5` within so many looks; `settle` applies what has been, prints what came of it,
+//! and reports outcomes; `run` steps and settles until nothing is left to do now; `pending web`, `loops web`, `progress web`, `stats`;
 //! `explain web` and `explain web.1` say the sentence, `events` what was decided since it was last asked.
 
 #[path = "fsm_support/mod.rs"]
@@ -60,7 +60,7 @@ impl World {
                 self.orchestrator.session_down(node_id(name), now_ms);
             }
             "wait" => self.wait(name.trim_end_matches('s').parse().expect("seconds")),
-            "step" => return self.step(),
+            "step" => return self.step(name.parse().unwrap_or(BUDGET.looks)),
             "settle" => return self.settle(),
             "run" => return self.run(),
             "pending" => return self.pending(name),
@@ -99,10 +99,11 @@ impl World {
         }
     }
 
-    fn step(&mut self) -> Vec<String> {
+    fn step(&mut self, looks: usize) -> Vec<String> {
+        let budget = Budget { looks, ..BUDGET };
         let proposals = self
             .orchestrator
-            .step(&self.replica.state, self.now_ms, BUDGET);
+            .step(&self.replica.state, self.now_ms, budget);
         let lines = proposals
             .iter()
             .flat_map(|proposal| self.told(&proposal.body))
@@ -137,7 +138,7 @@ impl World {
     fn run(&mut self) -> Vec<String> {
         let mut lines = Vec::new();
         for _ in 0..100 {
-            lines.extend(self.step());
+            lines.extend(self.step(BUDGET.looks));
             lines.extend(self.settle());
             if self.orchestrator.next_wakeup(self.now_ms) != Some(self.now_ms) {
                 return lines;
@@ -328,12 +329,22 @@ scenarios!(
     skew_claimed,
     volumes,
     global_ended,
+    draining_given_back,
+    freeze_led_again,
+    preempting_apart,
     preempting_device,
+    preempting_device_gone,
+    preempting_dropped,
     preempting_forbidden,
+    preempting_global,
     preempting_kept,
     preempting_moved,
     preempting_late,
+    preempting_lowered,
+    preempting_move_refused,
+    preempting_moving,
     preempting_once,
+    preempting_raised,
     preempting_refused,
     preferring,
     preempting,

@@ -6,6 +6,7 @@ use imbl::OrdMap;
 use crate::error::{Error, Result};
 use crate::fsm::apply::invalid;
 use crate::fsm::asked::DEVICE_MILLI;
+use crate::fsm::holds::Hold;
 use crate::fsm::objects::{Container, Node, Service};
 use crate::fsm::refusals::{Filter, Refusal};
 use crate::fsm::state::{NodeRow, State};
@@ -286,14 +287,22 @@ impl State {
         service.rules.refusal(node).or_else(refusal)
     }
 
-    /// [`State::refusal`] for the slot that room is kept for on the node.
-    pub fn refusal_of_kept(&self, service: &Service, slot: u64, node: &Node) -> Option<String> {
-        let refusal = || {
-            let row = self.node_row(node.id)?;
-            let but = Some((service.id, slot));
-            self.in_use(row, but).refusal(service, node)
+    /// Whether the slot that room is kept for may still go to its node, with the devices that are
+    /// kept. `left`: victims are still there, and with them what they claim.
+    pub fn may_be_kept(&self, service: &Service, node: &Node, hold: &Hold, left: bool) -> bool {
+        let asks = &service.container_spec().devices;
+        let is_there = |share: &pb::DeviceShare| {
+            let ask = asks.iter().find(|ask| ask.kind == share.kind);
+            ask.is_some_and(|ask| suits(ask, node, share.number))
         };
-        service.rules.refusal(node).or_else(refusal)
+        let free = || {
+            let row = self.node_row(node.id)?;
+            let claims = self.in_use(row, Some((hold.service, hold.slot)));
+            claims.judge(service, node, &hold.devices).ok()
+        };
+        service.rules.refusal(node).is_none()
+            && hold.devices.iter().all(is_there)
+            && (left || free().is_some())
     }
 
     fn claims_refusal(&self, service: &Service, node: NodeId) -> Option<String> {

@@ -10,6 +10,7 @@
 //! What a container of some priority may end is of a lower one, so that no chain of preemptions
 //! comes back to where it began.
 
+use std::ops::Bound::{Excluded, Unbounded};
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
@@ -90,6 +91,16 @@ impl State {
         let of_service = self.holds.range((id, 0, NodeId([0; 16]))..);
         let of_service = of_service.take_while(move |(of, ..)| *of == id);
         of_service.filter_map(move |(_, slot, node)| self.hold_of(id, *slot, Some(*node)))
+    }
+
+    /// Services that room is kept for.
+    pub fn services_with_holds(&self) -> impl Iterator<Item = ServiceId> {
+        let first = self.holds.get_min().map(|(id, ..)| *id);
+        std::iter::successors(first, |id| {
+            let behind = Excluded((*id, u64::MAX, NodeId([0xff; 16])));
+            let next = self.holds.range((behind, Unbounded)).next();
+            next.map(|(id, ..)| *id)
+        })
     }
 
     /// How many there are.

@@ -143,8 +143,13 @@ impl Orchestrator {
     }
 
     /// Gives back what is held for successors of the service: they are placed now, or not at all.
+    /// What they leave of it, others may have waited for.
     pub(super) fn give_back(&mut self, service: ServiceId) {
-        for (node, resources, count) in self.drains.held.remove(&service).unwrap_or_default() {
+        let held = self.drains.held.remove(&service).unwrap_or_default();
+        if !held.is_empty() {
+            self.marks.room();
+        }
+        for (node, resources, count) in held {
             (0..count).for_each(|_| self.scheduler.release(node, resources));
         }
     }

@@ -58,7 +58,7 @@ impl Orchestrator {
         }
     }
 
-    /// The cluster's settings or its freeze changed.
+    /// The cluster's settings, its freeze or its feature level changed.
     pub(super) fn observe_cluster(&mut self, state: &State) {
         let frozen = state.freeze().is_some();
         if self.frozen && !frozen {
@@ -66,6 +66,11 @@ impl Orchestrator {
             self.walks.waiting();
         }
         self.frozen = frozen;
+        let level = std::mem::replace(&mut self.level, state.feature_level());
+        if level != self.level {
+            // Who waits may wait for what some of the managers could not do before.
+            self.walks.waiting();
+        }
         let overcommit = Some(state.settings().overcommit);
         if self.overcommit != overcommit {
             self.overcommit = overcommit;

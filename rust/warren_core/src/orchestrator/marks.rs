@@ -58,6 +58,14 @@ impl Marks {
         self.room += 1;
     }
 
+    /// The room that there is now is not for this one, if it hopes for some: it has its turn with
+    /// what comes after, or when its timer says so.
+    pub fn pass_over(&mut self, service: ServiceId) {
+        if self.hopes.contains_key(&service) {
+            self.wait_for_room(service, self.room);
+        }
+    }
+
     /// How often there was more room than before, up to now.
     pub fn room_count(&self) -> u64 {
         self.room
@@ -267,6 +275,16 @@ mod tests {
         assert_eq!(marks.take(true), Some((c, true)));
         marks.hope_no_more(B);
         assert!(marks.is_clean());
+        // What it has just given back itself is there for others.
+        marks.wait_for_room(A, 3);
+        marks.wait_for_room(B, 3);
+        marks.room();
+        marks.pass_over(A);
+        marks.pass_over(c);
+        assert_eq!(take(&mut marks), Some(B));
+        assert!(marks.is_clean());
+        marks.room();
+        assert_eq!(take(&mut marks), Some(A));
         // Where something is decided already, it has to wait for that to be sent.
         marks.wait_for_room(A, 0);
         assert_eq!(marks.take(false), None);

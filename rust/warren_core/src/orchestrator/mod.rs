@@ -109,6 +109,7 @@ use marks::Marks;
 use outbox::Outbox;
 use pass::Pass;
 use plan::{Found, Slot};
+use preempt::is_in_the_way;
 use progress::Waiting;
 use sweep::Sweep;
 use walks::Walks;
@@ -203,6 +204,8 @@ pub struct Orchestrator {
     frozen: bool,
     /// What the scheduler counts by, where that is known.
     overcommit: Option<Overcommit>,
+    /// The feature level when the cluster changed last.
+    level: u32,
     stats: Stats,
     latencies_ms: Vec<u64>,
     looked: usize,
@@ -238,6 +241,7 @@ impl Orchestrator {
             preemptors: BTreeMap::new(),
             frozen: false,
             overcommit: None,
+            level: 0,
             stats: Stats::default(),
             latencies_ms: Vec::new(),
             looked: 0,
@@ -269,6 +273,7 @@ impl Orchestrator {
         self.decisions.clear();
         self.keeper = Keeper::default();
         self.passes.clear();
+        self.scans_next = false;
         self.globals.clear();
         self.pending.clear();
         self.blocked.clear();
@@ -294,6 +299,7 @@ impl Orchestrator {
         let mut room = false;
         // Of the event before: those of a command mostly concern one of them.
         let (mut last_service, mut last_node) = (None, None);
+        let mut came = BTreeSet::new();
         for event in events {
             match *event {
                 Event::Cluster => self.observe_cluster(state),
@@ -304,7 +310,7 @@ impl Orchestrator {
                     self.mark(id);
                     let asking = &mut self.asking;
                     asking.service_changed(&mut self.scheduler, id, state.service(id));
-                    self.priority_changed(id, state.service(id));
+                    self.priority_changed(state, id);
                     if state.service(id).is_some_and(|service| service.is_global()) {
                         self.globals.insert(id);
                     }
@@ -327,6 +333,9 @@ impl Orchestrator {
                     // Who waits may wait for a port, a device, or for whom it is kept apart from, and
                     // not for an amount.
                     room |= ended || container.is_some_and(|it| self.is_new_victim(state, it));
+                    if container.is_some_and(|it| is_in_the_way(state, it)) {
+                        came.insert(service);
+                    }
                     if last_service != Some(service)
                         && !container.is_some_and(|it| self.is_own_bind(it))
                     {
@@ -340,6 +349,7 @@ impl Orchestrator {
                 }
             }
         }
+        self.mark_who_keeps_apart(state, &came);
         if room {
             self.marks.room();
         }
@@ -417,7 +427,7 @@ impl Orchestrator {
         self.preemptors.remove(&service);
         self.blocked.remove(&service);
         self.unplaced.remove(&service);
-        self.priority_changed(service, None);
+        self.priorities.remove(&service);
     }
 
     /// Derives what to do next, within the budget, each proposal within the limits of a command.

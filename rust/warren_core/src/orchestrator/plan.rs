@@ -75,6 +75,8 @@ pub(super) enum Found {
     Slot(Slot, Verdict, Option<ContainerId>),
     /// To be removed.
     Surplus(ContainerId),
+    /// None of its slots, though room is kept for it there.
+    Needless(Slot),
 }
 
 /// Where a walk over a service is. Slots come in their order; what is surplus comes by its own.
@@ -242,10 +244,13 @@ impl Walk {
             }
             // What it may not go to is none of its slots, nor what has ended where it may not go again.
             let idle = container.is_none_or(Container::is_terminal);
+            let slot = Slot::on(node);
             if idle && (!accepts || refused()) {
+                let kept = service.rules.preempt
+                    && state.hold_of(service.id, slot.number, slot.node).is_some();
+                found.extend(kept.then_some(Found::Needless(slot)));
                 continue;
             }
-            let slot = Slot::on(node);
             let verdict = container.map_or(Verdict::Vacant(None), |container| {
                 judge(state, service, liveness, slot, container)
             });

@@ -5,6 +5,7 @@
 //! number of preemptions that are under way is bounded: how fast one follows another is then up to
 //! how long it takes containers to stop.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::fsm::{
@@ -65,7 +66,7 @@ impl Orchestrator {
                 continue;
             };
             let left = state.victims_left(node, hold).next().is_some();
-            if !may_be_kept(state, service, pass, slot.number, (node, left)) {
+            if !may_be_kept(state, service, pass, hold, (node, left)) {
                 self.give_up_kept(service, pass, &vacancy, node, meter);
                 continue;
             }
@@ -278,18 +279,30 @@ impl Orchestrator {
     }
 
     /// The service is another than before: if its priority is, what holds what is learnt anew.
-    pub(super) fn priority_changed(&mut self, id: ServiceId, service: Option<&Service>) {
-        let known = self.priorities.get(&id).copied();
-        let Some(known) = known else { return };
-        match service {
-            None => drop(self.priorities.remove(&id)),
-            Some(service) if service.rules.priority != known => {
-                self.priorities.insert(id, service.rules.priority);
+    pub(super) fn priority_changed(&mut self, state: &State, id: ServiceId) {
+        let Some(service) = state.service(id) else {
+            return;
+        };
+        let priority = service.rules.priority;
+        match self.priorities.get(&id) {
+            Some(known) if *known == priority => {}
+            Some(_) => {
+                self.priorities.insert(id, priority);
                 self.scheduler.occupants_unknown();
                 self.marks.room();
             }
-            Some(_) => {}
+            // It may have been too urgent for those who looked when what it has was not there yet.
+            None if self.is_outranked(service) && state.container_count_of_service(id) > 0 => {
+                self.marks.room();
+            }
+            None => {}
         }
+    }
+
+    /// Whether it is less urgent than somebody who waits and preempts.
+    fn is_outranked(&self, service: &Service) -> bool {
+        let mut preemptors = self.preemptors.values();
+        preemptors.any(|priority| service.rules.priority < *priority)
     }
 
     /// It has just been bound, and is less urgent than somebody who waits and preempts: while it was on
@@ -299,8 +312,23 @@ impl Orchestrator {
             return false;
         }
         let service = state.service(container.service);
-        let less = |than: &u32| service.is_some_and(|it| it.rules.priority < *than);
-        self.preemptors.values().any(less)
+        service.is_some_and(|service| self.is_outranked(service))
+    }
+
+    /// Containers of these services have just come: of what is kept for who keeps apart from them
+    /// some may be of no use any more. One look for each hold, as few as there may be of those.
+    pub(super) fn mark_who_keeps_apart(&mut self, state: &State, came: &BTreeSet<ServiceId>) {
+        if came.is_empty() {
+            return;
+        }
+        for service in state.services_with_holds() {
+            let rules = state.service(service).map(|service| &service.rules);
+            let asked = rules.into_iter().flat_map(|rules| &rules.anti_affinities);
+            let mut others = asked.filter_map(|it| state.service_by_name(&it.service));
+            if others.any(|other| came.contains(&other.id)) {
+                self.mark(service);
+            }
+        }
     }
 
     /// Why a slot that room is kept for is not filled yet.
@@ -317,28 +345,30 @@ impl Orchestrator {
     }
 }
 
+/// It has just been bound, and somebody that room is kept for may have to keep away from it.
+pub(super) fn is_in_the_way(state: &State, container: &Container) -> bool {
+    container.status.state == ContainerState::Assigned && state.hold_count() > 0
+}
+
 /// Whether the node is still one that the slot may go to: what its service asks for, or what the node
 /// is, may have changed since. `left`: victims are still there, and with them what they claim.
 fn may_be_kept(
     state: &State,
     service: &Service,
     pass: &Pass,
-    slot: u64,
+    hold: &Hold,
     (node, left): (NodeId, bool),
 ) -> bool {
     let Some(known) = state.node(node) else {
         return false;
-    };
-    let refused = match left {
-        true => service.rules.refusal(known),
-        false => state.refusal_of_kept(service, slot, known),
     };
     let own = pass.spread.iter().filter(|(_, count)| **count > 0);
     let own = own.map(|(id, _)| *id);
     let there = pass.spread.get(&node).copied().unwrap_or(0);
     let full = asking::most_per_node(service).is_some_and(|most| there >= most);
     let avoided = state.avoided(service, own);
-    refused.is_none() && !full && avoided.iter().all(|it| it.refusal(known).is_none())
+    let may = state.may_be_kept(service, known, hold, left);
+    may && !full && avoided.iter().all(|it| it.refusal(known).is_none())
 }
 
 /// A container that may have to make room for one of a higher priority.

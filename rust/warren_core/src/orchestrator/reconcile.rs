@@ -50,10 +50,10 @@ impl Orchestrator {
                 Pass::new(service, since, room)
             }
         };
-        let items_before = meter.items;
+        let (items_before, room_before) = (meter.items, self.marks.room_count());
         let turn = self.go_on(state, service, &mut pass, now_ms, meter);
         // There is room for what waited only since: nobody had to mark it.
-        if pass.swept && pass.room == self.marks.room_count() {
+        if pass.swept && pass.room == room_before {
             self.stats.missed += (items_before - meter.items) as u64;
         }
         match turn {
@@ -90,6 +90,7 @@ impl Orchestrator {
             for found in found.drain(..) {
                 match found {
                     Found::Surplus(container) => pass.surplus.push(container),
+                    Found::Needless(slot) => self.needs_no_room(state, service.id, pass, slot),
                     Found::Slot(slot, verdict, watched) => {
                         self.watch(state, service, slot, watched, now_ms);
                         self.take_in(state, service, pass, slot, verdict, now_ms);
@@ -159,8 +160,8 @@ impl Orchestrator {
                 | Verdict::Frozen
                 | Verdict::Fenced(..)
         );
-        if fills && bound_to.is_none() && state.hold_of(id, slot.number, slot.node).is_some() {
-            pass.needless.push(slot);
+        if fills {
+            self.needs_no_room(state, id, pass, slot);
         }
         let mut keep = |node| *pass.spread.entry(node).or_insert(0) += 1;
         match verdict {
@@ -211,6 +212,14 @@ impl Orchestrator {
                     _ => {}
                 }
             }
+        }
+    }
+
+    /// What is kept for the slot, if anything is, is of no use; unless it is on its way there.
+    fn needs_no_room(&self, state: &State, id: ServiceId, pass: &mut Pass, slot: Slot) {
+        let busy = self.in_flight.node_of(id, slot).is_some();
+        if !busy && state.hold_of(id, slot.number, slot.node).is_some() {
+            pass.needless.push(slot);
         }
     }
 

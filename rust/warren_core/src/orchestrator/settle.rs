@@ -26,12 +26,15 @@ impl Orchestrator {
                 self.settle_binds(now_ms, &binds, &applied, outcome.is_ok());
             }
             Subject::Desired(items) => {
-                for (it, applied) in items.iter().zip(applied(items.len())) {
+                let applied = applied(items.len());
+                self.may_make_room(applied.iter().any(|applied| !applied));
+                for (it, applied) in items.iter().zip(applied) {
                     self.stays(it.node, applied);
                     self.look_again(it.service, now_ms, applied);
                 }
             }
             Subject::Moves(moves) => {
+                self.may_make_room(true);
                 for (moving, applied) in moves.iter().zip(applied(moves.len())) {
                     if applied {
                         self.note_moved(moving);
@@ -42,6 +45,10 @@ impl Orchestrator {
             }
             Subject::Preempt(items) => {
                 let applied = applied(items.len());
+                // What it had set aside, and its victims, are there for others.
+                if !applied.iter().all(|applied| *applied) {
+                    self.marks.room();
+                }
                 for (item, applied) in items.iter().zip(applied) {
                     if let Some(set_aside) = item.set_aside {
                         self.scheduler.preempt_end(item.node, set_aside);
@@ -103,7 +110,16 @@ impl Orchestrator {
         }
     }
 
-    /// At once if the item took effect, else when the state is known better.
+    /// Containers may be victims again that were none while something about them was on its way:
+    /// who looked for some meanwhile looks again.
+    fn may_make_room(&mut self, again: bool) {
+        if again && !self.preemptors.is_empty() {
+            self.marks.room();
+        }
+    }
+
+    /// At once if the item took effect, else when the state is known better, and not for the room
+    /// that it gave back.
     fn look_again(&mut self, service: ServiceId, now_ms: u64, applied: bool) {
         if applied {
             self.mark(service);
@@ -111,6 +127,7 @@ impl Orchestrator {
             if let Some(pass) = self.passes.get_mut(&service) {
                 pass.swept = false;
             }
+            self.marks.pass_over(service);
             self.marks.mark_at(service, now_ms + RETRY_MS);
         }
     }
