@@ -196,7 +196,8 @@ def _on_terminal(words: list[str], columns: int, ending: str) -> tuple[int, str,
     after = termios.tcgetattr(theirs)
     os.close(own)
     os.close(theirs)
-    return code, written.decode(), [before, after]
+    # A signal may come in the middle of a character.
+    return code, written.decode(errors="replace"), [before, after]
 
 
 def _read(terminal: int) -> bytes:
