@@ -2,7 +2,8 @@
 //!
 //! Besides the words of the state's scenarios: `lead`, `follow`, `up n1`, `down n1`; `wait 5s`
 //! with a pulse and a sign of life of every node in session a second; `step` prints what is
-//! proposed; `settle` applies what has been, prints what came of it, and reports outcomes;
+//! proposed, `step 1` at most so many items; `settle` applies what has been, prints what came of it,
+//! and reports outcomes;
 //! `run` steps and settles until nothing is left to do now; `pending web`, `loops web`, `progress web`, `stats`;
 //! `explain web` and `explain web.1` say the sentence, `events` what was decided since it was last asked.
 
@@ -60,7 +61,7 @@ impl World {
                 self.orchestrator.session_down(node_id(name), now_ms);
             }
             "wait" => self.wait(name.trim_end_matches('s').parse().expect("seconds")),
-            "step" => return self.step(),
+            "step" => return self.step(name.parse().unwrap_or(BUDGET.items)),
             "settle" => return self.settle(),
             "run" => return self.run(),
             "pending" => return self.pending(name),
@@ -99,10 +100,11 @@ impl World {
         }
     }
 
-    fn step(&mut self) -> Vec<String> {
+    fn step(&mut self, items: usize) -> Vec<String> {
+        let budget = Budget { items, ..BUDGET };
         let proposals = self
             .orchestrator
-            .step(&self.replica.state, self.now_ms, BUDGET);
+            .step(&self.replica.state, self.now_ms, budget);
         let lines = proposals
             .iter()
             .flat_map(|proposal| self.told(&proposal.body))
@@ -137,7 +139,7 @@ impl World {
     fn run(&mut self) -> Vec<String> {
         let mut lines = Vec::new();
         for _ in 0..100 {
-            lines.extend(self.step());
+            lines.extend(self.step(BUDGET.items));
             lines.extend(self.settle());
             if self.orchestrator.next_wakeup(self.now_ms) != Some(self.now_ms) {
                 return lines;
@@ -338,5 +340,6 @@ scenarios!(
     retrying,
     following,
     telling,
-    avoiding
+    avoiding,
+    draining_held
 );

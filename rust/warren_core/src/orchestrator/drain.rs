@@ -8,14 +8,16 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::fsm::{DesiredState, Node, Resources, Service, State};
-use crate::ids::{ContainerId, NodeId, ServiceId};
+use crate::fsm::{DesiredState, Node, Service, State};
+use crate::ids::{ContainerId, NodeId};
 use crate::orchestrator::Orchestrator;
-use crate::orchestrator::asking::{self, Placement};
+use crate::orchestrator::asking::Placement;
 use crate::orchestrator::budget::Meter;
 use crate::orchestrator::decisions::Kind;
 use crate::orchestrator::pass::Pass;
+use crate::orchestrator::plan::Slot;
 use crate::orchestrator::reconcile::Turn;
+use crate::orchestrator::successors::Room;
 
 /// A refused command is not tried again sooner.
 const RETRY_MS: u64 = 1_000;
@@ -24,8 +26,6 @@ const RETRY_MS: u64 = 1_000;
 #[derive(Debug, Default)]
 pub(super) struct Drains {
     nodes: BTreeMap<NodeId, Due>,
-    /// Room that the scheduler holds for successors of what was told to go: by node, for so many.
-    held: BTreeMap<ServiceId, Vec<(NodeId, Resources, u32)>>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -67,12 +67,8 @@ impl Drains {
         }
     }
 
-    /// What was held there is gone with it.
     pub fn remove(&mut self, node: NodeId) {
         self.nodes.remove(&node);
-        for held in self.held.values_mut() {
-            held.retain(|(id, ..)| *id != node);
-        }
     }
 
     /// When the next one has something to be said.
@@ -108,9 +104,6 @@ impl Orchestrator {
         pass: &mut Pass,
         meter: &mut Meter,
     ) -> Turn {
-        if pass.away == 0 {
-            self.give_back(service.id);
-        }
         pass.draining.retain(|(id, _)| is_to_move(state, *id));
         while pass.away < pass.away_max && !pass.draining.is_empty() {
             if meter.items == 0 || meter.looks == 0 {
@@ -123,18 +116,14 @@ impl Orchestrator {
             let most = most.min(pass.away_max - pass.away);
             let count = pass.draining.len().min(most);
             meter.look(count);
-            let room = self.room_elsewhere(state, service, pass, count);
-            for _ in 0..room {
+            let rooms = self.rooms_elsewhere(state, service, pass, count);
+            let found = rooms.len();
+            for room in rooms {
                 if let Some((container, node)) = pass.draining.pop_front() {
-                    self.propose_removal(service, (container, node), meter);
-                    pass.away += 1;
-                    let slot = state.container(container).map_or(0, |it| it.slot);
-                    let why = "its node is being drained, and there is room elsewhere".into();
-                    let of = (service.id, slot);
-                    self.decisions.note(Kind::Moved, of, Some(node), why);
+                    self.move_to(state, service, pass, (container, node), room, meter);
                 }
             }
-            if room < count {
+            if found < count {
                 return self.stay(state, service, pass, meter);
             }
         }
@@ -142,46 +131,46 @@ impl Orchestrator {
         Turn::Done
     }
 
-    /// Gives back what is held for successors of the service: they are placed now, or not at all.
-    pub(super) fn give_back(&mut self, service: ServiceId) {
-        for (node, resources, count) in self.drains.held.remove(&service).unwrap_or_default() {
-            (0..count).for_each(|_| self.scheduler.release(node, resources));
+    /// Tells it to go, and keeps the room for its successor.
+    fn move_to(
+        &mut self,
+        state: &State,
+        service: &Service,
+        pass: &mut Pass,
+        (container, node): (ContainerId, NodeId),
+        room: Room,
+        meter: &mut Meter,
+    ) {
+        pass.away += 1;
+        pass.goes(node, room.node);
+        let slot = state.container(container).map_or(0, |it| it.slot);
+        if self.propose_removal(service, (container, node), meter) {
+            self.expect_successor(service.id, Slot::numbered(slot), room);
+        } else {
+            self.release_room(&room);
         }
+        let why = "its node is being drained, and there is room elsewhere".into();
+        let of = (service.id, slot);
+        self.decisions.note(Kind::Moved, of, Some(node), why);
     }
 
-    /// How many of the first `count` find a place if they are not where they are. It is held for
-    /// them: of two services that are moved at once, each counts on its own room.
-    fn room_elsewhere(
+    /// Room for as many of the first `count` as find a place if they are not where they are. It is
+    /// held for them: of two services that are moved at once, each counts on its own room.
+    fn rooms_elsewhere(
         &mut self,
         state: &State,
         service: &Service,
         pass: &Pass,
         count: usize,
-    ) -> usize {
+    ) -> Vec<Room> {
         let spread = without(pass, count);
-        let placement = Placement {
+        self.hold_rooms(&Placement {
             state,
             service,
             spread: &spread,
             avoided: &pass.avoided,
             count: count as u32,
-        };
-        let placed = asking::place(&self.asking, &mut self.scheduler, &placement);
-        // Devices are chosen when they are bound: what counts here is that there is room.
-        for (node, shares) in &placed.devices {
-            for shares in shares {
-                self.scheduler.release_devices(*node, shares);
-            }
-        }
-        let resources = service.resources();
-        let binds = placed.binds.into_iter();
-        let binds = binds.map(|(node, count)| (node, resources, count));
-        self.drains
-            .held
-            .entry(service.id)
-            .or_default()
-            .extend(binds);
-        count - placed.refused as usize
+        })
     }
 
     /// Keeps why the others stay for those who ask.

@@ -35,6 +35,7 @@
 //! | `reconcile` | a pass → what is to be filled, replaced, taken away |
 //! | `fill` | vacant slots → nodes → binds, or why they wait |
 //! | `replace` | what is outdated → removals, if a successor finds room |
+//! | `successors` | room for what follows what was told to go |
 //! | `preempt` | no room → others of a lower priority go, and room is kept |
 //! | `shrink` | too many → which of them go |
 //! | `progress` | how far services are, and what waits for a node |
@@ -80,6 +81,7 @@ mod reconcile;
 mod replace;
 mod settle;
 mod shrink;
+mod successors;
 mod sweep;
 #[cfg(test)]
 mod testing;
@@ -110,6 +112,7 @@ use outbox::Outbox;
 use pass::Pass;
 use plan::{Found, Slot};
 use progress::Waiting;
+use successors::Successors;
 use sweep::Sweep;
 use walks::Walks;
 
@@ -176,6 +179,7 @@ pub struct Orchestrator {
     liveness: Liveness,
     sweep: Sweep,
     drains: Drains,
+    successors: Successors,
     decisions: Decisions,
     keeper: Keeper,
     walks: Walks,
@@ -223,6 +227,7 @@ impl Orchestrator {
             liveness: Liveness::default(),
             sweep: Sweep::default(),
             drains: Drains::default(),
+            successors: Successors::default(),
             decisions: Decisions::default(),
             keeper: Keeper::default(),
             walks: Walks::default(),
@@ -266,6 +271,7 @@ impl Orchestrator {
         self.liveness.follow();
         self.walks = Walks::default();
         self.drains = Drains::default();
+        self.successors = Successors::default();
         self.decisions.clear();
         self.keeper = Keeper::default();
         self.passes.clear();
@@ -378,6 +384,7 @@ impl Orchestrator {
             self.asking.node_removed(&self.scheduler, id);
             self.scheduler.node_remove(id);
             self.drains.remove(id);
+            self.successors.node_removed(id);
             self.keeper.node_gone(id, &mut self.decisions);
             self.liveness.gone(id);
         }

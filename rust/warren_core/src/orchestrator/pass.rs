@@ -44,6 +44,8 @@ pub(super) struct Pass {
     /// To be removed: of an older spec and not running.
     pub unready: VecDeque<ContainerId>,
     pub vacant: VecDeque<Vacancy>,
+    /// Vacant since what was in them was told to go: these come before the others. Empty after the walk.
+    pub awaited: VecDeque<Vacancy>,
     /// Vacant, with room kept for them.
     pub held: VecDeque<Vacancy>,
     /// Filled, with room kept for them elsewhere.
@@ -83,6 +85,7 @@ impl Pass {
             moved_to: BTreeSet::new(),
             unready: VecDeque::new(),
             vacant: VecDeque::new(),
+            awaited: VecDeque::new(),
             held: VecDeque::new(),
             needless: Vec::new(),
             outdated: VecDeque::new(),
@@ -102,7 +105,7 @@ impl Pass {
     /// Since when slots have had no node, of a pass that comes to nothing.
     pub fn waited(self) -> BTreeMap<Slot, u64> {
         let mut since = self.since;
-        let found = self.vacant.iter().chain(&self.held);
+        let found = self.vacant.iter().chain(&self.awaited).chain(&self.held);
         since.extend(found.map(|vacancy| (vacancy.slot, vacancy.since_ms)));
         since
     }
@@ -111,6 +114,18 @@ impl Pass {
     pub fn walked(&mut self, slots: usize) {
         self.walk = None;
         self.away_max = away_max(slots);
+        if !self.awaited.is_empty() {
+            self.awaited.append(&mut self.vacant);
+            std::mem::swap(&mut self.awaited, &mut self.vacant);
+        }
+    }
+
+    /// A container is told to go, and its successor is going to be elsewhere.
+    pub fn goes(&mut self, from: NodeId, to: NodeId) {
+        if let Some(kept) = self.spread.get_mut(&from) {
+            *kept = kept.saturating_sub(1);
+        }
+        *self.spread.entry(to).or_insert(0) += 1;
     }
 }
 

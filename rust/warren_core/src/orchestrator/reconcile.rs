@@ -162,6 +162,7 @@ impl Orchestrator {
         if fills && bound_to.is_none() && state.hold_of(id, slot.number, slot.node).is_some() {
             pass.needless.push(slot);
         }
+        let successor = self.successor_of(id, slot, verdict);
         let mut keep = |node| *pass.spread.entry(node).or_insert(0) += 1;
         match verdict {
             Verdict::Rests => {}
@@ -181,7 +182,7 @@ impl Orchestrator {
                 self.backoff.seen(id, slot, true, now_ms);
             }
             Verdict::Outdated(container, node) => {
-                keep(node);
+                keep(successor.unwrap_or(node));
                 if self.in_flight.has_container(container) {
                     pass.away += 1;
                 } else {
@@ -189,7 +190,7 @@ impl Orchestrator {
                 }
             }
             Verdict::Draining(container, node) => {
-                keep(node);
+                keep(successor.unwrap_or(node));
                 match self.in_flight.has_container(container) {
                     true => pass.away += 1,
                     false => pass.draining.push_back((container, node)),
@@ -205,10 +206,10 @@ impl Orchestrator {
                 match verdict {
                     Verdict::Starting(node) => keep(node),
                     Verdict::Unready(container, node) => {
-                        keep(node);
+                        keep(successor.unwrap_or(node));
                         pass.unready.push_back(container);
                     }
-                    _ => {}
+                    _ => successor.into_iter().for_each(keep),
                 }
             }
         }
@@ -281,6 +282,7 @@ impl Orchestrator {
         let held = state.hold_of(id, slot.number, slot.node).is_some();
         let vacant = match held {
             true => &mut pass.held,
+            false if self.successors.has(id, slot) => &mut pass.awaited,
             false => &mut pass.vacant,
         };
         vacant.push_back(Vacancy {
@@ -405,7 +407,11 @@ impl Orchestrator {
             let last = u64::from(service.spec.replicas);
             self.backoff.forget_above(id, last);
             self.note_loops_above(id, last);
+            self.give_back_above(id, last);
             self.failures.forget_above(id, last);
+        }
+        if service.removing {
+            self.give_back(id);
         }
         if pass.again {
             self.again.push(id);
