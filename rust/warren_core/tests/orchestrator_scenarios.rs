@@ -341,5 +341,7 @@ scenarios!(
     following,
     telling,
     avoiding,
-    draining_held
+    draining_held,
+    replacing_rules,
+    replacing_held
 );

@@ -142,10 +142,12 @@ impl Orchestrator {
         meter: &mut Meter,
     ) {
         pass.away += 1;
-        pass.goes(node, room.node);
+        pass.leaves(node);
+        pass.comes(room.node);
         let slot = state.container(container).map_or(0, |it| it.slot);
         if self.propose_removal(service, (container, node), meter) {
-            self.expect_successor(service.id, Slot::numbered(slot), room);
+            let slot = Slot::numbered(slot);
+            self.expect_successor(service.id, slot, Some(room), None);
         } else {
             self.release_room(&room);
         }

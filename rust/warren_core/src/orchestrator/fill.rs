@@ -115,6 +115,7 @@ impl Orchestrator {
         let slot = vacancy.slot;
         self.still_unplaced(service.id, vacancy);
         self.give_back_unused(service.id, slot);
+        pass.stuck |= self.successors.went_for(service, slot);
         let key = |pending: &PendingSlot| (pending.slot, pending.node);
         let known = self.pending(service.id);
         let known = known.binary_search_by_key(&(slot.number, slot.node), key);
@@ -162,6 +163,7 @@ impl Orchestrator {
             }
             let node = vacancy.slot.node.expect("the node is the slot");
             let why = |id| reasons.against(id);
+            let given = self.give_back_for(service.id, vacancy.slot);
             let mut ask = placement(state, service, pass, 1).ask();
             ask.rules.max_per_node = None;
             ask.rules.why = Some(Why(&why));
@@ -170,6 +172,7 @@ impl Orchestrator {
                     self.propose_bind(service, pass, &vacancy, (node, shares), meter);
                 }
                 Err(reason) => {
+                    self.left_over(&given.into_iter().collect(), &[]);
                     let made = self.preempt_for(state, service, pass, &vacancy, meter);
                     if let Err(turn) = made {
                         pass.vacant.push_front(vacancy);
@@ -196,7 +199,7 @@ impl Orchestrator {
     ) {
         meter.items -= 1;
         pass.away += 1;
-        *pass.spread.entry(node).or_insert(0) += 1;
+        pass.comes(node);
         let item = pb::BindItem {
             service_id: service.id.to_vec(),
             service_version: service.version,

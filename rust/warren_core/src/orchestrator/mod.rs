@@ -359,12 +359,7 @@ impl Orchestrator {
         let waits = !self.pending.of(id).is_empty() || self.blocked.contains_key(&id);
         let fresh = container.status.state == ContainerState::Assigned
             && container.desired == DesiredState::Run;
-        // Of a global service the node is the slot.
-        let node = (container.slot == 0).then_some(container.node);
-        let slot = Slot {
-            number: container.slot,
-            node,
-        };
+        let slot = Slot::of(container);
         fresh && !waits && self.in_flight.node_of(id, slot) == Some(container.node)
     }
 

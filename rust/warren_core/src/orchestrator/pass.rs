@@ -44,7 +44,8 @@ pub(super) struct Pass {
     /// To be removed: of an older spec and not running.
     pub unready: VecDeque<ContainerId>,
     pub vacant: VecDeque<Vacancy>,
-    /// Vacant since what was in them was told to go: these come before the others. Empty after the walk.
+    /// Vacant since what was in them was told to go: these come before the others. Empty after
+    /// the walk.
     pub awaited: VecDeque<Vacancy>,
     /// Vacant, with room kept for them.
     pub held: VecDeque<Vacancy>,
@@ -66,6 +67,8 @@ pub(super) struct Pass {
     pub full: bool,
     /// Nor would there be if others of a lower priority went.
     pub no_victims: bool,
+    /// A slot that was emptied for the update waits for a node.
+    pub stuck: bool,
     pub why: Option<Arc<str>>,
     pub pending: Vec<PendingSlot>,
     pub blocked: Option<Arc<str>>,
@@ -96,6 +99,7 @@ impl Pass {
             away_max: 0,
             full: false,
             no_victims: false,
+            stuck: false,
             why: None,
             pending: Vec::new(),
             blocked: None,
@@ -120,12 +124,16 @@ impl Pass {
         }
     }
 
-    /// A container is told to go, and its successor is going to be elsewhere.
-    pub fn goes(&mut self, from: NodeId, to: NodeId) {
-        if let Some(kept) = self.spread.get_mut(&from) {
+    /// The node has a container less.
+    pub fn leaves(&mut self, node: NodeId) {
+        if let Some(kept) = self.spread.get_mut(&node) {
             *kept = kept.saturating_sub(1);
         }
-        *self.spread.entry(to).or_insert(0) += 1;
+    }
+
+    /// The node has one more, or is going to.
+    pub fn comes(&mut self, node: NodeId) {
+        *self.spread.entry(node).or_insert(0) += 1;
     }
 }
 

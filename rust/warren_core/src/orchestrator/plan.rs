@@ -34,6 +34,14 @@ impl Slot {
         Self { number, node: None }
     }
 
+    /// The one that the container is in.
+    pub fn of(container: &Container) -> Self {
+        match container.slot {
+            0 => Self::on(container.node),
+            number => Self::numbered(number),
+        }
+    }
+
     fn on(node: NodeId) -> Self {
         Self {
             number: 0,

@@ -319,6 +319,10 @@ impl Orchestrator {
             };
             if self.propose_removal(service, (container.id, container.node), meter) {
                 self.note_removal(state, service, container, surplus);
+                if !surplus && container.spec_digest != service.spec_digest {
+                    let (id, slot) = (service.id, Slot::of(container));
+                    self.expect_successor(id, slot, None, Some(service.spec_digest));
+                }
             }
         }
     }
