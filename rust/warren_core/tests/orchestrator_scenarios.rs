@@ -343,5 +343,6 @@ scenarios!(
     avoiding,
     draining_held,
     replacing_rules,
-    replacing_held
+    replacing_held,
+    replacing_unready
 );

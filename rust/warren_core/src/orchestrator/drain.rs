@@ -8,14 +8,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::fsm::{DesiredState, Node, Service, State};
+use crate::fsm::{Node, Service, State};
 use crate::ids::{ContainerId, NodeId};
 use crate::orchestrator::Orchestrator;
 use crate::orchestrator::asking::Placement;
 use crate::orchestrator::budget::Meter;
 use crate::orchestrator::decisions::Kind;
 use crate::orchestrator::pass::Pass;
-use crate::orchestrator::plan::Slot;
+use crate::orchestrator::plan::{Slot, Verdict, judge_again};
 use crate::orchestrator::reconcile::Turn;
 use crate::orchestrator::successors::Room;
 
@@ -104,7 +104,10 @@ impl Orchestrator {
         pass: &mut Pass,
         meter: &mut Meter,
     ) -> Turn {
-        pass.draining.retain(|(id, _)| is_to_move(state, *id));
+        pass.draining.retain(|(id, _)| {
+            let verdict = judge_again(state, service, &self.liveness, *id);
+            matches!(verdict, Some(Verdict::Draining(..)))
+        });
         while pass.away < pass.away_max && !pass.draining.is_empty() {
             if meter.items == 0 || meter.looks == 0 {
                 return Turn::Later;
@@ -209,13 +212,6 @@ impl Orchestrator {
         pass.draining.clear();
         Turn::Done
     }
-}
-
-fn is_to_move(state: &State, id: ContainerId) -> bool {
-    state.container(id).is_some_and(|container| {
-        let node = state.node(container.node);
-        container.desired == DesiredState::Run && node.is_some_and(Node::is_draining)
-    })
 }
 
 /// The service's containers by node, without the next `count` of those to be moved.

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use crate::fsm::{Container, DesiredState, Node, Service, State};
+use crate::fsm::Service;
 use crate::ids::{ContainerId, NodeId};
 use crate::orchestrator::PendingSlot;
 use crate::orchestrator::plan::{Slot, Walk};
@@ -140,16 +140,4 @@ impl Pass {
 /// How many slots of `slots` an update may empty at a time: a quarter, at least one.
 fn away_max(slots: usize) -> usize {
     (slots / 4).max(1)
-}
-
-/// Whether the container is still to be removed for what it was found to be.
-pub(super) fn is_to_go(state: &State, service: &Service, id: ContainerId, surplus: bool) -> bool {
-    let drained = |container: &Container| {
-        let node = state.node(container.node);
-        node.is_some_and(Node::is_draining)
-    };
-    state.container(id).is_some_and(|container| {
-        let outdated = container.spec_digest != service.spec_digest;
-        container.desired != DesiredState::Remove && (surplus || outdated || drained(container))
-    })
 }

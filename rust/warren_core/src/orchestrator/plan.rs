@@ -294,6 +294,19 @@ pub(super) fn is_vacant(
     }
 }
 
+/// What is to be done by now about the slot of a container that a walk has found; `None` if that is
+/// no more.
+pub(super) fn judge_again(
+    state: &State,
+    service: &Service,
+    liveness: &Liveness,
+    id: ContainerId,
+) -> Option<Verdict> {
+    let container = state.container(id)?;
+    let slot = Slot::of(container);
+    Some(judge(state, service, liveness, slot, container))
+}
+
 /// What is to be done about a slot that a container occupies.
 fn judge(
     state: &State,

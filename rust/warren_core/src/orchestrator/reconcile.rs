@@ -1,12 +1,12 @@
 //! From what a pass finds to proposals.
 
-use crate::fsm::{Container, Node, Service, State};
+use crate::fsm::{Container, DesiredState, Node, Service, State};
 use crate::ids::{ContainerId, NodeId, ServiceId};
 use crate::orchestrator::budget::Meter;
 use crate::orchestrator::decisions::Kind;
 use crate::orchestrator::in_flight::Removing;
-use crate::orchestrator::pass::{Pass, Vacancy, is_to_go};
-use crate::orchestrator::plan::{Found, Slot, Verdict};
+use crate::orchestrator::pass::{Pass, Vacancy};
+use crate::orchestrator::plan::{Found, Slot, Verdict, judge_again};
 use crate::orchestrator::shrink::Shrinking;
 use crate::orchestrator::{Orchestrator, PendingSlot};
 
@@ -311,10 +311,14 @@ impl Orchestrator {
             let Some(container) = pass.surplus.pop().or_else(|| pass.unready.pop_front()) else {
                 return Turn::Done;
             };
-            if !is_to_go(state, service, container, surplus) {
-                continue;
-            }
-            let Some(container) = state.container(container) else {
+            // What was not ready and is by now is found anew, as what may have to wait.
+            let unready = || {
+                let verdict = judge_again(state, service, &self.liveness, container);
+                matches!(verdict, Some(Verdict::Unready(..)))
+            };
+            let known = state.container(container);
+            let known = known.filter(|it| it.desired != DesiredState::Remove);
+            let Some(container) = known.filter(|_| surplus || unready()) else {
                 continue;
             };
             if self.propose_removal(service, (container.id, container.node), meter) {

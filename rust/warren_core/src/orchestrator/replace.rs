@@ -9,8 +9,8 @@ use crate::orchestrator::budget::Meter;
 use crate::orchestrator::decisions::Kind;
 use crate::orchestrator::fill::placement;
 use crate::orchestrator::hopes::NODES_A_LOOK;
-use crate::orchestrator::pass::{Pass, is_to_go};
-use crate::orchestrator::plan::Slot;
+use crate::orchestrator::pass::Pass;
+use crate::orchestrator::plan::{Slot, Verdict, judge_again};
 use crate::orchestrator::reconcile::Turn;
 use crate::orchestrator::successors::Room;
 use crate::scheduler::Why;
@@ -57,9 +57,10 @@ impl Orchestrator {
             if meter.items == 0 || !meter.try_look() {
                 return Turn::Later;
             }
-            let outgoing = state.container(container);
-            let Some(outgoing) = outgoing.filter(|_| is_to_go(state, service, container, false))
-            else {
+            let verdict = judge_again(state, service, &self.liveness, container);
+            let still = matches!(verdict, Some(Verdict::Outdated(..)));
+            let outgoing = state.container(container).filter(|_| still);
+            let Some(outgoing) = outgoing else {
                 pass.outdated.pop_front();
                 continue;
             };
