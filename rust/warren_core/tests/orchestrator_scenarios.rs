@@ -344,5 +344,6 @@ scenarios!(
     draining_held,
     replacing_rules,
     replacing_held,
-    replacing_unready
+    replacing_unready,
+    replacing_global
 );

@@ -130,6 +130,9 @@ impl Orchestrator {
                 return self.stay(state, service, pass, meter);
             }
         }
+        if !pass.draining.is_empty() {
+            pass.held_up = Some(pass.waits_for(state, "what is on drained nodes"));
+        }
         pass.draining.clear();
         Turn::Done
     }
@@ -144,10 +147,10 @@ impl Orchestrator {
         room: Room,
         meter: &mut Meter,
     ) {
-        pass.away += 1;
+        let slot = state.container(container).map_or(0, |it| it.slot);
+        pass.is_away(Slot::numbered(slot));
         pass.leaves(node);
         pass.comes(room.node);
-        let slot = state.container(container).map_or(0, |it| it.slot);
         if self.propose_removal(service, (container, node), meter) {
             let slot = Slot::numbered(slot);
             self.expect_successor(service.id, slot, Some(room), None);

@@ -198,7 +198,7 @@ impl Orchestrator {
         meter: &mut Meter,
     ) {
         meter.items -= 1;
-        pass.away += 1;
+        pass.is_away(vacancy.slot);
         pass.comes(node);
         let item = pb::BindItem {
             service_id: service.id.to_vec(),

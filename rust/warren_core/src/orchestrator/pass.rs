@@ -4,11 +4,14 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use crate::fsm::Service;
+use crate::fsm::{Node, Service, State};
 use crate::ids::{ContainerId, NodeId};
 use crate::orchestrator::PendingSlot;
 use crate::orchestrator::plan::{Slot, Walk};
 use crate::orchestrator::shrink::Shrinking;
+
+/// Slots that a reason names.
+const NAMED_MAX: usize = 3;
 
 /// A slot to be filled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +64,8 @@ pub(super) struct Pass {
     pub avoided: Vec<NodeId>,
     /// Slots without a running container.
     pub away: usize,
+    /// The first few of them.
+    away_first: Vec<Slot>,
     /// Slots that may be so because of an update; known when the walk is done.
     pub away_max: usize,
     /// There is no room for the vacancies that are left.
@@ -71,7 +76,10 @@ pub(super) struct Pass {
     pub stuck: bool,
     pub why: Option<Arc<str>>,
     pub pending: Vec<PendingSlot>,
+    /// Why an update or a drain leaves what it does, if that is room.
     pub blocked: Option<Arc<str>>,
+    /// And if it is that as many are away as may be.
+    pub held_up: Option<Arc<str>>,
 }
 
 impl Pass {
@@ -96,6 +104,7 @@ impl Pass {
             spread: BTreeMap::new(),
             avoided: Vec::new(),
             away: 0,
+            away_first: Vec::new(),
             away_max: 0,
             full: false,
             no_victims: false,
@@ -103,6 +112,7 @@ impl Pass {
             why: None,
             pending: Vec::new(),
             blocked: None,
+            held_up: None,
         }
     }
 
@@ -122,6 +132,40 @@ impl Pass {
             self.awaited.append(&mut self.vacant);
             std::mem::swap(&mut self.awaited, &mut self.vacant);
         }
+    }
+
+    pub fn is_away(&mut self, slot: Slot) {
+        self.away += 1;
+        if self.away_first.len() < NAMED_MAX {
+            self.away_first.push(slot);
+        }
+    }
+
+    /// Reads like "the update waits until slots 2, 3 and 5 run: at most 3 may be away at a time".
+    pub fn waits_for(&self, state: &State, who: &str) -> Arc<str> {
+        let name = |slot: &Slot| match slot.node {
+            Some(id) => state.node(id).map_or("gone", Node::name).to_owned(),
+            None => slot.number.to_string(),
+        };
+        let mut names: Vec<_> = self.away_first.iter().map(name).collect();
+        let more = self.away.saturating_sub(names.len());
+        names.extend((more > 0).then(|| format!("{more} more")));
+        let global = self.away_first.iter().any(|slot| slot.node.is_some());
+        let what = match (global, self.away) {
+            (true, 1) => "the container on",
+            (true, _) => "the containers on",
+            (false, 1) => "slot",
+            (false, _) => "slots",
+        };
+        let verb = if self.away == 1 { "runs" } else { "run" };
+        let last = names.pop().unwrap_or_default();
+        let names = match names.is_empty() {
+            true => last,
+            false => format!("{} and {last}", names.join(", ")),
+        };
+        let most = self.away_max;
+        format!("{who} waits until {what} {names} {verb}: at most {most} may be away at a time")
+            .into()
     }
 
     /// The node has a container less.

@@ -60,8 +60,10 @@ pub(super) enum Verdict {
     /// Left as it is: the container has ended, and that was it.
     Rests,
     Running(NodeId),
-    /// Neither running nor to be filled; on its way, or waiting for its node.
+    /// Neither running nor to be filled: on its way.
     Moving,
+    /// Of a global service: left as it is until its node is back, or takes work again.
+    Waits,
     /// On its way, on a node that it stays on.
     Starting(NodeId),
     /// Of an older spec and not running: to be removed now.
@@ -319,7 +321,7 @@ fn judge(
     let down = node.is_none_or(|node| node.status == NodeStatus::Down);
     if down && slot.node.is_some() {
         // The node is the slot: when it is back, so is the container.
-        return Verdict::Moving;
+        return Verdict::Waits;
     }
     let replace = match down && !container.is_terminal() {
         true => judge_lost(state, liveness, container),
@@ -335,7 +337,7 @@ fn judge(
     }
     if !stays && slot.node.is_some() && !node.is_some_and(|node| node.accepts_work()) {
         // Its successor could not be bound there.
-        return Verdict::Moving;
+        return Verdict::Waits;
     }
     let runs = container.status.state == ContainerState::Running;
     match (container.is_terminal(), stays) {

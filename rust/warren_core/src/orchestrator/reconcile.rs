@@ -148,14 +148,15 @@ impl Orchestrator {
         let id = service.id;
         let bound_to = self.in_flight.node_of(id, slot);
         if let Some(node) = bound_to {
-            pass.away += 1;
-            *pass.spread.entry(node).or_insert(0) += 1;
+            pass.is_away(slot);
+            pass.comes(node);
         }
         let fills = !matches!(
             verdict,
             Verdict::Vacant(_)
                 | Verdict::Ended(_)
                 | Verdict::Moving
+                | Verdict::Waits
                 | Verdict::Frozen
                 | Verdict::Fenced(..)
         );
@@ -163,9 +164,10 @@ impl Orchestrator {
             pass.needless.push(slot);
         }
         let successor = self.successor_of(id, slot, verdict);
-        let mut keep = |node| *pass.spread.entry(node).or_insert(0) += 1;
         match verdict {
             Verdict::Rests => {}
+            // Nobody is spared anything by others waiting for it, too.
+            Verdict::Waits => self.backoff.seen(id, slot, false, now_ms),
             Verdict::Vacant(_) | Verdict::Ended(_) if bound_to.is_some() => {}
             Verdict::Vacant(replaces) => self.vacate(state, id, pass, (slot, replaces), now_ms),
             Verdict::Ended(container) => {
@@ -174,42 +176,42 @@ impl Orchestrator {
                     self.vacate(state, id, pass, (slot, Some(container)), now_ms);
                 } else {
                     self.marks.mark_at(id, not_before_ms);
-                    pass.away += 1;
+                    pass.is_away(slot);
                 }
             }
             Verdict::Running(node) => {
-                keep(node);
+                pass.comes(node);
                 self.backoff.seen(id, slot, true, now_ms);
             }
             Verdict::Outdated(container, node) => {
-                keep(successor.unwrap_or(node));
+                pass.comes(successor.unwrap_or(node));
                 if self.in_flight.has_container(container) {
-                    pass.away += 1;
+                    pass.is_away(slot);
                 } else {
                     pass.outdated.push_back((container, node));
                 }
             }
             Verdict::Draining(container, node) => {
-                keep(successor.unwrap_or(node));
+                pass.comes(successor.unwrap_or(node));
                 match self.in_flight.has_container(container) {
-                    true => pass.away += 1,
+                    true => pass.is_away(slot),
                     false => pass.draining.push_back((container, node)),
                 }
             }
             Verdict::Frozen | Verdict::Fenced(..) => {
-                pass.away += 1;
+                pass.is_away(slot);
                 self.wait_for_node(state, service, pass, slot, verdict, now_ms);
             }
             Verdict::Moving | Verdict::Starting(_) | Verdict::Unready(..) => {
-                pass.away += 1;
+                pass.is_away(slot);
                 self.backoff.seen(id, slot, false, now_ms);
                 match verdict {
-                    Verdict::Starting(node) => keep(node),
+                    Verdict::Starting(node) => pass.comes(node),
                     Verdict::Unready(container, node) => {
-                        keep(successor.unwrap_or(node));
+                        pass.comes(successor.unwrap_or(node));
                         pass.unready.push_back(container);
                     }
-                    _ => successor.into_iter().for_each(keep),
+                    _ => successor.into_iter().for_each(|node| pass.comes(node)),
                 }
             }
         }
@@ -403,6 +405,7 @@ impl Orchestrator {
         };
         let waits = !pass.pending.is_empty() || pass.blocked.is_some();
         self.pending.put(id, pass.pending);
+        self.pending.hold_up(id, pass.held_up);
         match waits {
             true => self.marks.wait_for_room(id, pass.room),
             false => self.marks.hope_no_more(id),

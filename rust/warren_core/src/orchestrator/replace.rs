@@ -28,9 +28,11 @@ impl Orchestrator {
         if pass.stuck {
             pass.outdated.clear();
         }
-        if pass.outdated.is_empty() || pass.away >= pass.away_max {
-            pass.outdated.clear();
+        if pass.outdated.is_empty() {
             return Turn::Done;
+        }
+        if pass.away >= pass.away_max {
+            return hold_up(state, pass);
         }
         if !service.is_global() && !self.learn(state, service, meter) {
             return Turn::Next;
@@ -84,6 +86,7 @@ impl Orchestrator {
                 if service.is_global() {
                     continue;
                 }
+                pass.outdated.clear();
                 break;
             };
             pass.comes(room.node);
@@ -100,11 +103,10 @@ impl Orchestrator {
             } else {
                 self.release_room(&room);
             }
-            pass.away += 1;
+            pass.is_away(Slot::of(outgoing));
             pass.outdated.pop_front();
         }
-        pass.outdated.clear();
-        Turn::Done
+        hold_up(state, pass)
     }
 
     /// Room for a successor where its predecessor is, with what that leaves.
@@ -191,4 +193,13 @@ impl Orchestrator {
         };
         Some(format!("keeps running the version before: {why}").into())
     }
+}
+
+/// As many are away as may be: the others wait for them.
+fn hold_up(state: &State, pass: &mut Pass) -> Turn {
+    if !pass.outdated.is_empty() {
+        pass.held_up = Some(pass.waits_for(state, "the update"));
+    }
+    pass.outdated.clear();
+    Turn::Done
 }

@@ -138,7 +138,7 @@ impl Orchestrator {
         let room = &self.successors.of(service, slot)?.room;
         let node = room.as_ref().map(|room| room.node);
         let leaves = match verdict {
-            Verdict::Moving => true,
+            Verdict::Moving | Verdict::Waits => true,
             Verdict::Outdated(container, _)
             | Verdict::Draining(container, _)
             | Verdict::Unready(container, _) => self.in_flight.has_container(container),
