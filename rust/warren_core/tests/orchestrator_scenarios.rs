@@ -345,5 +345,6 @@ scenarios!(
     replacing_rules,
     replacing_held,
     replacing_unready,
-    replacing_global
+    replacing_global,
+    draining_restarts
 );

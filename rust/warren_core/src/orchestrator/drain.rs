@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::fsm::{Node, Service, State};
+use crate::fsm::{ContainerState, Node, Service, State};
 use crate::ids::{ContainerId, NodeId};
 use crate::orchestrator::Orchestrator;
 use crate::orchestrator::asking::Placement;
@@ -108,19 +108,29 @@ impl Orchestrator {
             let verdict = judge_again(state, service, &self.liveness, *id);
             matches!(verdict, Some(Verdict::Draining(..)))
         });
-        while pass.away < pass.away_max && !pass.draining.is_empty() {
+        while let Some(&(next, _)) = pass.draining.front() {
+            let runs = runs(state, next);
+            if runs && pass.away >= pass.away_max {
+                pass.held_up = Some(pass.waits_for(state, "what is on drained nodes"));
+                break;
+            }
             if meter.items == 0 || meter.looks == 0 {
                 return Turn::Later;
             }
             if !self.learn(state, service, meter) {
                 return Turn::Next;
             }
-            let most = self.asking.at_a_time(service).min(meter.items);
-            let most = most.min(pass.away_max - pass.away);
+            // What does not run is away already.
+            let most = match runs {
+                true => pass.away_max - pass.away,
+                false => 1,
+            };
+            let most = most.min(self.asking.at_a_time(service)).min(meter.items);
             let count = pass.draining.len().min(most);
-            meter.look(count);
             let rooms = self.rooms_elsewhere(state, service, pass, count);
             let found = rooms.len();
+            // One in vain is part of the scan that says why.
+            meter.look(found);
             for room in rooms {
                 if let Some((container, node)) = pass.draining.pop_front() {
                     self.move_to(state, service, pass, (container, node), room, meter);
@@ -129,9 +139,6 @@ impl Orchestrator {
             if found < count {
                 return self.stay(state, service, pass, meter);
             }
-        }
-        if !pass.draining.is_empty() {
-            pass.held_up = Some(pass.waits_for(state, "what is on drained nodes"));
         }
         pass.draining.clear();
         Turn::Done
@@ -148,7 +155,9 @@ impl Orchestrator {
         meter: &mut Meter,
     ) {
         let slot = state.container(container).map_or(0, |it| it.slot);
-        pass.is_away(Slot::numbered(slot));
+        if runs(state, container) {
+            pass.is_away(Slot::numbered(slot));
+        }
         pass.leaves(node);
         pass.comes(room.node);
         if self.propose_removal(service, (container, node), meter) {
@@ -215,6 +224,12 @@ impl Orchestrator {
         pass.draining.clear();
         Turn::Done
     }
+}
+
+/// Whether it does not merely wait for its next attempt.
+pub(super) fn runs(state: &State, id: ContainerId) -> bool {
+    let container = state.container(id);
+    container.is_some_and(|it| it.status.state == ContainerState::Running)
 }
 
 /// The service's containers by node, without the next `count` of those to be moved.

@@ -56,7 +56,7 @@ pub(super) struct Pass {
     pub needless: Vec<Slot>,
     /// Running, of an older spec: to be removed as few at a time as `away_max` allows.
     pub outdated: VecDeque<(ContainerId, NodeId)>,
-    /// Running, on nodes that are being drained: likewise, and only as far as there is room elsewhere.
+    /// Running or about to run again, on nodes that are being drained: likewise.
     pub draining: VecDeque<(ContainerId, NodeId)>,
     /// Containers of the service that each node has and keeps, or is going to have.
     pub spread: BTreeMap<NodeId, u32>,

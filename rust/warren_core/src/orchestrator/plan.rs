@@ -70,7 +70,8 @@ pub(super) enum Verdict {
     Unready(ContainerId, NodeId),
     /// Of an older spec and running: to be removed when that may be.
     Outdated(ContainerId, NodeId),
-    /// On a node that is being drained, and running: to be removed when a successor finds room.
+    /// On a node that is being drained, and running or about to run again: to be removed when a
+    /// successor finds room.
     Draining(ContainerId, NodeId),
     /// Its node is down, and nothing is replaced while so many are.
     Frozen,
@@ -352,11 +353,13 @@ fn judge(
     }
 }
 
-/// What runs on a node that is being drained goes once there is room elsewhere, or the time is over;
-/// what does not run yet at once.
+/// What runs on a node that is being drained goes once there is room elsewhere, or the time is over, and
+/// so does what is between two attempts: it is going to run again before long. What has not run yet
+/// goes at once.
 fn judge_drained(container: &Container, overdue: bool) -> Verdict {
-    let runs = container.status.state == ContainerState::Running;
-    match runs && !overdue {
+    let status = &container.status;
+    let has_run = status.state == ContainerState::Running || status.attempt > 1;
+    match has_run && !overdue {
         true => Verdict::Draining(container.id, container.node),
         false => Verdict::Unready(container.id, container.node),
     }

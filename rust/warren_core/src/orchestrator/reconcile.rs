@@ -4,6 +4,7 @@ use crate::fsm::{Container, DesiredState, Node, Service, State};
 use crate::ids::{ContainerId, NodeId, ServiceId};
 use crate::orchestrator::budget::Meter;
 use crate::orchestrator::decisions::Kind;
+use crate::orchestrator::drain::runs;
 use crate::orchestrator::in_flight::Removing;
 use crate::orchestrator::pass::{Pass, Vacancy};
 use crate::orchestrator::plan::{Found, Slot, Verdict, judge_again};
@@ -193,9 +194,16 @@ impl Orchestrator {
             }
             Verdict::Draining(container, node) => {
                 pass.comes(successor.unwrap_or(node));
-                match self.in_flight.has_container(container) {
-                    true => pass.is_away(slot),
-                    false => pass.draining.push_back((container, node)),
+                let busy = self.in_flight.has_container(container);
+                let runs = runs(state, container);
+                if busy || !runs {
+                    pass.is_away(slot);
+                }
+                match runs {
+                    _ if busy => {}
+                    true => pass.draining.push_back((container, node)),
+                    // Nothing is lost by moving it.
+                    false => pass.draining.push_front((container, node)),
                 }
             }
             Verdict::Frozen | Verdict::Fenced(..) => {
