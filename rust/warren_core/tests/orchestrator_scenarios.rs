@@ -2,9 +2,8 @@
 //!
 //! Besides the words of the state's scenarios: `lead`, `follow`, `up n1`, `down n1`; `wait 5s`
 //! with a pulse and a sign of life of every node in session a second; `step` prints what is
-//! proposed, `step 1` at most so many items; `settle` applies what has been, prints what came of it,
-//! and reports outcomes;
-//! `run` steps and settles until nothing is left to do now; `pending web`, `loops web`, `progress web`, `stats`;
+//! proposed, `step 5` within so many looks; `settle` applies what has been, prints what came of it,
+//! and reports outcomes; `run` steps and settles until nothing is left to do now; `pending web`, `loops web`, `progress web`, `stats`;
 //! `explain web` and `explain web.1` say the sentence, `events` what was decided since it was last asked.
 
 #[path = "fsm_support/mod.rs"]
@@ -61,7 +60,7 @@ impl World {
                 self.orchestrator.session_down(node_id(name), now_ms);
             }
             "wait" => self.wait(name.trim_end_matches('s').parse().expect("seconds")),
-            "step" => return self.step(name.parse().unwrap_or(BUDGET.items)),
+            "step" => return self.step(name.parse().unwrap_or(BUDGET.looks)),
             "settle" => return self.settle(),
             "run" => return self.run(),
             "pending" => return self.pending(name),
@@ -100,8 +99,8 @@ impl World {
         }
     }
 
-    fn step(&mut self, items: usize) -> Vec<String> {
-        let budget = Budget { items, ..BUDGET };
+    fn step(&mut self, looks: usize) -> Vec<String> {
+        let budget = Budget { looks, ..BUDGET };
         let proposals = self
             .orchestrator
             .step(&self.replica.state, self.now_ms, budget);
@@ -139,7 +138,7 @@ impl World {
     fn run(&mut self) -> Vec<String> {
         let mut lines = Vec::new();
         for _ in 0..100 {
-            lines.extend(self.step(BUDGET.items));
+            lines.extend(self.step(BUDGET.looks));
             lines.extend(self.settle());
             if self.orchestrator.next_wakeup(self.now_ms) != Some(self.now_ms) {
                 return lines;
