@@ -353,5 +353,11 @@ scenarios!(
     retrying,
     following,
     telling,
-    avoiding
+    avoiding,
+    draining_held,
+    replacing_rules,
+    replacing_held,
+    replacing_unready,
+    replacing_global,
+    draining_restarts
 );

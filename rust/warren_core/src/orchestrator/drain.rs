@@ -8,14 +8,16 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::fsm::{DesiredState, Node, Resources, Service, State};
-use crate::ids::{ContainerId, NodeId, ServiceId};
+use crate::fsm::{ContainerState, Node, Service, State};
+use crate::ids::{ContainerId, NodeId};
 use crate::orchestrator::Orchestrator;
-use crate::orchestrator::asking::{self, Placement};
+use crate::orchestrator::asking::Placement;
 use crate::orchestrator::budget::Meter;
 use crate::orchestrator::decisions::Kind;
 use crate::orchestrator::pass::Pass;
+use crate::orchestrator::plan::{Slot, Verdict, judge_again};
 use crate::orchestrator::reconcile::Turn;
+use crate::orchestrator::successors::Room;
 
 /// A refused command is not tried again sooner.
 const RETRY_MS: u64 = 1_000;
@@ -24,8 +26,6 @@ const RETRY_MS: u64 = 1_000;
 #[derive(Debug, Default)]
 pub(super) struct Drains {
     nodes: BTreeMap<NodeId, Due>,
-    /// Room that the scheduler holds for successors of what was told to go: by node, for so many.
-    held: BTreeMap<ServiceId, Vec<(NodeId, Resources, u32)>>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -67,12 +67,8 @@ impl Drains {
         }
     }
 
-    /// What was held there is gone with it.
     pub fn remove(&mut self, node: NodeId) {
         self.nodes.remove(&node);
-        for held in self.held.values_mut() {
-            held.retain(|(id, ..)| *id != node);
-        }
     }
 
     /// When the next one has something to be said.
@@ -108,33 +104,39 @@ impl Orchestrator {
         pass: &mut Pass,
         meter: &mut Meter,
     ) -> Turn {
-        if pass.away == 0 {
-            self.give_back(service.id);
-        }
-        pass.draining.retain(|(id, _)| is_to_move(state, *id));
-        while pass.away < pass.away_max && !pass.draining.is_empty() {
+        pass.draining.retain(|(id, _)| {
+            let verdict = judge_again(state, service, &self.liveness, *id);
+            matches!(verdict, Some(Verdict::Draining(..)))
+        });
+        while let Some(&(next, _)) = pass.draining.front() {
+            let runs = runs(state, next);
+            if runs && pass.away >= pass.away_max {
+                pass.held_up = Some(pass.waits_for(state, "what is on drained nodes"));
+                break;
+            }
             if meter.items == 0 || meter.looks == 0 {
                 return Turn::Later;
             }
             if !self.learn(state, service, meter) {
                 return Turn::Next;
             }
-            let most = self.asking.at_a_time(service).min(meter.items);
-            let most = most.min(pass.away_max - pass.away);
+            // What does not run is away already.
+            let most = match runs {
+                true => pass.away_max - pass.away,
+                false => 1,
+            };
+            let most = most.min(self.asking.at_a_time(service)).min(meter.items);
             let count = pass.draining.len().min(most);
-            meter.look(count);
-            let room = self.room_elsewhere(state, service, pass, count);
-            for _ in 0..room {
+            let rooms = self.rooms_elsewhere(state, service, pass, count);
+            let found = rooms.len();
+            // One in vain is part of the scan that says why.
+            meter.look(found);
+            for room in rooms {
                 if let Some((container, node)) = pass.draining.pop_front() {
-                    self.propose_removal(service, (container, node), meter);
-                    pass.away += 1;
-                    let slot = state.container(container).map_or(0, |it| it.slot);
-                    let why = "its node is being drained, and there is room elsewhere".into();
-                    let of = (service.id, slot);
-                    self.decisions.note(Kind::Moved, of, Some(node), why);
+                    self.move_to(state, service, pass, (container, node), room, meter);
                 }
             }
-            if room < count {
+            if found < count {
                 return self.stay(state, service, pass, meter);
             }
         }
@@ -142,51 +144,50 @@ impl Orchestrator {
         Turn::Done
     }
 
-    /// Gives back what is held for successors of the service: they are placed now, or not at all.
-    /// What they leave of it, others may have waited for.
-    pub(super) fn give_back(&mut self, service: ServiceId) {
-        let held = self.drains.held.remove(&service).unwrap_or_default();
-        if !held.is_empty() {
-            self.marks.room();
+    /// Tells it to go, and keeps the room for its successor.
+    fn move_to(
+        &mut self,
+        state: &State,
+        service: &Service,
+        pass: &mut Pass,
+        (container, node): (ContainerId, NodeId),
+        room: Room,
+        meter: &mut Meter,
+    ) {
+        let slot = state.container(container).map_or(0, |it| it.slot);
+        if runs(state, container) {
+            pass.is_away(Slot::numbered(slot));
         }
-        for (node, resources, count) in held {
-            (0..count).for_each(|_| self.scheduler.release(node, resources));
+        pass.leaves(node);
+        pass.comes(room.node);
+        if self.propose_removal(service, (container, node), meter) {
+            let slot = Slot::numbered(slot);
+            self.expect_successor(service.id, slot, Some(room), None);
+        } else {
+            self.release_room(&room);
         }
+        let why = "its node is being drained, and there is room elsewhere".into();
+        let of = (service.id, slot);
+        self.decisions.note(Kind::Moved, of, Some(node), why);
     }
 
-    /// How many of the first `count` find a place if they are not where they are. It is held for
-    /// them: of two services that are moved at once, each counts on its own room.
-    fn room_elsewhere(
+    /// Room for as many of the first `count` as find a place if they are not where they are. It is
+    /// held for them: of two services that are moved at once, each counts on its own room.
+    fn rooms_elsewhere(
         &mut self,
         state: &State,
         service: &Service,
         pass: &Pass,
         count: usize,
-    ) -> usize {
+    ) -> Vec<Room> {
         let spread = without(pass, count);
-        let placement = Placement {
+        self.hold_rooms(&Placement {
             state,
             service,
             spread: &spread,
             avoided: &pass.avoided,
             count: count as u32,
-        };
-        let placed = asking::place(&self.asking, &mut self.scheduler, &placement);
-        // Devices are chosen when they are bound: what counts here is that there is room.
-        for (node, shares) in &placed.devices {
-            for shares in shares {
-                self.scheduler.release_devices(*node, shares);
-            }
-        }
-        let resources = service.resources();
-        let binds = placed.binds.into_iter();
-        let binds = binds.map(|(node, count)| (node, resources, count));
-        self.drains
-            .held
-            .entry(service.id)
-            .or_default()
-            .extend(binds);
-        count - placed.refused as usize
+        })
     }
 
     /// Keeps why the others stay for those who ask.
@@ -225,11 +226,10 @@ impl Orchestrator {
     }
 }
 
-fn is_to_move(state: &State, id: ContainerId) -> bool {
-    state.container(id).is_some_and(|container| {
-        let node = state.node(container.node);
-        container.desired == DesiredState::Run && node.is_some_and(Node::is_draining)
-    })
+/// Whether it does not merely wait for its next attempt.
+pub(super) fn runs(state: &State, id: ContainerId) -> bool {
+    let container = state.container(id);
+    container.is_some_and(|it| it.status.state == ContainerState::Running)
 }
 
 /// The service's containers by node, without the next `count` of those to be moved.

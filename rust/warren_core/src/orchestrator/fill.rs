@@ -1,5 +1,6 @@
 //! Vacant slots → nodes → binds; or why they wait.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::fsm::{Service, State};
@@ -28,9 +29,6 @@ impl Orchestrator {
         if turn != Turn::Done {
             return turn;
         }
-        if !pass.vacant.is_empty() {
-            self.give_back(service.id);
-        }
         while !pass.vacant.is_empty() && !pass.full {
             if meter.items == 0 || meter.looks == 0 {
                 return Turn::Later;
@@ -49,6 +47,10 @@ impl Orchestrator {
                     is_vacant(state, service, liveness, vacancy.slot, vacancy.replaces)
                 })
                 .collect();
+            let id = service.id;
+            let given = slice.iter().map(|vacancy| vacancy.slot);
+            let given = given.filter_map(|slot| self.give_back_for(id, slot));
+            let given: BTreeSet<_> = given.collect();
             let placement = placement(state, service, pass, slice.len());
             let placed = asking::place(&self.asking, &mut self.scheduler, &placement);
             let nodes = dealt(placed.binds);
@@ -58,6 +60,7 @@ impl Orchestrator {
                 let to = (*node, shares.unwrap_or_default());
                 self.propose_bind(service, pass, vacancy, to, meter);
             }
+            self.left_over(&given, &nodes);
             // Where one found no room, nor would those that come after.
             pass.full = placed.refused > 0;
             for vacancy in slice[nodes.len()..].iter().rev() {
@@ -111,6 +114,8 @@ impl Orchestrator {
     ) {
         let slot = vacancy.slot;
         self.still_unplaced(service.id, vacancy);
+        self.give_back_unused(service.id, slot);
+        pass.stuck |= self.successors.went_for(service, slot);
         let key = |pending: &PendingSlot| (pending.slot, pending.node);
         let known = self.pending(service.id);
         let known = known.binary_search_by_key(&(slot.number, slot.node), key);
@@ -158,6 +163,7 @@ impl Orchestrator {
             }
             let node = vacancy.slot.node.expect("the node is the slot");
             let why = |id| reasons.against(id);
+            let given = self.give_back_for(service.id, vacancy.slot);
             let mut ask = placement(state, service, pass, 1).ask();
             ask.rules.max_per_node = None;
             ask.rules.why = Some(Why(&why));
@@ -166,6 +172,7 @@ impl Orchestrator {
                     self.propose_bind(service, pass, &vacancy, (node, shares), meter);
                 }
                 Err(reason) => {
+                    self.left_over(&given.into_iter().collect(), &[]);
                     let made = self.preempt_for(state, service, pass, &vacancy, meter);
                     if let Err(turn) = made {
                         pass.vacant.push_front(vacancy);
@@ -191,8 +198,8 @@ impl Orchestrator {
         meter: &mut Meter,
     ) {
         meter.items -= 1;
-        pass.away += 1;
-        *pass.spread.entry(node).or_insert(0) += 1;
+        pass.is_away(vacancy.slot);
+        pass.comes(node);
         let item = pb::BindItem {
             service_id: service.id.to_vec(),
             service_version: service.version,
@@ -239,7 +246,7 @@ impl Orchestrator {
 
 /// Deals the nodes out in turns: neighbouring slots go to different nodes, so that a service stays
 /// spread when it is scaled down.
-fn dealt(mut binds: Vec<(NodeId, u32)>) -> Vec<NodeId> {
+pub(super) fn dealt(mut binds: Vec<(NodeId, u32)>) -> Vec<NodeId> {
     let mut nodes = Vec::new();
     while !binds.is_empty() {
         for (node, count) in &mut binds {

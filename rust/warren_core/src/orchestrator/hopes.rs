@@ -15,7 +15,7 @@ use crate::orchestrator::asking::{self, Placement};
 use crate::orchestrator::budget::Meter;
 
 /// Nodes that a search in vain passes over in the time of one look.
-const NODES_A_LOOK: usize = 64;
+pub(super) const NODES_A_LOOK: usize = 64;
 
 impl Orchestrator {
     /// The service waits for room, and there is more than when it was looked at last.

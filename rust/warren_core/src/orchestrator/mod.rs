@@ -35,6 +35,7 @@
 //! | `reconcile` | a pass → what is to be filled, replaced, taken away |
 //! | `fill` | vacant slots → nodes → binds, or why they wait |
 //! | `replace` | what is outdated → removals, if a successor finds room |
+//! | `successors` | room for what follows what was told to go |
 //! | `preempt` | no room → others of a lower priority go, and room is kept |
 //! | `shrink` | too many → which of them go |
 //! | `progress` | how far services are, and what waits for a node |
@@ -80,6 +81,7 @@ mod reconcile;
 mod replace;
 mod settle;
 mod shrink;
+mod successors;
 mod sweep;
 #[cfg(test)]
 mod testing;
@@ -111,6 +113,7 @@ use pass::Pass;
 use plan::{Found, Slot};
 use preempt::is_in_the_way;
 use progress::Waiting;
+use successors::Successors;
 use sweep::Sweep;
 use walks::Walks;
 
@@ -177,6 +180,7 @@ pub struct Orchestrator {
     liveness: Liveness,
     sweep: Sweep,
     drains: Drains,
+    successors: Successors,
     decisions: Decisions,
     keeper: Keeper,
     walks: Walks,
@@ -226,6 +230,7 @@ impl Orchestrator {
             liveness: Liveness::default(),
             sweep: Sweep::default(),
             drains: Drains::default(),
+            successors: Successors::default(),
             decisions: Decisions::default(),
             keeper: Keeper::default(),
             walks: Walks::default(),
@@ -270,6 +275,7 @@ impl Orchestrator {
         self.liveness.follow();
         self.walks = Walks::default();
         self.drains = Drains::default();
+        self.successors = Successors::default();
         self.decisions.clear();
         self.keeper = Keeper::default();
         self.passes.clear();
@@ -363,12 +369,7 @@ impl Orchestrator {
         let waits = !self.pending.of(id).is_empty() || self.blocked.contains_key(&id);
         let fresh = container.status.state == ContainerState::Assigned
             && container.desired == DesiredState::Run;
-        // Of a global service the node is the slot.
-        let node = (container.slot == 0).then_some(container.node);
-        let slot = Slot {
-            number: container.slot,
-            node,
-        };
+        let slot = Slot::of(container);
         fresh && !waits && self.in_flight.node_of(id, slot) == Some(container.node)
     }
 
@@ -388,6 +389,7 @@ impl Orchestrator {
             self.asking.node_removed(&self.scheduler, id);
             self.scheduler.node_remove(id);
             self.drains.remove(id);
+            self.successors.node_removed(id);
             self.keeper.node_gone(id, &mut self.decisions);
             self.liveness.gone(id);
         }
@@ -513,21 +515,6 @@ impl Orchestrator {
         if let Some(subject) = self.in_flight.take(token) {
             self.settle(now_ms, subject, outcome);
         }
-    }
-
-    /// Slots of a service whose containers crash again and again, by slot.
-    pub fn crash_loops(&self, service: ServiceId) -> Vec<CrashLoop> {
-        self.failures.loops(service)
-    }
-
-    /// How many slots of each service are crash-looping; services without any are absent.
-    pub fn crash_looping_by_service(&self) -> BTreeMap<ServiceId, u32> {
-        self.failures.loop_counts()
-    }
-
-    /// How many slots are crash-looping, of all services.
-    pub fn crash_looping(&self) -> usize {
-        self.failures.loop_count()
     }
 
     /// When to call [`Orchestrator::step`] next if nothing happens before; not in the past.

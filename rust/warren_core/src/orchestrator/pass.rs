@@ -4,11 +4,14 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use crate::fsm::{Container, DesiredState, Node, Service, State};
+use crate::fsm::{Node, Service, State};
 use crate::ids::{ContainerId, NodeId};
 use crate::orchestrator::PendingSlot;
 use crate::orchestrator::plan::{Slot, Walk};
 use crate::orchestrator::shrink::Shrinking;
+
+/// Slots that a reason names.
+const NAMED_MAX: usize = 3;
 
 /// A slot to be filled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,13 +47,16 @@ pub(super) struct Pass {
     /// To be removed: of an older spec and not running.
     pub unready: VecDeque<ContainerId>,
     pub vacant: VecDeque<Vacancy>,
+    /// Vacant since what was in them was told to go: these come before the others. Empty after
+    /// the walk.
+    pub awaited: VecDeque<Vacancy>,
     /// Vacant, with room kept for them.
     pub held: VecDeque<Vacancy>,
     /// Filled, with room kept for them elsewhere.
     pub needless: Vec<Slot>,
     /// Running, of an older spec: to be removed as few at a time as `away_max` allows.
     pub outdated: VecDeque<(ContainerId, NodeId)>,
-    /// Running, on nodes that are being drained: likewise, and only as far as there is room elsewhere.
+    /// Running or about to run again, on nodes that are being drained: likewise.
     pub draining: VecDeque<(ContainerId, NodeId)>,
     /// Containers of the service that each node has and keeps, or is going to have.
     pub spread: BTreeMap<NodeId, u32>,
@@ -58,15 +64,22 @@ pub(super) struct Pass {
     pub avoided: Vec<NodeId>,
     /// Slots without a running container.
     pub away: usize,
+    /// The first few of them.
+    away_first: Vec<Slot>,
     /// Slots that may be so because of an update; known when the walk is done.
     pub away_max: usize,
     /// There is no room for the vacancies that are left.
     pub full: bool,
     /// Nor would there be if others of a lower priority went.
     pub no_victims: bool,
+    /// A slot that was emptied for the update waits for a node.
+    pub stuck: bool,
     pub why: Option<Arc<str>>,
     pub pending: Vec<PendingSlot>,
+    /// Why an update or a drain leaves what it does, if that is room.
     pub blocked: Option<Arc<str>>,
+    /// And if it is that as many are away as may be.
+    pub held_up: Option<Arc<str>>,
 }
 
 impl Pass {
@@ -83,6 +96,7 @@ impl Pass {
             moved_to: BTreeSet::new(),
             unready: VecDeque::new(),
             vacant: VecDeque::new(),
+            awaited: VecDeque::new(),
             held: VecDeque::new(),
             needless: Vec::new(),
             outdated: VecDeque::new(),
@@ -90,19 +104,22 @@ impl Pass {
             spread: BTreeMap::new(),
             avoided: Vec::new(),
             away: 0,
+            away_first: Vec::new(),
             away_max: 0,
             full: false,
             no_victims: false,
+            stuck: false,
             why: None,
             pending: Vec::new(),
             blocked: None,
+            held_up: None,
         }
     }
 
     /// Since when slots have had no node, of a pass that comes to nothing.
     pub fn waited(self) -> BTreeMap<Slot, u64> {
         let mut since = self.since;
-        let found = self.vacant.iter().chain(&self.held);
+        let found = self.vacant.iter().chain(&self.awaited).chain(&self.held);
         since.extend(found.map(|vacancy| (vacancy.slot, vacancy.since_ms)));
         since
     }
@@ -111,22 +128,60 @@ impl Pass {
     pub fn walked(&mut self, slots: usize) {
         self.walk = None;
         self.away_max = away_max(slots);
+        if !self.awaited.is_empty() {
+            self.awaited.append(&mut self.vacant);
+            std::mem::swap(&mut self.awaited, &mut self.vacant);
+        }
+    }
+
+    pub fn is_away(&mut self, slot: Slot) {
+        self.away += 1;
+        if self.away_first.len() < NAMED_MAX {
+            self.away_first.push(slot);
+        }
+    }
+
+    /// Reads like "the update waits until slots 2, 3 and 5 run: at most 3 may be away at a time".
+    pub fn waits_for(&self, state: &State, who: &str) -> Arc<str> {
+        let name = |slot: &Slot| match slot.node {
+            Some(id) => state.node(id).map_or("gone", Node::name).to_owned(),
+            None => slot.number.to_string(),
+        };
+        let mut names: Vec<_> = self.away_first.iter().map(name).collect();
+        let more = self.away.saturating_sub(names.len());
+        names.extend((more > 0).then(|| format!("{more} more")));
+        let global = self.away_first.iter().any(|slot| slot.node.is_some());
+        let what = match (global, self.away) {
+            (true, 1) => "the container on",
+            (true, _) => "the containers on",
+            (false, 1) => "slot",
+            (false, _) => "slots",
+        };
+        let verb = if self.away == 1 { "runs" } else { "run" };
+        let last = names.pop().unwrap_or_default();
+        let names = match names.is_empty() {
+            true => last,
+            false => format!("{} and {last}", names.join(", ")),
+        };
+        let most = self.away_max;
+        format!("{who} waits until {what} {names} {verb}: at most {most} may be away at a time")
+            .into()
+    }
+
+    /// The node has a container less.
+    pub fn leaves(&mut self, node: NodeId) {
+        if let Some(kept) = self.spread.get_mut(&node) {
+            *kept = kept.saturating_sub(1);
+        }
+    }
+
+    /// The node has one more, or is going to.
+    pub fn comes(&mut self, node: NodeId) {
+        *self.spread.entry(node).or_insert(0) += 1;
     }
 }
 
 /// How many slots of `slots` an update may empty at a time: a quarter, at least one.
 fn away_max(slots: usize) -> usize {
     (slots / 4).max(1)
-}
-
-/// Whether the container is still to be removed for what it was found to be.
-pub(super) fn is_to_go(state: &State, service: &Service, id: ContainerId, surplus: bool) -> bool {
-    let drained = |container: &Container| {
-        let node = state.node(container.node);
-        node.is_some_and(Node::is_draining)
-    };
-    state.container(id).is_some_and(|container| {
-        let outdated = container.spec_digest != service.spec_digest;
-        container.desired != DesiredState::Remove && (surplus || outdated || drained(container))
-    })
 }

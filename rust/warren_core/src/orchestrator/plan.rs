@@ -34,6 +34,14 @@ impl Slot {
         Self { number, node: None }
     }
 
+    /// The one that the container is in.
+    pub fn of(container: &Container) -> Self {
+        match container.slot {
+            0 => Self::on(container.node),
+            number => Self::numbered(number),
+        }
+    }
+
     fn on(node: NodeId) -> Self {
         Self {
             number: 0,
@@ -52,15 +60,18 @@ pub(super) enum Verdict {
     /// Left as it is: the container has ended, and that was it.
     Rests,
     Running(NodeId),
-    /// Neither running nor to be filled; on its way, or waiting for its node.
+    /// Neither running nor to be filled: on its way.
     Moving,
+    /// Of a global service: left as it is until its node is back, or takes work again.
+    Waits,
     /// On its way, on a node that it stays on.
     Starting(NodeId),
     /// Of an older spec and not running: to be removed now.
     Unready(ContainerId, NodeId),
     /// Of an older spec and running: to be removed when that may be.
     Outdated(ContainerId, NodeId),
-    /// On a node that is being drained, and running: to be removed when a successor finds room.
+    /// On a node that is being drained, and running or about to run again: to be removed when a
+    /// successor finds room.
     Draining(ContainerId, NodeId),
     /// Its node is down, and nothing is replaced while so many are.
     Frozen,
@@ -291,6 +302,19 @@ pub(super) fn is_vacant(
     }
 }
 
+/// What is to be done by now about the slot of a container that a walk has found; `None` if that is
+/// no more.
+pub(super) fn judge_again(
+    state: &State,
+    service: &Service,
+    liveness: &Liveness,
+    id: ContainerId,
+) -> Option<Verdict> {
+    let container = state.container(id)?;
+    let slot = Slot::of(container);
+    Some(judge(state, service, liveness, slot, container))
+}
+
 /// What is to be done about a slot that a container occupies.
 fn judge(
     state: &State,
@@ -303,7 +327,7 @@ fn judge(
     let down = node.is_none_or(|node| node.status == NodeStatus::Down);
     if down && slot.node.is_some() {
         // The node is the slot: when it is back, so is the container.
-        return Verdict::Moving;
+        return Verdict::Waits;
     }
     let replace = match down && !container.is_terminal() {
         true => judge_lost(state, liveness, container),
@@ -319,7 +343,7 @@ fn judge(
     }
     if !stays && slot.node.is_some() && !node.is_some_and(|node| node.accepts_work()) {
         // Its successor could not be bound there.
-        return Verdict::Moving;
+        return Verdict::Waits;
     }
     let runs = container.status.state == ContainerState::Running;
     match (container.is_terminal(), stays) {
@@ -334,11 +358,13 @@ fn judge(
     }
 }
 
-/// What runs on a node that is being drained goes once there is room elsewhere, or the time is over;
-/// what does not run yet at once.
+/// What runs on a node that is being drained goes once there is room elsewhere, or the time is over, and
+/// so does what is between two attempts: it is going to run again before long. What has not run yet
+/// goes at once.
 fn judge_drained(container: &Container, overdue: bool) -> Verdict {
-    let runs = container.status.state == ContainerState::Running;
-    match runs && !overdue {
+    let status = &container.status;
+    let has_run = status.state == ContainerState::Running || status.attempt > 1;
+    match has_run && !overdue {
         true => Verdict::Draining(container.id, container.node),
         false => Verdict::Unready(container.id, container.node),
     }

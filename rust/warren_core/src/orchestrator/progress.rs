@@ -2,17 +2,21 @@
 
 use std::collections::BTreeMap;
 use std::ops::RangeBounds;
+use std::sync::Arc;
 
 use crate::fsm::{State, ailing, tally};
 use crate::ids::ServiceId;
-use crate::orchestrator::{Decision, Orchestrator, PendingSlot};
+use crate::orchestrator::{CrashLoop, Decision, Orchestrator, PendingSlot};
 use crate::pb;
 
-/// Slots that wait for a node, by service. Invariant: `count` of them in all, no service without one.
+/// What waits, by service. Invariant: `count` slots in all, no service without one.
 #[derive(Debug, Default)]
 pub(super) struct Waiting {
+    /// Those that wait for a node.
     slots: BTreeMap<ServiceId, Vec<PendingSlot>>,
     count: usize,
+    /// Updates and drains that wait for what is away, which those that wait for room do not.
+    held_up: BTreeMap<ServiceId, Arc<str>>,
 }
 
 impl Waiting {
@@ -23,14 +27,27 @@ impl Waiting {
 
     /// Instead of what was known of the service.
     pub fn put(&mut self, service: ServiceId, slots: Vec<PendingSlot>) {
-        self.forget(service);
+        self.forget_slots(service);
         if !slots.is_empty() {
             self.count += slots.len();
             self.slots.insert(service, slots);
         }
     }
 
+    /// Why an update or a drain of the service goes no further, if that is what is away.
+    pub fn hold_up(&mut self, service: ServiceId, why: Option<Arc<str>>) {
+        match why {
+            Some(why) => self.held_up.insert(service, why),
+            None => self.held_up.remove(&service),
+        };
+    }
+
     pub fn forget(&mut self, service: ServiceId) {
+        self.forget_slots(service);
+        self.held_up.remove(&service);
+    }
+
+    fn forget_slots(&mut self, service: ServiceId) {
         let gone = self.slots.remove(&service);
         self.count -= gone.map_or(0, |slots| slots.len());
     }
@@ -48,6 +65,21 @@ impl Orchestrator {
     /// Slots of a service that wait for a node, by (slot, node).
     pub fn pending(&self, service: ServiceId) -> &[PendingSlot] {
         self.pending.of(service)
+    }
+
+    /// Slots of a service whose containers crash again and again, by slot.
+    pub fn crash_loops(&self, service: ServiceId) -> Vec<CrashLoop> {
+        self.failures.loops(service)
+    }
+
+    /// How many slots of each service are crash-looping; services without any are absent.
+    pub fn crash_looping_by_service(&self) -> BTreeMap<ServiceId, u32> {
+        self.failures.loop_counts()
+    }
+
+    /// How many slots are crash-looping, of all services.
+    pub fn crash_looping(&self) -> usize {
+        self.failures.loop_count()
     }
 
     /// How many slots wait for a node, of all services.
@@ -100,6 +132,12 @@ impl Orchestrator {
         }
     }
 
+    /// Why an update or a drain leaves what it does.
+    pub(super) fn why_blocked(&self, id: ServiceId) -> Option<Arc<str>> {
+        let held_up = self.pending.held_up.get(&id);
+        self.blocked.get(&id).or(held_up).cloned()
+    }
+
     /// The most telling reason for what does not run: no room, then what a container says of its
     /// failure, then an update that waits.
     fn reason(&self, state: &State, id: ServiceId) -> String {
@@ -108,7 +146,7 @@ impl Orchestrator {
             let ailing = ailing(state, state.service(id)?)?;
             Some(ailing.status.message.to_string())
         };
-        let blocked = || self.blocked.get(&id).map(|reason| reason.to_string());
+        let blocked = || self.why_blocked(id).map(|reason| reason.to_string());
         no_room
             .or_else(failing)
             .or_else(blocked)

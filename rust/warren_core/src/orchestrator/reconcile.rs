@@ -1,12 +1,13 @@
 //! From what a pass finds to proposals.
 
-use crate::fsm::{Container, Node, Service, State};
+use crate::fsm::{Container, DesiredState, Node, Service, State};
 use crate::ids::{ContainerId, NodeId, ServiceId};
 use crate::orchestrator::budget::Meter;
 use crate::orchestrator::decisions::Kind;
+use crate::orchestrator::drain::runs;
 use crate::orchestrator::in_flight::Removing;
-use crate::orchestrator::pass::{Pass, Vacancy, is_to_go};
-use crate::orchestrator::plan::{Found, Slot, Verdict};
+use crate::orchestrator::pass::{Pass, Vacancy};
+use crate::orchestrator::plan::{Found, Slot, Verdict, judge_again};
 use crate::orchestrator::shrink::Shrinking;
 use crate::orchestrator::{Orchestrator, PendingSlot};
 
@@ -149,23 +150,26 @@ impl Orchestrator {
         let id = service.id;
         let bound_to = self.in_flight.node_of(id, slot);
         if let Some(node) = bound_to {
-            pass.away += 1;
-            *pass.spread.entry(node).or_insert(0) += 1;
+            pass.is_away(slot);
+            pass.comes(node);
         }
         let fills = !matches!(
             verdict,
             Verdict::Vacant(_)
                 | Verdict::Ended(_)
                 | Verdict::Moving
+                | Verdict::Waits
                 | Verdict::Frozen
                 | Verdict::Fenced(..)
         );
         if fills {
             self.needs_no_room(state, id, pass, slot);
         }
-        let mut keep = |node| *pass.spread.entry(node).or_insert(0) += 1;
+        let successor = self.successor_of(id, slot, verdict);
         match verdict {
             Verdict::Rests => {}
+            // Nobody is spared anything by others waiting for it, too.
+            Verdict::Waits => self.backoff.seen(id, slot, false, now_ms),
             Verdict::Vacant(_) | Verdict::Ended(_) if bound_to.is_some() => {}
             Verdict::Vacant(replaces) => self.vacate(state, id, pass, (slot, replaces), now_ms),
             Verdict::Ended(container) => {
@@ -174,42 +178,49 @@ impl Orchestrator {
                     self.vacate(state, id, pass, (slot, Some(container)), now_ms);
                 } else {
                     self.marks.mark_at(id, not_before_ms);
-                    pass.away += 1;
+                    pass.is_away(slot);
                 }
             }
             Verdict::Running(node) => {
-                keep(node);
+                pass.comes(node);
                 self.backoff.seen(id, slot, true, now_ms);
             }
             Verdict::Outdated(container, node) => {
-                keep(node);
+                pass.comes(successor.unwrap_or(node));
                 if self.in_flight.has_container(container) {
-                    pass.away += 1;
+                    pass.is_away(slot);
                 } else {
                     pass.outdated.push_back((container, node));
                 }
             }
             Verdict::Draining(container, node) => {
-                keep(node);
-                match self.in_flight.has_container(container) {
-                    true => pass.away += 1,
-                    false => pass.draining.push_back((container, node)),
+                pass.comes(successor.unwrap_or(node));
+                let busy = self.in_flight.has_container(container);
+                let runs = runs(state, container);
+                if busy || !runs {
+                    pass.is_away(slot);
+                }
+                match runs {
+                    _ if busy => {}
+                    true => pass.draining.push_back((container, node)),
+                    // Nothing is lost by moving it.
+                    false => pass.draining.push_front((container, node)),
                 }
             }
             Verdict::Frozen | Verdict::Fenced(..) => {
-                pass.away += 1;
+                pass.is_away(slot);
                 self.wait_for_node(state, service, pass, slot, verdict, now_ms);
             }
             Verdict::Moving | Verdict::Starting(_) | Verdict::Unready(..) => {
-                pass.away += 1;
+                pass.is_away(slot);
                 self.backoff.seen(id, slot, false, now_ms);
                 match verdict {
-                    Verdict::Starting(node) => keep(node),
+                    Verdict::Starting(node) => pass.comes(node),
                     Verdict::Unready(container, node) => {
-                        keep(node);
+                        pass.comes(successor.unwrap_or(node));
                         pass.unready.push_back(container);
                     }
-                    _ => {}
+                    _ => successor.into_iter().for_each(|node| pass.comes(node)),
                 }
             }
         }
@@ -290,6 +301,7 @@ impl Orchestrator {
         let held = state.hold_of(id, slot.number, slot.node).is_some();
         let vacant = match held {
             true => &mut pass.held,
+            false if self.successors.has(id, slot) => &mut pass.awaited,
             false => &mut pass.vacant,
         };
         vacant.push_back(Vacancy {
@@ -318,14 +330,22 @@ impl Orchestrator {
             let Some(container) = pass.surplus.pop().or_else(|| pass.unready.pop_front()) else {
                 return Turn::Done;
             };
-            if !is_to_go(state, service, container, surplus) {
-                continue;
-            }
-            let Some(container) = state.container(container) else {
+            // What was not ready and is by now is found anew, as what may have to wait.
+            let unready = || {
+                let verdict = judge_again(state, service, &self.liveness, container);
+                matches!(verdict, Some(Verdict::Unready(..)))
+            };
+            let known = state.container(container);
+            let known = known.filter(|it| it.desired != DesiredState::Remove);
+            let Some(container) = known.filter(|_| surplus || unready()) else {
                 continue;
             };
             if self.propose_removal(service, (container.id, container.node), meter) {
                 self.note_removal(state, service, container, surplus);
+                if !surplus && container.spec_digest != service.spec_digest {
+                    let (id, slot) = (service.id, Slot::of(container));
+                    self.expect_successor(id, slot, None, Some(service.spec_digest));
+                }
             }
         }
     }
@@ -402,6 +422,7 @@ impl Orchestrator {
         };
         let waits = !pass.pending.is_empty() || pass.blocked.is_some();
         self.pending.put(id, pass.pending);
+        self.pending.hold_up(id, pass.held_up);
         match waits {
             true => self.marks.wait_for_room(id, pass.room),
             false => self.marks.hope_no_more(id),
@@ -414,7 +435,11 @@ impl Orchestrator {
             let last = u64::from(service.spec.replicas);
             self.backoff.forget_above(id, last);
             self.note_loops_above(id, last);
+            self.give_back_above(id, last);
             self.failures.forget_above(id, last);
+        }
+        if service.removing {
+            self.give_back(id);
         }
         if pass.again {
             self.again.push(id);

@@ -36,7 +36,7 @@ use known::Known;
 pub(super) use levels::{Level, Levels};
 #[cfg(test)]
 pub(super) use placing::would_place_on;
-pub(super) use placing::{Placement, fits_somewhere, may_fit, place, preempt};
+pub(super) use placing::{Placement, is_left, may_fit, place, preempt};
 pub(super) use reasons::Reasons;
 
 /// Sets that are kept; of more, those that were not asked for longest are forgotten.
@@ -245,6 +245,17 @@ pub(in crate::orchestrator) fn most_per_node(service: &Service) -> Option<u32> {
     let most = service.per_node_max();
     let most = if distinct { most.min(1) } else { most };
     (most < u32::MAX).then_some(most)
+}
+
+/// Whether values of attributes are out for one container because of where the others are.
+fn sets_apart(service: &Service) -> bool {
+    let mut spreads = service.rules.spreads.iter();
+    !service.rules.distinct.is_empty() || spreads.any(|spread| spread.max_skew.is_some())
+}
+
+/// Whether where one of its containers is makes a difference to where the others may be.
+pub(super) fn bounds_itself(service: &Service) -> bool {
+    sets_apart(service) || most_per_node(service).is_some()
 }
 
 fn strategy(service: &Service) -> Strategy {

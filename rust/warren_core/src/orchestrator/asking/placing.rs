@@ -15,7 +15,7 @@ use crate::orchestrator::asking::columns::{Column, MISSING};
 use crate::orchestrator::asking::keys::Keys;
 use crate::orchestrator::asking::known::Known;
 use crate::orchestrator::asking::weights::{least, next, weights};
-use crate::orchestrator::asking::{Asking, most_per_node, strategy};
+use crate::orchestrator::asking::{Asking, most_per_node, sets_apart, strategy};
 use crate::pb;
 use crate::scheduler::{Affinity, Ask, Balance, NodeSet, Placed, Preemption, Rules, Scheduler};
 
@@ -78,47 +78,41 @@ pub(in crate::orchestrator) fn place(
     }
 }
 
-/// Whether a place is there for one as things are, spreads apart.
-pub(in crate::orchestrator) fn fits_somewhere(
-    asking: &Asking,
-    scheduler: &Scheduler,
-    placement: &Placement,
-) -> bool {
-    let most = placement.ask().rules.max_per_node;
-    has_place(asking, scheduler, placement, most)
-}
-
-/// The same whatever a node may have of the service, which takes a search less.
+/// Whether a place is there for one as things are, whatever its node and the values of spreads have
+/// of the service.
 pub(in crate::orchestrator) fn may_fit(
     asking: &Asking,
     scheduler: &Scheduler,
     placement: &Placement,
 ) -> bool {
-    has_place(asking, scheduler, placement, None)
-}
-
-fn has_place(
-    asking: &Asking,
-    scheduler: &Scheduler,
-    placement: &Placement,
-    max_per_node: Option<u32>,
-) -> bool {
-    let asked = || {
-        let mut ask = placement.ask();
-        ask.rules.max_per_node = max_per_node;
-        ask
-    };
+    let mut ask = placement.ask();
+    ask.rules.max_per_node = None;
     if asking.is_plain(placement.service) {
-        return scheduler.fits_somewhere(&asked());
+        return scheduler.fits_somewhere(&ask);
     }
     let placing = Placing::new(asking, scheduler, placement);
     let open = placing.open.map(|known| &known.set);
     let within: Vec<_> = open.into_iter().collect();
     let without = [&placing.apart.own, &placing.apart.others];
-    let mut ask = asked();
     ask.rules.within = &within;
     ask.rules.without = &without;
     scheduler.fits_somewhere(&ask)
+}
+
+/// Whether the service's own containers, where they are, leave the node to one more, but for the
+/// most that one node may have. What the service asks for has been learnt.
+pub(in crate::orchestrator) fn is_left(
+    asking: &Asking,
+    scheduler: &Scheduler,
+    placement: &Placement,
+    node: NodeId,
+) -> bool {
+    if !sets_apart(placement.service) {
+        return true;
+    }
+    let barred = Placing::new(asking, scheduler, placement).barred(scheduler);
+    let number = scheduler.number(node);
+    number.is_some_and(|number| !barred.contains(number))
 }
 
 /// Whether the search takes one on this very node, all others left out.

@@ -277,7 +277,7 @@ impl DryRun {
             outcome.blocked += u32::from(leaves || Some(container.spec_digest) != digest);
         }
         outcome.pending = self.orchestrator.pending(id).to_vec();
-        outcome.blocked_reason = self.orchestrator.blocked.get(&id).cloned();
+        outcome.blocked_reason = self.orchestrator.why_blocked(id);
         outcome
     }
 }
