@@ -357,6 +357,7 @@ scenarios!(
     draining_held,
     replacing_rules,
     replacing_held,
+    replacing_less,
     replacing_unready,
     replacing_global,
     draining_restarts

@@ -1,6 +1,5 @@
 //! Vacant slots → nodes → binds; or why they wait.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::fsm::{Service, State};
@@ -50,7 +49,7 @@ impl Orchestrator {
             let id = service.id;
             let given = slice.iter().map(|vacancy| vacancy.slot);
             let given = given.filter_map(|slot| self.give_back_for(id, slot));
-            let given: BTreeSet<_> = given.collect();
+            let given: Vec<_> = given.collect();
             let placement = placement(state, service, pass, slice.len());
             let placed = asking::place(&self.asking, &mut self.scheduler, &placement);
             let nodes = dealt(placed.binds);
@@ -60,7 +59,7 @@ impl Orchestrator {
                 let to = (*node, shares.unwrap_or_default());
                 self.propose_bind(service, pass, vacancy, to, meter);
             }
-            self.left_over(&given, &nodes);
+            self.left_over(service, &given, &nodes);
             // Where one found no room, nor would those that come after.
             pass.full = placed.refused > 0;
             for vacancy in slice[nodes.len()..].iter().rev() {
@@ -170,9 +169,10 @@ impl Orchestrator {
             match self.scheduler.place_on(node, &ask) {
                 Ok(shares) => {
                     self.propose_bind(service, pass, &vacancy, (node, shares), meter);
+                    self.left_over(service, given.as_slice(), &[node]);
                 }
                 Err(reason) => {
-                    self.left_over(&given.into_iter().collect(), &[]);
+                    self.left_over(service, given.as_slice(), &[]);
                     let made = self.preempt_for(state, service, pass, &vacancy, meter);
                     if let Err(turn) = made {
                         pass.vacant.push_front(vacancy);

@@ -8,7 +8,7 @@
 //! In the leader's memory. A new leader holds nothing for those that its predecessor told to go,
 //! and takes their slots for any that wait.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use crate::fsm::{Resources, Service};
 use crate::ids::{NodeId, ServiceId, SpecDigest};
@@ -124,6 +124,7 @@ impl Orchestrator {
         let before = slots.insert(slot, Successor { room, update });
         if let Some(room) = before.and_then(|before| before.room) {
             self.release_room(&room);
+            self.marks.room();
         }
     }
 
@@ -153,11 +154,11 @@ impl Orchestrator {
         None
     }
 
-    /// Gives back what is held for the slot, which is placed now; where that is, if anything was.
-    pub(super) fn give_back_for(&mut self, service: ServiceId, slot: Slot) -> Option<NodeId> {
+    /// Gives back what is held for the slot, which is placed now; what that was, if anything.
+    pub(super) fn give_back_for(&mut self, service: ServiceId, slot: Slot) -> Option<Room> {
         let room = self.successors.take(service, slot)?;
         self.release_room(&room);
-        room.resources.map(|_| room.node)
+        Some(room)
     }
 
     /// The same of a slot that is not placed there.
@@ -167,13 +168,21 @@ impl Orchestrator {
         }
     }
 
-    /// What was given back on these nodes is there for others where nobody was placed.
-    pub(super) fn left_over(&mut self, given: &BTreeSet<NodeId>, placed: &[NodeId]) {
-        if given.is_empty() {
-            return;
+    /// Of what was given back that is there for others which those that were placed do not take: on
+    /// another node, or less, by a newer spec.
+    pub(super) fn left_over(&mut self, service: &Service, given: &[Room], placed: &[NodeId]) {
+        let mut left: BTreeMap<NodeId, Resources> = BTreeMap::new();
+        for room in given {
+            let left = left.entry(room.node).or_default();
+            *left = left.saturating_add(room.resources.unwrap_or_default());
         }
-        let placed: BTreeSet<_> = placed.iter().copied().collect();
-        if !given.is_subset(&placed) {
+        for node in placed {
+            if let Some(left) = left.get_mut(node) {
+                *left = left.saturating_sub(service.resources());
+            }
+        }
+        let devices = given.iter().any(|room| !room.devices.is_empty());
+        if devices || left.values().any(|left| *left != Resources::default()) {
             self.marks.room();
         }
     }
