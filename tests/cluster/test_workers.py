@@ -44,6 +44,11 @@ async def test_what_ran_on_a_lost_worker_runs_elsewhere_and_once_when_it_is_back
 
     await cluster.wait_until(replaced, "all run again, elsewhere", REPLACED_WITHIN_S)
     assert set(cluster.running("w1")) == there, "a worker that is alone keeps what it has"
+    leader = await cluster.one_leads()
+    # What was given up there has not gone, and nobody waits for it.
+    code, _, err = await cluster.ctl(leader, "service", "update", "fleet", "--label-add=a=b")
+    assert code == 0, err
+    assert f"12/12 running, {len(there)} left on nodes that are down or paused" in err
     for name, before in elsewhere.items():
         assert before.items() <= cluster.running(name).items(), f"{name} had no part in it"
     cluster.heal()

@@ -102,8 +102,10 @@ def progress_text(name: str, now: api_pb2.ServiceProgress) -> str:
     for number, label in ((now.pending, "pending"), (now.failing, "failing")):
         if number:
             counts.append(f"{number} {label}")
-    if now.leaving:
-        counts.append(f"{now.leaving} leaving")
+    if leaving := now.leaving - now.stranded:
+        counts.append(f"{leaving} leaving")
+    if now.stranded:
+        counts.append(f"{now.stranded} left on nodes that are down or paused")
     reason = f": {now.reason}" if now.reason and now.running < now.desired else ""
     return f"{name}: {', '.join(counts)}{reason}"
 
@@ -111,7 +113,8 @@ def progress_text(name: str, now: api_pb2.ServiceProgress) -> str:
 def wait_running(
     client: Client, service_id: bytes, spec: objects_pb2.ServiceSpec, version: int
 ) -> None:
-    """Until all containers of `version` (or a later one) run and older ones are gone.
+    """Until all containers of `version` (or a later one) run and older ones are gone, but for those
+    on nodes that are down, or paused: when such a node is back, or active, they go.
 
     Where the restart policy lets containers end, those that have ended count too. Raises
     WarrenError `timeout` at the client's deadline, `interrupted` on Ctrl-C: the service stays.
@@ -120,7 +123,7 @@ def wait_running(
     def done(now: api_pb2.ServiceProgress) -> bool:
         if now.gone:
             raise WarrenError("not_found", f"service {spec.name} was removed meanwhile")
-        if now.version < version or now.leaving:
+        if now.version < version or now.leaving > now.stranded:
             return False
         return now.running >= now.desired or _all_ended(client, spec, now)
 

@@ -312,8 +312,8 @@ def test_create_waits_and_shows_how_far_it_is(ctl: Run, manager: FakeManager) ->
         [
             Progress(version=1, desired=3, pending=3, reason="no node has room"),
             Progress(version=1, desired=3, running=1, failing=1),
-            Progress(version=1, desired=3, running=3, leaving=1),
-            Progress(version=1, desired=3, running=3),
+            Progress(version=1, desired=3, running=3, leaving=3, stranded=2),
+            Progress(version=1, desired=3, running=3, leaving=2, stranded=2),
         ]
     )
     done = ctl("service", "create", "web", "--image=tiny:1", "--replicas=3")
@@ -322,8 +322,8 @@ def test_create_waits_and_shows_how_far_it_is(ctl: Run, manager: FakeManager) ->
     assert done.err.splitlines() == [
         "web: 0/3 running, 3 pending: no node has room",
         "web: 1/3 running, 1 failing",
-        "web: 3/3 running, 1 leaving",
-        "web: 3/3 running",
+        "web: 3/3 running, 1 leaving, 2 left on nodes that are down or paused",
+        "web: 3/3 running, 2 left on nodes that are down or paused",
     ]
 
 

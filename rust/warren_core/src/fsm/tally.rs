@@ -20,7 +20,7 @@ pub(super) const SLOTS_PER_BLOCK: u64 = 1024;
 const AILING_LOOKS_MAX: usize = 1024;
 
 /// Counts over a service's containers. It has arrived when `running` equals `desired` and
-/// `leaving` is 0.
+/// `leaving` equals `stranded`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Tally {
     /// Containers that should run: a slot whose container has ended, and may rest by its restart
@@ -30,11 +30,15 @@ pub struct Tally {
     pub running: u32,
     /// Of older specs or surplus, not gone yet.
     pub leaving: u32,
+    /// Of those leaving: on nodes that are down, and go when these are back; or, of a global service
+    /// and an older spec, on nodes that are paused, where they stay.
+    pub stranded: u32,
     /// Of the present spec, in back-off or failed for good.
     pub failing: u32,
 }
 
-/// Of the containers that are meant to run: how many there are, and what they do.
+/// Of containers: how many are meant to run, what those do, and how many are on nodes that are not
+/// ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub(super) struct Counts {
     meant: u32,
@@ -42,16 +46,23 @@ pub(super) struct Counts {
     running: u32,
     failing: u32,
     complete: u32,
+    /// On a node that is not ready, meant to run or not; and those of them that are.
+    stranded: u32,
+    meant_stranded: u32,
 }
 
 impl Counts {
     /// What a container counts as on a node that is `ready` or not.
     pub fn of(container: &Container, ready: bool) -> Self {
-        let mut counts = Self::default();
+        let mut counts = Self {
+            stranded: u32::from(!ready),
+            ..Self::default()
+        };
         if container.desired != DesiredState::Run {
             return counts;
         }
         counts.meant = 1;
+        counts.meant_stranded = counts.stranded;
         match container.status.state {
             ContainerState::Running if ready => counts.running = 1,
             ContainerState::Failed | ContainerState::Rejected => counts.failing = 1,
@@ -67,6 +78,8 @@ impl Counts {
         self.running += other.running;
         self.failing += other.failing;
         self.complete += other.complete;
+        self.stranded += other.stranded;
+        self.meant_stranded += other.meant_stranded;
     }
 
     fn take(&mut self, other: Self) {
@@ -74,6 +87,8 @@ impl Counts {
         self.running -= other.running;
         self.failing -= other.failing;
         self.complete -= other.complete;
+        self.stranded -= other.stranded;
+        self.meant_stranded -= other.meant_stranded;
     }
 }
 
@@ -119,6 +134,7 @@ pub fn tally(state: &State, service: &Service) -> Tally {
     if service.removing {
         return Tally {
             leaving: containers,
+            stranded: row.counts.values().map(|it| it.stranded).sum(),
             ..Tally::default()
         };
     }
@@ -127,12 +143,36 @@ pub fn tally(state: &State, service: &Service) -> Tally {
         RestartCondition::None | RestartCondition::OnFailure => wanted.complete,
         _ => 0,
     };
+    let leaving = containers - wanted.meant;
+    let stranded = match leaving {
+        0 => 0,
+        _ => stranded(state, row, &wanted),
+    };
     Tally {
         desired: wanted_slots(state, service).saturating_sub(rests_complete),
         running: wanted.running,
-        leaving: containers - wanted.meant,
+        leaving,
+        stranded,
         failing: wanted.failing,
     }
+}
+
+/// O(slots / [`SLOTS_PER_BLOCK`]), but for global services O(containers).
+fn stranded(state: &State, row: &ServiceRow, wanted: &Counts) -> u32 {
+    let on_unready: u32 = row.counts.values().map(|it| it.stranded).sum();
+    let mut stranded = on_unready - wanted.meant_stranded;
+    if row.service.is_global() {
+        let stays = |container: &&Container| {
+            let node = state.node(container.node);
+            container.desired == DesiredState::Run
+                && !is_wanted(&row.service, container)
+                && node.is_some_and(|node| is_ready(node) && !node.accepts_work())
+        };
+        let places = row.containers.values();
+        let containers = places.map(|place| state.container_at(*place));
+        stranded += containers.filter(stays).count() as u32;
+    }
+    stranded
 }
 
 /// Of the containers for which [`is_wanted`] holds.

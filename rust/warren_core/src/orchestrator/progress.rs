@@ -125,6 +125,7 @@ impl Orchestrator {
             desired: counts.desired,
             running: counts.running,
             leaving: counts.leaving,
+            stranded: counts.stranded,
             pending: self.pending(id).len() as u32,
             failing: counts.failing,
             reason: self.reason(state, id),

@@ -29,15 +29,18 @@ pub fn tallies(state: &State) {
         let mut resting = 0;
         let mut ailing_says = BTreeSet::new();
         for container in state.containers().filter(|c| c.service == service.id) {
+            let node = state.node(container.node).expect("it has a node");
             if !is_wanted(service, container) {
                 counted.leaving += 1;
+                let kept = service.is_global() && !service.removing && !node.accepts_work();
+                let kept = kept && container.desired == DesiredState::Run;
+                counted.stranded += u32::from(node.status != NodeStatus::Ready || kept);
                 continue;
             }
             let status = &container.status;
             if status.state != ContainerState::Running && !status.message.is_empty() {
                 ailing_says.insert(container.id);
             }
-            let node = state.node(container.node).expect("it has a node");
             match status.state {
                 ContainerState::Running if node.status == NodeStatus::Ready => counted.running += 1,
                 ContainerState::Failed | ContainerState::Rejected => counted.failing += 1,
