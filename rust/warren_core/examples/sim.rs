@@ -24,7 +24,7 @@ use warren_core::sim::wire::Trace;
 use warren_core::sim::world::{Outcome, Pace, Setup};
 
 /// Seeds that a mutant is given.
-const MUTANT_SEEDS: u64 = 200;
+const MUTANT_SEEDS: u64 = 500;
 /// What has an effect only in circumstances that worlds hardly come to, and the tests that plant it in
 /// a scenario made for it. `make test` runs them.
 const DIRECTED: &[(Mutant, &str)] = &[
@@ -224,16 +224,13 @@ fn print_world(outcome: &Outcome) {
     );
 }
 
-/// The seed that caught it the last time: a name and a seed a line.
-fn caught_before(name: &str) -> Option<u64> {
+/// Seeds that have caught it: a name and seeds a line.
+fn caught_before(name: &str) -> Vec<u64> {
     let lines = include_str!("../testdata/sim/mutants.txt").lines();
     let mut words = lines.filter_map(|line| line.split_once(' '));
-    words
-        .find(|(known, _)| *known == name)?
-        .1
-        .trim()
-        .parse()
-        .ok()
+    let seeds = words.find(|(known, _)| *known == name);
+    let seeds = seeds.map_or("", |(_, seeds)| seeds).split_whitespace();
+    seeds.filter_map(|seed| seed.parse().ok()).collect()
 }
 
 /// Each mutant until it is caught, and the same seed without it: clean.
@@ -279,8 +276,8 @@ fn mutants(names: &[String], seeds: u64, setup: Setup, threads: usize) -> ExitCo
 
 fn is_caught(class: u8, mutant: Mutant, seeds: u64, setup: Setup) -> bool {
     let name = format!("{mutant:?}");
-    let hint = caught_before(&name);
-    let caught = hint.into_iter().chain(1..=seeds).find_map(|seed| {
+    let hints = caught_before(&name);
+    let caught = hints.into_iter().chain(1..=seeds).find_map(|seed| {
         let outcome = run(Setup { seed, ..setup }, Some(mutant), None);
         outcome.violation.clone().map(|found| (outcome, found))
     });
