@@ -26,7 +26,7 @@ from benches._common import Report, arguments
 from warren._histogram import Histogram
 from warren.agent.container_series import ContainerReading, ContainerSeries
 from warren.agent.runtime.base import Usage
-from warren.observe.endpoints import routes
+from warren.observe.endpoints import Works, routes
 from warren.observe.health import Health
 from warren.observe.http import HttpServer
 from warren.observe.loop import favour_loop
@@ -122,7 +122,10 @@ async def bench(report: Report, series: int, rounds: int) -> None:
     """Run and fill the report."""
     metrics = filled(series)
     scraper = Scraper(metrics, max_age_ms=0)
-    server = HttpServer(routes(Health("bench"), scraper))
+    health = Health("bench")
+    works = Works(health)
+    metrics.register(works)
+    server = HttpServer(routes(health, works, scraper))
     _, port = await server.listen("127.0.0.1:0")
     url = f"http://127.0.0.1:{port}/metrics"
     favour_loop()
